@@ -1,0 +1,81 @@
+"""fluxseg: train, honestly score and apply U-Nets that segment neurons in two-photon imaging.
+
+Importing it imports nothing heavy: each public name is fetched when it is first used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fluxseg.config import (
+        AugmentConfig,
+        Config,
+        DataConfig,
+        LossConfig,
+        ModelConfig,
+        SimulatorConfig,
+        TrainConfig,
+    )
+    from fluxseg.data.recording import Recording
+    from fluxseg.data.splits import create_manifest
+    from fluxseg.data.tiles import crop_grid, uncrop_grid
+    from fluxseg.data.transforms import (
+        crop_quarters,
+        join_quarters,
+        merge_masks,
+        normalize_image,
+    )
+    from fluxseg.errors import FluxsegError
+    from fluxseg.inference.evaluate import load_run
+    from fluxseg.interop.sources import read_recording
+    from fluxseg.model.losses import weighted_cross_entropy
+    from fluxseg.model.metrics import confusion_matrix, scores_from_confusion
+    from fluxseg.model.unet import create_unet
+    from fluxseg.training.loop import train_and_evaluate
+    from fluxseg.training.state import create_train_state
+    from fluxseg.training.steps import eval_step, train_step
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "AugmentConfig": "fluxseg.config",
+    "Config": "fluxseg.config",
+    "DataConfig": "fluxseg.config",
+    "FluxsegError": "fluxseg.errors",
+    "LossConfig": "fluxseg.config",
+    "ModelConfig": "fluxseg.config",
+    "Recording": "fluxseg.data.recording",
+    "SimulatorConfig": "fluxseg.config",
+    "TrainConfig": "fluxseg.config",
+    "confusion_matrix": "fluxseg.model.metrics",
+    "create_manifest": "fluxseg.data.splits",
+    "create_train_state": "fluxseg.training.state",
+    "create_unet": "fluxseg.model.unet",
+    "crop_grid": "fluxseg.data.tiles",
+    "crop_quarters": "fluxseg.data.transforms",
+    "eval_step": "fluxseg.training.steps",
+    "join_quarters": "fluxseg.data.transforms",
+    "load_run": "fluxseg.inference.evaluate",
+    "merge_masks": "fluxseg.data.transforms",
+    "normalize_image": "fluxseg.data.transforms",
+    "read_recording": "fluxseg.interop.sources",
+    "scores_from_confusion": "fluxseg.model.metrics",
+    "train_and_evaluate": "fluxseg.training.loop",
+    "train_step": "fluxseg.training.steps",
+    "uncrop_grid": "fluxseg.data.tiles",
+    "weighted_cross_entropy": "fluxseg.model.losses",
+}
+
+__all__ = ["__version__", *_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'fluxseg' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,8 @@
+"""`python -m fluxseg` is the `fluxseg` command."""
+
+import sys
+
+from fluxseg.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

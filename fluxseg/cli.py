@@ -1,0 +1,197 @@
+"""The `fluxseg` command: one verb per task."""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from fluxseg.config import Config, DataConfig, SimulatorConfig
+from fluxseg.main import MainArguments, log_scores, parse_main, run_main
+from fluxseg.terminal import configure_logging, create_console, progress_bar, run_guarded
+
+DESCRIPTION = """Segment neurons in two-photon calcium imaging: train a U-Net and score it honestly.
+
+`fluxseg VERB --help` explains the options of a verb. Exit codes: 0 done; 1 something was found by
+check; 2 bad input or settings; 130 and 143 stopped by Ctrl-C or SIGTERM.
+"""
+
+
+def check(
+    source: tyro.conf.Positional[str],
+    /,
+    json_: Annotated[bool, tyro.conf.arg(name="json")] = False,
+    workers: int = 0,
+) -> int:
+    """Say of each file of a folder whether it is usable, and find duplicates.
+
+    Exit code 1 if any file is unusable.
+
+    Args:
+        source: A folder of recordings, one file, or "simulator".
+        json_: Print JSON instead of lines.
+        workers: Processes to use; 0: one per CPU core.
+    """
+    from fluxseg.data.checks import STATUS_WORDS, check_source, format_check
+    from fluxseg.interop.sources import open_source
+
+    console = create_console()
+    configure_logging(create_console(stderr=True))
+    config = Config(data=DataConfig(source=source))
+    with progress_bar(create_console(stderr=True), "Checking", "recordings") as progress:
+        report = check_source(open_source(config), workers, progress)
+    if json_:
+        print(json.dumps(report.to_json(), indent=1))
+    else:
+        for row in report.rows:
+            console.print(format_check(row), markup=False)
+        counts = ", ".join(f"{count} {STATUS_WORDS[name]}" for name, count in report.counts.items())
+        console.print(f"{len(report.rows)} recordings: {counts}", markup=False)
+    return 1 if report.counts["unusable"] else 0
+
+
+def prepare(
+    source: tyro.conf.Positional[str],
+    /,
+    output: Path,
+    format: Literal["cache", "jpg", "png"] = "cache",
+    mask_format: Literal["png", "jpg"] = "png",
+    quarters: bool = False,
+    data: DataConfig = DataConfig(),  # noqa: B008
+) -> int:
+    """Prepare the crops of a folder of recordings, or write it as image files.
+
+    An interrupted call goes on where it stopped. Use the result with
+    --config.data.source SOURCE --config.data.cache OUTPUT.
+
+    Args:
+        source: A folder of recordings, or "simulator".
+        output: Folder to write to.
+        format: cache: crops for training. jpg or png: an 8-bit image and a mask file for each
+            recording, as the reference protocol has them.
+        mask_format: Format of the masks written with --format jpg or png; jpg blurs their edges.
+        quarters: With --format jpg or png, cut each recording into its four quarters.
+        data: Crop size, normalisation and number of processes.
+    """
+    from fluxseg.data.cache import prepare_cache
+    from fluxseg.interop.export import export_images
+    from fluxseg.interop.sources import open_source
+
+    console = create_console()
+    configure_logging(console)
+    data = dataclasses.replace(data, source=source)
+    opened = open_source(Config(data=data))
+    with progress_bar(console, "Preparing", "recordings") as progress:
+        if format == "cache":
+            index = prepare_cache(opened, output, data, progress)
+            used, left_out = len(index.entries), index.left_out
+        else:
+            used, left_out = export_images(
+                opened, output, data, format, mask_format, quarters=quarters, progress=progress
+            )
+    for key, reason in left_out:
+        console.print(f"left out: {key}: {reason}", markup=False)
+    console.print(f"{used} recordings prepared in {output}, {len(left_out)} left out", markup=False)
+    return 0
+
+
+def evaluate(workdir: Path, data: str = "", output: Path | None = None) -> int:
+    """Score the best checkpoint of a run on its own splits, or on other recordings.
+
+    Args:
+        workdir: Folder of the run.
+        data: Folder of annotated recordings that the run has not seen; empty: the validation and
+            test splits of the run.
+        output: Folder for the scores and the report of --data; default: evaluations/NAME in
+            the workdir.
+    """
+    from fluxseg.inference.evaluate import (
+        evaluate_data,
+        evaluate_run,
+        load_run,
+        open_index,
+        run_index,
+    )
+    from fluxseg.inference.examples import write_examples
+    from fluxseg.report.html import write_report
+
+    console = create_console()
+    configure_logging(console)
+    run = load_run(workdir)
+    if data:
+        folder = output or workdir / "evaluations" / (Path(data).resolve().name or "data")
+        with progress_bar(console, "Preparing", "recordings") as progress:
+            scores = evaluate_data(run, data, folder, progress)
+        index = open_index(folder / "cache")
+    else:
+        folder = workdir
+        scores, index = evaluate_run(run), run_index(run)
+    write_examples(run.state, index, scores, folder)
+    page = write_report(folder)
+    log_scores(scores)
+    console.print(f"Report: {page}", markup=False)
+    return 0
+
+
+def report(workdir: tyro.conf.Positional[Path], /) -> int:
+    """Write report.html of a run again from the files in its workdir.
+
+    Args:
+        workdir: Folder of the run, or of an evaluation.
+    """
+    from fluxseg.report.html import write_report
+
+    print(write_report(workdir))
+    return 0
+
+
+def simulate(
+    output: tyro.conf.Positional[Path], /, simulator: SimulatorConfig = SimulatorConfig()
+) -> int:  # noqa: B008
+    """Write simulated recordings as .npy files, in the form that the Allen data have.
+
+    Args:
+        output: Folder to write to.
+        simulator: How many, and of which kind.
+    """
+    from fluxseg.data.simulator import SimulatedSource
+    from fluxseg.interop.allen import write_allen_npy
+
+    source = SimulatedSource(simulator)
+    keys = source.keys()
+    output.mkdir(parents=True, exist_ok=True)
+    console = create_console()
+    with progress_bar(console, "Simulating", "recordings") as progress:
+        for number, key in enumerate(keys, 1):
+            write_allen_npy(output / f"{key}.npy", source.read(key))
+            progress(number, len(keys))
+    console.print(f"{len(keys)} recordings written to {output}", markup=False)
+    return 0
+
+
+def _train(arguments: Sequence[str]) -> int:
+    return run_main(parse_main(arguments, "fluxseg train"))
+
+
+def _run(arguments: Sequence[str]) -> int:
+    if arguments and arguments[0] == "train":
+        # Its config file must be read before its options are known.
+        return _train(arguments[1:])
+    app = tyro.extras.SubcommandApp()
+    for verb in (train, check, prepare, evaluate, report, simulate):
+        app.command(verb)
+    return int(app.cli(prog="fluxseg", description=DESCRIPTION, args=list(arguments)) or 0)
+
+
+def train(arguments: MainArguments) -> int:
+    """Train on recordings, score, and write a report: the same as python -m fluxseg.main."""
+    return run_main(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, run the verb, and return the exit code."""
+    given = sys.argv[1:] if arguments is None else arguments
+    return run_guarded(lambda: _run(given))

@@ -1,0 +1,305 @@
+"""Every setting of a run, as frozen dataclasses; the docstrings are the command line's help.
+
+A config file is a Python file with `get_config() -> Config`; any field can be overridden on the
+command line by its dotted name, such as `--config.train.epochs 5`.
+"""
+
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
+
+from fluxseg.errors import ConfigError
+
+T = TypeVar("T")
+FREE = {"resume": "free"}
+"""Metadata of the fields that may differ when a run is resumed; all others must be equal."""
+
+
+def _check(condition: bool, field: str, value: object, rule: str) -> None:
+    if not condition:
+        raise ConfigError(f"{field} must be {rule}, got {value!r}")
+
+
+@dataclasses.dataclass(frozen=True)
+class SimulatorConfig:
+    """Synthetic recordings: containers (one field of view each) imaged in several sessions."""
+
+    containers: int = 24
+    """Number of fields of view."""
+    sessions: int = 2
+    """Recordings of each field of view; other cells are active in each."""
+    size: int = 512
+    """Height and width of a field, px."""
+    seed: int = 0
+    """Seed of everything that is drawn."""
+
+    def __post_init__(self) -> None:
+        _check(self.containers >= 1, "simulator.containers", self.containers, ">= 1")
+        _check(self.sessions >= 1, "simulator.sessions", self.sessions, ">= 1")
+        _check(32 <= self.size <= 4096, "simulator.size", self.size, "32 to 4096 px")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Where recordings come from, how they are cut into crops, and how they are split."""
+
+    source: str = "simulator"
+    """A folder of recordings, or "simulator"."""
+    cache: str = dataclasses.field(default="", metadata=FREE)
+    """Folder of the prepared crops; empty: `cache` in the workdir."""
+    tile: int = 256
+    """Side of a crop, px. A 512 x 512 recording gives four quarters of 256."""
+    low_percentile: float = 1.0
+    """This percentile of a recording's pixels becomes 0."""
+    high_percentile: float = 99.5
+    """This percentile of a recording's pixels becomes 1."""
+    split_by: Literal["group", "recording", "crop"] = "group"
+    """What is never divided between splits; "recording" and "crop" leak, on purpose."""
+    train_fraction: float = 0.8
+    """Share of the groups in the training split; the rest after validation is the test split."""
+    val_fraction: float = 0.1
+    """Share of the groups in the validation split."""
+    split_seed: int = 0
+    """Another seed gives another split."""
+    manifest: str = ""
+    """A `split.json` of an earlier run to use again; recordings it does not name are left out."""
+    workers: int = dataclasses.field(default=0, metadata=FREE)
+    """Processes that read recordings when the cache is made; 0: one per CPU core."""
+    threads: int = dataclasses.field(default=4, metadata=FREE)
+    """Threads that read and augment crops while training."""
+
+    def __post_init__(self) -> None:
+        _check(bool(self.source), "data.source", self.source, 'a folder or "simulator"')
+        _check(16 <= self.tile <= 4096, "data.tile", self.tile, "16 to 4096 px")
+        low, high = self.low_percentile, self.high_percentile
+        _check(0 <= low < high <= 100, "data.low_percentile", low, "in 0 <= low < high <= 100")
+        train, val = self.train_fraction, self.val_fraction
+        _check(0 < train <= 1, "data.train_fraction", train, "in (0, 1]")
+        _check(0 <= val <= 1, "data.val_fraction", val, "in [0, 1]")
+        _check(train + val <= 1 + 1e-9, "data.val_fraction", val, f"<= {1 - train:.6g}")
+        _check(self.workers >= 0, "data.workers", self.workers, ">= 0")
+        _check(self.threads >= 0, "data.threads", self.threads, ">= 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentConfig:
+    """Random changes of the training crops; image and mask are turned alike."""
+
+    flips: bool = True
+    """Flip and turn by quarters, all 8 symmetries of the square."""
+    gain: float = 0.2
+    """Contrast is multiplied by exp(u), u uniform in [-gain, gain]."""
+    offset: float = 0.1
+    """A brightness uniform in [-offset, offset] is added; the normalised range is 0 to 1."""
+    gamma: float = 0.2
+    """Intensities are raised to exp(u), u uniform in [-gamma, gamma]."""
+    noise: float = 0.05
+    """Standard deviation of Gaussian noise, uniform in [0, noise]."""
+    blur: float = 0.7
+    """Standard deviation of a Gaussian blur, uniform in [0, blur], px."""
+
+    def __post_init__(self) -> None:
+        for field in ("gain", "offset", "gamma", "noise", "blur"):
+            value = getattr(self, field)
+            _check(0 <= value <= 10, f"augment.{field}", value, "in [0, 10]")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The U-Net. The default is fluxseg's own; `experiments/reference.py` is the classic."""
+
+    features: tuple[int, ...] = (16, 32, 64, 96, 128)
+    """Channels of each level, from the finest to the coarsest; each level halves the sides."""
+    convs: int = 2
+    """3x3 convolutions per level and side."""
+    stem: int = 2
+    """Pixel-unshuffle factor in front of the first level (and shuffle behind the last); 1: none."""
+    pool: Literal["first", "last"] = "first"
+    """Within a level of the encoder, max-pool before or after the convolutions."""
+    bottleneck_convs: int = 0
+    """Further convolutions at the coarsest level."""
+    up: Literal["transposed", "shuffle"] = "shuffle"
+    """Up-sampling: transposed convolution, or 1x1 convolution and pixel shuffle."""
+    up_kernel: int = 2
+    """Side of the transposed convolution's kernel, 2 or 4."""
+    up_features: Literal["keep", "skip"] = "skip"
+    """Channels after up-sampling: as many as before, or as many as the skip connection has."""
+    norm: Literal["none", "group"] = "group"
+    """Normalisation after each convolution."""
+    dropout: float = 0.1
+    """Probability that a value, or a channel, is dropped in training."""
+    dropout_kind: Literal["channel", "element"] = "channel"
+    """Whether whole channels or single values are dropped."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Compute dtype; parameters stay float32. auto: bfloat16 on GPU and TPU, float32 on CPU."""
+
+    def __post_init__(self) -> None:
+        _check(len(self.features) >= 1, "model.features", self.features, "at least one level")
+        _check(all(f >= 1 for f in self.features), "model.features", self.features, ">= 1 each")
+        _check(self.convs >= 1, "model.convs", self.convs, ">= 1")
+        _check(self.stem in (1, 2, 4), "model.stem", self.stem, "1, 2 or 4")
+        _check(self.bottleneck_convs >= 0, "model.bottleneck_convs", self.bottleneck_convs, ">= 0")
+        _check(self.up_kernel in (2, 4), "model.up_kernel", self.up_kernel, "2 or 4")
+        _check(0 <= self.dropout < 1, "model.dropout", self.dropout, "in [0, 1)")
+
+
+def reference_model() -> ModelConfig:
+    """Return the classic U-Net of the reference protocol, 12,443,458 parameters."""
+    return ModelConfig(
+        features=(64, 128, 128, 256, 512),
+        convs=1,
+        stem=1,
+        pool="last",
+        bottleneck_convs=1,
+        up="transposed",
+        up_kernel=4,
+        up_features="keep",
+        norm="none",
+        dropout=0.1,
+        dropout_kind="channel",
+        dtype="float32",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """Weighted cross-entropy and what may be added to it."""
+
+    class_weights: Literal["reference", "balanced", "none", "fixed"] = "reference"
+    """Weight of the neuron class, background being 1: reference = (background/neuron)/3, balanced
+    = background/neuron, both counted over the training masks; none = 1; fixed = neuron_weight."""
+    neuron_weight: float = 1.0
+    """Weight of the neuron class if class_weights is "fixed"."""
+    focal_gamma: float = 0.0
+    """Exponent of the focal factor (1 - p)^gamma; 0 leaves the cross-entropy as it is."""
+    dice: float = 0.0
+    """Weight of the soft Dice loss that is added, per image."""
+
+    def __post_init__(self) -> None:
+        _check(self.neuron_weight > 0, "loss.neuron_weight", self.neuron_weight, "> 0")
+        _check(0 <= self.focal_gamma <= 10, "loss.focal_gamma", self.focal_gamma, "in [0, 10]")
+        _check(self.dice >= 0, "loss.dice", self.dice, ">= 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Optimiser, schedule, length of the run, and what is kept of it."""
+
+    epochs: int = dataclasses.field(default=12, metadata=FREE)
+    """Passes over the training crops."""
+    batch_size: int = 8
+    """Crops per step over all devices and processes."""
+    learning_rate: float = 2e-3
+    """Peak learning rate of Adam."""
+    schedule: Literal["constant", "cosine"] = "cosine"
+    """Learning rate over the run, after the warm-up."""
+    warmup_steps: int = 20
+    """Steps over which the learning rate rises linearly from 0."""
+    weight_decay: float = 1e-4
+    """Decoupled weight decay (AdamW); 0 is plain Adam."""
+    clip_norm: float = 1.0
+    """Gradients are scaled down to this global norm; 0: never."""
+    ema_decay: float = 0.0
+    """Decay per step of the averaged parameters that are evaluated; 0: no average."""
+    monitor: Literal["val_neuron_iou", "val_macro_iou", "val_loss"] = "val_neuron_iou"
+    """Validation figure that chooses the best checkpoint and stops early."""
+    patience: int = dataclasses.field(default=0, metadata=FREE)
+    """Stop after this many epochs without a better `monitor`; 0: never."""
+    score_test_each_epoch: bool = dataclasses.field(default=False, metadata=FREE)
+    """Also show the test split's figures after every epoch; they choose nothing."""
+    seed: int = 0
+    """Seed of the parameters, the order of the crops, augmentation and dropout."""
+    log_every: int = dataclasses.field(default=20, metadata=FREE)
+    """Steps between two fetches of the metrics from the device."""
+    checkpoint_every: int = dataclasses.field(default=1, metadata=FREE)
+    """Epochs between two checkpoints; the last epoch always has one."""
+
+    def __post_init__(self) -> None:
+        for field in ("epochs", "batch_size", "log_every", "checkpoint_every"):
+            _check(getattr(self, field) >= 1, f"train.{field}", getattr(self, field), ">= 1")
+        _check(self.learning_rate > 0, "train.learning_rate", self.learning_rate, "> 0")
+        for field in ("warmup_steps", "weight_decay", "clip_norm", "patience"):
+            _check(getattr(self, field) >= 0, f"train.{field}", getattr(self, field), ">= 0")
+        _check(0 <= self.ema_decay < 1, "train.ema_decay", self.ema_decay, "in [0, 1)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A whole run."""
+
+    data: DataConfig = DataConfig()
+    simulator: SimulatorConfig = SimulatorConfig()
+    augment: AugmentConfig = AugmentConfig()
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    train: TrainConfig = TrainConfig()
+
+
+def config_to_dict(config: Any) -> dict[str, Any]:
+    """Return a config as nested plain values that JSON can hold."""
+    return typing.cast(dict[str, Any], json.loads(json.dumps(dataclasses.asdict(config))))
+
+
+def config_from_dict(values: Mapping[str, Any]) -> Config:
+    """Build a config from nested plain values; the inverse of `config_to_dict`.
+
+    Fields that are missing take their defaults.
+
+    Raises:
+        ConfigError: naming the field, if one is unknown, of a wrong type, or out of its range.
+    """
+    return _from_dict(values, Config, "")
+
+
+def _from_dict(values: Mapping[str, Any], cls: type[T], where: str) -> T:
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where or 'config'} must be a table of settings, got {values!r}")
+    hints = typing.get_type_hints(cls)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise ConfigError(f"unknown setting {where}{unknown[0]}; known: {', '.join(hints)}")
+    return cls(**{key: _convert(hints[key], value, where + key) for key, value in values.items()})
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return _from_dict(value, hint, where + ".")
+    origin = typing.get_origin(hint)
+    if origin is Literal:
+        ok = value in typing.get_args(hint)
+    elif origin is tuple:
+        item = typing.get_args(hint)[0]
+        ok = isinstance(value, list | tuple)
+        value = tuple(_convert(item, v, where) for v in value) if ok else value
+    elif origin in (typing.Union, types.UnionType):
+        ok = isinstance(value, typing.get_args(hint))
+    elif hint is float:
+        ok = isinstance(value, int | float) and not isinstance(value, bool)
+        value = float(value) if ok else value
+    elif hint is int:
+        ok = isinstance(value, int) and not isinstance(value, bool)
+    else:
+        ok = isinstance(value, hint)
+    if not ok:
+        name = getattr(hint, "__name__", None) if origin is None else None
+        raise ConfigError(f"{where} must be {name or hint}, got {value!r}")
+    return value
+
+
+def resume_difference(saved: Config, current: Config) -> list[str]:
+    """List the settings that differ and must not when a run is resumed, one text each."""
+    differences: list[str] = []
+
+    def compare(old: Any, new: Any, path: str) -> None:
+        for field in dataclasses.fields(old):
+            before, after = getattr(old, field.name), getattr(new, field.name)
+            if dataclasses.is_dataclass(before):
+                compare(before, after, f"{path}{field.name}.")
+            elif before != after and field.metadata.get("resume") != "free":
+                differences.append(f"{path}{field.name}: {before!r} -> {after!r}")
+
+    compare(saved, current, "")
+    return differences

@@ -1,0 +1,92 @@
+"""Random changes of training crops, with the generator passed in."""
+
+import numpy as np
+
+from fluxseg.config import AugmentConfig
+from fluxseg.data.transforms import CLIP, turn
+
+
+def augment_crop(
+    image: np.ndarray,
+    label: np.ndarray,
+    valid: np.ndarray,
+    rng: np.random.Generator,
+    config: AugmentConfig,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Turn and flip a square crop with its mask, and change the intensities of the image alone.
+
+    Args:
+        image: `[H, H]` float32, normalised (see `normalize_image`).
+        label: `[H, H]`, any dtype.
+        valid: `[H, H]`, any dtype; false where a pixel must not count.
+        rng: source of all randomness.
+        config: strengths of the changes.
+
+    Returns:
+        `(image, label, valid)`, the image as float32 within the normalised range.
+    """
+    if config.flips:
+        symmetry = int(rng.integers(8))
+        image, label, valid = (turn(array, symmetry) for array in (image, label, valid))
+    return augment_intensity(image, rng, config), label, valid
+
+
+def augment_intensity(
+    image: np.ndarray, rng: np.random.Generator, config: AugmentConfig
+) -> np.ndarray:
+    """Change gain, offset, gamma, sharpness and noise of an image.
+
+    Gain and gamma are log-uniform, so that each strength is as likely as its inverse.
+
+    Args:
+        image: `[H, W]` float32, normalised.
+        rng: source of all randomness.
+        config: strengths of the changes; a strength of 0 leaves its aspect as it is.
+
+    Returns:
+        A new `[H, W]` float32 array within the normalised range.
+    """
+    # All strengths are drawn first: the same generator gives the same crop parameters
+    # whichever of the changes are switched on.
+    blur, gain, offset, gamma, noise = rng.uniform(
+        (0, -config.gain, -config.offset, -config.gamma, 0),
+        (config.blur, config.gain, config.offset, config.gamma, config.noise),
+    )
+    low, high = CLIP
+    out = np.array(image, np.float32)
+    if config.blur:
+        out = blur_image(out, blur)
+    if config.gamma:
+        # Pixels darker than the low percentile are negative; they keep their sign.
+        out = np.copysign(np.power(np.abs(out), np.float32(np.exp(gamma))), out)
+    out *= np.float32(np.exp(gain))
+    out += np.float32(offset)
+    if config.noise:
+        out += np.float32(noise) * rng.standard_normal(out.shape, np.float32)
+    return np.clip(out, low, high, out=out)
+
+
+def blur_image(image: np.ndarray, sigma: float) -> np.ndarray:
+    """Blur by a Gaussian with mirrored borders, as two passes of a short kernel.
+
+    Args:
+        image: `[H, W]` float32.
+        sigma: standard deviation, px; the kernel is cut at 3 sigma.
+
+    Returns:
+        `[H, W]` float32.
+    """
+    radius = min(int(np.ceil(3 * sigma)), *(side - 1 for side in image.shape))
+    if sigma <= 0 or radius < 1:
+        return image
+    kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+    kernel = (kernel / kernel.sum()).astype(np.float32)
+    for axis in (0, 1):
+        length = image.shape[axis]
+        pad = [(radius, radius) if a == axis else (0, 0) for a in (0, 1)]
+        padded = np.moveaxis(np.pad(image, pad, mode="reflect"), axis, 0)
+        passed = kernel[0] * padded[:length]
+        for i, weight in enumerate(kernel[1:], 1):
+            passed += weight * padded[i : i + length]
+        image = np.moveaxis(passed, 0, axis)
+    return image

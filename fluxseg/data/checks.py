@@ -1,0 +1,267 @@
+"""Look at every recording of a source before anything is trained on it."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import numpy as np
+
+from fluxseg.data.duplicates import Entry, NearDuplicate, Resolution, resolve_duplicates
+from fluxseg.data.fingerprint import Fingerprint, blank_fingerprint, digest, fingerprint
+from fluxseg.data.parallel import map_in_processes
+from fluxseg.data.recording import Recording, Source
+from fluxseg.data.transforms import merge_masks
+from fluxseg.errors import RecordingError
+
+MIN_SIDE = 32
+"""A smaller image is unusable, px."""
+SATURATED_REMARK, SATURATED_UNUSABLE = 0.01, 0.5
+"""Shares of the pixels at the largest value."""
+MAX_FOREGROUND = 0.6
+"""Masks that cover a larger share of the image are remarked on."""
+MAX_ROIS = 2000
+"""More ROIs are remarked on; the Allen Brain Observatory has about 250 a field."""
+
+STATUSES = ("usable", "remark", "unusable")
+Status = Literal["usable", "remark", "unusable"]
+STATUS_WORDS = {
+    "usable": "usable",
+    "remark": "usable with a remark",
+    "unusable": "unusable",
+}
+"""How people are told of a status."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckRow:
+    """What was found in one recording.
+
+    Attributes:
+        key: unique name within the source.
+        id: name that the recording gives itself; empty if it cannot be read.
+        group: its group; empty if it cannot be read.
+        status: "remark" is usable, but worth a look.
+        reasons: why it is unusable, if it is, and the remarks.
+        shape: of the image, px; empty if it cannot be read.
+        dtype: of the image; empty if it cannot be read.
+        n_rois: number of masks, None if not annotated.
+        foreground: share of the image that the masks cover, None if not annotated.
+    """
+
+    key: str
+    id: str
+    group: str
+    status: Status
+    reasons: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: str
+    n_rois: int | None
+    foreground: float | None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Checked:
+    """A recording that was read and looked at.
+
+    Attributes:
+        row: what was found.
+        recording: the recording, None if it cannot be read.
+        fingerprint: of its image; blank if it cannot be read.
+        digest: hash of image and merged mask; empty if it cannot be read.
+    """
+
+    row: CheckRow
+    recording: Recording | None
+    fingerprint: Fingerprint
+    digest: str
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckReport:
+    """What was found in a source.
+
+    Attributes:
+        rows: one of each recording, sorted by key.
+        duplicates: (key that stays, key of its exact copy).
+        near_duplicates: pairs that show the same field of view.
+        counts: number of rows of each status.
+    """
+
+    rows: tuple[CheckRow, ...]
+    duplicates: tuple[tuple[str, str], ...]
+    near_duplicates: tuple[NearDuplicate, ...]
+    counts: Mapping[str, int]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as plain values, in an order that depends on the content alone."""
+        return {
+            "counts": dict(self.counts),
+            "recordings": [
+                {**dataclasses.asdict(r), "reasons": list(r.reasons), "shape": list(r.shape)}
+                for r in self.rows
+            ],
+            "duplicates": [list(pair) for pair in self.duplicates],
+            "near_duplicates": [dataclasses.asdict(pair) for pair in self.near_duplicates],
+        }
+
+
+def format_check(row: CheckRow) -> str:
+    """Format one row as a line of text: the file, its status, and why."""
+    facts = []
+    if row.shape:
+        facts.append(f"{row.shape[0]} x {row.shape[1]} {row.dtype}")
+    if row.n_rois is not None and row.foreground is not None:
+        facts.append(f"{row.n_rois} ROIs, {row.foreground:.1%} neuron")
+    told = [f"{row.key}: {STATUS_WORDS[row.status]}"]
+    if row.reasons:
+        told.append(": " + "; ".join(row.reasons))
+    if facts:
+        told.append(f" ({', '.join(facts)})")
+    return "".join(told)
+
+
+def inspect_image(image: np.ndarray) -> tuple[str, tuple[str, ...]]:
+    """Look for what makes an image unusable or odd.
+
+    Args:
+        image: `[H, W]`, any real dtype.
+
+    Returns:
+        why it is unusable, or an empty text; and remarks.
+    """
+    if min(image.shape) < MIN_SIDE:
+        size = f"{image.shape[0]} x {image.shape[1]}"
+        return f"image is {size} px, at least {MIN_SIDE} px are needed on each side", ()
+    finite = np.isfinite(image)
+    values = image.ravel() if finite.all() else image[finite]
+    if values.size == 0:
+        return "image has no finite pixel", ()
+    remarks = []
+    if values.size < image.size:
+        missing = image.size - values.size
+        remarks.append(f"{missing} pixels are NaN or infinite: left out of loss and scores")
+    top = values.max()
+    if values.min() == top:
+        return f"image is constant: every pixel is {top}", tuple(remarks)
+    share = np.count_nonzero(values == top) / values.size
+    saturated = f"{share:.1%} of the pixels are at the largest value, {top}"
+    if share > SATURATED_UNUSABLE:
+        return f"image is saturated: {saturated}", tuple(remarks)
+    if share > SATURATED_REMARK:
+        remarks.append(f"image is partly saturated: {saturated}")
+    return "", tuple(remarks)
+
+
+def inspect_masks(
+    masks: np.ndarray | None, label: np.ndarray | None, known: tuple[str, ...] = ()
+) -> tuple[str, ...]:
+    """Look for what is odd about the masks of a recording; nothing makes them unusable.
+
+    Args:
+        masks: `[N, H, W]` bool, or None if not annotated.
+        label: `[H, W]` bool, the merged mask, or None.
+        known: remarks that the reader has made already; they are not repeated.
+
+    Returns:
+        The remarks.
+    """
+    if masks is None or label is None:
+        return ("not annotated: usable for prediction, not for training",)
+    if len(masks) == 0:
+        return ("annotated without any ROI: every pixel counts as background",)
+    remarks = []
+    empty = sum(not mask.any() for mask in masks)
+    if empty and not any("all-zero" in text for text in known):
+        remarks.append(f"{empty} of {len(masks)} ROIs are all-zero")
+    foreground = float(label.mean())
+    if foreground > MAX_FOREGROUND:
+        remarks.append(f"the masks cover {foreground:.0%} of the image")
+    if len(masks) > MAX_ROIS:
+        remarks.append(f"{len(masks)} ROIs are unusually many")
+    return tuple(remarks)
+
+
+def check_recording(source: Source, key: str) -> Checked:
+    """Read one recording and look at it; runs in any process.
+
+    Args:
+        source: where to read from.
+        key: one of its keys.
+
+    Returns:
+        What was found. A recording that cannot be read becomes an unusable row; an exception
+        other than RecordingError, OSError and MemoryError is a fault of the reader and is raised.
+    """
+    try:
+        recording = source.read(key)
+    except (RecordingError, OSError, MemoryError) as error:
+        reason = "does not fit into the memory" if isinstance(error, MemoryError) else str(error)
+        row = CheckRow(key, "", "", "unusable", (reason,), (), "", None, None)
+        return Checked(row, None, blank_fingerprint(), "")
+    image, masks = recording.image, recording.masks
+    label = None if masks is None else merge_masks(masks)
+    unusable, remarks = inspect_image(image)
+    remarks = (*recording.remarks, *remarks, *inspect_masks(masks, label, recording.remarks))
+    row = CheckRow(
+        key=key,
+        id=recording.id,
+        group=recording.group,
+        status="unusable" if unusable else "remark" if remarks else "usable",
+        reasons=(unusable, *remarks) if unusable else remarks,
+        shape=tuple(int(side) for side in image.shape),
+        dtype=image.dtype.name,
+        n_rois=None if masks is None else len(masks),
+        foreground=None if label is None else round(float(label.mean()), 6),
+    )
+    return Checked(row, recording, fingerprint(image), digest(image, label))
+
+
+def check_source(
+    source: Source, workers: int = 1, progress: Callable[[int, int], None] | None = None
+) -> CheckReport:
+    """Check every recording of a source, with one recording in the memory of each process.
+
+    Args:
+        source: where the recordings come from.
+        workers: number of processes, see `fluxseg.data.parallel.worker_count`.
+        progress: called with (recordings done, recordings in all).
+
+    Returns:
+        The report; copies and recordings of the same field of view are marked in its rows.
+    """
+    keys = sorted(source.keys())
+    found: list[tuple[CheckRow, Fingerprint, str]] = []
+    for _, result in map_in_processes(functools.partial(_check_key, source), keys, workers):
+        found.append(result)
+        if progress:
+            progress(len(found), len(keys))
+    resolved = resolve_duplicates(
+        [
+            Entry(row.key, row.id, row.group, content, mark)
+            for row, mark, content in found
+            if row.status != "unusable"
+        ]
+    )
+    rows = tuple(_mark_row(row, resolved) for row, _, _ in found)
+    return CheckReport(
+        rows=rows,
+        duplicates=resolved.duplicates,
+        near_duplicates=resolved.near_duplicates,
+        counts={status: sum(row.status == status for row in rows) for status in STATUSES},
+    )
+
+
+def _check_key(source: Source, key: str) -> tuple[CheckRow, Fingerprint, str]:
+    # The recording itself stays in the worker process.
+    checked = check_recording(source, key)
+    return checked.row, checked.fingerprint, checked.digest
+
+
+def _mark_row(row: CheckRow, resolved: Resolution) -> CheckRow:
+    if row.key in resolved.left_out:
+        reasons = (resolved.left_out[row.key], *row.reasons)
+        return dataclasses.replace(row, status="unusable", reasons=reasons)
+    if remarks := resolved.remarks.get(row.key):
+        return dataclasses.replace(row, status="remark", reasons=(*row.reasons, *remarks))
+    return row

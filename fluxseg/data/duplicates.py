@@ -1,0 +1,237 @@
+"""Recordings that a data set holds twice: exact copies, equal ids, the same field of view."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+
+import numpy as np
+
+from fluxseg.data.fingerprint import THUMBNAIL, Fingerprint
+
+MAX_SHIFT = 8
+"""Largest shift along each axis that is looked for, thumbnail pixels."""
+CANDIDATES = 32
+"""So many recordings with the most similar spectra are compared closely with each recording."""
+SIMILARITY_THRESHOLD = 0.3
+"""Correlation from which two recordings are said to show the same field of view."""
+
+_PADDED = THUMBNAIL + MAX_SHIFT
+_BLOCK = 1024
+_NAMED = 3
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Pair:
+    """Two recordings that show the same field of view.
+
+    Attributes:
+        first: position of one.
+        second: position of the other, above `first`.
+        similarity: correlation of their thumbnails at the best shift, up to 1.
+    """
+
+    first: int
+    second: int
+    similarity: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Entry:
+    """What is compared of one usable recording.
+
+    Attributes:
+        key: unique name of the recording within its source.
+        id: name that the recording gives itself.
+        group: recordings with the same group are known to show the same tissue.
+        digest: hash of its content, see `fluxseg.data.fingerprint.digest`.
+        fingerprint: of its image.
+    """
+
+    key: str
+    id: str
+    group: str
+    digest: str
+    fingerprint: Fingerprint
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class NearDuplicate:
+    """Two recordings, neither a copy of the other, that show the same field of view.
+
+    Attributes:
+        first: key of one.
+        second: key of the other, sorted behind `first`.
+        similarity: see `Pair`.
+        same_group: whether the groups say so too; if not, a split may leak.
+    """
+
+    first: str
+    second: str
+    similarity: float
+    same_group: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Resolution:
+    """What follows from the comparison of recordings.
+
+    Attributes:
+        left_out: key -> reason, of the exact copies.
+        duplicates: (key that stays, key of its copy), sorted.
+        near_duplicates: sorted; of the recordings that stay.
+        remarks: key -> remarks, of the recordings that stay. Sessions of one group look alike as
+            expected, which is no remark.
+    """
+
+    left_out: Mapping[str, str]
+    duplicates: tuple[tuple[str, str], ...]
+    near_duplicates: tuple[NearDuplicate, ...]
+    remarks: Mapping[str, tuple[str, ...]]
+
+
+def resolve_duplicates(
+    entries: Sequence[Entry], threshold: float = SIMILARITY_THRESHOLD
+) -> Resolution:
+    """Decide which recordings are left out as copies, and what to remark on the others.
+
+    Of recordings with equal content the one with the first key stays. The result does not depend
+    on the order of `entries`.
+
+    Args:
+        entries: the usable recordings, with different keys.
+        threshold: similarity from which two show the same field of view.
+
+    Returns:
+        The decisions.
+    """
+    entries = sorted(entries, key=lambda entry: entry.key)
+    firsts: dict[str, Entry] = {}
+    for entry in entries:
+        firsts.setdefault(entry.digest, entry)
+    kept = list(firsts.values())
+    duplicates = [(firsts[e.digest].key, e.key) for e in entries if firsts[e.digest] is not e]
+    pairs = tuple(
+        NearDuplicate(
+            kept[pair.first].key,
+            kept[pair.second].key,
+            pair.similarity,
+            kept[pair.first].group == kept[pair.second].group,
+        )
+        for pair in near_duplicates([entry.fingerprint for entry in kept], threshold)
+    )
+    remarks: dict[str, list[str]] = {}
+    _remark_equal_ids(kept, remarks)
+    _remark_unknown_kinship(pairs, remarks)
+    return Resolution(
+        left_out={copy: f"exact copy of {first}" for first, copy in duplicates},
+        duplicates=tuple(sorted(duplicates)),
+        near_duplicates=pairs,
+        remarks={key: tuple(texts) for key, texts in sorted(remarks.items())},
+    )
+
+
+def near_duplicates(
+    fingerprints: Sequence[Fingerprint],
+    threshold: float = SIMILARITY_THRESHOLD,
+    candidates: int = CANDIDATES,
+) -> list[Pair]:
+    """Find the pairs of recordings that show the same field of view.
+
+    Each is compared closely with the `candidates` others whose spectra are the most similar, so
+    up to `candidates + 1` recordings are compared without exception, and the costly part of the
+    work grows only linearly. Of a field with more sessions than that some pairs may be missing.
+
+    Args:
+        fingerprints: one of each recording.
+        threshold: similarity from which a pair counts.
+        candidates: number of close comparisons for each recording.
+
+    Returns:
+        The pairs as positions in `fingerprints`, sorted.
+    """
+    if len(fingerprints) < 2:
+        return []
+    pairs = _candidate_pairs(np.stack([f.spectrum for f in fingerprints]), candidates)
+    thumbnails = np.stack([f.thumbnail for f in fingerprints])
+    # Sorted by blocks, so that only the transforms of two blocks are held at a time.
+    row_block, column_block = (pairs // _BLOCK).T
+    found: list[Pair] = []
+    rows_at = -1
+    for block in np.unique(row_block * len(fingerprints) + column_block):
+        row, column = divmod(int(block), len(fingerprints))
+        if row != rows_at:
+            rows, rows_at = _transforms(thumbnails[row * _BLOCK : (row + 1) * _BLOCK]), row
+        columns = _transforms(thumbnails[column * _BLOCK : (column + 1) * _BLOCK])
+        chosen = pairs[(row_block == row) & (column_block == column)]
+        similarities = _best_correlations(rows, columns, chosen % _BLOCK)
+        found += [
+            Pair(int(first), int(second), round(float(similarity), 3))
+            for (first, second), similarity in zip(chosen, similarities, strict=True)
+            if similarity >= threshold
+        ]
+    return sorted(found)
+
+
+def _remark_equal_ids(kept: Sequence[Entry], remarks: dict[str, list[str]]) -> None:
+    by_id = sorted(kept, key=lambda entry: (entry.id, entry.key))
+    for name, same in groupby(by_id, key=lambda entry: entry.id):
+        keys = [entry.key for entry in same]
+        for key in keys if len(keys) > 1 else ():
+            others = _list_keys([other for other in keys if other != key])
+            remarks.setdefault(key, []).append(f"the id {name!r} is also that of {others}")
+
+
+def _remark_unknown_kinship(pairs: Sequence[NearDuplicate], remarks: dict[str, list[str]]) -> None:
+    partners: dict[str, list[str]] = {}
+    for pair in pairs:
+        if not pair.same_group:
+            partners.setdefault(pair.first, []).append(pair.second)
+            partners.setdefault(pair.second, []).append(pair.first)
+    for key, others in partners.items():
+        remarks.setdefault(key, []).append(
+            f"shows the same field of view as {_list_keys(sorted(others))}, but has another "
+            "group: give them the same group, or a split may leak"
+        )
+
+
+def _list_keys(keys: Sequence[str]) -> str:
+    more = f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else ""
+    return ", ".join(keys[:_NAMED]) + more
+
+
+def _candidate_pairs(spectra: np.ndarray, candidates: int) -> np.ndarray:
+    """Pairs `[P, 2]`, first < second, sorted: every recording with its most similar spectra."""
+    count = len(spectra)
+    candidates = min(candidates, count - 1)
+    units = _unit_rows(spectra)
+    chosen = []
+    for start in range(0, count, _BLOCK):
+        products = units[start : start + _BLOCK] @ units.T
+        rows = np.arange(start, start + len(products))
+        products[np.arange(len(products)), rows] = -np.inf
+        nearest = np.argpartition(-products, candidates - 1, axis=1)[:, :candidates]
+        first, second = np.repeat(rows, candidates), nearest.ravel()
+        chosen.append(np.minimum(first, second) * count + np.maximum(first, second))
+    return np.stack(np.divmod(np.unique(np.concatenate(chosen)), count), axis=1)
+
+
+def _unit_rows(values: np.ndarray) -> np.ndarray:
+    rows = values.reshape(len(values), -1).astype(np.float32)
+    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9))
+
+
+def _transforms(thumbnails: np.ndarray) -> np.ndarray:
+    units = _unit_rows(thumbnails).reshape(thumbnails.shape)
+    return np.fft.rfft2(units, s=(_PADDED, _PADDED), axes=(1, 2))
+
+
+def _best_correlations(rows: np.ndarray, columns: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """Largest correlation over all shifts up to `MAX_SHIFT`, of each pair `[P, 2]`."""
+    shifts = np.arange(-MAX_SHIFT, MAX_SHIFT + 1)
+    best = np.empty(len(pairs), np.float32)
+    for start in range(0, len(pairs), 256):
+        part = pairs[start : start + 256]
+        crossed = rows[part[:, 0]] * columns[part[:, 1]].conj()
+        surface = np.fft.irfft2(crossed, s=(_PADDED, _PADDED), axes=(1, 2))
+        best[start : start + 256] = surface[:, shifts[:, None], shifts].max((1, 2))
+    return best

@@ -1,0 +1,120 @@
+"""One field of view in memory, and the interface of everything that recordings are read from."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from fluxseg.errors import RecordingError
+
+GROUP_KEYS = ("experiment_container_id", "specimen_name", "donor_name")
+"""Metadata fields that tell which recordings show the same tissue, the first present one wins.
+
+The Allen Brain Observatory images one field of view in three sessions (an "experiment
+container"), and a mouse may give several containers.
+"""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Recording:
+    """One field of view: a projection of a two-photon movie and, where known, its neurons.
+
+    Attributes:
+        id: name of the recording, unique within a data set.
+        image: `[H, W]`, any real dtype, the (maximum) projection in the detector's own units.
+            NaN and infinite pixels are allowed and count as outside of the valid area.
+        masks: `[N, H, W]` bool, one mask per ROI (they may overlap), or None if not annotated.
+        roi_ids: `[N]` names of the ROIs, in the order of `masks`.
+        group: recordings with the same group show the same tissue and are never split between
+            training and evaluation.
+        metadata: what else the file said, as plain values.
+        remarks: what was odd about the file, in words, though it is usable.
+
+    Raises:
+        RecordingError: naming the field, if shapes or dtypes do not fit together.
+    """
+
+    id: str
+    image: np.ndarray
+    masks: np.ndarray | None = None
+    roi_ids: tuple[str, ...] = ()
+    group: str = ""
+    metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.id, str) or not self.id:
+            raise RecordingError("id", f"must be a text that is not empty, got {self.id!r}")
+        check_image(self.image)
+        if self.masks is None:
+            if self.roi_ids:
+                raise RecordingError("roi_ids", f"{len(self.roi_ids)} ids without any masks")
+        else:
+            check_masks(self.masks, self.image.shape)
+            if len(self.roi_ids) != len(self.masks):
+                raise RecordingError(
+                    "roi_ids", f"{len(self.roi_ids)} ids for {len(self.masks)} masks"
+                )
+        if not self.group:
+            object.__setattr__(self, "group", self.id)
+
+
+def check_image(image: Any, field: str = "image") -> None:
+    """Raise `RecordingError` unless `image` is a non-empty real array `[H, W]`."""
+    if not isinstance(image, np.ndarray) or image.ndim != 2:
+        shape = getattr(image, "shape", None)
+        what = f"shape {list(shape)}" if shape is not None else type(image).__name__
+        raise RecordingError(field, f"must be a 2-D array [H, W], got {what}")
+    if image.size == 0:
+        raise RecordingError(field, f"has no pixels: shape {list(image.shape)}")
+    if image.dtype.kind not in "biuf":
+        raise RecordingError(field, f"must hold real numbers, got dtype {image.dtype}")
+
+
+def check_masks(masks: Any, image_shape: Sequence[int], field: str = "masks") -> None:
+    """Raise `RecordingError` unless `masks` is a bool array `[N, H, W]` that fits the image."""
+    if not isinstance(masks, np.ndarray) or masks.ndim != 3:
+        shape = getattr(masks, "shape", None)
+        what = f"shape {list(shape)}" if shape is not None else type(masks).__name__
+        raise RecordingError(field, f"must be a 3-D array [N, H, W], got {what}")
+    if masks.shape[1:] != tuple(image_shape):
+        raise RecordingError(
+            field, f"are {list(masks.shape[1:])} pixels, the image is {list(image_shape)}"
+        )
+    if masks.dtype != np.bool_:
+        raise RecordingError(field, f"must be bool, got dtype {masks.dtype}")
+
+
+def group_of(metadata: Mapping[str, Any], fallback: str) -> str:
+    """Group of a recording: the first of `GROUP_KEYS` that its metadata holds, else `fallback`."""
+    for key in GROUP_KEYS:
+        value = metadata.get(key)
+        if value is not None and str(value).strip():
+            return f"{key}={str(value).strip()}"
+    return fallback
+
+
+class Source(Protocol):
+    """A set of recordings that can be read one at a time, in any process (it is pickled).
+
+    Keys are stable names (a path relative to the folder, or an index), sorted; `stamp` changes
+    when the content behind a key may have changed and costs no full read; `describe` gives the
+    plain settings that make this source what it is.
+    """
+
+    def keys(self) -> list[str]:
+        """Return the sorted names of all recordings."""
+        ...
+
+    def read(self, key: str) -> Recording:
+        """Read one recording; raises `RecordingError` if it is unusable."""
+        ...
+
+    def stamp(self, key: str) -> str:
+        """Return a text that differs when the content behind `key` may differ."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Return plain values that identify the source."""
+        ...

@@ -1,0 +1,112 @@
+"""Images of any size as a grid of equal crops in which every pixel is owned by exactly one."""
+
+import itertools
+
+import numpy as np
+
+
+def tile_starts(length: int, tile: int) -> list[int]:
+    """First pixels of the fewest tiles that cover a side, evenly spaced, the last one flush.
+
+    Args:
+        length: pixels of the side.
+        tile: pixels of a tile; if the side is shorter, the one tile sticks out.
+
+    Returns:
+        Increasing positions; the first is 0.
+    """
+    count = max(1, -(-length // tile))
+    if count == 1:
+        return [0]
+    return [round(i * (length - tile) / (count - 1)) for i in range(count)]
+
+
+def tile_positions(shape: tuple[int, int], tile: int) -> list[tuple[int, int]]:
+    """Top left corners (row, column) of all tiles of an image, row-major."""
+    rows, columns = (tile_starts(length, tile) for length in shape)
+    return [(row, column) for row in rows for column in columns]
+
+
+def crop_grid(image: np.ndarray, tile: int, pad_mode: str = "reflect") -> np.ndarray:
+    """Cut an image of any size into equal tiles.
+
+    Sides that `tile` does not divide are covered by tiles that overlap evenly; an image smaller
+    than a tile is padded at the bottom and right. For sides of twice the tile this is
+    `crop_quarters`.
+
+    Args:
+        image: `[H, W]`.
+        tile: side of a tile, px.
+        pad_mode: mode of `numpy.pad`, "reflect" mirrors the image, "constant" adds zeros.
+
+    Returns:
+        `[T, tile, tile]`, same dtype, in the order of `tile_positions`.
+    """
+    height, width = image.shape
+    missing = [(0, max(0, tile - height)), (0, max(0, tile - width))]
+    if any(after for _, after in missing):
+        # Mirroring needs two pixels; a single row or column can only be repeated.
+        mode = "edge" if pad_mode == "reflect" and min(height, width) == 1 else pad_mode
+        image = np.pad(image, missing, mode=mode)  # type: ignore[call-overload]
+    positions = tile_positions((height, width), tile)
+    return np.stack([image[r : r + tile, c : c + tile] for r, c in positions])
+
+
+def grid_ownership(shape: tuple[int, int], tile: int) -> np.ndarray:
+    """Tell which pixels of each tile of `crop_grid` are its own.
+
+    Where tiles overlap, the border runs through the middle of the overlap, so that each tile
+    owns the pixels of which it sees the most surroundings; padding is owned by none.
+
+    Args:
+        shape: (H, W) of the image.
+        tile: side of a tile, px.
+
+    Returns:
+        `[T, tile, tile]` bool; every pixel of the image is true in exactly one tile.
+    """
+    owned = [_owned_intervals(length, tile) for length in shape]
+    result = []
+    for row_interval in owned[0]:
+        for column_interval in owned[1]:
+            mask = np.zeros((tile, tile), bool)
+            mask[slice(*row_interval), slice(*column_interval)] = True
+            result.append(mask)
+    return np.stack(result)
+
+
+def _owned_intervals(length: int, tile: int) -> list[tuple[int, int]]:
+    starts = tile_starts(length, tile)
+    borders = [0]
+    borders += [(left + tile + right) // 2 for left, right in itertools.pairwise(starts)]
+    borders.append(length)
+    return [(borders[i] - start, borders[i + 1] - start) for i, start in enumerate(starts)]
+
+
+def uncrop_grid(tiles: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Put tiles together again, each giving the pixels it owns; the inverse of `crop_grid`.
+
+    Args:
+        tiles: `[T, tile, tile]` in the order of `tile_positions`.
+        shape: (H, W) of the image.
+
+    Returns:
+        `[H, W]`, same dtype.
+
+    Raises:
+        ValueError: if the number of tiles does not fit the shape.
+    """
+    tile = tiles.shape[1]
+    positions = tile_positions(shape, tile)
+    if len(tiles) != len(positions):
+        raise ValueError(f"{shape} needs {len(positions)} tiles of {tile}, got {len(tiles)}")
+    image = np.empty(shape, tiles.dtype)
+    owned = grid_ownership(shape, tile)
+    for (row, column), content, mine in zip(positions, tiles, owned, strict=True):
+        rows, columns = np.nonzero(mine.any(1))[0], np.nonzero(mine.any(0))[0]
+        inside = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        target = np.s_[
+            row + rows[0] : row + rows[-1] + 1, column + columns[0] : column + columns[-1] + 1
+        ]
+        image[target] = content[inside]
+    return image

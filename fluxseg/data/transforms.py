@@ -1,0 +1,143 @@
+"""Pure functions from a recording's arrays to the crops that a network sees."""
+
+import numpy as np
+
+from fluxseg.errors import RecordingError
+
+CLIP = (-1.0, 3.0)
+"""Range that normalised images are clipped to; their percentiles lie at 0 and 1."""
+
+
+def merge_masks(masks: np.ndarray) -> np.ndarray:
+    """Merge the masks of all ROIs into one semantic mask by OR.
+
+    Args:
+        masks: `[N, H, W]` bool, or numbers of which those above 0 belong to the ROI; N may be 0.
+
+    Returns:
+        `[H, W]` bool, true where at least one ROI is.
+
+    Raises:
+        RecordingError: if `masks` is not 3-D.
+    """
+    if masks.ndim != 3:
+        raise RecordingError("masks", f"must be [N, H, W], got shape {list(masks.shape)}")
+    merged = np.zeros(masks.shape[1:], bool)
+    # One ROI at a time: float masks of hundreds of ROIs never exist a second time as bool.
+    for mask in masks:
+        np.logical_or(merged, mask if mask.dtype == np.bool_ else mask > 0, out=merged)
+    return merged
+
+
+def crop_quarters(image: np.ndarray) -> np.ndarray:
+    """Cut an image into its four quarters, row-major, as the reference protocol does.
+
+    Args:
+        image: `[H, W]` or `[H, W, C]`, H and W even.
+
+    Returns:
+        `[4, H/2, W/2]` or `[4, H/2, W/2, C]`: top left, top right, bottom left, bottom right.
+
+    Raises:
+        ValueError: if a side is odd.
+    """
+    height, width = image.shape[:2]
+    if height % 2 or width % 2:
+        raise ValueError(f"quarters need even sides, got {height} x {width}")
+    split = image.reshape(2, height // 2, 2, width // 2, *image.shape[2:])
+    return split.swapaxes(1, 2).reshape(4, height // 2, width // 2, *image.shape[2:])
+
+
+def join_quarters(quarters: np.ndarray) -> np.ndarray:
+    """Put four quarters together again; the inverse of `crop_quarters`.
+
+    Args:
+        quarters: `[4, h, w]` or `[4, h, w, C]`.
+
+    Returns:
+        `[2h, 2w]` or `[2h, 2w, C]`.
+
+    Raises:
+        ValueError: if there are not four.
+    """
+    if len(quarters) != 4:
+        raise ValueError(f"expected 4 quarters, got {len(quarters)}")
+    height, width = quarters.shape[1:3]
+    split = quarters.reshape(2, 2, height, width, *quarters.shape[3:])
+    return split.swapaxes(1, 2).reshape(2 * height, 2 * width, *quarters.shape[3:])
+
+
+def normalize_image(
+    image: np.ndarray, low_percentile: float = 1.0, high_percentile: float = 99.5
+) -> np.ndarray:
+    """Scale an image so that two of its percentiles become 0 and 1, whatever its dtype.
+
+    Args:
+        image: `[H, W]`, any real dtype. Pixels that are not finite take no part in the
+            percentiles and become 0.
+        low_percentile: percentile that becomes 0, in [0, 100).
+        high_percentile: percentile that becomes 1, above `low_percentile`.
+
+    Returns:
+        `[H, W]` float32, clipped to `CLIP`. An image without contrast becomes all 0.
+
+    Raises:
+        ValueError: if the percentiles are not in order.
+    """
+    if not 0 <= low_percentile < high_percentile <= 100:
+        raise ValueError(f"need 0 <= low < high <= 100, got {low_percentile}, {high_percentile}")
+    # float64, because differences of large integers (or of float16) are not exact below it.
+    values = np.asarray(image, np.float64)
+    finite = np.isfinite(values)
+    kept = values.ravel() if finite.all() else values[finite]
+    if kept.size == 0:
+        return np.zeros(image.shape, np.float32)
+    low, high = np.percentile(kept, (low_percentile, high_percentile))
+    if high <= low:
+        # Nearly all pixels are equal; what contrast there is lies in the few others.
+        low, high = kept.min(), kept.max()
+    # Halved, since the difference of two finite numbers may not be finite.
+    span = high / 2 - low / 2
+    if span <= 0:
+        return np.zeros(image.shape, np.float32)
+    scaled = np.clip((np.where(finite, values, low) / 2 - low / 2) / span, *CLIP)
+    return scaled.astype(np.float32)
+
+
+def quantize(image: np.ndarray) -> np.ndarray:
+    """Store a normalised float image as uint16; more than 14 bits lie between 0 and 1.
+
+    Args:
+        image: float array within `CLIP`; values outside are clipped.
+
+    Returns:
+        uint16 array of the same shape; `dequantize` gives it back within 1 / 32768.
+    """
+    low, high = CLIP
+    scaled = (np.clip(image, low, high) - low) * np.float32(65535 / (high - low))
+    return np.rint(scaled).astype(np.uint16)
+
+
+def dequantize(stored: np.ndarray) -> np.ndarray:
+    """Return the float32 image that `quantize` stored."""
+    low, high = CLIP
+    return stored * np.float32((high - low) / 65535) + np.float32(low)
+
+
+def turn(array: np.ndarray, symmetry: int) -> np.ndarray:
+    """Apply one of the 8 symmetries of the square: quarter turns, then perhaps a flip.
+
+    Args:
+        array: `[H, W]` or `[H, W, C]`.
+        symmetry: 0 to 7; 0 changes nothing, `symmetry % 4` counts the quarter turns.
+
+    Returns:
+        A view of `array`, with H and W exchanged for odd turns.
+    """
+    turned = np.rot90(array, symmetry % 4)
+    return turned[:, ::-1] if symmetry >= 4 else turned
+
+
+def unturn(array: np.ndarray, symmetry: int) -> np.ndarray:
+    """Undo `turn` with the same `symmetry`."""
+    return np.rot90(array[:, ::-1] if symmetry >= 4 else array, -(symmetry % 4))

@@ -1,0 +1,1 @@
+"""A trained model applied to whole fields of view."""

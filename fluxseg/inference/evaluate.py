@@ -1,0 +1,218 @@
+"""Scores of a trained run: on its own splits again, or on other recordings."""
+
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+
+from fluxseg.config import Config, config_from_dict
+from fluxseg.data.cache import CacheIndex, read_index
+from fluxseg.data.duplicates import near_duplicates
+from fluxseg.data.fingerprint import decode_fingerprint
+from fluxseg.data.pipeline import CropSource
+from fluxseg.data.splits import SPLITS, manifest_from_json
+from fluxseg.errors import FluxsegError, WorkdirError
+from fluxseg.files import read_json, write_json
+from fluxseg.interop.sources import open_source
+from fluxseg.training.checkpoints import open_checkpoints, read_progress, restore_state
+from fluxseg.training.dataset import open_cache
+from fluxseg.training.evaluation import score_crops, split_scores_to_json
+from fluxseg.training.sharding import make_eval_step, make_mesh, replicate
+from fluxseg.training.state import TrainState, create_train_state
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedRun:
+    """The best state of a run, ready to be applied.
+
+    Attributes:
+        workdir: folder of the run.
+        config: its settings.
+        state: state of the best checkpoint, on `mesh`.
+        mesh: the devices.
+        checkpoint: epoch, step, monitored figure and its value.
+    """
+
+    workdir: Path
+    config: Config
+    state: TrainState
+    mesh: Mesh
+    checkpoint: Mapping[str, Any]
+
+
+def load_run(workdir: str | Path) -> TrainedRun:
+    """Load the best checkpoint of a run.
+
+    Raises:
+        WorkdirError: if the folder holds no run, or no checkpoint yet.
+    """
+    workdir = Path(workdir)
+    path = workdir / "config.json"
+    if not path.exists():
+        raise WorkdirError(f"{workdir}: holds no run (config.json is missing)")
+    config = config_from_dict(read_json(path))
+    checkpoints = open_checkpoints(workdir)
+    try:
+        progress = read_progress(checkpoints.best)
+        if progress is None:
+            raise WorkdirError(f"{workdir}: the run has no checkpoint yet; train at least an epoch")
+        mesh = make_mesh()
+        # Only the structure matters here: every array is replaced by the checkpoint's.
+        state = replicate(create_train_state(config, np.ones(2), 1), mesh)
+        state = restore_state(checkpoints.best, state)
+    finally:
+        checkpoints.close()
+    return TrainedRun(workdir, config, state, mesh, progress["best"] or {})
+
+
+def run_index(run: TrainedRun) -> CacheIndex:
+    """Open the prepared crops that a run was trained on."""
+    cache = run.config.data.cache
+    return open_index(Path(cache) if cache else run.workdir / "cache")
+
+
+def open_index(cache: Path) -> CacheIndex:
+    """Open prepared crops that must exist.
+
+    Raises:
+        WorkdirError: if they do not.
+    """
+    index = read_index(cache)
+    if index is None:
+        raise WorkdirError(f"{cache}: the prepared crops are gone; run the main job again")
+    return index
+
+
+def _score(run: TrainedRun, index: CacheIndex, crops: list[tuple[str, int]]) -> dict[str, Any]:
+    scores = score_crops(
+        make_eval_step(run.mesh),
+        run.state,
+        CropSource(index, crops),
+        crops,
+        run.mesh,
+        batch_size=_batch_size(run),
+        threads=run.config.data.threads,
+    )
+    if scores is None:
+        raise AssertionError("scoring without a stop function cannot be abandoned")
+    ids = {entry.key: (entry.id, entry.group) for entry in index.entries}
+    return split_scores_to_json(scores, ids)
+
+
+def _batch_size(run: TrainedRun) -> int:
+    # Any batch size gives the same scores; here it only has to suit the devices at hand.
+    return -(-run.config.train.batch_size // run.mesh.size) * run.mesh.size
+
+
+def evaluate_run(run: TrainedRun) -> dict[str, Any]:
+    """Score the validation and test splits of a run with its best checkpoint.
+
+    Args:
+        run: from `load_run`.
+
+    Returns:
+        What `scores.json` of the workdir holds; the file is written anew.
+
+    Raises:
+        WorkdirError: if the split or the prepared crops are gone.
+    """
+    path = run.workdir / "split.json"
+    manifest = manifest_from_json(read_json(path), str(path))
+    index = run_index(run)
+    splits = {
+        split: _score(run, index, crops) for split in SPLITS[1:] if (crops := manifest.crops(split))
+    }
+    scores = {"checkpoint": dict(run.checkpoint), "splits": splits}
+    write_json(run.workdir / "scores.json", scores)
+    return scores
+
+
+def evaluate_data(
+    run: TrainedRun,
+    data: str,
+    output: Path,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Score all annotated recordings of a folder that the run has not seen.
+
+    Recordings that show a field of view that the run was trained on are named in the log and in
+    `data.json`: their scores are too good.
+
+    Args:
+        run: from `load_run`.
+        data: the folder, or "simulator".
+        output: folder that gets `data.json`, `scores.json` and the prepared crops.
+        progress: see `prepare_cache`.
+
+    Returns:
+        Like `evaluate_run`, with the one split "external".
+
+    Raises:
+        FluxsegError: if no recording is usable.
+    """
+    config = dataclasses.replace(run.config.data, source=data)
+    source = open_source(dataclasses.replace(run.config, data=config))
+    index = open_cache(source, output / "cache", config, progress)
+    crops = [(e.key, number) for e in index.entries for number in range(len(e.valid_pixels))]
+    if not crops:
+        raise FluxsegError(f"{data}: holds no annotated recording")
+    scores = {
+        "checkpoint": dict(run.checkpoint),
+        "splits": {"external": _score(run, index, crops)},
+    }
+    seen = _seen_in_training(run, index)
+    for row in seen[:10]:
+        logger.warning(
+            "%s shows a field of view that the run was trained on (%s, similarity %.2f)",
+            row["second"],
+            row["first"],
+            row["similarity"],
+        )
+    neuron = sum(sum(entry.neuron_pixels) for entry in index.entries)
+    valid = sum(sum(entry.valid_pixels) for entry in index.entries)
+    summary = {
+        "source": dict(index.source),
+        "n_files": len(index.stamps),
+        "n_used": len(index.entries),
+        "left_out": [{"key": key, "reason": reason} for key, reason in index.left_out],
+        "remarks": [{"key": e.key, "remark": r} for e in index.entries for r in e.remarks],
+        "split_by": "none",
+        "leaks": False,
+        "splits": {
+            "external": {
+                "recordings": len(index.entries),
+                "groups": len({entry.group for entry in index.entries}),
+                "crops": len(crops),
+                "neuron_share": neuron / valid if valid else None,
+            }
+        },
+        "straddling": seen,
+    }
+    write_json(output / "data.json", summary)
+    write_json(output / "scores.json", scores)
+    return scores
+
+
+def _seen_in_training(run: TrainedRun, index: CacheIndex) -> list[dict[str, Any]]:
+    path = run.workdir / "split.json"
+    manifest = manifest_from_json(read_json(path), str(path))
+    trained = {key for key, _ in manifest.crops("train")}
+    entries = [entry for entry in run_index(run).entries if entry.key in trained]
+    compared = [*entries, *index.entries]
+    pairs = near_duplicates([decode_fingerprint(entry.fingerprint) for entry in compared])
+    return [
+        {
+            "first": compared[pair.first].key,
+            "second": compared[pair.second].key,
+            "similarity": pair.similarity,
+            "splits": ["train", "external"],
+        }
+        for pair in pairs
+        if pair.first < len(entries) <= pair.second
+    ]

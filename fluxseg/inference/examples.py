@@ -1,0 +1,104 @@
+"""Predictions of the best, the median and the worst recording of a split, for people to look at."""
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from fluxseg.data.cache import CacheIndex, read_crops
+from fluxseg.data.tiles import uncrop_grid
+from fluxseg.files import atomic_path, write_json
+from fluxseg.training.state import TrainState
+
+
+def choose_examples(recordings: list[Mapping[str, Any]]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Choose the best, the median and the worst recording by neuron IoU.
+
+    Args:
+        recordings: rows of `scores.json`; those without a defined neuron IoU are passed over.
+
+    Returns:
+        (rank, row) pairs; fewer than three if there are fewer recordings.
+    """
+    scored = [row for row in recordings if row["scores"]["neuron_iou"] is not None]
+    ordered = sorted(scored, key=lambda row: (-row["scores"]["neuron_iou"], row["key"]))
+    ranks = {"best": 0, "median": len(ordered) // 2, "worst": len(ordered) - 1}
+    chosen: dict[int, str] = {}
+    for rank, position in ranks.items():
+        if ordered:
+            chosen.setdefault(position, rank)
+    return [(rank, ordered[position]) for position, rank in sorted(chosen.items())]
+
+
+def predict_crops(state: TrainState, images: np.ndarray) -> np.ndarray:
+    """Apply the network to normalised crops.
+
+    Args:
+        state: its `eval_params` are used.
+        images: `[B, H, W]` float32.
+
+    Returns:
+        `[B, H, W]` float32 probability of neuron.
+    """
+    return np.asarray(_probability(state, images[..., None]))
+
+
+@jax.jit
+def _probability(state: TrainState, images: jax.Array) -> jax.Array:
+    logits = state.apply_fn({"params": state.eval_params}, images, False)
+    return jax.nn.softmax(logits, -1)[..., 1]
+
+
+def write_examples(
+    state: TrainState,
+    index: CacheIndex,
+    scores: Mapping[str, Any],
+    output: Path,
+    predict: Callable[[TrainState, np.ndarray], np.ndarray] = predict_crops,
+) -> list[dict[str, Any]]:
+    """Predict whole fields of view for the report, stitched from their crops.
+
+    Args:
+        state: trained state.
+        index: the prepared crops.
+        scores: content of `scores.json`; the last of its splits (test) is shown.
+        output: its folder `examples` gets one `.npz` each (image, label, probability, valid)
+            and `examples.json`.
+        predict: function from state and crops to probabilities.
+
+    Returns:
+        The rows of `examples.json`.
+    """
+    folder = output / "examples"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    entries = {entry.key: entry for entry in index.entries}
+    rows: list[dict[str, Any]] = []
+    for split in list(scores["splits"])[-1:]:
+        for rank, recording in choose_examples(scores["splits"][split]["recordings"]):
+            entry = entries[recording["key"]]
+            crops = [np.stack(part) for part in zip(*read_crops(index, entry), strict=True)]
+            image, label, valid = crops
+            probability = predict(state, image)
+            arrays = {"image": image, "label": label, "probability": probability, "valid": valid}
+            filename = f"{len(rows):03d}.npz"
+            with atomic_path(folder / filename) as temporary, temporary.open("wb") as file:
+                stitched: dict[str, Any] = {
+                    name: uncrop_grid(array, entry.shape) for name, array in arrays.items()
+                }
+                np.savez_compressed(file, **stitched)
+            rows.append(
+                {
+                    "id": entry.id,
+                    "key": entry.key,
+                    "split": split,
+                    "rank": rank,
+                    "neuron_iou": recording["scores"]["neuron_iou"],
+                    "file": filename,
+                }
+            )
+    write_json(folder / "examples.json", rows)
+    return rows

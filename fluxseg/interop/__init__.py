@@ -1,0 +1,1 @@
+"""Files of the tools around fluxseg, one file per format."""

@@ -1,0 +1,147 @@
+"""Metadata of any origin as plain values that JSON can hold."""
+
+import datetime
+import itertools
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+MAX_DEPTH = 8
+"""Containers nested deeper are told in words."""
+MAX_ITEMS = 10_000
+"""Values that are kept in all."""
+MAX_TEXT = 10_000
+"""Characters that are kept of a text."""
+_MAX_BITS = 1024
+
+
+def clean_metadata(metadata: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return metadata as None, booleans, numbers, texts, lists and dicts with texts as keys.
+
+    Dates and times become ISO 8601 texts, numpy scalars Python ones, arrays, tuples and sets
+    lists, bytes and what else there is texts; numbers that are not finite become the texts
+    "nan", "inf" and "-inf". What is deeper or longer than the limits of this module is cut, and
+    "..." stands in its place. No value makes this fail, and a second call changes nothing.
+
+    Args:
+        metadata: any mapping.
+
+    Returns:
+        A new dict.
+    """
+    cleaned: dict[str, Any] = _Cleaner().clean_mapping(metadata, 0)
+    return cleaned
+
+
+def plain_text(value: Any) -> str | None:
+    """Return a name - a text, bytes, or a whole number of any type - as text, None if it is none.
+
+    Args:
+        value: such as the id of a recording or of a ROI; arrays of one element are looked into.
+
+    Returns:
+        The text; None if it is blank or the value is something else.
+    """
+    if isinstance(value, np.ndarray) and value.size == 1 and value.dtype != object:
+        value = value.reshape(-1)[0]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, str | bytes | int):
+        return None
+    text = _clean_text(str(_clean_int(value)) if isinstance(value, int) else value)
+    return text if text.strip() else None
+
+
+class _Cleaner:
+    def __init__(self) -> None:
+        self.left = MAX_ITEMS
+
+    def clean(self, value: Any, depth: int) -> Any:
+        if value is None or isinstance(value, bool):
+            return value
+        if isinstance(value, str | bytes | bytearray):
+            return _clean_text(value)
+        if isinstance(value, np.ndarray):
+            return self._clean_array(value, depth)
+        if isinstance(value, np.generic):
+            return self._clean_scalar(value, depth)
+        if isinstance(value, int):
+            return _clean_int(value)
+        if isinstance(value, float):
+            return float(value) if math.isfinite(value) else str(float(value))
+        if isinstance(value, Mapping):
+            return self.clean_mapping(value, depth)
+        if isinstance(value, list | tuple):
+            return self._clean_items(value, depth)
+        if isinstance(value, set | frozenset):
+            cleaned = self._clean_items(itertools.islice(value, self.left + 1), depth)
+            return sorted(cleaned, key=str) if isinstance(cleaned, list) else cleaned
+        return _clean_other(value)
+
+    def clean_mapping(self, mapping: Mapping[Any, Any], depth: int) -> Any:
+        if depth > MAX_DEPTH:
+            return "..."
+        result: dict[str, Any] = {}
+        for key, value in mapping.items():
+            if self.left <= 0:
+                result["..."] = "..."
+                break
+            self.left -= 1
+            name = key if isinstance(key, str) else plain_text(key) or str(self.clean(key, 1))
+            result[_clean_text(name)] = self.clean(value, depth + 1)
+        return result
+
+    def _clean_items(self, values: Iterable[Any], depth: int) -> Any:
+        if depth > MAX_DEPTH:
+            return "..."
+        result: list[Any] = []
+        for value in values:
+            if self.left <= 0:
+                result.append("...")
+                break
+            self.left -= 1
+            result.append(self.clean(value, depth + 1))
+        return result
+
+    def _clean_scalar(self, value: np.generic, depth: int) -> Any:
+        if value.dtype.kind in "mM":
+            return _clean_other(value)
+        if value.dtype.kind == "f":
+            return self.clean(float(value), depth)
+        plain = value.item()
+        return _clean_other(value) if isinstance(plain, np.generic) else self.clean(plain, depth)
+
+    def _clean_array(self, array: np.ndarray, depth: int) -> Any:
+        if array.size > 1000 or depth + array.ndim > MAX_DEPTH:
+            return f"array {list(array.shape)} of {array.dtype}"
+        if array.ndim == 0:
+            return self.clean(array[()], depth) if array.dtype != object else "array []"
+        return self._clean_items(list(array), depth)
+
+
+def _clean_text(value: str | bytes | bytearray) -> str:
+    text = value if isinstance(value, str) else bytes(value[:MAX_TEXT]).decode("utf-8", "replace")
+    if len(text) > MAX_TEXT:
+        text = text[: MAX_TEXT - 3] + "..."
+    # Half of a surrogate pair cannot be written to any file.
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _clean_int(value: int) -> Any:
+    return (
+        int(value) if value.bit_length() <= _MAX_BITS else f"a number of {value.bit_length()} bits"
+    )
+
+
+def _clean_other(value: Any) -> str:
+    try:
+        if isinstance(value, datetime.date | datetime.time):
+            return _clean_text(value.isoformat())
+        return _clean_text(str(value))
+    except Exception:
+        # The text of an object of another library; it is told, not used.
+        return type(value).__name__

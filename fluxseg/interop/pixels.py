@@ -1,0 +1,201 @@
+"""Single-channel TIFF, PNG and JPEG files as arrays, with their exact values."""
+
+import math
+import warnings
+import zlib
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from fluxseg.data.npy import naming_file, open_regular
+from fluxseg.errors import RecordingError
+from fluxseg.files import atomic_path
+
+MAX_PIXELS = 8192 * 8192
+"""Pixels of an image; a few bytes can declare any number."""
+MAX_BYTES = 2**30
+"""Bytes of an image in memory."""
+MAGICS: dict[bytes, Literal["PNG", "JPEG", "TIFF"]] = {
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"\xff\xd8\xff": "JPEG",
+    b"II*\x00": "TIFF",
+    b"MM\x00*": "TIFF",
+    b"II+\x00": "TIFF",
+    b"MM\x00+": "TIFF",
+}
+"""How files of each format begin."""
+# Micrometres of the length units that TIFF tags and ImageJ know.
+_UNITS = {"um": 1.0, "µm": 1.0, "μm": 1.0, "\\u00b5m": 1.0, "micron": 1.0, "microns": 1.0}
+_UNITS |= {"nm": 1e-3, "mm": 1e3, "cm": 1e4, "inch": 25400.0}
+_RAW, _DEFLATE = 1, (8, 32946)
+
+
+def read_pixels(path: Path | str, *, labels: bool = False) -> tuple[np.ndarray, dict[str, Any]]:
+    """Read one single-channel image.
+
+    Colour images whose channels are equal count as one channel; an alpha channel is ignored.
+
+    Args:
+        path: TIFF, PNG or JPEG file, told by its content.
+        labels: whether the values are labels: those of a palette are then its numbers, not its
+            colours.
+
+    Returns:
+        `[H, W]` of the file's own dtype (16-bit integers, floats), and what is known about it:
+        `format`, and `um_per_px` if a TIFF file says so.
+
+    Raises:
+        RecordingError: naming the file, if it is in colour, holds several pages, is larger than
+            `MAX_PIXELS`, or cannot be read.
+    """
+    path = Path(path)
+    with naming_file(path):
+        with open_regular(path) as (file, _):
+            start = file.read(32)
+        kind = next((kind for magic, kind in MAGICS.items() if start.startswith(magic)), None)
+        if kind is None:
+            raise RecordingError("", "is neither a TIFF, PNG nor JPEG file")
+        if kind == "PNG" and start[24:25] == b"\x10" and start[25:26] != b"\x00":
+            raise RecordingError("", "is a 16-bit PNG in colour; save it with one channel")
+        facts: dict[str, Any] = {"format": kind}
+        try:
+            if kind == "TIFF":
+                image, scale = _read_tiff(path, labels)
+                facts |= {} if scale is None else {"um_per_px": scale}
+            else:
+                image = _read_with_pillow(path, kind, labels)
+        except (RecordingError, OSError, MemoryError):
+            raise
+        except Exception as error:
+            # Both libraries meet damaged files with exceptions of any kind.
+            raise RecordingError("", f"is damaged: {type(error).__name__}: {error}") from error
+        return _one_channel(image), facts
+
+
+def write_label_tiff(path: Path | str, labels: np.ndarray) -> None:
+    """Write a label image as TIFF, compressed without loss.
+
+    Args:
+        path: file to write, whole or not at all.
+        labels: `[H, W]` whole numbers of 8, 16 or 32 bits.
+
+    Raises:
+        WorkdirError: if the file cannot be written.
+    """
+    import tifffile
+
+    with atomic_path(path) as temporary:
+        tifffile.imwrite(temporary, labels, photometric="minisblack", compression="zlib")
+
+
+def _read_with_pillow(path: Path, kind: str, labels: bool) -> np.ndarray:
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        # Its warning about large images comes before its error; the limit here is lower.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with Image.open(path, formats=(kind,)) as picture:
+            _check_size(picture.size[::-1])
+            frames = getattr(picture, "n_frames", 1)
+            if frames > 1:
+                raise RecordingError("", _several(frames))
+            if picture.mode in ("P", "PA") and not labels:
+                return np.asarray(picture.convert("RGB"))
+            if picture.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
+                raise RecordingError("", f"is a colour image ({picture.mode}); save one channel")
+            return np.asarray(picture)
+
+
+def _check_size(shape: tuple[int, ...]) -> None:
+    if math.prod(shape[:2]) > MAX_PIXELS:
+        raise RecordingError(
+            "", f"is {shape[0]} x {shape[1]} px large, the limit is {MAX_PIXELS} pixels"
+        )
+
+
+def _several(count: int) -> str:
+    return f"holds {count} pages; if it is a movie, save its projection over time instead"
+
+
+def _one_channel(image: np.ndarray) -> np.ndarray:
+    """Drop channels that say the same as the first, and alpha."""
+    if image.ndim == 3 and image.shape[2] in (2, 4):
+        image = image[..., :-1]
+    if image.ndim == 3 and image.shape[2] in (1, 3):
+        if (image != image[..., :1]).any():
+            raise RecordingError("", "is a colour image; save the channel that shows the neurons")
+        image = image[..., 0]
+    if image.ndim != 2:
+        raise RecordingError("", f"is not an image [H, W] but has the shape {list(image.shape)}")
+    return np.ascontiguousarray(image, image.dtype.newbyteorder("="))
+
+
+def _read_tiff(path: Path, labels: bool) -> tuple[np.ndarray, float | None]:
+    import tifffile
+
+    # Some formats name further files, which are none of ours to open.
+    with tifffile.TiffFile(path, is_ome=False, _multifile=False) as tiff:
+        page = tiff.pages[0]
+        if not isinstance(page, tifffile.TiffPage):
+            raise RecordingError("", "is damaged: its first page is not an image")
+        _check_size((page.imagelength, page.imagewidth))
+        samples = math.prod(page.shape) / max(page.imagelength * page.imagewidth, 1)
+        pages = max(len(tiff.pages), _declared_pages(tiff))
+        if pages > 1:
+            raise RecordingError("", _several(pages))
+        if samples > 4 or page.imagedepth > 1:
+            raise RecordingError("", f"holds {list(page.shape)} values a page; save one channel")
+        scale = _um_per_px(tiff, page)
+        if page.compression in (_RAW, *_DEFLATE):
+            _check_segments(path, page)
+            image = page.asarray()
+            planar = image.ndim == 3 and page.planarconfig == 2
+            return (np.moveaxis(image, 0, -1) if planar else image), scale
+        if page.bitspersample > 16 and page.dtype != np.float32:
+            raise RecordingError("", "has a compression that is not known; save it without")
+    # Pillow's library knows other compressions, but not every depth exactly.
+    return _read_with_pillow(path, "TIFF", labels), scale
+
+
+def _declared_pages(tiff: Any) -> int:
+    """Return the pages of files that store many as one: ImageJ's and tifffile's own."""
+    series = tiff.series[0] if tiff.series else None
+    stored = math.prod(tiff.pages[0].shape)
+    return 1 if series is None or not stored else math.prod(series.shape) // stored
+
+
+def _check_segments(path: Path, page: Any) -> None:
+    """Raise unless the file holds what the page declares, and no segment decodes to more."""
+    size = path.stat().st_size
+    packed = page.compression == _RAW and page.size * page.bitspersample // 8
+    if max(sum(page.databytecounts), packed) > size:
+        raise RecordingError("", f"is truncated, or damaged: its pixels do not fit in {size} bytes")
+    if page.nbytes > MAX_BYTES:
+        raise RecordingError("", f"would take {page.nbytes} bytes, the limit is {MAX_BYTES}")
+    if page.compression == _RAW:
+        return
+    left = limit = page.nbytes + 2**20
+    with path.open("rb") as file:
+        for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True):
+            file.seek(offset)
+            left -= len(zlib.decompressobj().decompress(file.read(count), limit))
+            if left < 0:
+                raise RecordingError("", "is damaged: it holds more than the size it declares")
+
+
+def _um_per_px(tiff: Any, page: Any) -> float | None:
+    x, y = (page.tags.get(name) for name in ("XResolution", "YResolution"))
+    if x is None or y is None:
+        return None
+    unit = {2: "inch", 3: "cm"}.get(int(page.resolutionunit), "")
+    unit = str((tiff.imagej_metadata or {}).get("unit", unit)).lower()
+    size = _UNITS.get(unit)
+    values = [*x.value, *y.value] if x.dtype == y.dtype == 5 else []
+    if size is None or len(values) != 4 or not all(values):
+        return None
+    x_pixels, x_units, y_pixels, y_units = values
+    x_size, y_size = size * x_units / x_pixels, size * y_units / y_pixels
+    # Printers' resolutions, such as 72 per inch, are no sizes of a field of view.
+    plausible = 0.01 <= x_size <= 50 and abs(x_size - y_size) <= 0.01 * x_size
+    return round(x_size, 9) if plausible else None

@@ -1,0 +1,104 @@
+"""The main job: `python -m fluxseg.main --workdir DIR`."""
+
+import dataclasses
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fluxseg.arguments import split_config_file
+from fluxseg.config import Config
+from fluxseg.terminal import configure_logging, create_console, progress_bar, run_guarded
+
+logger = logging.getLogger("fluxseg.main")
+
+DESCRIPTION = """Train a U-Net on recordings, score it honestly, and write a report.
+
+Without any setting the recordings come from the embedded simulator; your own:
+--config.data.source FOLDER
+
+--config FILE.py starts from the settings of a config file (a Python file with get_config(); it
+is executed), and every option below overrides it. Running the same command again resumes an
+interrupted run. Exit codes: 0 done; 2 bad input or settings; 130 and 143 stopped by Ctrl-C or
+SIGTERM, with everything saved.
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class MainArguments:
+    """Arguments of the main job."""
+
+    workdir: Path
+    """Folder of the run; it is created, or resumed if it holds one."""
+    config: Config
+    """Settings of the run."""
+
+
+def parse_main(arguments: Sequence[str], prog: str) -> MainArguments:
+    """Parse the arguments of the main job; `--help` explains every setting."""
+    import tyro
+
+    config, others = split_config_file(arguments)
+    return tyro.cli(
+        MainArguments,
+        prog=prog,
+        description=DESCRIPTION,
+        args=others,
+        default=MainArguments(tyro.MISSING, config),
+    )
+
+
+def run_main(arguments: MainArguments) -> int:
+    """Train, evaluate and report; returns the exit code."""
+    console = create_console()
+    configure_logging(console)
+    import jax
+
+    from fluxseg.inference.examples import write_examples
+    from fluxseg.report.html import write_report
+    from fluxseg.training.loop import Callbacks, train_and_evaluate
+
+    devices = jax.devices()
+    logger.info("Devices: %d x %s", len(devices), devices[0].device_kind)
+    with (
+        progress_bar(console, "Preparing", "recordings") as on_prepare,
+        progress_bar(console, "Training", "steps") as on_step,
+    ):
+        callbacks = Callbacks(on_prepare=on_prepare, on_step=on_step)
+        result = train_and_evaluate(arguments.config, arguments.workdir, callbacks)
+    write_examples(result.state, result.dataset.index, result.scores, arguments.workdir)
+    page = write_report(arguments.workdir)
+    log_scores(result.scores)
+    logger.info("Report: %s", page)
+    return 0
+
+
+def log_scores(scores: Mapping[str, Any]) -> None:
+    """Log the macro and neuron IoU of every split, with their intervals."""
+    checkpoint = scores["checkpoint"]
+    if checkpoint:
+        logger.info("Scores of the checkpoint of epoch %s:", checkpoint["epoch"])
+    for split, row in scores["splits"].items():
+        parts = []
+        for name, title in (("macro_iou", "macro IoU"), ("neuron_iou", "neuron IoU")):
+            value, interval = row["scores"][name], row["intervals"].get(name)
+            text = f"{title} {'undefined' if value is None else f'{value:.4f}'}"
+            parts.append(text + (f" [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else ""))
+        logger.info(
+            "  %-8s %s (%d recordings, %d groups)",
+            split,
+            ", ".join(parts),
+            row["n_recordings"],
+            row["n_groups"],
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, run, and return the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    return run_guarded(lambda: run_main(parse_main(arguments, "python -m fluxseg.main")))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

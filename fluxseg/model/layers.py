@@ -1,0 +1,238 @@
+"""The building blocks of the U-Net, each as plain operations and as an equal form fast on CPUs.
+
+XLA has no fast path on CPUs for transposed convolutions, nor for the gradient of a concatenation
+in front of a convolution. The fast forms compute the same sums with dense layers, ordinary
+convolutions and reshapes. The parameters are those of `flax.linen.Conv` and
+`flax.linen.ConvTranspose` either way, so that a checkpoint does not depend on the form.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+CONV_DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+MAX_GROUPS = 8
+
+
+def pixel_unshuffle(x: jax.Array, factor: int) -> jax.Array:
+    """Move blocks of `factor` x `factor` pixels into channels, `[B, H, W, C]` to a coarser grid.
+
+    Args:
+        x: `[B, H, W, C]`, any dtype; `factor` divides H and W.
+        factor: side of a block, px.
+
+    Returns:
+        `[B, H / factor, W / factor, factor * factor * C]`, channels ordered (row, column, C).
+    """
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height // factor, factor, width // factor, factor, channels)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(*x.shape[:2], x.shape[3], -1)
+
+
+def pixel_shuffle(x: jax.Array, factor: int) -> jax.Array:
+    """Move channels into blocks of `factor` x `factor` pixels; the inverse of `pixel_unshuffle`.
+
+    Shi et al., "Real-Time Single Image and Video Super-Resolution Using an Efficient Sub-Pixel
+    Convolutional Neural Network", CVPR 2016.
+
+    Args:
+        x: `[B, H, W, factor * factor * C]`, any dtype, channels ordered (row, column, C).
+        factor: side of a block, px.
+
+    Returns:
+        `[B, H * factor, W * factor, C]`.
+    """
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height, width, factor, factor, channels // factor**2)
+    x = x.transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(batch, height * factor, width * factor, -1)
+
+
+def max_pool(x: jax.Array, fast: bool = False) -> jax.Array:
+    """Take the maximum of each 2 x 2 block.
+
+    Where values tie, the plain form gives the gradient to the first one and the fast form
+    divides it between them. Behind a ReLU ties are between zeros, which pass on no gradient.
+
+    Args:
+        x: `[B, H, W, C]`, floating; H and W are even.
+        fast: maximum over reshaped views in place of a window reduction.
+
+    Returns:
+        `[B, H / 2, W / 2, C]`, same dtype.
+    """
+    if not fast:
+        pooled: jax.Array = nn.max_pool(x, (2, 2), (2, 2))
+        return pooled
+    batch, height, width, channels = x.shape
+    rows = x.reshape(batch, height // 2, 2, width, channels)
+    x = jnp.maximum(rows[:, :, 0], rows[:, :, 1]).reshape(batch, height // 2, width // 2, 2, -1)
+    return jnp.maximum(x[:, :, :, 0], x[:, :, :, 1])
+
+
+def convolve(inputs: tuple[jax.Array, ...], kernel: jax.Array, fast: bool = False) -> jax.Array:
+    """Convolve inputs as if they were concatenated by channel; stride 1, zeros at the border.
+
+    Args:
+        inputs: each `[B, H, W, C_n]`, floating.
+        kernel: `[K, K, sum of C_n, D]`, same dtype.
+        fast: one convolution per input, summed, in place of a concatenation; a 1x1 kernel
+            becomes a matrix product.
+
+    Returns:
+        `[B, H, W, D]`, same dtype.
+    """
+    if not fast:
+        inputs = (jnp.concatenate(inputs, axis=-1),)
+    total: jax.Array | None = None
+    start = 0
+    for x in inputs:
+        part = kernel[:, :, start : start + x.shape[-1]]
+        start += x.shape[-1]
+        if fast and kernel.shape[:2] == (1, 1):
+            y = x @ part[0, 0]
+        else:
+            y = jax.lax.conv_general_dilated(
+                x, part, (1, 1), "SAME", dimension_numbers=CONV_DIMENSIONS
+            )
+        total = y if total is None else total + y
+    assert total is not None, "at least one input"  # noqa: S101
+    return total
+
+
+def convolve_transposed(x: jax.Array, kernel: jax.Array, fast: bool = False) -> jax.Array:
+    """Double the sides by a transposed convolution with stride 2 and "SAME" padding.
+
+    With a 2x2 kernel each output pixel sees one input pixel, hence a dense layer to the four
+    phases of the output grid. With a 4x4 kernel each phase is a 2x2 convolution of the input; the
+    four of them read the same windows, shifted by at most one, so one convolution computes them.
+
+    Args:
+        x: `[B, H, W, C]`, floating.
+        kernel: `[K, K, C, D]`, K = 2 or 4, same dtype, as `flax.linen.ConvTranspose` keeps it.
+        fast: the forms above in place of a convolution of a dilated input.
+
+    Returns:
+        `[B, 2 H, 2 W, D]`, same dtype.
+    """
+    if not fast:
+        return jax.lax.conv_transpose(x, kernel, (2, 2), "SAME")
+    size, _, channels, features = kernel.shape
+    if size == 2:
+        phases = kernel[::-1, ::-1].transpose(2, 0, 1, 3).reshape(channels, 4 * features)
+        return pixel_shuffle(x @ phases, 2)
+    # Even outputs see the pixels (i - 1, i) through taps 0 and 2, odd ones (i, i + 1) through
+    # taps 1 and 3: tap = 2 * neighbour + phase.
+    kernel = kernel.reshape(2, 2, 2, 2, channels, features)
+    kernel = kernel.transpose(0, 2, 4, 1, 3, 5).reshape(2, 2, channels, 4 * features)
+    windows = jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), [(1, 1), (1, 1)], dimension_numbers=CONV_DIMENSIONS
+    )
+    batch, height, width, _ = x.shape
+    windows = windows.reshape(batch, height + 1, width + 1, 2, 2, features)
+    rows = [
+        jnp.stack([windows[:, a : a + height, b : b + width, a, b] for b in (0, 1)], axis=3)
+        for a in (0, 1)
+    ]
+    return jnp.stack(rows, axis=2).reshape(batch, 2 * height, 2 * width, features)
+
+
+def normalise_groups(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, groups: int, epsilon: float = 1e-6
+) -> jax.Array:
+    """Give each group of channels of each image mean 0 and variance 1, then scale and shift.
+
+    Wu and He, "Group Normalization", ECCV 2018. The variance is that of the centred values: the
+    shortcut E[x^2] - E[x]^2 loses all digits where the mean is far above the spread.
+
+    Args:
+        x: `[B, H, W, C]`, float32.
+        scale: `[C]`, float32.
+        bias: `[C]`, float32.
+        groups: number of groups; divides C.
+        epsilon: added to the variance.
+
+    Returns:
+        `[B, H, W, C]`, float32.
+    """
+    batch, _, _, channels = x.shape
+
+    def group_mean(values: jax.Array) -> jax.Array:
+        # Rows first, then columns: sums of few terms each keep their digits.
+        mean = values.mean(1).mean(1).reshape(batch, groups, -1).mean(-1)
+        return jnp.repeat(mean, channels // groups, axis=-1)[:, None, None, :]
+
+    mean = group_mean(x)
+    # The variance does not change with the mean to first order, so nothing is lost by cutting
+    # that gradient, and one pass over the image is saved.
+    variance = group_mean(jnp.square(x - jax.lax.stop_gradient(mean)))
+    slope = jax.lax.rsqrt(variance + epsilon) * scale[None, None, None]
+    return (x - mean) * slope + bias[None, None, None]
+
+
+class Conv(nn.Module):
+    """Convolution of one or several inputs taken as concatenated, with "SAME" padding.
+
+    Attributes:
+        features: channels of the output.
+        size: side of the kernel, px.
+        dtype: compute dtype; the parameters are float32.
+        fast: see `convolve`.
+        scale: variance of the initial weights times their fan-in; 2 keeps the variance through
+            a ReLU (He et al., ICCV 2015).
+        use_bias: whether to add a bias; a normalisation that follows brings its own.
+    """
+
+    features: int
+    size: int = 3
+    dtype: jnp.dtype = jnp.dtype(jnp.float32)
+    fast: bool = False
+    scale: float = 2.0
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(self, *inputs: jax.Array) -> jax.Array:
+        """Map inputs `[B, H, W, C_n]` to `[B, H, W, features]` of the compute dtype."""
+        init = nn.initializers.variance_scaling(self.scale, "fan_in", "truncated_normal")
+        channels = sum(x.shape[-1] for x in inputs)
+        kernel = self.param("kernel", init, (self.size, self.size, channels, self.features))
+        cast = tuple(x.astype(self.dtype) for x in inputs)
+        y = convolve(cast, kernel.astype(self.dtype), self.fast)
+        if not self.use_bias:
+            return y
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        return y + bias.astype(self.dtype)[None, None, None]
+
+
+class ConvTranspose(nn.Module):
+    """Transposed convolution with bias that doubles the sides; attributes as of `Conv`."""
+
+    features: int
+    size: int = 2
+    dtype: jnp.dtype = jnp.dtype(jnp.float32)
+    fast: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Map `[B, H, W, C]` to `[B, 2 H, 2 W, features]` of the compute dtype."""
+        # Of the kernel's taps only a quarter meets any one output pixel.
+        init = nn.initializers.variance_scaling(4.0, "fan_in", "truncated_normal")
+        kernel = self.param("kernel", init, (self.size, self.size, x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        y = convolve_transposed(x.astype(self.dtype), kernel.astype(self.dtype), self.fast)
+        return y + bias.astype(self.dtype)[None, None, None]
+
+
+class GroupNorm(nn.Module):
+    """Group normalisation with scale and bias, in as many groups (8 at most) as divide C."""
+
+    dtype: jnp.dtype = jnp.dtype(jnp.float32)
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Map `[B, H, W, C]` to the same shape, of the compute dtype; statistics in float32."""
+        channels = x.shape[-1]
+        groups = max(g for g in range(1, MAX_GROUPS + 1) if channels % g == 0)
+        scale = self.param("scale", nn.initializers.ones, (channels,))
+        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        return normalise_groups(x.astype(jnp.float32), scale, bias, groups).astype(self.dtype)

@@ -1,0 +1,137 @@
+"""The U-Net: an image of any size to one vector of logits per pixel."""
+
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from fluxseg.config import ModelConfig
+from fluxseg.errors import ConfigError
+from fluxseg.model import layers
+
+Formulation = Literal["auto", "fast", "plain"]
+
+
+def create_unet(
+    config: ModelConfig, num_classes: int = 2, formulation: Formulation = "auto"
+) -> "UNet":
+    """Build the U-Net of a configuration.
+
+    Args:
+        config: the architecture.
+        num_classes: logits per pixel.
+        formulation: how the layers are computed, see `UNet`; it changes speed only.
+
+    Returns:
+        The module. `unet.init(key, image)["params"]` makes its parameters, and
+        `unet.apply({"params": params}, image, train=True, rngs={"dropout": key})` the logits.
+    """
+    if num_classes < 2:
+        raise ConfigError(f"num_classes must be >= 2, got {num_classes!r}")
+    return UNet(config, num_classes, formulation)
+
+
+class UNet(nn.Module):
+    """U-Net (Ronneberger et al., MICCAI 2015) in the variants that `ModelConfig` describes.
+
+    An image whose sides the strides do not divide has its last row and column repeated as far
+    as needed, and the logits are cut back. Pixel (r, c) therefore meets the same grid of
+    poolings whatever the size of the image.
+
+    Attributes:
+        config: the architecture.
+        num_classes: logits per pixel.
+        formulation: "plain" convolutions as GPUs and TPUs like them, the equal "fast" forms for
+            CPUs (see `layers`), or "auto", which takes the fast ones if JAX runs on a CPU. The
+            parameters are the same.
+    """
+
+    config: ModelConfig
+    num_classes: int = 2
+    formulation: Formulation = "auto"
+
+    @nn.compact
+    def __call__(self, image: jax.Array, train: bool = False) -> jax.Array:
+        """Compute the logits.
+
+        Args:
+            image: `[B, H, W, 1]`, floating, normalised intensities, any H and W >= 1.
+            train: apply dropout; needs an rng named "dropout".
+
+        Returns:
+            `[B, H, W, num_classes]`, float32.
+        """
+        config = self.config
+        height, width = image.shape[1:3]
+        stride = config.stem * 2 ** (len(config.features) - 1)
+        x = layers.pixel_unshuffle(_pad_to_multiple(image, stride), config.stem)
+        skips: list[jax.Array] = []
+        for level in range(len(config.features)):
+            if level > 0 and config.pool == "first":
+                x = layers.max_pool(x, self._fast)
+            x = self._block(f"encoder_{level}", level, config.convs, train, x)
+            if level > 0 and config.pool == "last":
+                x = layers.max_pool(x, self._fast)
+            skips.append(x)
+        if config.bottleneck_convs:
+            x = self._block("bottleneck", -1, config.bottleneck_convs, train, x)
+        for level in reversed(range(len(config.features) - 1)):
+            x = self._up(f"up_{level}", level, x)
+            x = self._block(f"decoder_{level}", level, config.convs, train, x, skips[level])
+        # The head stays in float32: rounded logits would tie where the classes are close.
+        features = self.num_classes * config.stem**2
+        head = layers.Conv(features, 1, fast=self._fast, scale=1.0, name="head")
+        logits = layers.pixel_shuffle(head(x), config.stem)
+        return logits[:, :height, :width]
+
+    @property
+    def _fast(self) -> bool:
+        if self.formulation == "auto":
+            return jax.default_backend() == "cpu"
+        return self.formulation == "fast"
+
+    @property
+    def _dtype(self) -> jnp.dtype:
+        if self.config.dtype == "auto":
+            return jnp.dtype("float32" if jax.default_backend() == "cpu" else "bfloat16")
+        return jnp.dtype(self.config.dtype)
+
+    def _block(
+        self, name: str, level: int, convs: int, train: bool, *inputs: jax.Array
+    ) -> jax.Array:
+        config = self.config
+        for index in range(convs):
+            conv = layers.Conv(
+                config.features[level],
+                dtype=self._dtype,
+                fast=self._fast,
+                use_bias=config.norm == "none",
+                name=f"{name}_conv_{index}",
+            )
+            x = conv(*inputs)
+            if config.norm == "group":
+                x = layers.GroupNorm(self._dtype, name=f"{name}_norm_{index}")(x)
+            inputs = (nn.relu(x),)
+        # A channel is dropped over the whole image, one draw per image and channel.
+        shared = (1, 2) if config.dropout_kind == "channel" else ()
+        dropout = nn.Dropout(config.dropout, broadcast_dims=shared, name=f"{name}_dropout")
+        kept: jax.Array = dropout(inputs[0], deterministic=not train)
+        return kept
+
+    def _up(self, name: str, level: int, x: jax.Array) -> jax.Array:
+        config = self.config
+        features = x.shape[-1] if config.up_features == "keep" else config.features[level]
+        if config.up == "transposed":
+            return layers.ConvTranspose(
+                features, config.up_kernel, self._dtype, self._fast, name=name
+            )(x)
+        conv = layers.Conv(4 * features, 1, self._dtype, self._fast, scale=1.0, name=name)
+        return layers.pixel_shuffle(conv(x), 2)
+
+
+def _pad_to_multiple(image: jax.Array, multiple: int) -> jax.Array:
+    missing = [-side % multiple for side in image.shape[1:3]]
+    if not any(missing):
+        return image
+    return jnp.pad(image, [(0, 0), (0, missing[0]), (0, missing[1]), (0, 0)], mode="edge")

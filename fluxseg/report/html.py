@@ -1,0 +1,269 @@
+"""The report of a run: one HTML page that holds everything and runs nothing.
+
+Ids, metadata and reasons come from data files and are hostile text until shown otherwise: the
+template escapes every value, and its content security policy forbids scripts and requests.
+"""
+
+import base64
+import contextlib
+import importlib.metadata
+import json
+import platform
+import shlex
+import struct
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from matplotlib.figure import Figure
+
+from fluxseg.config import Config, config_to_dict
+from fluxseg.errors import WorkdirError
+from fluxseg.files import write_text
+from fluxseg.report.plots import (
+    plot_confusion,
+    plot_curves,
+    plot_example,
+    plot_recordings,
+    save_png,
+)
+from fluxseg.report.workdir import (
+    SCORES,
+    RunFiles,
+    best_epoch,
+    is_simulated,
+    read_example,
+    read_run,
+)
+
+TITLES = {"train": "Training", "val": "Validation", "test": "Test", "external": "External"}
+MONITORS = {
+    "val_neuron_iou": "the best neuron IoU",
+    "val_macro_iou": "the best macro IoU",
+    "val_loss": "the lowest loss",
+}
+RELIABLE_GROUPS = 5
+"""With fewer groups a bootstrap over them says little."""
+SUSPICIOUS_MACRO_IOU = 0.82
+"""The masks of the Allen Brain Observatory agree so well with careful manual labels."""
+LONG_TABLE = 30
+"""Longer tables are folded."""
+PACKAGES = ("fluxseg", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+Figures = Mapping[str, Sequence[Mapping[str, Any]]]
+"""Figures under "curves", "scores" and "examples", each with `uri`, `width`, `height`, `alt`."""
+
+
+def write_report(workdir: str | Path, *, versions: Mapping[str, str] | None = None) -> Path:
+    """Write `report.html` and the folder `figures` of a run, or of an evaluation on other data.
+
+    Scores, data summary and examples may be missing: the report then does without them.
+
+    Args:
+        workdir: folder of the run.
+        versions: names and versions to show; None: what `collect_versions` finds.
+
+    Returns:
+        Path of the page. It needs no other file, no script and no network.
+
+    Raises:
+        WorkdirError: naming the file, if the folder holds no run, one of its files is damaged,
+            or the page cannot be written.
+    """
+    run = read_run(Path(workdir).resolve())
+    figures = write_figures(run)
+    page = render_page(run, figures, collect_versions() if versions is None else versions)
+    path = Path(workdir) / "report.html"
+    write_text(path, page)
+    return path
+
+
+def collect_versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that matter, the system, the devices."""
+    import jax
+
+    versions = {"Python": platform.python_version()}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    devices = jax.devices()
+    kinds = ", ".join(sorted({device.device_kind for device in devices}))
+    versions["System"] = platform.platform()
+    versions["Devices"] = f"{len(devices)} × {kinds} ({devices[0].platform})"
+    return versions
+
+
+def write_figures(run: RunFiles) -> Figures:
+    """Write every figure of a run as PNG to `figures`, in place of those of an earlier report.
+
+    Args:
+        run: from `read_run`.
+
+    Returns:
+        The figures, the PNG files themselves included; of several splits the last one (test)
+        is shown, and examples have their row too.
+
+    Raises:
+        WorkdirError: naming the file that is damaged or cannot be written.
+    """
+    folder = run.workdir / "figures"
+    try:
+        for pattern in ("curves.png", "confusion-*.png", "recordings-*.png", "example-*.png"):
+            for old in folder.glob(pattern):
+                old.unlink()
+    except OSError as error:
+        raise WorkdirError(f"{folder}: cannot be written: {error.strerror or error}") from error
+    figures: dict[str, list[Mapping[str, Any]]] = {"curves": [], "scores": [], "examples": []}
+    if run.history:
+        figure = plot_curves(run.history, best_epoch(run))
+        alt = "Loss, accuracy, macro IoU and neuron IoU over the epochs"
+        figures["curves"].append(_write_figure(figure, folder, "curves", alt))
+    for split in run.splits[-1:]:
+        name, title = split["name"], _title(split["name"])
+        figure = plot_confusion(split["confusion"], f"{title}: pixels")
+        alt = f"Confusion matrix, {title}"
+        figures["scores"].append(_write_figure(figure, folder, f"confusion-{name}", alt))
+        if split["recordings"]:
+            figure = plot_recordings(split["recordings"])
+            alt = f"Distribution of the scores over recordings, {title}"
+            figures["scores"].append(_write_figure(figure, folder, f"recordings-{name}", alt))
+    for number, row in enumerate(run.examples):
+        title = f"{_title(row['split'])}, {row['rank']}: {row['id']}"
+        image, label, probability, valid = read_example(row["path"])
+        figure = plot_example(image, label, probability, valid, title)
+        alt = f"Image, mask, prediction and errors of {row['id']}"
+        shown = _write_figure(figure, folder, f"example-{number}", alt)
+        figures["examples"].append({**row, **shown})
+    return figures
+
+
+def _write_figure(figure: Figure, folder: Path, name: str, alt: str) -> dict[str, Any]:
+    path = folder / f"{name}.png"
+    save_png(figure, path)
+    png = path.read_bytes()
+    # The size stands at a fixed place of every PNG; with it the page does not jump while loading.
+    width, height = struct.unpack(">II", png[16:24])
+    uri = "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+    return {"uri": uri, "width": width, "height": height, "alt": alt}
+
+
+def render_page(run: RunFiles, figures: Figures, versions: Mapping[str, str]) -> str:
+    """Render the page of a run.
+
+    Args:
+        run: from `read_run`.
+        figures: from `write_figures`.
+        versions: names and versions to show.
+
+    Returns:
+        The HTML, the same for the same input.
+    """
+    environment = jinja2.Environment(
+        autoescape=True,
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {
+        "score": _score,
+        "percent": _percent,
+        "count": _count,
+        "duration": _duration,
+        "setting": _setting,
+        "split_title": _title,
+        "worst_first": _worst_first,
+    }
+    page = environment.get_template("template.html").render(
+        run=run,
+        main=run.splits[-1] if run.splits else None,
+        simulated=is_simulated(run),
+        best_epoch=best_epoch(run),
+        figures=figures,
+        settings=describe_settings(run.config),
+        command=create_command(run.config) if run.config else "",
+        versions=versions,
+        score_names=SCORES,
+        monitors=MONITORS,
+        reliable_groups=RELIABLE_GROUPS,
+        suspicious=SUSPICIOUS_MACRO_IOU,
+        long_table=LONG_TABLE,
+    )
+    # Names may hold halves of surrogate pairs, which no file can.
+    return page.encode("utf-8", "replace").decode("utf-8")
+
+
+def describe_settings(config: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """List settings with their `name`, `value`, `default` and whether they are `changed`.
+
+    Args:
+        config: nested settings as in `config.json`; unknown ones have the default None.
+    """
+    defaults = config_to_dict(Config())
+    settings = []
+    for section, fields in config.items():
+        for field, value in fields.items():
+            default = defaults.get(section, {}).get(field)
+            row = {"name": f"{section}.{field}", "value": value, "default": default}
+            settings.append(row | {"changed": value != default})
+    return settings
+
+
+def create_command(config: Mapping[str, Mapping[str, Any]]) -> str:
+    """Create the shell command that runs the main job with these settings.
+
+    Args:
+        config: nested settings as in `config.json`; defaults are not repeated.
+
+    Returns:
+        The command, one option a line.
+    """
+    lines = ["python -m fluxseg.main --workdir NEW_FOLDER"]
+    for row in describe_settings(config):
+        value, option = row["value"], f"--config.{row['name']}"
+        if row["changed"] and isinstance(value, bool):
+            section, field = row["name"].split(".")
+            lines.append(f"--config.{section}.{'' if value else 'no-'}{field}")
+        elif row["changed"]:
+            values = value if isinstance(value, list) else [value]
+            lines.append(shlex.join([option, *map(str, values)]))
+    return " \\\n    ".join(lines)
+
+
+def _worst_first(recordings: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    def rank(row: Mapping[str, Any]) -> tuple[bool, float, str]:
+        value = row["scores"]["neuron_iou"]
+        return value is None, value or 0.0, row["key"]
+
+    return sorted(recordings, key=rank)
+
+
+def _title(split: str) -> str:
+    return TITLES.get(split, split)
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return value if isinstance(value, str) and value else json.dumps(value)
+
+
+def _score(value: float | None, digits: int = 3) -> str:
+    return "undefined" if value is None else f"{value:.{digits}f}"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def _count(value: int, noun: str) -> str:
+    return f"{value:,} {noun}{'' if value == 1 else 's'}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -1,0 +1,334 @@
+"""Figures of a run, as matplotlib figures that need no display and leave no global state behind.
+
+The colours are those of Okabe and Ito ("Color Universal Design", 2008), which people with any
+kind of colour blindness can tell apart; splits also differ in line style and marker.
+"""
+
+import functools
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ParamSpec
+
+import matplotlib
+import numpy as np
+from matplotlib import font_manager
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+
+from fluxseg.files import atomic_path
+
+Arguments = ParamSpec("Arguments")
+
+DPI = 144
+CLASSES = ("Background", "Neuron")
+CURVES = (
+    ("loss", "Loss"),
+    ("accuracy", "Accuracy"),
+    ("macro_iou", "Macro IoU"),
+    ("neuron_iou", "Neuron IoU"),
+)
+SPLIT_LINES = {
+    "train": ("Training", "#0072B2", "-", "o"),
+    "val": ("Validation", "#D55E00", "--", "s"),
+    "test": ("Test", "#009E73", ":", "^"),
+}
+ERRORS = {
+    "Found (TP)": "#F4F1E8",
+    "False alarm (FP)": "#E69F00",
+    "Missed (FN)": "#4AA8F0",
+}
+OUTSIDE = "#777777"
+DISTRIBUTIONS = (
+    ("neuron_iou", "Neuron IoU"),
+    ("macro_iou", "Macro IoU"),
+    ("precision", "Precision"),
+    ("recall", "Recall"),
+)
+STYLE: Any = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": "#999999",
+    "axes.grid": True,
+    "axes.labelcolor": "#333333",
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 12,
+    "axes.titleweight": "bold",
+    "figure.facecolor": "white",
+    "font.family": "DejaVu Sans",
+    "font.size": 11,
+    "grid.color": "#e6e6e6",
+    "legend.frameon": False,
+    "text.usetex": False,
+    "xtick.color": "#555555",
+    "ytick.color": "#555555",
+}
+
+
+def _styled(function: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
+    # The style holds while a figure is made and is gone afterwards: notebooks keep their own.
+    @functools.wraps(function)
+    def styled(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Figure:
+        with matplotlib.rc_context(STYLE):
+            return function(*args, **kwargs)
+
+    return styled
+
+
+def _create_figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+@_styled
+def plot_curves(history: Sequence[Mapping[str, Any]], best_epoch: int | None = None) -> Figure:
+    """Plot loss, accuracy, macro IoU and neuron IoU over the epochs, one line for each split.
+
+    Args:
+        history: one row for each epoch: `epoch`, and `{split}_{figure}` for the splits train,
+            val and test; figures may be missing or None.
+        best_epoch: epoch of the chosen checkpoint, marked in every panel; None: no mark.
+
+    Returns:
+        A figure with four panels.
+    """
+    figure = _create_figure(9.6, 6.8)
+    panels = figure.subplots(2, 2, sharex=True).flat
+    epochs = [row["epoch"] for row in history]
+    for panel, (name, title) in zip(panels, CURVES, strict=True):
+        for split, (label, color, line, marker) in SPLIT_LINES.items():
+            values = [_number(row.get(f"{split}_{name}")) for row in history]
+            if np.isfinite(values).any():
+                panel.plot(
+                    epochs,
+                    values,
+                    color=color,
+                    linestyle=line,
+                    marker=marker,
+                    markersize=4 if len(epochs) <= 40 else 0,
+                    linewidth=1.8,
+                    label=label,
+                )
+        if best_epoch is not None:
+            label = f"Chosen checkpoint (epoch {best_epoch})"
+            panel.axvline(best_epoch, color="#666666", linewidth=1, zorder=0.5, label=label)
+        panel.set_title(title)
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
+        panel.margins(y=0.08)
+    for panel in figure.axes[-2:]:
+        panel.set_xlabel("Epoch")
+    drawn: dict[str, Artist] = {}
+    for panel in figure.axes:
+        handles, labels = panel.get_legend_handles_labels()
+        drawn |= dict(zip(labels, handles, strict=True))
+    if drawn:
+        columns = len(drawn)
+        figure.legend(list(drawn.values()), list(drawn), loc="outside upper center", ncols=columns)
+    return figure
+
+
+@_styled
+def plot_confusion(confusion: np.ndarray, title: str = "") -> Figure:
+    """Plot a confusion matrix with pixel counts and the shares of each row.
+
+    Args:
+        confusion: `[2, 2]` integer pixel counts, `[[TN, FP], [FN, TP]]`: rows are the truth,
+            columns the prediction.
+        title: text above the matrix.
+
+    Returns:
+        A figure with one panel; the colour of a cell is its share of the row.
+    """
+    confusion = np.asarray(confusion)
+    totals = confusion.sum(1, keepdims=True)
+    shares = np.divide(confusion, totals, out=np.zeros((2, 2)), where=totals > 0)
+    figure = _create_figure(5.2, 4.6)
+    panel = figure.subplots()
+    panel.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), count in np.ndenumerate(confusion):
+        color = "white" if shares[row, column] > 0.55 else "#1a1a1a"
+        share = f"{100 * shares[row, column]:.1f} %" if totals[row, 0] else "no pixels"
+        panel.text(column, row - 0.07, share, ha="center", va="center", color=color, size=19)
+        panel.text(column, row + 0.16, f"{count:,} px", ha="center", va="center", color=color)
+    panel.set_xticks([0, 1], CLASSES)
+    panel.set_yticks([0, 1], CLASSES, rotation=90, va="center")
+    panel.set_xlabel("Predicted")
+    panel.set_ylabel("Truth")
+    panel.set_title(_printable(title), parse_math=False)
+    panel.grid(visible=False)
+    panel.tick_params(length=0)
+    panel.spines[:].set_visible(False)
+    return figure
+
+
+@_styled
+def plot_example(
+    image: np.ndarray,
+    label: np.ndarray,
+    probability: np.ndarray,
+    valid: np.ndarray,
+    title: str = "",
+) -> Figure:
+    """Plot a field of view: image, true mask, predicted probability, and the errors.
+
+    Args:
+        image: `[H, W]` float, normalised so that most pixels lie in 0 to 1.
+        label: `[H, W]` integer, 1 is neuron.
+        probability: `[H, W]` float, predicted probability of neuron, 0 to 1; more than 0.5
+            counts as neuron.
+        valid: `[H, W]` bool, pixels that are scored; the others are grey.
+        title: text above the panels.
+
+    Returns:
+        A figure with four panels in a row, with a colour bar and a legend below.
+    """
+    figure, panels, bar = _create_panels(image.shape)
+    pictures = (
+        ("Image", np.clip(image, 0, 1), "gray"),
+        ("Mask (truth)", (label == 1).astype(np.float32), "gray"),
+        ("Prediction", probability, "cividis"),
+    )
+    for panel, (name, values, cmap) in zip(panels, pictures, strict=False):
+        shown = np.ma.masked_where(~valid | ~np.isfinite(values), values)
+        panel.imshow(shown, cmap=cmap, vmin=0, vmax=1)
+        panel.set_title(name)
+    # Interpolation would mix the colours of neighbouring classes into ones that mean nothing.
+    errors = _error_colors(image, label == 1, probability > 0.5, valid)
+    panels[3].imshow(errors, interpolation="nearest")
+    panels[3].set_title("Errors")
+    colors = ERRORS if valid.all() else ERRORS | {"Not scored": OUTSIDE}
+    patches = [Patch(facecolor=c, edgecolor="#888888", label=name) for name, c in colors.items()]
+    panels[3].legend(
+        handles=patches,
+        loc="upper left",
+        bbox_to_anchor=(0, 0),
+        ncols=2,
+        fontsize=10,
+        borderaxespad=0.4,
+        borderpad=0,
+        handlelength=1.4,
+    )
+    colorbar = figure.colorbar(
+        ScalarMappable(Normalize(0, 1), "cividis"),
+        bar,
+        orientation="horizontal",
+        ticks=[0, 0.5, 1],
+    )
+    colorbar.ax.set_title("Probability of neuron", size=10, weight="normal", loc="center")
+    colorbar.outline.set_visible(False)
+    text = _printable(title)
+    figure.suptitle(text, x=0.006, y=0.985, ha="left", weight="bold", size=13, parse_math=False)
+    return figure
+
+
+def _create_panels(shape: tuple[int, ...]) -> tuple[Figure, list[Axes], Axes]:
+    # Placed by hand, in pixels: the automatic layouts leave wide gaps between square panels, and
+    # this way a field of 512 x 512 is shown pixel for pixel.
+    width, gap, edge, top, bottom = 512, 18, 12, 96, 92
+    height = round(width * min(max(shape[0] / shape[1], 0.3), 3))
+    total = (4 * width + 3 * gap + 2 * edge, height + top + bottom)
+    figure = Figure(figsize=(total[0] / DPI, total[1] / DPI), dpi=DPI)
+    FigureCanvasAgg(figure)
+
+    def place(left: float, low: float, wide: float, high: float) -> Axes:
+        box = (left / total[0], low / total[1], wide / total[0], high / total[1])
+        return figure.add_axes(box)
+
+    lefts = [edge + number * (width + gap) for number in range(4)]
+    panels = [place(left, bottom, width, height) for left in lefts]
+    for panel in panels:
+        # Masked pixels are transparent and show this colour.
+        panel.set_facecolor(OUTSIDE)
+        panel.grid(visible=False)
+        panel.set_xticks([])
+        panel.set_yticks([])
+        panel.spines[:].set_visible(False)
+    return figure, panels, place(lefts[2] + 76, 38, 360, 17)
+
+
+def _error_colors(
+    image: np.ndarray, truth: np.ndarray, predicted: np.ndarray, valid: np.ndarray
+) -> np.ndarray:
+    found, alarm, missed = (matplotlib.colors.to_rgb(color) for color in ERRORS.values())
+    # The dimmed image tells whether a false alarm lies on something that looks like a cell.
+    colors = np.repeat(0.4 * np.clip(np.nan_to_num(image), 0, 1)[..., None], 3, axis=-1)
+    colors[truth & predicted] = found
+    colors[~truth & predicted] = alarm
+    colors[truth & ~predicted] = missed
+    colors[~valid] = matplotlib.colors.to_rgb(OUTSIDE)
+    return colors
+
+
+@_styled
+def plot_recordings(recordings: Sequence[Mapping[str, Any]]) -> Figure:
+    """Plot how the scores are distributed over recordings: a dot each, quartiles, the median.
+
+    Args:
+        recordings: rows with `scores`, a table of score names and values or None; undefined
+            values are left out and counted in the axis label.
+
+    Returns:
+        A figure with one row for each of neuron IoU, macro IoU, precision and recall.
+    """
+    figure = _create_figure(6.4, 4.6)
+    panel = figure.subplots()
+    labels = []
+    for row, (name, title) in enumerate(DISTRIBUTIONS):
+        values = np.array([_number(recording["scores"].get(name)) for recording in recordings])
+        values = values[np.isfinite(values)]
+        undefined = len(recordings) - len(values)
+        labels.append(f"{title}\n({undefined} undefined)" if undefined else title)
+        # Steps of the golden ratio spread any number of dots evenly and without chance.
+        spread = (np.arange(len(values)) * 0.618034) % 1 - 0.5
+        size, alpha = (26, 0.75) if len(values) <= 60 else (9, 0.35)
+        panel.scatter(values, row + 0.5 * spread, s=size, alpha=alpha, color="#0072B2", lw=0)
+        if len(values):
+            low, median, high = np.quantile(values, [0.25, 0.5, 0.75])
+            panel.plot([low, high], [row, row], color="#333333", lw=2.5, solid_capstyle="butt")
+            panel.plot([median, median], [row - 0.3, row + 0.3], color="#D55E00", lw=2.5)
+            panel.text(median, row - 0.34, f"{median:.2f}", ha="center", va="bottom", size=10)
+    panel.set_yticks(range(len(labels)), labels)
+    panel.set_ylim(len(labels) - 0.5, -0.65)
+    panel.set_xlim(-0.02, 1.02)
+    panel.set_xlabel("Score of a recording; line: quartiles, bar: median")
+    panel.grid(visible=False, axis="y")
+    panel.tick_params(axis="y", length=0)
+    panel.spines["left"].set_visible(False)
+    count = f"{len(recordings)} recording{'' if len(recordings) == 1 else 's'}"
+    panel.set_title(count)
+    return figure
+
+
+def save_png(figure: Figure, path: str | os.PathLike[str]) -> None:
+    """Write a figure as PNG, atomically; the same figure always gives the same bytes.
+
+    Raises:
+        WorkdirError: if it cannot be written.
+    """
+    with atomic_path(path) as temporary:
+        # The entry that names the software would change with its version.
+        figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else float(value)
+
+
+@functools.cache
+def _known_characters() -> frozenset[int]:
+    path = font_manager.findfont(STYLE["font.family"])
+    return frozenset(font_manager.get_font(path).get_charmap())
+
+
+def _printable(text: str) -> str:
+    # A character that the font lacks would be drawn as an empty box, with a warning each time.
+    known = _known_characters()
+    shown = "".join(c if c.isprintable() and ord(c) in known else "?" for c in text)
+    return shown if len(shown) <= 100 else shown[:99] + "…"

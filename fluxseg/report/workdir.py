@@ -1,0 +1,221 @@
+"""What the workdir of a run holds, read back for the report and checked field by field."""
+
+import contextlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fluxseg.errors import WorkdirError
+from fluxseg.files import read_json
+
+SCORES = (
+    ("macro_iou", "Macro IoU", "mean of the IoU of background and of neuron"),
+    ("neuron_iou", "Neuron IoU", "intersection over union of the neuron pixels"),
+    ("background_iou", "Background IoU", "intersection over union of the background pixels"),
+    ("dice", "Dice", "of the neuron pixels, also called F1"),
+    ("precision", "Precision", "share of the predicted neuron pixels that are right"),
+    ("recall", "Recall", "share of the true neuron pixels that are found"),
+    ("accuracy", "Accuracy", "share of all pixels that are right"),
+)
+"""Name in the files, name in the report, and meaning of each score."""
+ARRAYS = ("image", "label", "probability", "valid")
+"""What the file of an example holds."""
+
+
+class RunFiles(NamedTuple):
+    """What a workdir says about its run; what it does not hold is None or empty.
+
+    Attributes:
+        workdir: the folder.
+        config: nested settings; empty for an evaluation on other data.
+        data: the data summary.
+        history: one row for each epoch.
+        checkpoint: epoch, step, monitor and value of the chosen checkpoint.
+        splits: the final scores, one entry for each split.
+        examples: rows about the predictions of single recordings, with the `path` of their file.
+    """
+
+    workdir: Path
+    config: dict[str, dict[str, Any]]
+    data: dict[str, Any] | None
+    history: list[dict[str, Any]]
+    checkpoint: dict[str, Any]
+    splits: list[dict[str, Any]]
+    examples: list[dict[str, Any]]
+
+
+def read_run(workdir: Path) -> RunFiles:
+    """Read the files of a run, or of an evaluation (scores without a config and a history).
+
+    Raises:
+        WorkdirError: naming the file that is missing or damaged.
+    """
+    config, data, scores = (
+        read_json(path) if (path := workdir / f"{name}.json").exists() else None
+        for name in ("config", "data", "scores")
+    )
+    if config is None and scores is None:
+        raise WorkdirError(f"{workdir}: holds no run: neither config.json nor scores.json is there")
+    with _well_formed(workdir / "config.json"):
+        config = {section: dict(fields) for section, fields in (config or {}).items()}
+    with _well_formed(workdir / "data.json"):
+        data = None if data is None else _check_data(data)
+    with _well_formed(workdir / "scores.json"):
+        checkpoint = dict((scores or {}).get("checkpoint") or {})
+        splits = [_check_split(*item) for item in (scores or {"splits": {}})["splits"].items()]
+    history = read_history(workdir / "metrics.jsonl") if config else []
+    path = workdir / "examples" / "examples.json"
+    with _well_formed(path):
+        examples = [
+            {name: row[name] for name in ("id", "split", "rank")}
+            | {"neuron_iou": _finite(row["neuron_iou"]), "path": path.parent / _plain(row["file"])}
+            for row in (read_json(path) if path.exists() else [])
+        ]
+    return RunFiles(workdir, config, data, history, checkpoint, splits, examples)
+
+
+@contextlib.contextmanager
+def _well_formed(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise WorkdirError(
+            f"{path}: is damaged, or not of this version ({type(error).__name__}: {error}); "
+            "run the main job or `fluxseg evaluate` to write it again"
+        ) from error
+
+
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """Read `metrics.jsonl`: one JSON table a line, each with an `epoch`.
+
+    Raises:
+        WorkdirError: naming the file and the line, if it is missing or damaged.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise WorkdirError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise WorkdirError(f"{path}: is not a text file: {error}") from error
+    history = []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise WorkdirError(f"{path}: line {number} is not valid JSON: {error}") from error
+        with _well_formed(path):
+            history.append({name: _finite(value) for name, value in row.items()})
+            history[-1] |= {name: int(row[name]) for name in ("epoch", "step")}
+    return history
+
+
+def read_example(path: Path) -> list[np.ndarray]:
+    """Read the arrays of an example: image, label, probability and valid, each `[H, W]`.
+
+    Raises:
+        WorkdirError: naming the file, if it is missing or damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = [np.asarray(file[name]) for name in ARRAYS]
+    except Exception as error:  # a damaged archive raises whatever zipfile and zlib come upon
+        raise WorkdirError(
+            f"{path}: cannot be read ({type(error).__name__}: {error}); "
+            "run `fluxseg evaluate` to write it again"
+        ) from error
+    shapes = {array.shape for array in arrays}
+    if len(shapes) != 1 or arrays[0].ndim != 2 or not arrays[0].size:
+        listed = ", ".join(f"{n} {list(a.shape)}" for n, a in zip(ARRAYS, arrays, strict=True))
+        raise WorkdirError(f"{path}: must hold arrays [H, W] of one size, got {listed}")
+    return [*arrays[:3], arrays[3].astype(bool)]
+
+
+def best_epoch(run: RunFiles) -> int | None:
+    """Find the epoch whose checkpoint was chosen, or would be by now; None if none can be."""
+    if run.checkpoint:
+        return run.checkpoint.get("epoch")
+    monitor = run.config.get("train", {}).get("monitor", "")
+    rows = [row for row in run.history if row.get(monitor) is not None]
+    if not rows:
+        return None
+    choose = min if monitor == "val_loss" else max
+    epoch: int = choose(rows, key=lambda row: row[monitor])["epoch"]
+    return epoch
+
+
+def is_simulated(run: RunFiles) -> bool:
+    """Tell whether the recordings come from the simulator, whose labels have no limits."""
+    if run.data and run.data["source"]:
+        source = run.data["source"]
+        return "simulator" in source or "simulator" in source.values()
+    return bool(run.config.get("data", {}).get("source") == "simulator")
+
+
+def _check_data(data: Mapping[str, Any]) -> dict[str, Any]:
+    counts = ("recordings", "groups", "crops")
+    return {
+        "source": dict(data["source"]),
+        "n_files": int(data["n_files"]),
+        "n_used": int(data["n_used"]),
+        "left_out": [(str(row["key"]), str(row["reason"])) for row in data["left_out"]],
+        "remarks": [(str(row["key"]), str(row["remark"])) for row in data.get("remarks", [])],
+        "split_by": str(data["split_by"]),
+        "leaks": bool(data["leaks"]),
+        "moved": [str(name) for name in data.get("moved", [])],
+        "splits": {
+            str(name): {key: int(split[key]) for key in counts}
+            | {"neuron_share": _finite(split["neuron_share"])}
+            for name, split in data["splits"].items()
+        },
+        "straddling": [
+            {name: str(row[name]) for name in ("first", "second")}
+            | {"similarity": float(row["similarity"]), "splits": [str(s) for s in row["splits"]]}
+            for row in data.get("straddling", [])
+        ],
+    }
+
+
+def _check_split(name: str, split: Mapping[str, Any]) -> dict[str, Any]:
+    recordings = []
+    for row in split["recordings"]:
+        counts = np.array(row["confusion"], np.int64).reshape(2, 2)
+        recordings.append(
+            {key: str(row[key]) for key in ("id", "key", "group")}
+            | {"scores": _check_scores(row["scores"])}
+            | {"neuron_share": counts[1].sum() / counts.sum() if counts.sum() else None}
+        )
+    return {
+        "name": _plain(name),
+        "loss": _finite(split["loss"]),
+        "confusion": np.array(split["confusion"], np.int64).reshape(2, 2),
+        "scores": _check_scores(split["scores"]),
+        "intervals": {score: _interval(split["intervals"].get(score)) for score, _, _ in SCORES},
+        "confidence": float(split["confidence"]),
+        "n_groups": int(split["n_groups"]),
+        "n_recordings": int(split["n_recordings"]),
+        "recordings": recordings,
+    }
+
+
+def _check_scores(scores: Mapping[str, Any]) -> dict[str, float | None]:
+    return {score: _finite(scores.get(score)) for score, _, _ in SCORES}
+
+
+def _plain(name: str) -> str:
+    # It becomes part of a path, which must not lead out of its folder.
+    if Path(name).name != name:
+        raise ValueError(f"{name!r} is not a plain name")
+    return name
+
+
+def _finite(value: Any) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def _interval(value: Any) -> tuple[float, float] | None:
+    low, high = (None, None) if value is None else (_finite(value[0]), _finite(value[1]))
+    return None if low is None or high is None else (low, high)

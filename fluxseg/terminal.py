@@ -1,0 +1,109 @@
+"""What a person sees in a terminal: log lines, progress bars, errors, exit codes."""
+
+import contextlib
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from fluxseg.errors import FluxsegError, InterruptedRunError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+USER_ERROR = 2
+"""Exit code for bad input or settings; 1 means that a check has found something."""
+
+
+def create_console(*, stderr: bool = False) -> "Console":
+    """Create the console that everything is written to; file names are never cut or coloured."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False, soft_wrap=True)
+
+
+def configure_logging(console: "Console", *, verbose: bool = False) -> None:
+    """Send fluxseg's own messages to the console, and only the warnings of other packages."""
+    from rich.logging import RichHandler
+
+    handler = RichHandler(
+        console=console, show_path=False, show_time=False, show_level=False, markup=False
+    )
+    handler.setFormatter(_LevelFormatter())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("fluxseg").setLevel(logging.DEBUG if verbose else logging.INFO)
+    # Their messages are about the machinery, not about anything a user can change.
+    for noisy in ("absl", "orbax", "grain"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"(orbax|flax|jax|grain)\b.*")
+
+
+class _LevelFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        return text if record.levelno < logging.WARNING else f"{record.levelname}: {text}"
+
+
+@contextlib.contextmanager
+def progress_bar(
+    console: "Console", description: str, unit: str
+) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar with count, rate and time left; nothing if the console is no terminal.
+
+    Yields:
+        A function to call with (done, in all).
+    """
+    if not console.is_terminal:
+        yield lambda done, total: None
+        return
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.speed:.1f} {unit}/s" if task.speed else "")
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Rate(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        bar = progress.add_task(description, total=None)
+        yield lambda done, total: progress.update(bar, completed=done, total=total)
+
+
+def run_guarded(function: Callable[[], int | None]) -> int:
+    """Run a command; turn the errors that a user can act on into one message and an exit code.
+
+    Returns:
+        The function's exit code (0 for None), 2 for a `FluxsegError`, 128 + signal if stopped.
+    """
+    try:
+        return function() or 0
+    except InterruptedRunError as error:
+        print(error, file=sys.stderr)
+        return 128 + error.signal_number
+    except FluxsegError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of a pipe (such as `head`) has seen enough.
+        sys.stderr.close()
+        return 0

@@ -1,0 +1,1 @@
+"""State, steps and the loop that trains."""

@@ -1,0 +1,200 @@
+"""From a config to the crops, the split and the class weights of a run, and their records."""
+
+import dataclasses
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fluxseg.config import Config, DataConfig
+from fluxseg.data.cache import (
+    CacheIndex,
+    cache_difference,
+    prepare_cache,
+    read_index,
+    source_stamps,
+)
+from fluxseg.data.recording import Source
+from fluxseg.data.splits import (
+    SPLITS,
+    Manifest,
+    apply_manifest,
+    create_manifest,
+    manifest_from_json,
+    straddling_pairs,
+)
+from fluxseg.errors import WorkdirError
+from fluxseg.files import read_json, write_json
+from fluxseg.interop.sources import open_source
+from fluxseg.model.losses import class_weights
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """The data of a run.
+
+    Attributes:
+        index: the prepared crops.
+        manifest: which of them belong to which split.
+        summary: what `data.json` of the workdir says.
+    """
+
+    index: CacheIndex
+    manifest: Manifest
+    summary: dict[str, Any]
+
+    def crops(self, split: str) -> list[tuple[str, int]]:
+        """List (key, crop number) of a split."""
+        return self.manifest.crops(split)
+
+    def pixel_counts(self, split: str) -> tuple[int, int]:
+        """Count (neuron, background) pixels over the crops of a split."""
+        entries = {entry.key: entry for entry in self.index.entries}
+        crops = self.crops(split)
+        neuron = sum(entries[key].neuron_pixels[number] for key, number in crops)
+        valid = sum(entries[key].valid_pixels[number] for key, number in crops)
+        return neuron, valid - neuron
+
+    def ids(self) -> dict[str, tuple[str, str]]:
+        """Return key -> (id, group)."""
+        return {entry.key: (entry.id, entry.group) for entry in self.index.entries}
+
+
+def prepare_dataset(
+    config: Config,
+    workdir: Path,
+    progress: Callable[[int, int], None] | None = None,
+) -> Dataset:
+    """Make or reuse the cache, split it, audit the split, and record all that in the workdir.
+
+    Args:
+        config: the run's config.
+        workdir: gets `split.json` and `data.json`; the cache lies in it unless configured.
+        progress: see `prepare_cache`.
+
+    Returns:
+        The data of the run.
+
+    Raises:
+        FluxsegError: if there is no usable recording, or the split cannot be made.
+    """
+    source = open_source(config)
+    cache = Path(config.data.cache) if config.data.cache else workdir / "cache"
+    index = open_cache(source, cache, config.data, progress)
+    manifest, unnamed = _split(config, index)
+    left_out = [*index.left_out, *((key, "not in the manifest") for key in unnamed)]
+    straddling = straddling_pairs(manifest, index.near_duplicates)
+    dataset = Dataset(index, manifest, {})
+    summary = {
+        "source": dict(index.source),
+        "n_files": len(index.stamps),
+        "n_used": len(manifest.items),
+        "left_out": [{"key": key, "reason": reason} for key, reason in left_out],
+        "remarks": [{"key": e.key, "remark": r} for e in index.entries for r in e.remarks],
+        "split_by": manifest.split_by,
+        "leaks": manifest.split_by != "group",
+        "split_hash": manifest.content_hash,
+        "splits": {split: _describe_split(dataset, split) for split in SPLITS},
+        "moved": list(manifest.moved),
+        "straddling": straddling,
+    }
+    write_json(workdir / "split.json", manifest.to_json())
+    write_json(workdir / "data.json", summary)
+    _log_summary(summary)
+    return dataclasses.replace(dataset, summary=summary)
+
+
+def open_cache(
+    source: Source,
+    directory: Path,
+    config: DataConfig,
+    progress: Callable[[int, int], None] | None = None,
+) -> CacheIndex:
+    """Reuse a cache that fits the source and the settings, else make it; say which in the log."""
+    stamps = source_stamps(source)
+    try:
+        index = read_index(directory)
+    except WorkdirError as error:
+        logger.warning("%s", error)
+        raise
+    if index is not None:
+        difference = cache_difference(index, stamps, config)
+        if not difference:
+            logger.info("Using the crops prepared in %s", directory)
+            return index
+        logger.info("The crops in %s are stale (%s); preparing them again", directory, difference)
+    else:
+        logger.info("Preparing the crops of %d recordings in %s", len(stamps), directory)
+    return prepare_cache(source, directory, config, progress)
+
+
+def _split(config: Config, index: CacheIndex) -> tuple[Manifest, list[str]]:
+    items = [entry.split_item for entry in index.entries]
+    data = config.data
+    if data.manifest:
+        manifest = manifest_from_json(read_json(data.manifest), data.manifest)
+        return apply_manifest(manifest, items, data.manifest)
+    manifest = create_manifest(
+        items, data.split_by, data.train_fraction, data.val_fraction, data.split_seed
+    )
+    return manifest, []
+
+
+def _describe_split(dataset: Dataset, split: str) -> dict[str, Any]:
+    crops = dataset.crops(split)
+    keys = {key for key, _ in crops}
+    neuron, background = dataset.pixel_counts(split)
+    return {
+        "recordings": len(keys),
+        "groups": len({dataset.manifest.items[key]["group"] for key in keys}),
+        "crops": len(crops),
+        "neuron_share": neuron / (neuron + background) if crops else None,
+    }
+
+
+def _log_summary(summary: dict[str, Any]) -> None:
+    left_out: Sequence[dict[str, str]] = summary["left_out"]
+    logger.info(
+        "%d of %d recordings are used%s",
+        summary["n_used"],
+        summary["n_files"],
+        f"; {len(left_out)} left out (listed in data.json):" if left_out else "",
+    )
+    for row in left_out[:10]:
+        logger.info("  left out: %s: %s", row["key"], row["reason"])
+    for name, split in summary["splits"].items():
+        if split["crops"]:
+            logger.info(
+                "  %-5s %4d recordings, %4d groups, %5d crops, %.1f %% neuron pixels",
+                name,
+                split["recordings"],
+                split["groups"],
+                split["crops"],
+                100 * split["neuron_share"],
+            )
+    if summary["leaks"]:
+        logger.warning(
+            "The split is per %s: images of the same tissue are in training and in test, so "
+            "the scores will be too good. Use data.split_by=group for honest ones.",
+            summary["split_by"],
+        )
+    if summary["moved"]:
+        logger.info("  moved so that no split is empty: %s", ", ".join(summary["moved"]))
+    for pair in summary["straddling"][:10]:
+        logger.warning(
+            "%s (%s) and %s show the same field of view (similarity %.2f) in different splits; "
+            "give them the same group",
+            pair["first"],
+            " and ".join(pair["splits"]),
+            pair["second"],
+            pair["similarity"],
+        )
+
+
+def create_class_weights(config: Config, dataset: Dataset) -> np.ndarray:
+    """Weights `[2]` of background and neuron, counted over the training crops."""
+    return class_weights(config.loss, *dataset.pixel_counts("train"))

@@ -1,0 +1,147 @@
+"""Scoring a set of crops: every crop once, sums fetched late, recordings stitched together."""
+
+import dataclasses
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from fluxseg.data.pipeline import CropSource, iterate_evaluation
+from fluxseg.model.metrics import Totals, bootstrap_intervals, scores_from_confusion
+from fluxseg.training.sharding import put_batch
+from fluxseg.training.state import TrainState
+
+IN_FLIGHT = 8
+"""Batches whose results may still be on the device."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitScores:
+    """Scores of a set of recordings.
+
+    Attributes:
+        totals: loss and confusion matrix over all pixels.
+        recordings: key -> confusion matrix `[C, C]` int64 of the whole field of view (or of
+            those of its crops that belong to the split).
+    """
+
+    totals: Totals
+    recordings: Mapping[str, np.ndarray]
+
+
+def score_crops(
+    eval_step: Callable[..., Any],
+    state: TrainState,
+    source: CropSource,
+    crops: Sequence[tuple[str, int]],
+    mesh: Mesh,
+    *,
+    batch_size: int,
+    threads: int = 4,
+    stop: Callable[[], bool] = lambda: False,
+) -> SplitScores | None:
+    """Score crops with the state's evaluation parameters.
+
+    Args:
+        eval_step: from `make_eval_step` of the same mesh.
+        state: the state, on the mesh.
+        source: the crops, in the order of `crops`.
+        crops: (key, crop number) of each.
+        mesh: devices to use.
+        batch_size: crops per global batch, a multiple of the number of devices.
+        threads: threads that read ahead.
+        stop: asked before each batch; if it says True, scoring is abandoned.
+
+    Returns:
+        The scores, each crop counted exactly once; None if it was abandoned.
+    """
+    totals = Totals()
+    recordings: dict[str, np.ndarray] = {}
+    pending: deque[tuple[int, Any]] = deque()
+
+    def fetch() -> None:
+        nonlocal totals
+        first, (metrics, each) = pending.popleft()
+        metrics, each = jax.device_get((metrics, each))
+        totals = totals.merge(
+            Totals.from_device(metrics.loss_sum, metrics.weight_sum, metrics.confusion)
+        )
+        for (key, _), confusion in zip(crops[first : first + batch_size], each, strict=False):
+            recordings[key] = recordings.get(key, 0) + confusion.astype(np.int64)
+
+    process = (jax.process_index(), jax.process_count())
+    batches = iterate_evaluation(source, batch_size, threads=threads, process=process)
+    for number, batch in enumerate(batches):
+        if stop():
+            return None
+        pending.append((number * batch_size, eval_step(state, put_batch(batch, mesh))))
+        if len(pending) > IN_FLIGHT:
+            fetch()
+    while pending:
+        fetch()
+    return SplitScores(totals, recordings)
+
+
+def split_scores_to_json(
+    scores: SplitScores,
+    ids: Mapping[str, tuple[str, str]],
+    *,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> dict[str, Any]:
+    """Return the scores of a split as plain values, with bootstrap intervals over groups.
+
+    Args:
+        scores: from `score_crops`.
+        ids: key -> (id, group) of each recording.
+        seed: seed of the bootstrap.
+        confidence: probability that an interval is to cover.
+
+    Returns:
+        loss, confusion, scores, intervals, counts, and one row for each recording; undefined
+        scores are None.
+    """
+    keys = sorted(scores.recordings)
+    groups = [ids[key][1] for key in keys]
+    intervals: dict[str, Any] = {}
+    if keys:
+        intervals = bootstrap_intervals(
+            np.stack([scores.recordings[key] for key in keys]),
+            groups,
+            np.random.default_rng(seed),
+            confidence=confidence,
+        )
+    rows = [
+        {
+            "id": ids[key][0],
+            "key": key,
+            "group": ids[key][1],
+            "confusion": scores.recordings[key].tolist(),
+            "scores": plain_scores(scores_from_confusion(scores.recordings[key])),
+        }
+        for key in keys
+    ]
+    return {
+        "loss": _plain(scores.totals.mean_loss),
+        "confusion": scores.totals.confusion.tolist(),
+        "scores": plain_scores(scores.totals.scores()),
+        "intervals": {
+            k: None if v is None else [float(x) for x in v] for k, v in intervals.items()
+        },
+        "confidence": confidence,
+        "n_groups": len(set(groups)),
+        "n_recordings": len(keys),
+        "recordings": rows,
+    }
+
+
+def plain_scores(scores: Mapping[str, float]) -> dict[str, float | None]:
+    """Replace NaN, which JSON does not have, by None."""
+    return {name: _plain(value) for name, value in scores.items()}
+
+
+def _plain(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

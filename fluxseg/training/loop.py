@@ -1,0 +1,194 @@
+"""The main job: prepare, train, choose on validation, score the test split once."""
+
+import logging
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from fluxseg.config import Config, config_from_dict, config_to_dict, resume_difference
+from fluxseg.data.pipeline import CropSource, steps_per_epoch
+from fluxseg.errors import FluxsegError, WorkdirError
+from fluxseg.files import read_json, write_json
+from fluxseg.training.checkpoints import (
+    Checkpoints,
+    open_checkpoints,
+    read_progress,
+    restore_state,
+)
+from fluxseg.training.dataset import Dataset, create_class_weights, prepare_dataset
+from fluxseg.training.epochs import Callbacks, Run, interrupted, score_split, train_epochs
+from fluxseg.training.evaluation import split_scores_to_json
+from fluxseg.training.progress import Progress, progress_from_json
+from fluxseg.training.sharding import (
+    check_batch_size,
+    make_eval_step,
+    make_mesh,
+    make_train_step,
+    replicate,
+)
+from fluxseg.training.state import TrainState, create_train_state
+from fluxseg.training.stopping import StopFlag, catch_signals
+from fluxseg.training.writers import History, TensorBoard
+
+__all__ = ["Callbacks", "TrainResult", "train_and_evaluate"]
+
+logger = logging.getLogger(__name__)
+
+
+class TrainResult(NamedTuple):
+    """What `train_and_evaluate` returns.
+
+    Attributes:
+        state: the best state on validation.
+        history: one row of figures for each epoch.
+        scores: content of `scores.json`.
+        dataset: the prepared crops and their split.
+    """
+
+    state: TrainState
+    history: History
+    scores: dict[str, Any]
+    dataset: Dataset
+
+
+def train_and_evaluate(
+    config: Config, workdir: str | Path, callbacks: Callbacks | None = None
+) -> TrainResult:
+    """Run the main job in a workdir, or go on with the one that was begun there.
+
+    Recordings are prepared (or a matching cache is reused), split, and trained on. After each
+    epoch the validation split is scored; it alone chooses the best checkpoint and stops early.
+    At the end the best checkpoint scores the test split, once. The same call on the same machine
+    resumes an interrupted run and ends with the same bits.
+
+    The workdir gets `config.json`, `split.json`, `data.json`, `metrics.jsonl`, `metrics.csv`,
+    `tensorboard`, `checkpoints` and `scores.json`.
+
+    Args:
+        config: all settings.
+        workdir: folder of the run; it is created.
+        callbacks: functions that are told how it goes.
+
+    Returns:
+        The best state, the history, and the scores.
+
+    Raises:
+        WorkdirError: if the workdir holds a run with other settings or other data, or cannot be
+            written.
+        TrainingError: if the loss is not finite.
+        InterruptedRunError: after SIGINT or SIGTERM, when everything is saved.
+        FluxsegError: for unusable data or settings.
+    """
+    workdir = Path(workdir)
+    callbacks = callbacks or Callbacks()
+    checkpoints = _claim_workdir(config, workdir)
+    try:
+        dataset = prepare_dataset(config, workdir, callbacks.on_prepare)
+        if not dataset.crops("train"):
+            raise FluxsegError("the training split is empty: set data.train_fraction higher")
+        with catch_signals() as stop:
+            return _train(config, workdir, dataset, checkpoints, callbacks, stop)
+    finally:
+        checkpoints.close()
+
+
+def _claim_workdir(config: Config, workdir: Path) -> Checkpoints:
+    path = workdir / "config.json"
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        checkpoints = open_checkpoints(workdir)
+    except OSError as error:
+        raise WorkdirError(f"{workdir}: cannot be used: {error.strerror or error}") from error
+    if checkpoints.last.latest_step() is not None and path.exists():
+        saved = config_from_dict(read_json(path))
+        differences = resume_difference(saved, config)
+        if differences:
+            checkpoints.close()
+            raise WorkdirError(
+                f"{workdir} holds a run with other settings, which cannot be resumed with these; "
+                "use another --workdir, or the settings of that run (before -> now):\n  "
+                + "\n  ".join(differences)
+            )
+    write_json(path, config_to_dict(config))
+    return checkpoints
+
+
+def _train(
+    config: Config,
+    workdir: Path,
+    dataset: Dataset,
+    checkpoints: Checkpoints,
+    callbacks: Callbacks,
+    stop: StopFlag,
+) -> TrainResult:
+    mesh = make_mesh()
+    check_batch_size(config.train.batch_size, mesh)
+    source = CropSource(dataset.index, dataset.crops("train"))
+    total_steps = config.train.epochs * steps_per_epoch(len(source), config.train.batch_size)
+    weights = create_class_weights(config, dataset)
+    logger.info("Class weights: background %.3g, neuron %.3g", *weights)
+    state = replicate(create_train_state(config, weights, total_steps), mesh)
+    count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    logger.info("The model has %s parameters", f"{count:,}")
+    state, progress = _resume(state, checkpoints, dataset, workdir)
+    tensorboard = TensorBoard(workdir, progress.step)
+    run = Run(
+        config,
+        workdir,
+        dataset,
+        mesh,
+        source,
+        checkpoints,
+        tensorboard,
+        callbacks,
+        stop,
+        make_train_step(mesh),
+        make_eval_step(mesh),
+    )
+    try:
+        state, progress = train_epochs(run, state, progress)
+    finally:
+        tensorboard.close()
+    state = restore_state(checkpoints.best, state)
+    scores = _final_scores(run, state, progress)
+    return TrainResult(state, list(progress.history), scores, dataset)
+
+
+def _resume(
+    state: TrainState, checkpoints: Checkpoints, dataset: Dataset, workdir: Path
+) -> tuple[TrainState, Progress]:
+    split_hash = dataset.manifest.content_hash
+    values = read_progress(checkpoints.last)
+    if values is None:
+        return state, Progress(split_hash=split_hash)
+    progress = progress_from_json(values, str(checkpoints.last.directory))
+    if progress.split_hash != split_hash:
+        raise WorkdirError(
+            f"{workdir}: the recordings or their split have changed since this run began, so it "
+            "cannot be resumed; use another --workdir"
+        )
+    state = restore_state(checkpoints.last, state)
+    logger.info("Resuming after epoch %d, step %d", progress.epoch, progress.step)
+    return state, progress
+
+
+def _final_scores(run: Run, state: TrainState, progress: Progress) -> dict[str, Any]:
+    path = run.workdir / "scores.json"
+    if path.exists():
+        scores: dict[str, Any] = read_json(path)
+        if scores.get("checkpoint") == progress.best:
+            logger.info("This run is finished; train.epochs can be raised to train on")
+            return scores
+    splits: dict[str, Any] = {}
+    for split in ("val", "test"):
+        if not run.dataset.crops(split):
+            continue
+        result = score_split(run, state, split)
+        if result is None:
+            # All epochs are saved already; only the scores are missing.
+            raise interrupted(run, progress)
+        splits[split] = split_scores_to_json(result, run.dataset.ids())
+    scores = {"checkpoint": progress.best, "splits": splits}
+    write_json(path, scores)
+    return scores

@@ -1,0 +1,140 @@
+"""The train state, and how it and its optimiser are made from a config."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+
+from fluxseg.config import Config, TrainConfig
+from fluxseg.model.losses import make_loss
+from fluxseg.model.unet import create_unet
+
+
+class TrainState(struct.PyTreeNode):
+    """Everything that a step needs; a step returns a new one.
+
+    Attributes:
+        step: int32 scalar, number of steps taken.
+        params: parameters of the network, float32.
+        opt_state: state of the optimiser.
+        ema_params: running average of the parameters, or None.
+        class_weights: `[C]` float32, weight of each class in the loss.
+        key: PRNG key; each step derives its own from it and `step`.
+        apply_fn: `apply_fn({"params": params}, image, train, rngs=...)` -> logits.
+        loss_fn: `loss_fn(logits, label, valid, class_weights)` -> (sum, weight sum).
+        tx: the optimiser.
+    """
+
+    step: jax.Array
+    params: Any
+    opt_state: Any
+    ema_params: Any
+    class_weights: jax.Array
+    key: jax.Array
+    ema_decay: float = struct.field(pytree_node=False)
+    apply_fn: Callable[..., Any] = struct.field(pytree_node=False)
+    loss_fn: Callable[..., tuple[jax.Array, jax.Array]] = struct.field(pytree_node=False)
+    tx: optax.GradientTransformation = struct.field(pytree_node=False)
+
+    @property
+    def eval_params(self) -> Any:
+        """The parameters to evaluate: the running average if there is one."""
+        return self.params if self.ema_params is None else self.ema_params
+
+
+def create_schedule(config: TrainConfig, total_steps: int) -> optax.Schedule:
+    """Create the learning rate as a function of the step: linear warm-up, then constant or cosine.
+
+    Args:
+        config: peak rate, warm-up and form.
+        total_steps: steps of the whole run; the cosine reaches 1 % of the peak there.
+
+    Returns:
+        Function from step to learning rate.
+    """
+    warmup = min(config.warmup_steps, max(total_steps - 1, 0))
+    after: optax.Schedule
+    if config.schedule == "cosine":
+        after = optax.cosine_decay_schedule(
+            config.learning_rate, max(total_steps - warmup, 1), alpha=0.01
+        )
+    else:
+        after = optax.constant_schedule(config.learning_rate)
+    if warmup == 0:
+        return after
+    # The first step has a rate above 0, else it would be lost.
+    rise = optax.linear_schedule(config.learning_rate / (warmup + 1), config.learning_rate, warmup)
+    return optax.join_schedules([rise, after], [warmup])
+
+
+@functools.cache
+def create_optimizer(config: TrainConfig, total_steps: int) -> optax.GradientTransformation:
+    """Create Adam with the schedule and, where asked for, clipping and decoupled weight decay.
+
+    Equal settings give the very same object, so that states made from them are of one type and a
+    compiled step serves all.
+
+    Weight decay (AdamW; Loshchilov & Hutter 2019, arXiv:1711.05101) acts on kernels only.
+
+    Args:
+        config: optimiser settings.
+        total_steps: steps of the whole run.
+
+    Returns:
+        The gradient transformation.
+    """
+    schedule = create_schedule(config, total_steps)
+    parts = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+    if config.weight_decay:
+        parts.append(optax.adamw(schedule, weight_decay=config.weight_decay, mask=_is_kernel))
+    else:
+        parts.append(optax.adam(schedule))
+    return optax.chain(*parts)
+
+
+_loss_of = functools.cache(make_loss)
+_model_of = functools.cache(create_unet)
+
+
+def _is_kernel(params: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+
+def create_train_state(
+    config: Config, class_weights: np.ndarray, total_steps: int, tile: int | None = None
+) -> TrainState:
+    """Create the state that training starts from.
+
+    Args:
+        config: model, loss, optimiser and seed.
+        class_weights: `[C]` weight of each class, C being the number of classes.
+        total_steps: steps of the whole run, for the schedule.
+        tile: side of the crops, px; default `config.data.tile`.
+
+    Returns:
+        State at step 0.
+    """
+    model = _model_of(config.model, len(class_weights))
+    key = jax.random.key(config.train.seed)
+    init_key, step_key = jax.random.split(key)
+    tile = tile or config.data.tile
+    image = jnp.zeros((1, tile, tile, 1), jnp.float32)
+    params = jax.jit(lambda k, x: model.init(k, x, train=False)["params"])(init_key, image)
+    tx = create_optimizer(config.train, total_steps)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=tx.init(params),
+        ema_params=jax.tree.map(jnp.copy, params) if config.train.ema_decay else None,
+        class_weights=jnp.asarray(class_weights, jnp.float32),
+        key=step_key,
+        ema_decay=config.train.ema_decay,
+        apply_fn=model.apply,
+        loss_fn=_loss_of(config.loss),
+        tx=tx,
+    )

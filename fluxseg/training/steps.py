@@ -1,0 +1,126 @@
+"""One pure training step and one pure evaluation step, for jit, pmap and shard_map alike."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from fluxseg.model.metrics import confusion_matrix, confusion_per_example
+from fluxseg.training.state import TrainState
+
+
+class StepMetrics(struct.PyTreeNode):
+    """Sums over a global batch; they stay on the device until somebody asks.
+
+    Attributes:
+        loss_sum: float32 scalar, weighted loss summed over pixels.
+        weight_sum: float32 scalar, sum of the weights.
+        confusion: `[C, C]` int32, truth by prediction.
+        grad_norm: float32 scalar, global norm of the gradient; 0 in evaluation.
+    """
+
+    loss_sum: jax.Array
+    weight_sum: jax.Array
+    confusion: jax.Array
+    grad_norm: jax.Array
+
+
+def compute_gradients(
+    state: TrainState, batch: dict[str, jax.Array], *, axis_name: str | None = None
+) -> tuple[Any, StepMetrics]:
+    """Compute the gradient of the weighted mean loss over the global batch.
+
+    Sums are added up over the devices before one division, so that devices with unequal weights
+    (padding, few neurons) count as they should.
+
+    Args:
+        state: current state.
+        batch: image `[B, H, W, 1]`, label `[B, H, W]`, valid `[B, H, W]`.
+        axis_name: name of the device axis under `jax.pmap` or `jax.shard_map`, over which the
+            batch is divided; None under `jax.jit`, where the compiler sees the whole batch.
+
+    Returns:
+        Gradients like `state.params`, and the metrics of the batch.
+    """
+    key = jax.random.fold_in(state.key, state.step)
+    params = state.params
+    if axis_name is not None:
+        key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+        params = _vary(params, axis_name)
+
+    def loss_sum(params: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        logits = state.apply_fn({"params": params}, batch["image"], True, rngs={"dropout": key})
+        total, weight = state.loss_fn(logits, batch["label"], batch["valid"], state.class_weights)
+        return total, (weight, logits)
+
+    (total, (weight, logits)), grads = jax.value_and_grad(loss_sum, has_aux=True)(params)
+    confusion = confusion_matrix(batch["label"], logits.argmax(-1), batch["valid"])
+    if axis_name is not None:
+        total, weight, confusion, grads = jax.lax.psum((total, weight, confusion, grads), axis_name)
+    # A batch of padding alone has no weight and no gradient.
+    grads = jax.tree.map(lambda g: g / jnp.where(weight > 0, weight, 1), grads)
+    return grads, StepMetrics(total, weight, confusion, optax.tree.norm(grads))
+
+
+def _vary(params: Any, axis_name: str) -> Any:
+    # Under shard_map the gradient with respect to an unvarying value is summed over the devices
+    # by itself, and the explicit psum would count it once more for each device.
+    def mark(leaf: jax.Array) -> jax.Array:
+        if axis_name in getattr(jax.typeof(leaf), "vma", frozenset()):
+            return leaf
+        return jax.lax.pcast(leaf, axis_name, to="varying")
+
+    return jax.tree.map(mark, params)
+
+
+def train_step(
+    state: TrainState, batch: dict[str, jax.Array], *, axis_name: str | None = None
+) -> tuple[TrainState, StepMetrics]:
+    """Take one optimiser step.
+
+    Pure: wrap it in `jax.jit` (batch sharded over a mesh), `jax.pmap` with
+    `in_axes=(None, 0), out_axes=(None, 0)` or `jax.shard_map`.
+
+    Args:
+        state: current state.
+        batch: see `compute_gradients`.
+        axis_name: see `compute_gradients`.
+
+    Returns:
+        The next state, and the metrics of this batch before the update.
+    """
+    grads, metrics = compute_gradients(state, batch, axis_name=axis_name)
+    updates, opt_state = state.tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    step = state.step + 1
+    ema_params = state.ema_params
+    if ema_params is not None:
+        # The average forgets its random start quickly and slows down to `ema_decay`.
+        decay = jnp.minimum(state.ema_decay, (1 + step) / (10 + step))
+        ema_params = optax.incremental_update(params, ema_params, 1 - decay)
+    state = state.replace(step=step, params=params, opt_state=opt_state, ema_params=ema_params)
+    return state, metrics
+
+
+def eval_step(
+    state: TrainState, batch: dict[str, jax.Array], *, axis_name: str | None = None
+) -> tuple[StepMetrics, jax.Array]:
+    """Score one batch without dropout.
+
+    Args:
+        state: its `eval_params` are used.
+        batch: see `compute_gradients`; examples whose `valid` is 0 count nothing.
+        axis_name: see `compute_gradients`.
+
+    Returns:
+        Sums over the global batch, and the confusion matrix of each example `[B, C, C]` int32.
+    """
+    logits = state.apply_fn({"params": state.eval_params}, batch["image"], False)
+    total, weight = state.loss_fn(logits, batch["label"], batch["valid"], state.class_weights)
+    each = confusion_per_example(batch["label"], logits.argmax(-1), batch["valid"])
+    confusion = each.sum(0)
+    if axis_name is not None:
+        total, weight, confusion = jax.lax.psum((total, weight, confusion), axis_name)
+    return StepMetrics(total, weight, confusion, jnp.zeros(())), each

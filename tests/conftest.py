@@ -1,0 +1,55 @@
+"""Shared by all tests: small settings, and where real data may lie."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from fluxseg.config import Config, DataConfig, ModelConfig, SimulatorConfig, TrainConfig
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of real recordings beside the checkout; tests that need it are skipped without it."""
+    folder = REPOSITORY.parent / "shared" / "realdata"
+    if not folder.is_dir():
+        pytest.skip("no folder of real recordings beside the checkout")
+    return folder
+
+
+TINY = Config(
+    data=DataConfig(tile=32, workers=1, threads=1),
+    simulator=SimulatorConfig(containers=8, sessions=1, size=64),
+    model=ModelConfig(features=(4, 8), convs=1, stem=1),
+    train=TrainConfig(epochs=2, batch_size=4, learning_rate=3e-3, warmup_steps=2, log_every=2),
+)
+
+
+@pytest.fixture
+def tiny() -> Config:
+    """A whole run in seconds."""
+    return TINY
+
+
+def with_train(config: Config, **changes) -> Config:
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, **changes))
+
+
+def with_data(config: Config, **changes) -> Config:
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, **changes))
+
+
+def as_arguments(config: Config) -> list[str]:
+    """Command-line arguments that turn the default config into this one."""
+    arguments = []
+    for section in dataclasses.fields(config):
+        chosen, default = getattr(config, section.name), getattr(Config(), section.name)
+        for field in dataclasses.fields(chosen):
+            value = getattr(chosen, field.name)
+            if value != getattr(default, field.name):
+                values = value if isinstance(value, tuple) else (value,)
+                name = f"--config.{section.name}.{field.name}"
+                arguments += [name, *map(str, values)]
+    return arguments

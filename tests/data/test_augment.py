@@ -1,0 +1,102 @@
+import numpy as np
+import pytest
+
+from fluxseg.config import AugmentConfig
+from fluxseg.data.augment import augment_crop, augment_intensity, blur_image
+from fluxseg.data.transforms import turn
+
+NONE = AugmentConfig(flips=False, gain=0, offset=0, gamma=0, noise=0, blur=0)
+
+
+def crop(seed=0, size=16):
+    rng = np.random.default_rng(seed)
+    image = rng.random((size, size)).astype(np.float32)
+    return image, (image > 0.7).astype(np.uint8), (image > 0.1).astype(np.uint8)
+
+
+def test_without_strengths_nothing_changes():
+    image, label, valid = crop()
+    for before, after in zip(
+        (image, label, valid),
+        augment_crop(image, label, valid, np.random.default_rng(0), NONE),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(after, before)
+
+
+def test_mask_and_image_are_turned_alike():
+    image, label, valid = crop()
+    config = AugmentConfig(flips=True, gain=0, offset=0, gamma=0, noise=0, blur=0)
+    seen = set()
+    for seed in range(60):
+        out = augment_crop(image, label, valid, np.random.default_rng(seed), config)
+        np.testing.assert_array_equal(out[1], out[0] > 0.7)
+        np.testing.assert_array_equal(out[2], out[0] > 0.1)
+        matches = [s for s in range(8) if np.array_equal(turn(image, s), out[0])]
+        assert len(matches) == 1
+        seen.add(matches[0])
+    assert seen == set(range(8))
+
+
+def test_the_same_generator_gives_the_same_crop():
+    arrays = crop()
+    first, second, other = (
+        augment_crop(*arrays, np.random.default_rng(seed), AugmentConfig())[0] for seed in (3, 3, 4)
+    )
+    np.testing.assert_array_equal(first, second)
+    assert not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize(
+    ("config", "low", "high"),
+    [
+        (AugmentConfig(False, 0.5, 0, 0, 0, 0), 0.5 * np.exp(-0.5), 0.5 * np.exp(0.5)),
+        (AugmentConfig(False, 0, 0.3, 0, 0, 0), 0.2, 0.8),
+        (AugmentConfig(False, 0, 0, 0.5, 0, 0), 0.5 ** np.exp(0.5), 0.5 ** np.exp(-0.5)),
+    ],
+    ids=["gain", "offset", "gamma"],
+)
+def test_each_strength_covers_its_range_and_no_more(config, low, high):
+    image = np.full((2, 2), 0.5, np.float32)
+    values = [
+        augment_intensity(image, np.random.default_rng(seed), config)[0, 0] for seed in range(300)
+    ]
+    assert low - 1e-5 <= min(values) < low + 0.1 * (high - low)
+    assert high + 1e-5 >= max(values) > high - 0.1 * (high - low)
+
+
+def test_noise_has_the_spread_it_says():
+    config = AugmentConfig(False, 0, 0, 0, 0.2, 0)
+    image = np.full((64, 64), 0.5, np.float32)
+    spreads = [
+        augment_intensity(image, np.random.default_rng(seed), config).std() for seed in range(100)
+    ]
+    assert max(spreads) < 0.21
+    assert np.mean(spreads) == pytest.approx(0.1, abs=0.02)
+
+
+def test_dark_pixels_survive_gamma():
+    image = np.array([[-0.25, 0.25]], np.float32)
+    config = AugmentConfig(False, 0, 0, 0.5, 0, 0)
+    out = augment_intensity(image, np.random.default_rng(0), config)
+    assert out[0, 0] == -out[0, 1] < 0
+
+
+def test_blur_equals_a_plain_convolution():
+    image = np.random.default_rng(0).random((9, 11)).astype(np.float32)
+    sigma, radius = 0.8, 3
+    kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+    kernel /= kernel.sum()
+    padded = np.pad(image.astype(np.float64), radius, mode="reflect")
+    expected = np.zeros(image.shape)
+    for row in range(image.shape[0]):
+        for column in range(image.shape[1]):
+            window = padded[row : row + 7, column : column + 7]
+            expected[row, column] = (window * np.outer(kernel, kernel)).sum()
+    np.testing.assert_allclose(blur_image(image, sigma), expected, rtol=1e-5)
+
+
+def test_blur_of_tiny_images_and_zero_width_changes_nothing():
+    image = np.ones((1, 5), np.float32)
+    np.testing.assert_array_equal(blur_image(image, 2.0), image)
+    np.testing.assert_array_equal(blur_image(np.eye(4, dtype=np.float32), 0.0), np.eye(4))

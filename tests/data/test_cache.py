@@ -1,0 +1,198 @@
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from fluxseg.config import DataConfig
+from fluxseg.data.cache import (
+    INDEX_NAME,
+    cache_difference,
+    create_crops,
+    decode_crop,
+    encode_crop,
+    prepare_cache,
+    read_crops,
+    read_index,
+    source_stamps,
+)
+from fluxseg.data.recording import Recording
+from fluxseg.data.tiles import uncrop_grid
+from fluxseg.data.transforms import dequantize, merge_masks, normalize_image, quantize
+from fluxseg.errors import FluxsegError, RecordingError, WorkdirError
+from tests.conftest import REPOSITORY
+
+CONFIG = DataConfig(tile=32, workers=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cells:
+    """Recordings of random squares; some keys are unusable on purpose."""
+
+    count: int = 10
+    shape: tuple[int, int] = (48, 70)
+    bad: tuple[int, ...] = ()
+    version: int = 0
+    slow: float = 0.0
+
+    def keys(self):
+        return [f"r{number:03d}" for number in range(self.count)]
+
+    def read(self, key):
+        time.sleep(self.slow)
+        number = int(key[1:])
+        if number in self.bad:
+            raise RecordingError("max_projection", "is missing")
+        rng = np.random.default_rng((number, self.version))
+        masks = np.zeros((3, *self.shape), bool)
+        for mask in masks:
+            row, column = rng.integers(0, 36, 2)
+            mask[row : row + 8, column : column + 8] = True
+        image = 900 * masks.any(0) + rng.integers(0, 300, self.shape)
+        return Recording(key, image.astype(np.uint16), masks, ("a", "b", "c"), f"g{number // 2}")
+
+    def stamp(self, key):
+        return f"{key}-{self.version}"
+
+    def describe(self):
+        return {"kind": "cells"}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    return prepare_cache(Cells(), tmp_path_factory.mktemp("cache"), CONFIG)
+
+
+def test_crops_give_the_recording_back(prepared):
+    assert [entry.key for entry in prepared.entries] == Cells().keys()
+    for entry in prepared.entries:
+        recording = Cells().read(entry.key)
+        image, label, valid = (
+            uncrop_grid(np.stack(part), entry.shape)
+            for part in zip(*read_crops(prepared, entry), strict=True)
+        )
+        expected = normalize_image(recording.image, CONFIG.low_percentile, CONFIG.high_percentile)
+        np.testing.assert_array_equal(image, dequantize(quantize(expected)))
+        np.testing.assert_array_equal(label, merge_masks(recording.masks))
+        assert valid.all()
+        assert sum(entry.neuron_pixels) == merge_masks(recording.masks).sum()
+        assert sum(entry.valid_pixels) == recording.image.size
+
+
+def test_records_round_trip():
+    rng = np.random.default_rng(0)
+    for tile in (16, 17, 33):
+        image = rng.integers(0, 65536, (tile, tile), np.uint16)
+        label, valid = rng.random((2, tile, tile)) < 0.5
+        back = decode_crop(encode_crop(image, label, valid), tile)
+        np.testing.assert_array_equal(quantize(back[0]), image)
+        np.testing.assert_array_equal(back[1], label)
+        np.testing.assert_array_equal(back[2], valid)
+
+
+def test_pixels_that_are_not_finite_are_not_valid():
+    image = np.random.default_rng(0).random((40, 40)).astype(np.float32)
+    image[3, 4] = np.nan
+    image[20, 39] = np.inf
+    recording = Recording("a", image, np.zeros((0, 40, 40), bool))
+    settings = {"tile": 32, "low_percentile": 1.0, "high_percentile": 99.5}
+    valid = uncrop_grid(create_crops(recording, settings)[2], (40, 40))
+    np.testing.assert_array_equal(valid, np.isfinite(image))
+
+
+def test_processes_make_the_same_cache(prepared, tmp_path):
+    done = []
+    config = dataclasses.replace(CONFIG, workers=2)
+    index = prepare_cache(Cells(), tmp_path, config, lambda n, total: done.append((n, total)))
+    assert dataclasses.replace(index, directory=prepared.directory) == prepared
+    assert done == [(8, 10), (10, 10)]
+    for name in index.shards:
+        assert (tmp_path / name).stat().st_size == (prepared.directory / name).stat().st_size
+
+
+def test_a_cache_knows_what_it_was_made_from(prepared):
+    index = read_index(prepared.directory)
+    assert index == prepared
+
+    def difference(source=Cells(), **changes):
+        config = dataclasses.replace(CONFIG, **changes)
+        return cache_difference(index, source_stamps(source), config)
+
+    assert difference() == ""
+    assert difference(workers=7, threads=9, split_seed=4) == ""
+    assert difference(tile=64) == "settings changed: tile: 32 -> 64"
+    assert "high_percentile" in difference(high_percentile=98.0)
+    assert difference(Cells(12)) == "recordings: 2 new"
+    assert difference(Cells(9)) == "recordings: 1 gone"
+    assert difference(Cells(version=1)) == "recordings: 10 changed"
+
+
+def test_what_is_left_out_is_listed_with_its_reason(tmp_path):
+    index = prepare_cache(Cells(bad=(2, 5)), tmp_path, CONFIG)
+    assert len(index.entries) == 8
+    assert [key for key, _ in index.left_out] == ["r002", "r005"]
+    assert "max_projection" in index.left_out[0][1]
+    with pytest.raises(FluxsegError, match=r"(?s)no recording is usable.*r000.*max_projection"):
+        prepare_cache(Cells(2, bad=(0, 1)), tmp_path / "none", CONFIG)
+
+
+def test_finished_shards_are_used_again_and_stale_ones_removed(tmp_path):
+    prepare_cache(Cells(20), tmp_path, CONFIG)
+    before = {p.name: p.stat().st_mtime_ns for p in tmp_path.glob("*.array_record")}
+    index = prepare_cache(Cells(10), tmp_path, CONFIG)
+    after = {p.name: p.stat().st_mtime_ns for p in tmp_path.glob("*.array_record")}
+    assert set(after) == set(index.shards)
+    kept = set(before) & set(after)
+    assert len(kept) == 1
+    assert all(before[name] == after[name] for name in kept)
+    assert len(list(tmp_path.iterdir())) == 2 * len(index.shards) + 1
+
+
+def test_damage_is_noticed_and_named(tmp_path):
+    index = prepare_cache(Cells(), tmp_path, CONFIG)
+    shard = tmp_path / index.entries[0].shard
+    content = shard.read_bytes()
+    middle = len(content) // 2
+    flipped = bytes([content[middle] ^ 255])
+    shard.write_bytes(content[:middle] + flipped + content[middle + 1 :])
+    with pytest.raises(WorkdirError, match=shard.name):
+        [list(read_crops(read_index(tmp_path), entry)) for entry in index.entries]
+    shard.write_bytes(content[:-10])
+    with pytest.raises(WorkdirError, match="bytes instead of"):
+        read_index(tmp_path)
+    shard.unlink()
+    with pytest.raises(WorkdirError, match="is missing"):
+        read_index(tmp_path)
+    (tmp_path / INDEX_NAME).unlink()
+    assert read_index(tmp_path) is None
+    assert prepare_cache(Cells(), tmp_path, CONFIG) == index
+    (tmp_path / INDEX_NAME).write_text(json.dumps({"settings": {}}))
+    with pytest.raises(WorkdirError, match="is damaged"):
+        read_index(tmp_path)
+
+
+def test_a_killed_preparation_goes_on(tmp_path):
+    code = (
+        "from tests.data.test_cache import *\n"
+        f"prepare_cache(Cells(40, slow=0.03), {str(tmp_path)!r}, CONFIG)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY)
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.glob("*.json"))) < 2:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / INDEX_NAME).exists()
+    finished = {p.name: p.stat().st_mtime_ns for p in tmp_path.glob("crops-*.json")}
+    index = prepare_cache(Cells(40), tmp_path, CONFIG)
+    assert len(index.entries) == 40
+    for name, changed in finished.items():
+        assert (tmp_path / name).stat().st_mtime_ns == changed
+    assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]

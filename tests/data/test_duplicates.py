@@ -1,0 +1,225 @@
+import itertools
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fluxseg.data import duplicates
+from fluxseg.data.duplicates import (
+    MAX_SHIFT,
+    SIMILARITY_THRESHOLD,
+    Entry,
+    Pair,
+    Resolution,
+    near_duplicates,
+    resolve_duplicates,
+)
+from fluxseg.data.fingerprint import (
+    SPECTRUM_SIZE,
+    THUMBNAIL,
+    Fingerprint,
+    blank_fingerprint,
+    fingerprint,
+)
+from tests.data.fields import create_sessions
+
+
+@pytest.fixture(scope="module")
+def sessions():
+    """Fingerprints of 3 sessions of 30 fields, and the field of each."""
+    images, numbers = create_sessions(30, 3)
+    return [fingerprint(image) for image in images], numbers
+
+
+def random_fingerprints(rng, count):
+    return [
+        Fingerprint(
+            rng.integers(-99, 100, SPECTRUM_SIZE, np.int8),
+            rng.integers(-99, 100, (THUMBNAIL, THUMBNAIL), np.int8),
+        )
+        for _ in range(count)
+    ]
+
+
+def plant(original, rng, shift=(0, 0), share=0.5):
+    """A fingerprint that shares part of its content with another one."""
+    noise = random_fingerprints(rng, 1)[0]
+    moved = np.zeros((THUMBNAIL, THUMBNAIL))
+    inner = original.thumbnail[MAX_SHIFT:-MAX_SHIFT, MAX_SHIFT:-MAX_SHIFT]
+    side = THUMBNAIL - 2 * MAX_SHIFT
+    top, left = MAX_SHIFT + shift[0], MAX_SHIFT + shift[1]
+    moved[top : top + side, left : left + side] = inner
+    mix = [
+        (share * a + (1 - share) * b).round().astype(np.int8)
+        for a, b in ((original.spectrum, noise.spectrum), (moved, noise.thumbnail))
+    ]
+    return Fingerprint(*mix)
+
+
+def all_similarities(fingerprints):
+    """Correlation of all pairs at the best of all shifts, by products of shifted pictures."""
+    pictures = np.stack([f.thumbnail for f in fingerprints]).astype(np.float32)
+    norms = np.linalg.norm(pictures, axis=(1, 2))
+    flat = pictures.reshape(len(pictures), -1)
+    padded = np.pad(pictures, [(0, 0), (MAX_SHIFT, MAX_SHIFT), (MAX_SHIFT, MAX_SHIFT)])
+    count, sides = len(pictures), range(2 * MAX_SHIFT + 1)
+    best = np.full((count, count), -np.inf)
+    for top in sides:
+        moved = [
+            padded[:, top : top + THUMBNAIL, left : left + THUMBNAIL].reshape(count, -1)
+            for left in sides
+        ]
+        products = np.concatenate(moved) @ flat.T
+        best = np.maximum(best, products.reshape(len(sides), count, count).max(0))
+    return best / np.outer(norms, norms)
+
+
+def test_against_all_pairs_and_all_shifts(sessions, monkeypatch):
+    monkeypatch.setattr(duplicates, "_BLOCK", 32)
+    fingerprints = sessions[0]
+    expected = all_similarities(fingerprints)
+    found = near_duplicates(fingerprints, threshold=0.1, candidates=len(fingerprints))
+    assert found == sorted(found)
+    similarity = {(pair.first, pair.second): pair.similarity for pair in found}
+    assert len(similarity) > 300
+    for first, second in itertools.combinations(range(len(fingerprints)), 2):
+        if (first, second) in similarity:
+            assert similarity[first, second] == pytest.approx(expected[first, second], abs=1e-3)
+        else:
+            assert expected[first, second] < 0.1 + 1e-3
+
+
+def test_few_candidates_are_the_most_similar_spectra():
+    rng = np.random.default_rng(0)
+    fingerprints = random_fingerprints(rng, 300)
+    spectra = np.stack([f.spectrum for f in fingerprints]).astype(float)
+    correlations = spectra @ spectra.T
+    correlations /= np.sqrt(np.outer(np.diag(correlations), np.diag(correlations)))
+    np.fill_diagonal(correlations, -np.inf)
+    expected = set()
+    for row, values in enumerate(correlations):
+        expected |= {tuple(sorted((row, int(other)))) for other in np.argsort(-values)[:7]}
+    found = near_duplicates(fingerprints, threshold=-1, candidates=7)
+    assert {(pair.first, pair.second) for pair in found} == expected
+
+
+def test_planted_pairs_are_found_among_hundreds():
+    rng = np.random.default_rng(1)
+    originals = random_fingerprints(rng, 400)
+    fingerprints = list(originals)
+    shifts = [(0, 0), (8, -8), (-3, 5), (-8, 0), (1, 1)]
+    for number, shift in enumerate(shifts):
+        fingerprints.insert(50 * number, plant(originals[200 + number], rng, shift))
+    planted = {(50 * number, 205 + number) for number in range(5)}
+    found = near_duplicates(fingerprints)
+    assert {(pair.first, pair.second) for pair in found} == planted
+
+
+def test_sessions_of_a_field_pair_up_and_others_do_not(sessions):
+    fingerprints, numbers = sessions
+    found = {(pair.first, pair.second) for pair in near_duplicates(fingerprints)}
+    true = {
+        (i, j)
+        for i, j in itertools.combinations(range(len(numbers)), 2)
+        if numbers[i] == numbers[j]
+    }
+    assert len(true) == 90
+    assert found <= true
+    assert len(found) >= 0.95 * len(true)
+
+
+def test_few_or_blank_fingerprints(sessions):
+    assert near_duplicates([]) == []
+    assert near_duplicates(sessions[0][:1]) == []
+    assert near_duplicates([blank_fingerprint()] * 40) == []
+    same = near_duplicates([sessions[0][0], blank_fingerprint(), sessions[0][0]])
+    assert same == [Pair(0, 2, pytest.approx(1, abs=1e-3))]
+
+
+def test_real_sessions_of_one_field_pair_up(real_data):
+    paths = sorted((real_data / "allen_sessions").glob("*.npz"))
+    fingerprints = []
+    for path in paths:
+        with np.load(path) as file:
+            fingerprints.append(fingerprint(file["image"]))
+    found = {(pair.first, pair.second) for pair in near_duplicates(fingerprints)}
+    # 792812544 is stretched by an eighth: a shift does not bring it onto the others.
+    stretched = [path.stem for path in paths].index("792812544")
+    others = [number for number in range(len(paths)) if number != stretched]
+    assert found == set(itertools.combinations(others, 2))
+
+
+def test_real_different_fields_do_not_pair_up(real_data):
+    image = pytest.importorskip("PIL.Image")
+    paths = sorted((real_data / "allen_mesoscope_unlabelled").glob("*.png"))
+    fingerprints = [fingerprint(np.asarray(image.open(path))) for path in paths]
+    with np.load(real_data / "allen_sessions" / "778644591.npz") as file:
+        fingerprints.append(fingerprint(file["image"]))
+    found = {(pair.first, pair.second) for pair in near_duplicates(fingerprints)}
+    # Two planes each are imaged at once, and one shines through into the other.
+    assert found <= {(0, 1), (2, 3), (4, 5), (6, 7)}
+
+
+@pytest.mark.slow
+def test_ten_thousand():
+    rng = np.random.default_rng(2)
+    fingerprints = random_fingerprints(rng, 9_990)
+    fingerprints += [plant(mark, rng, (3, -4)) for mark in fingerprints[:10]]
+    start = time.perf_counter()
+    found = near_duplicates(fingerprints)
+    assert time.perf_counter() - start < 120
+    assert {(pair.first, pair.second) for pair in found} == {(n, 9_990 + n) for n in range(10)}
+
+
+def entry(key, mark, name=None, group=None, content=None):
+    return Entry(key, name or f"id-{key}", group or f"group-{key}", content or f"hash-{key}", mark)
+
+
+def cases(marks):
+    # marks: sessions 0 to 2 of field 0, 3 to 5 of field 1, and so on.
+    return [
+        entry("a", marks[0]),
+        entry("b", marks[0], content="hash-a", group="elsewhere"),
+        entry("c", marks[0], content="hash-a"),
+        entry("d", marks[3], name="twice"),
+        entry("e", marks[6], name="twice"),
+        entry("f", marks[9], group="known"),
+        entry("g", marks[10], group="known"),
+        entry("h", marks[1]),
+        entry("i", blank_fingerprint()),
+    ]
+
+
+def test_resolution(sessions):
+    resolved = resolve_duplicates(cases(sessions[0]))
+    assert resolved.left_out == {"b": "exact copy of a", "c": "exact copy of a"}
+    assert resolved.duplicates == (("a", "b"), ("a", "c"))
+    pairs = [(pair.first, pair.second, pair.same_group) for pair in resolved.near_duplicates]
+    assert pairs == [("a", "h", False), ("f", "g", True)]
+    assert all(SIMILARITY_THRESHOLD <= p.similarity < 1 for p in resolved.near_duplicates)
+    assert set(resolved.remarks) == {"a", "d", "e", "h"}
+    assert resolved.remarks["d"] == ("the id 'twice' is also that of e",)
+    assert "as h" in resolved.remarks["a"][0]
+    assert "give them the same group" in resolved.remarks["h"][0]
+
+
+@settings(max_examples=20, deadline=None)
+@given(data=st.data())
+def test_resolution_does_not_depend_on_the_order(sessions, data):
+    expected = resolve_duplicates(cases(sessions[0]))
+    shuffled = data.draw(st.permutations(cases(sessions[0])))
+    assert resolve_duplicates(shuffled) == expected
+
+
+def test_long_lists_of_keys_are_cut(sessions):
+    entries = [entry(f"{n}", blank_fingerprint(), name="x") for n in range(9)]
+    remarks = resolve_duplicates(entries).remarks
+    assert remarks["0"] == ("the id 'x' is also that of 1, 2, 3 and 5 more",)
+    assert len(remarks) == 9
+
+
+def test_nothing_to_resolve():
+    resolved = resolve_duplicates([])
+    assert resolved == Resolution({}, (), (), {})

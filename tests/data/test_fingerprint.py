@@ -1,0 +1,195 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fluxseg.data.duplicates import SIMILARITY_THRESHOLD, near_duplicates
+from fluxseg.data.fingerprint import (
+    SPECTRUM_SIZE,
+    THUMBNAIL,
+    blank_fingerprint,
+    decode_fingerprint,
+    digest,
+    encode_fingerprint,
+    fingerprint,
+)
+from fluxseg.errors import RecordingError
+from tests.data.fields import create_field, create_session
+
+FIELD = create_field(np.random.default_rng(0))
+IMAGE = create_session(FIELD, np.random.default_rng(1))
+MARK = fingerprint(IMAGE)
+
+
+def similarity(one, other):
+    pairs = near_duplicates([one, other], threshold=-1.0)
+    return pairs[0].similarity
+
+
+def assert_close(one, other):
+    """Equal but for the last digit, which rounding may change."""
+    for name in ("spectrum", "thumbnail"):
+        first, second = getattr(one, name).astype(int), getattr(other, name).astype(int)
+        np.testing.assert_allclose(first, second, atol=1)
+        assert np.mean(first != second) < 0.02
+
+
+def test_form():
+    assert MARK.spectrum.shape == (SPECTRUM_SIZE,)
+    assert MARK.thumbnail.shape == (THUMBNAIL, THUMBNAIL)
+    assert MARK.spectrum.dtype == MARK.thumbnail.dtype == np.int8
+    assert MARK.spectrum.std() > 10
+    assert MARK.thumbnail.std() > 10
+    assert similarity(MARK, MARK) == pytest.approx(1, abs=1e-3)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    gain=st.sampled_from([1e-3, 0.25, 1.0, 3.0, 7.0, 1e4]),
+    offset=st.integers(-1000, 1000),
+    dtype=st.sampled_from(["<f4", ">f4", "f8"]),
+)
+def test_gain_and_offset_do_not_matter(gain, offset, dtype):
+    assert_close(MARK, fingerprint(((IMAGE + float(offset)) * gain).astype(dtype)))
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "int32", "uint32", "int64", "uint64", "f4", "f8"])
+def test_dtype_does_not_matter(dtype):
+    changed = fingerprint(IMAGE.astype(dtype))
+    np.testing.assert_array_equal(changed.spectrum, MARK.spectrum)
+    np.testing.assert_array_equal(changed.thumbnail, MARK.thumbnail)
+
+
+def test_uint8_is_enough():
+    low, high = np.percentile(IMAGE, (0.5, 99.9))
+    assert (
+        similarity(
+            MARK, fingerprint(((IMAGE - low) / (high - low) * 255).clip(0, 255).astype("u1"))
+        )
+        > 0.95
+    )
+
+
+@pytest.mark.parametrize("shift", [(15, 15), (-15, 7), (0, -11)])
+def test_spectrum_and_thumbnail_survive_a_shift(shift):
+    moved = fingerprint(create_session(FIELD, np.random.default_rng(2), shift))
+    other = fingerprint(
+        create_session(create_field(np.random.default_rng(3)), np.random.default_rng(4))
+    )
+    assert similarity(MARK, moved) > SIMILARITY_THRESHOLD + 0.1
+    assert similarity(MARK, other) < SIMILARITY_THRESHOLD - 0.1
+
+    def spectral(one, two):
+        return np.corrcoef(one.spectrum, two.spectrum)[0, 1]
+
+    # In standard deviations of the correlation of independent spectra.
+    assert spectral(MARK, moved) > 4 / np.sqrt(SPECTRUM_SIZE)
+    assert abs(spectral(MARK, other)) < 3 / np.sqrt(SPECTRUM_SIZE)
+
+
+def test_a_cropped_border_hardly_matters():
+    assert similarity(MARK, fingerprint(IMAGE[:, 16:-16])) > 0.7
+    assert similarity(MARK, fingerprint(IMAGE[24:, :-8])) > 0.7
+
+
+def test_another_binning_hardly_matters():
+    doubled = IMAGE.repeat(2, 0).repeat(2, 1)
+    assert_close(MARK, fingerprint(doubled))
+
+
+def test_pixels_that_are_not_finite_are_left_out():
+    rng = np.random.default_rng(5)
+    holes = IMAGE.astype(float)
+    holes[rng.random(IMAGE.shape) < 0.05] = np.nan
+    holes[60:90, 100:150] = np.inf
+    holes[:10] = -np.inf
+    assert similarity(MARK, fingerprint(holes)) > 0.85
+
+
+def test_orientation_does_matter():
+    assert similarity(MARK, fingerprint(IMAGE[::-1])) < SIMILARITY_THRESHOLD
+    assert similarity(MARK, fingerprint(np.rot90(IMAGE))) < SIMILARITY_THRESHOLD
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.full((64, 64), 7, np.uint16),
+        np.full((300, 500), np.nan),
+        np.zeros((1, 500)),
+        np.arange(500.0)[None],
+        np.zeros((1, 1), bool),
+    ],
+)
+def test_nothing_to_see_gives_a_blank_fingerprint(image):
+    blank = fingerprint(image)
+    assert not blank.spectrum.any()
+    assert not blank.thumbnail.any()
+    assert similarity(blank, MARK) == 0
+    assert similarity(blank, blank_fingerprint()) == 0
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (33, 700), (129, 127), (1200, 1000)])
+def test_sizes(shape):
+    rng = np.random.default_rng(6)
+    mark = fingerprint(rng.standard_normal(shape))
+    assert mark.spectrum.shape == MARK.spectrum.shape
+    assert mark.thumbnail.any()
+
+
+def test_extreme_values():
+    large = IMAGE.astype(float) * (np.finfo(float).max / IMAGE.max())
+    assert_close(MARK, fingerprint(large))
+
+
+def test_text_round_trip():
+    text = encode_fingerprint(MARK)
+    assert text.isascii()
+    assert len(text) < 7000
+    again = decode_fingerprint(text)
+    np.testing.assert_array_equal(again.spectrum, MARK.spectrum)
+    np.testing.assert_array_equal(again.thumbnail, MARK.thumbnail)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda t: t[:-4], lambda t: t[2:], lambda t: t + "é", lambda t: "", lambda t: "2" + t],
+)
+def test_damaged_text_is_refused(damage):
+    with pytest.raises(RecordingError, match="fingerprint: "):
+        decode_fingerprint(damage(encode_fingerprint(MARK)))
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    dtype=st.sampled_from(["u2", ">u2", "i4", "u8", "f4", ">f8"]),
+    order=st.sampled_from("CF"),
+)
+def test_digest_is_of_the_numbers(dtype, order):
+    assert digest(IMAGE.astype(dtype, order=order)) == digest(IMAGE)
+
+
+def test_digest_of_special_values():
+    image = np.array([[0.0, np.nan], [np.inf, 1]])
+    same = np.array([[-0.0, -np.nan], [np.inf, 1]])
+    assert digest(image) == digest(same)
+    assert digest(image) != digest(np.array([[0.0, np.nan], [-np.inf, 1]]))
+
+
+@settings(max_examples=25, deadline=None)
+@given(row=st.integers(0, 255), column=st.integers(0, 255))
+def test_digest_sees_every_pixel(row, column):
+    label = np.zeros(IMAGE.shape, bool)
+    image, changed = IMAGE.copy(), label.copy()
+    image[row, column] += 1
+    changed[row, column] = True
+    digests = [digest(IMAGE), digest(IMAGE, label), digest(image, label), digest(IMAGE, changed)]
+    assert len(set(digests)) == 4
+
+
+def test_digest_depends_on_the_shape_and_leaves_the_image_alone():
+    image = np.zeros((4, 6))
+    image[0, 0] = np.nan
+    before = image.copy()
+    assert digest(image) != digest(image.reshape(6, 4))
+    np.testing.assert_array_equal(image, before)

@@ -1,0 +1,167 @@
+"""The fast forms against the plain ones and against flax's own layers."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fluxseg.model import layers
+
+SIZES = [(4, 6), (1, 1), (5, 3)]
+
+
+def _normal(seed, *shape):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def _assert_same(function, other, *arguments):
+    """Equal outputs, and equal gradients with respect to all arguments (arrays or trees)."""
+    out, backward = jax.vjp(function, *arguments)
+    expected, expected_backward = jax.vjp(other, *arguments)
+    np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-5)
+    cotangent = _normal(99, *expected.shape)
+    grads, wanted = backward(cotangent), expected_backward(cotangent)
+    assert jax.tree.structure(grads) == jax.tree.structure(wanted)
+    for left, right in zip(jax.tree.leaves(grads), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-4)
+
+
+@given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4), st.sampled_from([1, 2, 4]))
+@settings(max_examples=15, deadline=None)
+def test_shuffle_inverts_unshuffle(batch, height, width, factor):
+    x = _normal(0, batch, height * factor, width * factor, 3)
+    y = layers.pixel_unshuffle(x, factor)
+    assert y.shape == (batch, height, width, 3 * factor**2)
+    np.testing.assert_array_equal(layers.pixel_shuffle(y, factor), x)
+
+
+def test_unshuffle_orders_channels_by_row_column_channel():
+    x = jnp.arange(2 * 4 * 3).reshape(1, 2, 4, 3)
+    y = layers.pixel_unshuffle(x, 2)
+    for row in range(2):
+        for column in range(4):
+            for channel in range(3):
+                target = (row * 2 + column % 2) * 3 + channel
+                assert y[0, 0, column // 2, target] == x[0, row, column, channel]
+
+
+def test_max_pool_is_flax_max_pool():
+    x = _normal(1, 2, 6, 4, 3)
+    assert len(np.unique(x)) == x.size, "gradients agree where no values tie"
+
+    def reference(x):
+        return nn.max_pool(x, (2, 2), (2, 2))
+
+    _assert_same(lambda x: layers.max_pool(x, fast=True), reference, x)
+    _assert_same(layers.max_pool, reference, x)
+
+
+def test_max_pool_behind_relu_has_one_gradient_in_both_forms():
+    x = _normal(2, 2, 8, 8, 3) - 0.7
+    assert (x.reshape(2, 4, 2, 4, 2, 3).max((2, 4)) < 0).any(), "some blocks are all zeros"
+    plain, fast = (
+        jax.grad(lambda x, f=f: jnp.sum(jnp.sin(layers.max_pool(nn.relu(x), f)) * 3))(x)
+        for f in (False, True)
+    )
+    np.testing.assert_allclose(fast, plain, rtol=1e-6)
+
+
+@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("channels", [(3,), (3, 2), (1, 4, 2)])
+def test_conv_is_flax_conv_of_the_concatenation(fast, size, channels):
+    inputs = [_normal(i, 2, 5, 4, c) for i, c in enumerate(channels)]
+    ours = layers.Conv(5, size, fast=fast)
+    flax = nn.Conv(5, (size, size))
+    params = ours.init(jax.random.key(0), *inputs)["params"]
+    theirs = flax.init(jax.random.key(0), jnp.concatenate(inputs, -1))["params"]
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, theirs)
+    params["bias"] = _normal(7, 5)
+
+    _assert_same(
+        lambda params, *xs: ours.apply({"params": params}, *xs),
+        lambda params, *xs: flax.apply({"params": params}, jnp.concatenate(xs, -1)),
+        params,
+        *inputs,
+    )
+
+
+@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("sides", SIZES)
+def test_conv_transpose_is_flax_conv_transpose(fast, size, sides):
+    x = _normal(0, 2, *sides, 3)
+    ours = layers.ConvTranspose(5, size, fast=fast)
+    flax = nn.ConvTranspose(5, (size, size), (2, 2))
+    params = ours.init(jax.random.key(0), x)["params"]
+    theirs = flax.init(jax.random.key(0), x)["params"]
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, theirs)
+    params["bias"] = _normal(7, 5)
+    _assert_same(
+        lambda params, x: ours.apply({"params": params}, x),
+        lambda params, x: flax.apply({"params": params}, x),
+        params,
+        x,
+    )
+
+
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("fast", [False, True])
+def test_conv_transpose_scatters_each_pixel_through_its_kernel(size, fast):
+    """Brute force: every input pixel paints the mirrored kernel around its block of outputs."""
+    x = np.asarray(_normal(3, 1, 3, 4, 2))
+    kernel = np.asarray(_normal(4, size, size, 2, 3))
+    margin = (size - 2) // 2
+    canvas = np.zeros((6 + 2 * margin, 8 + 2 * margin, 3))
+    for r in range(3):
+        for c in range(4):
+            for a in range(size):
+                for b in range(size):
+                    canvas[2 * r + a, 2 * c + b] += x[0, r, c] @ kernel[size - 1 - a, size - 1 - b]
+    expected = canvas[margin : margin + 6, margin : margin + 8]
+    out = layers.convolve_transposed(jnp.asarray(x), jnp.asarray(kernel), fast)
+    np.testing.assert_allclose(out[0], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(24, 8), (7, 7), (9, 3), (11, 1), (10, 5)])
+def test_group_norm_is_flax_group_norm(channels, groups):
+    x = _normal(0, 2, 4, 5, channels) * 2 + 1
+    ours, flax = layers.GroupNorm(), nn.GroupNorm(groups, use_fast_variance=False)
+    params = {"scale": _normal(1, channels), "bias": _normal(2, channels)}
+    assert jax.tree.map(jnp.shape, ours.init(jax.random.key(0), x)["params"]) == jax.tree.map(
+        jnp.shape, params
+    )
+    _assert_same(
+        lambda params, x: ours.apply({"params": params}, x),
+        lambda params, x: flax.apply({"params": params}, x),
+        params,
+        x,
+    )
+
+
+def test_group_norm_keeps_its_digits_far_from_zero():
+    x = _normal(0, 1, 32, 32, 16)
+    out = layers.GroupNorm().apply(
+        {"params": {"scale": jnp.ones(16), "bias": jnp.zeros(16)}}, x + 4096.0
+    )
+    assert out.mean() == pytest.approx(0, abs=1e-3)
+    assert out.std() == pytest.approx(1, abs=1e-3)
+
+
+def test_group_norm_of_a_constant_image_is_finite():
+    params = {"scale": jnp.ones(4), "bias": jnp.zeros(4)}
+    x = jnp.full((1, 4, 4, 4), 3.0)
+    out, backward = jax.vjp(lambda x: layers.GroupNorm().apply({"params": params}, x), x)
+    np.testing.assert_array_equal(out, 0)
+    assert np.isfinite(backward(_normal(0, 1, 4, 4, 4))[0]).all()
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_initial_up_sampling_keeps_the_variance(size):
+    x = _normal(0, 1, 16, 16, 64)
+    up = layers.ConvTranspose(64, size)
+    out = up.apply(up.init(jax.random.key(0), x), x)
+    assert out[:, 2:-2, 2:-2].std() == pytest.approx(1, rel=0.1)

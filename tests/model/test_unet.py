@@ -1,0 +1,257 @@
+"""The U-Net: parameter counts by hand, any image size, dropout, dtypes, transformations."""
+
+import dataclasses
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fluxseg.config import ModelConfig, reference_model
+from fluxseg.errors import ConfigError
+from fluxseg.model.unet import create_unet
+
+TINY = ModelConfig(features=(3, 4, 5), convs=1, stem=1, norm="none")
+
+
+def _image(seed, *shape):
+    return jnp.asarray(np.random.default_rng(seed).random(shape), jnp.float32)[..., None]
+
+
+def _params(config, num_classes=2, seed=0):
+    unet = create_unet(config, num_classes)
+    return unet.init(jax.random.key(seed), jnp.zeros((1, 16, 16, 1)))["params"]
+
+
+def _count(config, num_classes=2):
+    unet = create_unet(config, num_classes)
+    shapes = jax.eval_shape(unet.init, jax.random.key(0), jnp.zeros((1, 64, 64, 1)))
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+
+def test_reference_has_the_hand_counted_parameters():
+    rows = [
+        9 * 1 * 64 + 64,  # encoder, full size
+        9 * 64 * 128 + 128,  # then pooled to 1/2
+        9 * 128 * 128 + 128,  # 1/4
+        9 * 128 * 256 + 256,  # 1/8
+        9 * 256 * 512 + 512,  # 1/16
+        9 * 512 * 512 + 512,  # bottleneck
+        16 * 512 * 512 + 512,  # up to 1/8, 4x4, keeps the channels
+        9 * (512 + 256) * 256 + 256,
+        16 * 256 * 256 + 256,  # up to 1/4
+        9 * (256 + 128) * 128 + 128,
+        16 * 128 * 128 + 128,  # up to 1/2
+        9 * (128 + 128) * 128 + 128,
+        16 * 128 * 128 + 128,  # up to full size
+        9 * (128 + 64) * 64 + 64,
+        1 * 64 * 2 + 2,  # logits
+    ]
+    assert sum(rows) == 12_443_458
+    assert _count(reference_model()) == 12_443_458
+
+
+def test_reference_convolves_before_it_pools():
+    unet = create_unet(dataclasses.replace(reference_model(), features=(4, 6, 8, 10, 12)))
+    text = str(jax.make_jaxpr(lambda i: unet.init(jax.random.key(0), i))(jnp.zeros((1, 32, 48, 1))))
+    # Convolutions to level n work at the size of level n - 1, and the bottleneck at 1/16.
+    for shape in ("1,32,48,4", "1,32,48,6", "1,16,24,8", "1,8,12,10", "1,4,6,12", "1,2,3,12"):
+        assert f"f32[{shape}] = conv_general_dilated" in text, shape
+
+
+def test_default_has_the_hand_counted_parameters():
+    def block(inputs, features):
+        # Convolutions without bias, each with scale and bias of its normalisation.
+        return 9 * inputs * features + 9 * features * features + 4 * features
+
+    features = (16, 32, 64, 96, 128)
+    encoder = sum(block(i, f) for i, f in zip((4, *features), features, strict=False))
+    up = sum(coarse * 4 * fine + 4 * fine for fine, coarse in itertools.pairwise(features))
+    decoder = sum(block(2 * f, f) for f in features[:-1])
+    head = 16 * 8 + 8
+    assert _count(ModelConfig()) == encoder + up + decoder + head == 949_384
+
+
+@pytest.mark.parametrize(
+    "config",
+    [TINY, ModelConfig(features=(4, 6, 8)), dataclasses.replace(TINY, up="transposed"),
+     dataclasses.replace(reference_model(), features=(3, 4, 5, 6, 7))],
+)  # fmt: skip
+def test_both_formulations_are_one_function(config):
+    image = _image(0, 2, 37, 53)
+    config = dataclasses.replace(config, dropout=0.3)
+    plain, fast = (create_unet(config, formulation=f) for f in ("plain", "fast"))
+    params = plain.init(jax.random.key(0), image)["params"]
+    same = fast.init(jax.random.key(0), image)["params"]
+    jax.tree.map(np.testing.assert_array_equal, params, same)
+
+    def loss(params, image, unet):
+        rngs = {"dropout": jax.random.key(5)}
+        logits = unet.apply({"params": params}, image, train=True, rngs=rngs)
+        return jnp.mean(jnp.sin(3 * logits)), logits
+
+    grad = jax.grad(loss, argnums=(0, 1), has_aux=True)
+    grads, logits = grad(params, image, plain)
+    fast_grads, fast_logits = grad(params, image, fast)
+    np.testing.assert_allclose(fast_logits, logits, rtol=1e-4, atol=1e-5)
+    assert jnp.abs(grads[0]["encoder_0_conv_0"]["kernel"]).max() > 0
+    for left, right in zip(jax.tree.leaves(fast_grads), jax.tree.leaves(grads), strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-5 * np.abs(right).max())
+
+
+OPTIONS = {
+    "convs": (1, 2),
+    "stem": (1, 2),
+    "pool": ("first", "last"),
+    "bottleneck_convs": (0, 1),
+    "up": (("transposed", 2), ("transposed", 4), ("shuffle", 2)),
+    "up_features": ("keep", "skip"),
+    "norm": ("none", "group"),
+    "dropout_kind": ("channel", "element"),
+    "num_classes": (2, 3),
+}
+
+
+def test_every_combination_of_options_has_logits_of_the_image_size():
+    image = jax.ShapeDtypeStruct((2, 13, 10, 1), jnp.float32)
+    for values in itertools.product(*OPTIONS.values()):
+        options = dict(zip(OPTIONS, values, strict=True))
+        num_classes = options.pop("num_classes")
+        options["up"], options["up_kernel"] = options["up"]
+        unet = create_unet(ModelConfig(features=(2, 3), **options), num_classes)
+
+        def run(image, unet=unet):
+            keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+            return unet.init_with_output(keys, image, train=True)[0]
+
+        logits = jax.eval_shape(run, image)
+        assert (logits.shape, logits.dtype) == ((2, 13, 10, num_classes), jnp.float32), options
+
+
+@pytest.mark.parametrize("stem", [1, 2, 4])
+@pytest.mark.parametrize("features", [(4,), (4, 6)])
+def test_few_levels_and_every_stem_compute_finite_logits(stem, features):
+    config = ModelConfig(features=features, stem=stem)
+    logits = create_unet(config).apply({"params": _params(config)}, _image(0, 1, 9, 11))
+    assert logits.shape == (1, 9, 11, 2)
+    assert np.isfinite(logits).all()
+    assert logits.std() > 0
+
+
+@pytest.mark.parametrize("sides", [(447, 512), (37, 53), (1, 1), (1, 70)])
+def test_any_size(sides):
+    config = ModelConfig(features=(2, 2, 2, 2, 2))
+    logits = create_unet(config).apply({"params": _params(config)}, _image(0, 1, *sides))
+    assert logits.shape == (1, *sides, 2)
+    assert np.isfinite(logits).all()
+
+
+def test_padding_repeats_the_last_row_and_column_and_is_cut_off():
+    config = dataclasses.replace(TINY, stem=2)
+    unet, params = create_unet(config), {"params": _params(config)}
+    image = _image(1, 1, 37, 53)
+    padded = np.pad(image, [(0, 0), (0, 3), (0, 3), (0, 0)], mode="edge")
+    np.testing.assert_allclose(
+        unet.apply(params, image), unet.apply(params, padded)[:, :37, :53], rtol=1e-5, atol=1e-6
+    )
+
+
+def test_padding_does_not_reach_the_interior():
+    unet, params = create_unet(TINY), {"params": _params(TINY)}
+    image = _image(2, 1, 64, 64)
+    whole, part = unet.apply(params, image), unet.apply(params, image[:, :61, :59])
+    # Convolutions at 1/1, 1/2, 1/4 and on the way back see at most 2 * (1 + 2) + 4 + 4 px.
+    np.testing.assert_allclose(part[:, :44, :42], whole[:, :44, :42], rtol=1e-5, atol=1e-6)
+    assert not np.allclose(part, whole[:, :61, :59], rtol=1e-3, atol=1e-4)
+
+
+def test_dropout_works_in_training_only_and_by_key():
+    unet, params = create_unet(TINY), {"params": _params(TINY)}
+    image = _image(0, 2, 16, 16)
+
+    def train(seed):
+        return unet.apply(params, image, train=True, rngs={"dropout": jax.random.key(seed)})
+
+    np.testing.assert_array_equal(unet.apply(params, image), unet.apply(params, image, train=False))
+    np.testing.assert_array_equal(train(1), train(1))
+    assert not np.array_equal(train(1), train(2))
+    assert not np.array_equal(train(1), unet.apply(params, image))
+
+
+@pytest.mark.parametrize("kind", ["channel", "element"])
+def test_dropout_drops_whole_channels_or_single_values(kind):
+    config = ModelConfig(
+        features=(64,), convs=1, stem=1, norm="none", dropout=0.25, dropout_kind=kind
+    )
+    unet, params = create_unet(config), _params(config)
+    params["encoder_0_conv_0"]["bias"] += 1.0  # nothing is zero before dropout
+    image = jnp.zeros((8, 8, 8, 1))
+    _, state = unet.apply(
+        {"params": params},
+        image,
+        train=True,
+        rngs={"dropout": jax.random.key(0)},
+        capture_intermediates=lambda module, _: module.name == "encoder_0_dropout",
+    )
+    (kept,) = state["intermediates"]["encoder_0_dropout"]["__call__"]
+    np.testing.assert_allclose(np.unique(kept), [0, 1 / 0.75], rtol=1e-6)
+    assert np.mean(kept == 0) == pytest.approx(0.25, abs=0.08)
+    constant = (kept == kept[:, :1, :1]).all((1, 2))
+    assert constant.all() if kind == "channel" else not constant.any()
+
+
+def test_bfloat16_computes_near_float32_and_keeps_float32_parameters():
+    config = ModelConfig(features=(8, 16), dtype="bfloat16")
+    params, image = _params(config), _image(0, 1, 32, 32)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+    low = create_unet(config).apply({"params": params}, image)
+    high = create_unet(dataclasses.replace(config, dtype="float32")).apply(
+        {"params": params}, image
+    )
+    assert low.dtype == high.dtype == jnp.float32
+    assert 0 < np.abs(low - high).max() < 0.1 * np.abs(high).max()
+
+
+def test_jit_and_vmap_over_parameters():
+    unet, image = create_unet(TINY), _image(0, 1, 16, 16)
+    members = [_params(TINY, seed=seed) for seed in range(3)]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
+    ensemble = jax.jit(jax.vmap(lambda p: unet.apply({"params": p}, image)))(stacked)
+    for logits, params in zip(ensemble, members, strict=True):
+        expected = unet.apply({"params": params}, image)
+        np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_examples_of_a_batch_do_not_mix():
+    config = ModelConfig(features=(4, 8))
+    unet, params = create_unet(config), {"params": _params(config)}
+    image = _image(0, 3, 16, 16)
+    single = jnp.concatenate([unet.apply(params, image[i : i + 1]) for i in range(3)])
+    np.testing.assert_allclose(unet.apply(params, image), single, rtol=1e-4, atol=1e-5)
+
+
+def test_auto_takes_the_form_of_the_platform(monkeypatch):
+    def count(formulation):
+        unet = create_unet(dataclasses.replace(TINY, dtype="float32"), formulation=formulation)
+        params = _params(TINY)
+        jaxpr = str(jax.make_jaxpr(lambda i: unet.apply({"params": params}, i))(_image(0, 1, 8, 8)))
+        return jaxpr.count("reduce_window_max")
+
+    assert (count("auto"), count("fast"), count("plain")) == (0, 0, 2)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert count("auto") == 2
+
+
+def test_auto_dtype_is_bfloat16_off_the_cpu(monkeypatch):
+    unet, params, image = create_unet(TINY), _params(TINY), _image(0, 1, 16, 16)
+    exact = unet.apply({"params": params}, image)
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    rounded = unet.apply({"params": params}, image)
+    assert rounded.dtype == jnp.float32
+    assert not np.array_equal(exact, rounded)
+
+
+def test_one_class_is_refused():
+    with pytest.raises(ConfigError, match="num_classes"):
+        create_unet(TINY, num_classes=1)

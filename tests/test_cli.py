@@ -1,0 +1,183 @@
+"""The `fluxseg` command in real processes."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fluxseg.config import SimulatorConfig
+from fluxseg.data.simulator import SimulatedSource
+from fluxseg.data.transforms import crop_quarters, merge_masks
+from fluxseg.interop.allen import write_allen_npy
+from tests.conftest import TINY, as_arguments, with_data, with_train
+
+
+def run(*arguments, code=0):
+    done = subprocess.run(
+        [sys.executable, "-m", "fluxseg", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Eight recordings as .npy files, two of them unusable, one a copy."""
+    path = tmp_path_factory.mktemp("recordings with blanks and umläuts")
+    run("simulate", path, "--simulator.containers", 8, "--simulator.sessions", 1,
+        "--simulator.size", 64)  # fmt: skip
+    (path / "sim-copy.npy").write_bytes((path / "sim-0000-0.npy").read_bytes())
+    (path / "text.npy").write_text("this is no array")
+    truncated = (path / "sim-0001-0.npy").read_bytes()
+    (path / "truncated.npy").write_bytes(truncated[: len(truncated) // 2])
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(folder, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("trained")
+    config = with_train(with_data(TINY, source=str(folder)), epochs=2)
+    return workdir, run("train", "--workdir", workdir, *as_arguments(config))
+
+
+def test_help_explains_every_verb_and_every_option():
+    text = run("--help")
+    for verb in ("train", "check", "prepare", "evaluate", "report", "simulate"):
+        assert verb in text
+        options = run(verb, "--help")
+        assert "options" in options
+        # Every option has a sentence behind it.
+        for line in options.splitlines():
+            assert not line.rstrip(" │").endswith(("INT", "FLOAT", "STR")) or "--" in line
+    assert "Share of the groups in the training split" in run("train", "--help")
+    run("nonsense", code=2)
+
+
+def test_shell_completion_is_printed():
+    assert "_shtab" in run("--tyro-print-completion", "bash")
+
+
+def test_check_prints_a_line_for_every_file(folder):
+    lines = run("check", folder, code=1).splitlines()
+    assert len([line for line in lines if line.startswith("sim-000")]) == 8
+    by_name = {line.split(":")[0]: line for line in lines}
+    assert "unusable" in by_name["text.npy"]
+    assert "unusable" in by_name["truncated.npy"]
+    assert "copy of sim-0000-0.npy" in by_name["sim-copy.npy"]
+    assert "64 x 64 uint16" in by_name["sim-0003-0.npy"]
+    assert lines[-1].startswith("11 recordings: ")
+    assert "3 unusable" in lines[-1]
+
+
+def test_check_as_json(folder):
+    report = json.loads(run("check", folder, "--json", "--workers", 2, code=1))
+    assert report["counts"]["unusable"] == 3
+    assert len(report["recordings"]) == 11
+    assert report["duplicates"] == [["sim-0000-0.npy", "sim-copy.npy"]]
+
+
+def test_check_of_good_files_succeeds(folder, tmp_path):
+    (tmp_path / "a.npy").write_bytes((folder / "sim-0002-0.npy").read_bytes())
+    assert "0 unusable" in run("check", tmp_path)
+    run("check", tmp_path / "absent", code=2)
+    (tmp_path / "empty").mkdir()
+    run("check", tmp_path / "empty", code=2)
+
+
+def test_training_on_files_tells_what_was_left_out(trained):
+    workdir, output = trained
+    assert "8 of 11 recordings are used; 3 left out" in output
+    assert "left out: text.npy" in output
+    assert "Epoch  2: TrL=" in output
+    data = json.loads((workdir / "data.json").read_text())
+    assert {row["key"] for row in data["left_out"]} == {
+        "sim-copy.npy", "text.npy", "truncated.npy"
+    }  # fmt: skip
+    page = (workdir / "report.html").read_text()
+    assert "truncated.npy" in page
+    assert list((workdir / "examples").glob("*.npz"))
+
+
+def test_evaluate_gives_the_scores_again(trained):
+    workdir, _ = trained
+    before = json.loads((workdir / "scores.json").read_text())
+    (workdir / "scores.json").unlink()
+    (workdir / "report.html").unlink()
+    output = run("evaluate", "--workdir", workdir)
+    assert json.loads((workdir / "scores.json").read_text()) == before
+    assert (workdir / "report.html").exists()
+    assert "macro IoU" in output
+
+
+def test_evaluate_other_data_and_notice_what_was_trained_on(trained, folder, tmp_path):
+    workdir, _ = trained
+    split = json.loads((workdir / "split.json").read_text())["items"]
+    seen = next(key for key, item in split.items() if set(item["splits"]) == {"train"})
+    other = SimulatedSource(SimulatorConfig(containers=3, sessions=1, size=64, seed=9))
+    for key in other.keys():  # noqa: SIM118
+        write_allen_npy(tmp_path / f"{key}.npy", other.read(key))
+    (tmp_path / "seen.npy").write_bytes((folder / seen).read_bytes())
+    output = run("evaluate", "--workdir", workdir, "--data", tmp_path)
+    assert "seen.npy shows a field of view that the run was trained on" in output
+    folder_out = workdir / "evaluations" / tmp_path.name
+    scores = json.loads((folder_out / "scores.json").read_text())["splits"]["external"]
+    assert scores["n_recordings"] == 4
+    assert (folder_out / "report.html").exists()
+    run("evaluate", "--workdir", tmp_path, code=2)
+
+
+def test_report_is_written_again(trained):
+    workdir, _ = trained
+    (workdir / "report.html").unlink()
+    assert "report.html" in run("report", workdir)
+    assert (workdir / "report.html").exists()
+
+
+def test_prepared_crops_are_used_by_the_main_job(folder, tmp_path):
+    output = run("prepare", folder, "--output", tmp_path / "cache", "--data.tile", 32)
+    assert "8 recordings prepared" in output
+    assert "left out: text.npy" in output
+    config = with_train(
+        with_data(TINY, source=str(folder), cache=str(tmp_path / "cache")), epochs=1
+    )
+    output = run("train", "--workdir", tmp_path / "run", *as_arguments(config))
+    assert "Using the crops prepared in" in output
+
+
+@pytest.mark.parametrize(("image", "mask"), [("png", "png"), ("jpg", "png"), ("jpg", "jpg")])
+def test_prepare_writes_the_files_of_the_reference_protocol(tmp_path, image, mask):
+    source = SimulatedSource(SimulatorConfig(containers=1, sessions=1, size=64))
+    key = source.keys()[0]
+    recording = source.read(key)
+    data = tmp_path / "data"
+    data.mkdir()
+    write_allen_npy(data / f"{key}.npy", recording)
+    for quarters in (False, True):
+        out = tmp_path / f"out-{quarters}"
+        flags = ["--quarters"] if quarters else []
+        run("prepare", data, "--output", out, "--format", image, "--mask-format", mask, *flags)
+        names = [f"{key}_{i}" for i in range(4)] if quarters else [key]
+        masks = [np.asarray(Image.open(out / "masks" / f"{name}.{mask}")) for name in names]
+        expected = merge_masks(recording.masks)
+        expected = crop_quarters(expected) if quarters else expected[None]
+        if mask == "png":
+            np.testing.assert_array_equal(np.stack(masks), expected * 255)
+        else:
+            assert ((np.stack(masks) > 127) == expected).mean() > 0.99
+        images = [np.asarray(Image.open(out / "images" / f"{name}.{image}")) for name in names]
+        brightness = recording.image.astype(float)
+        whole = images[0] if not quarters else np.block([images[:2], images[2:]])
+        # Bright stays bright: nothing has wrapped around.
+        assert (
+            np.corrcoef(
+                whole.ravel(), np.minimum(brightness, np.percentile(brightness, 99.5)).ravel()
+            )[0, 1]
+            > 0.97
+        )

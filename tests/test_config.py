@@ -1,0 +1,90 @@
+import dataclasses
+import json
+
+import pytest
+
+from fluxseg.arguments import read_config_file, split_config_file
+from fluxseg.config import (
+    Config,
+    DataConfig,
+    ModelConfig,
+    TrainConfig,
+    config_from_dict,
+    config_to_dict,
+    resume_difference,
+)
+from fluxseg.errors import ConfigError
+
+
+def test_a_config_survives_json():
+    config = Config(
+        data=DataConfig(source="x", tile=128),
+        model=ModelConfig(features=(8, 16)),
+        train=TrainConfig(learning_rate=1e-4),
+    )
+    assert config_from_dict(json.loads(json.dumps(config_to_dict(config)))) == config
+
+
+def test_missing_fields_take_defaults():
+    assert config_from_dict({"train": {"epochs": 3}}).train.epochs == 3
+    assert config_from_dict({}) == Config()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"trian": {}}, "unknown setting trian"),
+        ({"train": {"epoch": 3}}, r"unknown setting train\.epoch"),
+        ({"train": {"epochs": "3"}}, r"train\.epochs must be int, got '3'"),
+        ({"train": {"epochs": True}}, r"train\.epochs must be int"),
+        ({"train": {"learning_rate": "fast"}}, r"train\.learning_rate must be float"),
+        ({"train": {"epochs": 0}}, r"train\.epochs must be >= 1, got 0"),
+        ({"model": {"norm": "batch"}}, r"model\.norm must be"),
+        ({"model": {"features": 3}}, r"model\.features must be"),
+        ({"model": {"features": []}}, r"model\.features must be at least one level"),
+        ({"data": 3}, "data. must be a table"),
+        ({"data": {"low_percentile": 60, "high_percentile": 40}}, "low_percentile"),
+        ({"data": {"train_fraction": 0.8, "val_fraction": 0.4}}, "val_fraction"),
+    ],
+)
+def test_a_wrong_setting_is_named(values, message):
+    with pytest.raises(ConfigError, match=message):
+        config_from_dict(values)
+
+
+def test_only_settings_that_change_the_result_block_a_resume():
+    config = Config()
+    free = dataclasses.replace(
+        config,
+        train=dataclasses.replace(config.train, epochs=99, log_every=1),
+        data=dataclasses.replace(config.data, workers=3, cache="elsewhere"),
+    )
+    assert resume_difference(config, free) == []
+    other = dataclasses.replace(config, model=ModelConfig(features=(8, 16)))
+    assert resume_difference(config, other) == [
+        f"model.features: {config.model.features} -> (8, 16)"
+    ]
+
+
+def test_a_config_file_is_read_and_its_faults_are_named(tmp_path):
+    path = tmp_path / "my config.py"
+    path.write_text(
+        "from fluxseg.config import Config, TrainConfig\n"
+        "def get_config():\n    return Config(train=TrainConfig(epochs=7))\n"
+    )
+    assert read_config_file(path).train.epochs == 7
+    config, others = split_config_file(["--config", str(path), "--config.train.seed", "3"])
+    assert config.train.epochs == 7
+    assert others == ["--config.train.seed", "3"]
+    assert split_config_file(["--config.train.seed=3"]) == (Config(), ["--config.train.seed=3"])
+    for text, message in (
+        ("x = 1", "get_config"),
+        ("def get_config(): return 3", "must return"),
+        ("1 / 0", "ZeroDivisionError"),
+        ("def (", "SyntaxError"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=message):
+            read_config_file(path)
+    with pytest.raises(ConfigError, match="no such"):
+        read_config_file(tmp_path / "absent.py")

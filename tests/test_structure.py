@@ -1,0 +1,100 @@
+"""The structure of the package, read from its imports."""
+
+import ast
+import graphlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fluxseg
+
+ROOT = Path(fluxseg.__file__).parent
+FLOORS = (
+    ("errors", "config", "files"),
+    ("data",),
+    ("interop",),
+    ("model",),
+    ("training",),
+    ("inference",),
+    ("report",),
+    ("terminal", "arguments"),
+    ("main",),
+    ("cli",),
+    ("__main__",),
+)
+HEAVY = ("jax", "flax", "optax", "orbax", "grain", "matplotlib", "PIL", "tifffile", "rich", "tyro")
+
+
+def modules():
+    return {
+        ".".join(path.relative_to(ROOT.parent).with_suffix("").parts): path
+        for path in sorted(ROOT.rglob("*.py"))
+        if path.name != "__init__.py"
+    }
+
+
+def imports(path):
+    """Every fluxseg module a file imports, inside functions too, and other packages' names."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def floor(name):
+    part = name.split(".")[1]
+    for number, parts in enumerate(FLOORS):
+        if part in parts:
+            return number
+    raise AssertionError(f"{name} stands on no floor")
+
+
+def test_imports_form_a_dag_and_never_point_to_a_later_floor():
+    known = modules()
+    graph = {name: imports(path) & set(known) for name, path in known.items()}
+    assert sum(len(targets) for targets in graph.values()) > 30
+    list(graphlib.TopologicalSorter(graph).static_order())
+    for name, targets in graph.items():
+        for target in targets:
+            assert floor(target) <= floor(name), f"{name} imports {target}"
+
+
+@pytest.mark.parametrize("package", ["data", "interop"])
+def test_reading_and_cutting_needs_no_accelerator(package):
+    for name, path in modules().items():
+        if name.startswith(f"fluxseg.{package}."):
+            assert not {i.split(".")[0] for i in imports(path)} & {"jax", "flax", "optax", "orbax"}
+
+
+def test_files_and_functions_stay_small():
+    for path in modules().values():
+        source = path.read_text(encoding="utf-8")
+        assert len(source.splitlines()) <= 420, f"{path.name} does too much"
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno - node.lineno < 100, f"{path.name}: {node.name}"
+
+
+def test_importing_fluxseg_is_cheap_and_touches_no_accelerator():
+    code = (
+        "import sys, numpy, time; began = time.perf_counter(); import fluxseg; "
+        "took = time.perf_counter() - began; "
+        f"heavy = [m for m in {HEAVY!r} if m in sys.modules]; "
+        "assert not heavy, heavy; assert took < 0.5, took; "
+        "missing = [n for n in fluxseg.__all__ if not hasattr(fluxseg, n)]; "
+        "assert not missing, missing"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_every_public_name_is_documented():
+    for name in fluxseg.__all__:
+        value = getattr(fluxseg, name)
+        assert name == "__version__" or value.__doc__, name
