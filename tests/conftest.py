@@ -1,6 +1,7 @@
 """Shared by all tests: small settings, and where real data may lie."""
 
 import dataclasses
+import os
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,10 @@ import pytest
 from fluxseg.config import Config, DataConfig, ModelConfig, SimulatorConfig, TrainConfig
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+# Most of the time of a tiny run is compilation; every process of the tests shares the results.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(REPOSITORY / ".pytest_cache" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 
 @pytest.fixture(scope="session")
@@ -20,8 +25,8 @@ def real_data() -> Path:
 
 
 TINY = Config(
-    data=DataConfig(tile=32, workers=1, threads=1),
-    simulator=SimulatorConfig(containers=8, sessions=1, size=64),
+    data=DataConfig(tile=64, workers=1, threads=1),
+    simulator=SimulatorConfig(containers=8, sessions=1, size=128),
     model=ModelConfig(features=(4, 8), convs=1, stem=1),
     train=TrainConfig(epochs=2, batch_size=4, learning_rate=3e-3, warmup_steps=2, log_every=2),
 )

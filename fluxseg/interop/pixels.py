@@ -16,6 +16,8 @@ MAX_PIXELS = 8192 * 8192
 """Pixels of an image; a few bytes can declare any number."""
 MAX_BYTES = 2**30
 """Bytes of an image in memory."""
+MAX_RATIO = 2048
+"""No compression of single-channel images makes them so many times smaller."""
 MAGICS: dict[bytes, Literal["PNG", "JPEG", "TIFF"]] = {
     b"\x89PNG\r\n\x1a\n": "PNG",
     b"\xff\xd8\xff": "JPEG",
@@ -95,8 +97,8 @@ def _read_with_pillow(path: Path, kind: str, labels: bool) -> np.ndarray:
     with warnings.catch_warnings():
         # Its warning about large images comes before its error; the limit here is lower.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        with Image.open(path, formats=(kind,)) as picture:
-            _check_size(picture.size[::-1])
+        with _open_picture(path, kind) as picture:
+            _check_size(picture.size[::-1], 1 if picture.mode == "1" else 8, path)
             frames = getattr(picture, "n_frames", 1)
             if frames > 1:
                 raise RecordingError("", _several(frames))
@@ -107,11 +109,23 @@ def _read_with_pillow(path: Path, kind: str, labels: bool) -> np.ndarray:
             return np.asarray(picture)
 
 
-def _check_size(shape: tuple[int, ...]) -> None:
-    if math.prod(shape[:2]) > MAX_PIXELS:
+def _open_picture(path: Path, kind: str) -> Any:
+    from PIL import Image
+
+    try:
+        return Image.open(path, formats=(kind,))
+    except Image.DecompressionBombError as error:
+        raise RecordingError("", f"declares more than the limit of {MAX_PIXELS} pixels") from error
+
+
+def _check_size(shape: tuple[int, ...], bits: int, path: Path) -> None:
+    height, width = shape
+    if height * width > MAX_PIXELS:
         raise RecordingError(
-            "", f"is {shape[0]} x {shape[1]} px large, the limit is {MAX_PIXELS} pixels"
+            "", f"is {height} x {width} px large, the limit is {MAX_PIXELS} pixels"
         )
+    if height * width * bits // 8 > MAX_RATIO * path.stat().st_size + 2**20:
+        raise RecordingError("", f"is damaged: too short for {height} x {width} px")
 
 
 def _several(count: int) -> str:
@@ -139,7 +153,7 @@ def _read_tiff(path: Path, labels: bool) -> tuple[np.ndarray, float | None]:
         page = tiff.pages[0]
         if not isinstance(page, tifffile.TiffPage):
             raise RecordingError("", "is damaged: its first page is not an image")
-        _check_size((page.imagelength, page.imagewidth))
+        _check_size((page.imagelength, page.imagewidth), page.bitspersample, path)
         samples = math.prod(page.shape) / max(page.imagelength * page.imagewidth, 1)
         pages = max(len(tiff.pages), _declared_pages(tiff))
         if pages > 1:
@@ -171,15 +185,17 @@ def _check_segments(path: Path, page: Any) -> None:
     packed = page.compression == _RAW and page.size * page.bitspersample // 8
     if max(sum(page.databytecounts), packed) > size:
         raise RecordingError("", f"is truncated, or damaged: its pixels do not fit in {size} bytes")
+    if len(page.dataoffsets) != math.prod(page.chunked) or 0 in page.databytecounts:
+        raise RecordingError("", "is damaged: a part of its pixels is missing")
     if page.nbytes > MAX_BYTES:
         raise RecordingError("", f"would take {page.nbytes} bytes, the limit is {MAX_BYTES}")
     if page.compression == _RAW:
         return
-    left = limit = page.nbytes + 2**20
+    left = page.nbytes + 2**16
     with path.open("rb") as file:
         for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True):
             file.seek(offset)
-            left -= len(zlib.decompressobj().decompress(file.read(count), limit))
+            left -= len(zlib.decompressobj().decompress(file.read(count), left + 1))
             if left < 0:
                 raise RecordingError("", "is damaged: it holds more than the size it declares")
 

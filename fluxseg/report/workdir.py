@@ -61,13 +61,15 @@ def read_run(workdir: Path) -> RunFiles:
     if config is None and scores is None:
         raise WorkdirError(f"{workdir}: holds no run: neither config.json nor scores.json is there")
     with _well_formed(workdir / "config.json"):
-        config = {section: dict(fields) for section, fields in (config or {}).items()}
+        settings = {} if config is None else config
+        settings = {section: dict(fields) for section, fields in settings.items()}
     with _well_formed(workdir / "data.json"):
         data = None if data is None else _check_data(data)
     with _well_formed(workdir / "scores.json"):
-        checkpoint = dict((scores or {}).get("checkpoint") or {})
-        splits = [_check_split(*item) for item in (scores or {"splits": {}})["splits"].items()]
-    history = read_history(workdir / "metrics.jsonl") if config else []
+        scores = {"splits": {}} if scores is None else scores
+        checkpoint = dict(scores.get("checkpoint") or {})
+        splits = [_check_split(*item) for item in scores["splits"].items()]
+    history = [] if config is None else read_history(workdir / "metrics.jsonl")
     path = workdir / "examples" / "examples.json"
     with _well_formed(path):
         examples = [
@@ -75,7 +77,7 @@ def read_run(workdir: Path) -> RunFiles:
             | {"neuron_iou": _finite(row["neuron_iou"]), "path": path.parent / _plain(row["file"])}
             for row in (read_json(path) if path.exists() else [])
         ]
-    return RunFiles(workdir, config, data, history, checkpoint, splits, examples)
+    return RunFiles(workdir, settings, data, history, checkpoint, splits, examples)
 
 
 @contextlib.contextmanager

@@ -180,7 +180,7 @@ def test_bombs_are_not_unpacked(tmp_path, monkeypatch):
             read_npz(path)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        assert peak < 2**23
+        assert peak < npz.MAX_BYTES
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
@@ -201,7 +201,7 @@ def test_encrypted_and_other_archives_are_said(tmp_path):
     for place in (data.index(b"PK\x03\x04") + 6, data.index(b"PK\x01\x02") + 8):
         data[place] |= 1
     path.write_bytes(data)
-    with pytest.raises(RecordingError, match="unusual .npz file .*encrypted"):
+    with pytest.raises(RecordingError, match=r"unusual \.npz file .*encrypted"):
         read_npz(path)
     with pytest.raises(RecordingError, match="holds none of the fields"):
         read_npz(save_members(tmp_path / "b.npz", {"word/document.xml": b"<x/>"}))
@@ -218,7 +218,7 @@ def test_damage_is_an_error_or_harmless(tmp_path, seed):
         write_npz(path, recording)
     data = path.read_bytes()
     rng = random.Random(seed)  # noqa: S311
-    outcomes = {True: 0, False: 0}
+    read, messages = 0, []
     began = time.perf_counter()
     tracemalloc.start()
     for _ in range(400):
@@ -234,13 +234,13 @@ def test_damage_is_an_error_or_harmless(tmp_path, seed):
             with warnings.catch_warnings():
                 warnings.simplefilter("error")
                 read_npz(path)
-            outcomes[True] += 1
+            read += 1
         except RecordingError as error:
-            assert str(error).startswith(f"{path}: ")
-            outcomes[False] += 1
+            messages.append(str(error))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert min(outcomes.values()) > 0
+    assert min(read, len(messages)) > 0
+    assert all(message.startswith(f"{path}: ") for message in messages)
     assert peak < 2**24
     assert time.perf_counter() - began < 30
 

@@ -19,11 +19,16 @@ def _normal(seed, *shape):
 
 def _assert_same(function, other, *arguments):
     """Equal outputs, and equal gradients with respect to all arguments (arrays or trees)."""
-    out, backward = jax.vjp(function, *arguments)
-    expected, expected_backward = jax.vjp(other, *arguments)
+
+    def run(f):
+        def values_and_gradients(*arguments):
+            out, backward = jax.vjp(f, *arguments)
+            return out, backward(_normal(99, *out.shape))
+
+        return jax.jit(values_and_gradients)(*arguments)
+
+    (out, grads), (expected, wanted) = run(function), run(other)
     np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-5)
-    cotangent = _normal(99, *expected.shape)
-    grads, wanted = backward(cotangent), expected_backward(cotangent)
     assert jax.tree.structure(grads) == jax.tree.structure(wanted)
     for left, right in zip(jax.tree.leaves(grads), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-4)

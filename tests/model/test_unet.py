@@ -1,12 +1,14 @@
 """The U-Net: parameter counts by hand, any image size, dropout, dtypes, transformations."""
 
 import dataclasses
+import functools
 import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.errors import InvalidRngError
 
 from fluxseg.config import ModelConfig, reference_model
 from fluxseg.errors import ConfigError
@@ -21,7 +23,11 @@ def _image(seed, *shape):
 
 def _params(config, num_classes=2, seed=0):
     unet = create_unet(config, num_classes)
-    return unet.init(jax.random.key(seed), jnp.zeros((1, 16, 16, 1)))["params"]
+    return jax.jit(unet.init)(jax.random.key(seed), jnp.zeros((1, 16, 16, 1)))["params"]
+
+
+def _logits(config, params, image):
+    return jax.jit(create_unet(config).apply)({"params": params}, image)
 
 
 def _count(config, num_classes=2):
@@ -79,11 +85,11 @@ def test_default_has_the_hand_counted_parameters():
      dataclasses.replace(reference_model(), features=(3, 4, 5, 6, 7))],
 )  # fmt: skip
 def test_both_formulations_are_one_function(config):
-    image = _image(0, 2, 37, 53)
+    image = _image(0, 2, 37, 21)
     config = dataclasses.replace(config, dropout=0.3)
     plain, fast = (create_unet(config, formulation=f) for f in ("plain", "fast"))
-    params = plain.init(jax.random.key(0), image)["params"]
-    same = fast.init(jax.random.key(0), image)["params"]
+    params = jax.jit(plain.init)(jax.random.key(0), image)["params"]
+    same = jax.jit(fast.init)(jax.random.key(0), image)["params"]
     jax.tree.map(np.testing.assert_array_equal, params, same)
 
     def loss(params, image, unet):
@@ -91,7 +97,7 @@ def test_both_formulations_are_one_function(config):
         logits = unet.apply({"params": params}, image, train=True, rngs=rngs)
         return jnp.mean(jnp.sin(3 * logits)), logits
 
-    grad = jax.grad(loss, argnums=(0, 1), has_aux=True)
+    grad = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True), static_argnums=2)
     grads, logits = grad(params, image, plain)
     fast_grads, fast_logits = grad(params, image, fast)
     np.testing.assert_allclose(fast_logits, logits, rtol=1e-4, atol=1e-5)
@@ -109,7 +115,6 @@ OPTIONS = {
     "up_features": ("keep", "skip"),
     "norm": ("none", "group"),
     "dropout_kind": ("channel", "element"),
-    "num_classes": (2, 3),
 }
 
 
@@ -117,23 +122,22 @@ def test_every_combination_of_options_has_logits_of_the_image_size():
     image = jax.ShapeDtypeStruct((2, 13, 10, 1), jnp.float32)
     for values in itertools.product(*OPTIONS.values()):
         options = dict(zip(OPTIONS, values, strict=True))
-        num_classes = options.pop("num_classes")
         options["up"], options["up_kernel"] = options["up"]
-        unet = create_unet(ModelConfig(features=(2, 3), **options), num_classes)
+        unet = create_unet(ModelConfig(features=(2, 3), **options), num_classes=3)
 
         def run(image, unet=unet):
             keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
             return unet.init_with_output(keys, image, train=True)[0]
 
         logits = jax.eval_shape(run, image)
-        assert (logits.shape, logits.dtype) == ((2, 13, 10, num_classes), jnp.float32), options
+        assert (logits.shape, logits.dtype) == ((2, 13, 10, 3), jnp.float32), options
 
 
 @pytest.mark.parametrize("stem", [1, 2, 4])
 @pytest.mark.parametrize("features", [(4,), (4, 6)])
 def test_few_levels_and_every_stem_compute_finite_logits(stem, features):
     config = ModelConfig(features=features, stem=stem)
-    logits = create_unet(config).apply({"params": _params(config)}, _image(0, 1, 9, 11))
+    logits = _logits(config, _params(config), _image(0, 1, 9, 11))
     assert logits.shape == (1, 9, 11, 2)
     assert np.isfinite(logits).all()
     assert logits.std() > 0
@@ -141,26 +145,23 @@ def test_few_levels_and_every_stem_compute_finite_logits(stem, features):
 
 @pytest.mark.parametrize("sides", [(447, 512), (37, 53), (1, 1), (1, 70)])
 def test_any_size(sides):
-    config = ModelConfig(features=(2, 2, 2, 2, 2))
-    logits = create_unet(config).apply({"params": _params(config)}, _image(0, 1, *sides))
+    config = ModelConfig(features=(2, 2, 2, 2, 2), convs=1)
+    logits = _logits(config, _params(config), _image(0, 1, *sides))
     assert logits.shape == (1, *sides, 2)
     assert np.isfinite(logits).all()
 
 
 def test_padding_repeats_the_last_row_and_column_and_is_cut_off():
     config = dataclasses.replace(TINY, stem=2)
-    unet, params = create_unet(config), {"params": _params(config)}
-    image = _image(1, 1, 37, 53)
+    params, image = _params(config), _image(1, 1, 37, 53)
     padded = np.pad(image, [(0, 0), (0, 3), (0, 3), (0, 0)], mode="edge")
-    np.testing.assert_allclose(
-        unet.apply(params, image), unet.apply(params, padded)[:, :37, :53], rtol=1e-5, atol=1e-6
-    )
+    expected = _logits(config, params, padded)[:, :37, :53]
+    np.testing.assert_allclose(_logits(config, params, image), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_padding_does_not_reach_the_interior():
-    unet, params = create_unet(TINY), {"params": _params(TINY)}
-    image = _image(2, 1, 64, 64)
-    whole, part = unet.apply(params, image), unet.apply(params, image[:, :61, :59])
+    params, image = _params(TINY), _image(2, 1, 64, 64)
+    whole, part = _logits(TINY, params, image), _logits(TINY, params, image[:, :61, :59])
     # Convolutions at 1/1, 1/2, 1/4 and on the way back see at most 2 * (1 + 2) + 4 + 4 px.
     np.testing.assert_allclose(part[:, :44, :42], whole[:, :44, :42], rtol=1e-5, atol=1e-6)
     assert not np.allclose(part, whole[:, :61, :59], rtol=1e-3, atol=1e-4)
@@ -170,13 +171,16 @@ def test_dropout_works_in_training_only_and_by_key():
     unet, params = create_unet(TINY), {"params": _params(TINY)}
     image = _image(0, 2, 16, 16)
 
-    def train(seed):
-        return unet.apply(params, image, train=True, rngs={"dropout": jax.random.key(seed)})
+    @functools.partial(jax.jit, static_argnums=0)
+    def run(train, seed):
+        return unet.apply(params, image, train, rngs={"dropout": jax.random.key(seed)})
 
-    np.testing.assert_array_equal(unet.apply(params, image), unet.apply(params, image, train=False))
-    np.testing.assert_array_equal(train(1), train(1))
-    assert not np.array_equal(train(1), train(2))
-    assert not np.array_equal(train(1), unet.apply(params, image))
+    np.testing.assert_array_equal(run(False, 1), run(False, 2))
+    np.testing.assert_array_equal(run(True, 1), run(True, 1))
+    assert not np.array_equal(run(True, 1), run(True, 2))
+    assert not np.array_equal(run(True, 1), run(False, 1))
+    with pytest.raises(InvalidRngError, match="dropout"):
+        unet.apply(params, image, train=True)
 
 
 @pytest.mark.parametrize("kind", ["channel", "element"])
@@ -202,13 +206,11 @@ def test_dropout_drops_whole_channels_or_single_values(kind):
 
 
 def test_bfloat16_computes_near_float32_and_keeps_float32_parameters():
-    config = ModelConfig(features=(8, 16), dtype="bfloat16")
+    config = ModelConfig(features=(8, 16), convs=1, dtype="bfloat16")
     params, image = _params(config), _image(0, 1, 32, 32)
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
-    low = create_unet(config).apply({"params": params}, image)
-    high = create_unet(dataclasses.replace(config, dtype="float32")).apply(
-        {"params": params}, image
-    )
+    low = _logits(config, params, image)
+    high = _logits(dataclasses.replace(config, dtype="float32"), params, image)
     assert low.dtype == high.dtype == jnp.float32
     assert 0 < np.abs(low - high).max() < 0.1 * np.abs(high).max()
 
@@ -219,16 +221,15 @@ def test_jit_and_vmap_over_parameters():
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
     ensemble = jax.jit(jax.vmap(lambda p: unet.apply({"params": p}, image)))(stacked)
     for logits, params in zip(ensemble, members, strict=True):
-        expected = unet.apply({"params": params}, image)
+        expected = _logits(TINY, params, image)
         np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_examples_of_a_batch_do_not_mix():
-    config = ModelConfig(features=(4, 8))
-    unet, params = create_unet(config), {"params": _params(config)}
-    image = _image(0, 3, 16, 16)
-    single = jnp.concatenate([unet.apply(params, image[i : i + 1]) for i in range(3)])
-    np.testing.assert_allclose(unet.apply(params, image), single, rtol=1e-4, atol=1e-5)
+    config = ModelConfig(features=(4, 8), convs=1)
+    params, image = _params(config), _image(0, 3, 16, 16)
+    single = jnp.concatenate([_logits(config, params, image[i : i + 1]) for i in range(3)])
+    np.testing.assert_allclose(_logits(config, params, image), single, rtol=1e-4, atol=1e-5)
 
 
 def test_auto_takes_the_form_of_the_platform(monkeypatch):
@@ -244,10 +245,12 @@ def test_auto_takes_the_form_of_the_platform(monkeypatch):
 
 
 def test_auto_dtype_is_bfloat16_off_the_cpu(monkeypatch):
-    unet, params, image = create_unet(TINY), _params(TINY), _image(0, 1, 16, 16)
-    exact = unet.apply({"params": params}, image)
+    params, image = _params(TINY), _image(0, 1, 16, 16)
+    exact = _logits(TINY, params, image)
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-    rounded = unet.apply({"params": params}, image)
+    jax.clear_caches()  # the backend is asked for while tracing
+    rounded = _logits(TINY, params, image)
+    jax.clear_caches()
     assert rounded.dtype == jnp.float32
     assert not np.array_equal(exact, rounded)
 
