@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from fluxseg.compilation import enable_compilation_cache
 from fluxseg.config import Config, DataConfig, SimulatorConfig
 from fluxseg.main import MainArguments, log_scores, parse_main, run_main
 from fluxseg.terminal import configure_logging, create_console, progress_bar, run_guarded
@@ -47,7 +48,7 @@ def check(
         print(json.dumps(report.to_json(), indent=1))
     else:
         for row in report.rows:
-            console.print(format_check(row), markup=False)
+            console.print(format_check(row), markup=False, soft_wrap=True)
         counts = ", ".join(f"{count} {STATUS_WORDS[name]}" for name, count in report.counts.items())
         console.print(f"{len(report.rows)} recordings: {counts}", markup=False)
     return 1 if report.counts["unusable"] else 0
@@ -120,6 +121,7 @@ def evaluate(workdir: Path, data: str = "", output: Path | None = None) -> int:
 
     console = create_console()
     configure_logging(console)
+    enable_compilation_cache()
     run = load_run(workdir)
     if data:
         folder = output or workdir / "evaluations" / (Path(data).resolve().name or "data")
@@ -149,8 +151,10 @@ def report(workdir: tyro.conf.Positional[Path], /) -> int:
 
 
 def simulate(
-    output: tyro.conf.Positional[Path], /, simulator: SimulatorConfig = SimulatorConfig()
-) -> int:  # noqa: B008
+    output: tyro.conf.Positional[Path],
+    /,
+    simulator: SimulatorConfig = SimulatorConfig(),  # noqa: B008
+) -> int:
     """Write simulated recordings as .npy files, in the form that the Allen data have.
 
     Args:

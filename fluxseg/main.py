@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fluxseg.arguments import split_config_file
+from fluxseg.compilation import enable_compilation_cache
 from fluxseg.config import Config
 from fluxseg.terminal import configure_logging, create_console, progress_bar, run_guarded
 
@@ -53,6 +54,7 @@ def run_main(arguments: MainArguments) -> int:
     """Train, evaluate and report; returns the exit code."""
     console = create_console()
     configure_logging(console)
+    enable_compilation_cache()
     import jax
 
     from fluxseg.inference.examples import write_examples

@@ -23,26 +23,29 @@ def create_console(*, stderr: bool = False) -> "Console":
     return Console(stderr=stderr, highlight=False, soft_wrap=True)
 
 
-def configure_logging(console: "Console", *, verbose: bool = False) -> None:
-    """Send fluxseg's own messages to the console, and only the warnings of other packages."""
-    from rich.logging import RichHandler
+class _ConsoleHandler(logging.Handler):
+    """Print one line for each message, above a progress bar if there is one, never wrapped."""
 
-    handler = RichHandler(
-        console=console, show_path=False, show_time=False, show_level=False, markup=False
-    )
-    handler.setFormatter(_LevelFormatter())
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    def __init__(self, console: "Console"):
+        super().__init__()
+        self._console = console
+        self.setFormatter(logging.Formatter("%(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = self.format(record)
+        if record.levelno >= logging.WARNING:
+            text = f"{record.levelname}: {text}"
+        self._console.print(text, markup=False, emoji=False, soft_wrap=True)
+
+
+def configure_logging(console: "Console", *, verbose: bool = False) -> None:
+    """Send fluxseg's own messages to the console, and only the errors of noisy packages."""
+    logging.basicConfig(level=logging.WARNING, handlers=[_ConsoleHandler(console)], force=True)
     logging.getLogger("fluxseg").setLevel(logging.DEBUG if verbose else logging.INFO)
     # Their messages are about the machinery, not about anything a user can change.
-    for noisy in ("absl", "orbax", "grain"):
+    for noisy in ("absl", "orbax", "grain", "jax"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"(orbax|flax|jax|grain)\b.*")
-
-
-class _LevelFormatter(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
-        return text if record.levelno < logging.WARNING else f"{record.levelname}: {text}"
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ FLOORS = (
     ("training",),
     ("inference",),
     ("report",),
-    ("terminal", "arguments"),
+    ("terminal", "arguments", "compilation"),
     ("main",),
     ("cli",),
     ("__main__",),

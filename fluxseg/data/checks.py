@@ -197,6 +197,8 @@ def check_recording(source: Source, key: str) -> Checked:
         recording = source.read(key)
     except (RecordingError, OSError, MemoryError) as error:
         reason = "does not fit into the memory" if isinstance(error, MemoryError) else str(error)
+        # Readers name the whole path, which here stands beside the key already.
+        reason = reason.partition(f"{key}: ")[2] or reason
         row = CheckRow(key, "", "", "unusable", (reason,), (), "", None, None)
         return Checked(row, None, blank_fingerprint(), "")
     image, masks = recording.image, recording.masks

@@ -8,12 +8,20 @@ import numpy as np
 
 from fluxseg.errors import RecordingError
 
-GROUP_KEYS = ("experiment_container_id", "specimen_name", "donor_name")
+GROUP_KEYS = (
+    "experiment_container_id",
+    "specimen_name",
+    "specimen_id",
+    "donor_name",
+    "donor_id",
+)
 """Metadata fields that tell which recordings show the same tissue, the first present one wins.
 
 The Allen Brain Observatory images one field of view in three sessions (an "experiment
 container"), and a mouse may give several containers.
 """
+NO_GROUP = f"metadata name no group (such as {GROUP_KEYS[0]}): taken as a group of its own"
+"""Remark on recordings of which nothing tells which others show the same tissue."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

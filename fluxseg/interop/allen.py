@@ -11,13 +11,11 @@ from typing import Any
 import numpy as np
 
 from fluxseg.data.npy import naming_file, read_pickled_dict
-from fluxseg.data.recording import GROUP_KEYS, Recording, check_image, group_of
+from fluxseg.data.recording import NO_GROUP, Recording, check_image, group_of
 from fluxseg.errors import RecordingError
 from fluxseg.files import atomic_path
 from fluxseg.interop.metadata import clean_metadata, plain_text
 
-SPECIMEN_KEYS = ("specimen_id", "donor_id")
-"""Further metadata fields that name the animal, used after `GROUP_KEYS`."""
 GROUP_FIELD = "fluxseg_group"
 """Key of a group that does not follow from the metadata."""
 
@@ -75,7 +73,7 @@ def plain_roi_ids(roi_ids: tuple[str, ...]) -> list[int] | list[str]:
 
 def group_field(recording: Recording) -> dict[str, str]:
     """Return the group as a further field, if reading would not find it in the metadata."""
-    found = _find_group(clean_metadata(recording.metadata), recording.id)
+    found = group_of(clean_metadata(recording.metadata), recording.id)
     return {} if found == recording.group else {GROUP_FIELD: recording.group}
 
 
@@ -112,9 +110,9 @@ def recording_from_mapping(
         remarks.append("no metadata" if metadata is None else "metadata is not a dict: ignored")
         metadata = {}
     metadata = clean_metadata(metadata)
-    group = plain_text(values.get(GROUP_FIELD)) or _find_group(metadata, "")
+    group = plain_text(values.get(GROUP_FIELD)) or group_of(metadata, "")
     if not group:
-        remarks.append(f"no {_or(GROUP_KEYS)}: taken as a group of its own")
+        remarks.append(NO_GROUP)
     return Recording(
         id=recording_id,
         image=image,
@@ -124,19 +122,6 @@ def recording_from_mapping(
         metadata=metadata,
         remarks=tuple(remarks),
     )
-
-
-def _find_group(metadata: Mapping[str, Any], fallback: str) -> str:
-    found = group_of(metadata, "")
-    for key in SPECIMEN_KEYS:
-        name = plain_text(metadata.get(key))
-        if not found and name:
-            found = f"{key}={name}"
-    return found or fallback
-
-
-def _or(words: tuple[str, ...]) -> str:
-    return f"{', '.join(words[:-1])} or {words[-1]}"
 
 
 def _read_image(image: Any) -> np.ndarray:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from fluxseg.data.npy import naming_file
-from fluxseg.data.recording import GROUP_KEYS, Recording, check_image
+from fluxseg.data.recording import NO_GROUP, Recording, check_image
 from fluxseg.errors import RecordingError
 from fluxseg.interop.labels import label_components, masks_from_labels
 from fluxseg.interop.pixels import read_pixels
@@ -43,7 +43,7 @@ def read_image(path: Path | str) -> Recording:
     if is_mask_name(path) and find_image(path) is None:
         raise RecordingError(str(path), "is named as a mask, but its image is not there")
     image, facts = read_pixels(path)
-    remarks = [f"no {', '.join(GROUP_KEYS[:-1])} or {GROUP_KEYS[-1]}: taken as a group of its own"]
+    remarks = [NO_GROUP]
     if facts.pop("format") == "JPEG":
         remarks.append("the image is a JPEG file: its values are not exact")
     masks: np.ndarray | None = None

@@ -193,7 +193,7 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, *inputs: jax.Array) -> jax.Array:
         """Map inputs `[B, H, W, C_n]` to `[B, H, W, features]` of the compute dtype."""
-        init = nn.initializers.variance_scaling(self.scale, "fan_in", "truncated_normal")
+        init = nn.initializers.variance_scaling(self.scale, "fan_in", "uniform")
         channels = sum(x.shape[-1] for x in inputs)
         kernel = self.param("kernel", init, (self.size, self.size, channels, self.features))
         cast = tuple(x.astype(self.dtype) for x in inputs)
@@ -216,7 +216,7 @@ class ConvTranspose(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Map `[B, H, W, C]` to `[B, 2 H, 2 W, features]` of the compute dtype."""
         # Of the kernel's taps only a quarter meets any one output pixel.
-        init = nn.initializers.variance_scaling(4.0, "fan_in", "truncated_normal")
+        init = nn.initializers.variance_scaling(4.0, "fan_in", "uniform")
         kernel = self.param("kernel", init, (self.size, self.size, x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         y = convolve_transposed(x.astype(self.dtype), kernel.astype(self.dtype), self.fast)

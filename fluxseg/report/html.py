@@ -175,6 +175,7 @@ def render_page(run: RunFiles, figures: Figures, versions: Mapping[str, str]) ->
         "split_title": _title,
         "worst_first": _worst_first,
     }
+    environment.tests["contains"] = lambda sequence, item: item in sequence
     page = environment.get_template("template.html").render(
         run=run,
         main=run.splits[-1] if run.splits else None,

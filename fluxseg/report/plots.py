@@ -153,7 +153,8 @@ def plot_confusion(confusion: np.ndarray, title: str = "") -> Figure:
     panel = figure.subplots()
     panel.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for (row, column), count in np.ndenumerate(confusion):
-        color = "white" if shares[row, column] > 0.55 else "#1a1a1a"
+        # From here on white stands out better than black; either has a contrast above 4.5.
+        color = "white" if shares[row, column] > 0.713 else "black"
         share = f"{100 * shares[row, column]:.1f} %" if totals[row, 0] else "no pixels"
         panel.text(column, row - 0.07, share, ha="center", va="center", color=color, size=19)
         panel.text(column, row + 0.16, f"{count:,} px", ha="center", va="center", color=color)

@@ -152,8 +152,7 @@ def best_epoch(run: RunFiles) -> int | None:
 def is_simulated(run: RunFiles) -> bool:
     """Tell whether the recordings come from the simulator, whose labels have no limits."""
     if run.data and run.data["source"]:
-        source = run.data["source"]
-        return "simulator" in source or "simulator" in source.values()
+        return bool(run.data["source"].get("kind") == "simulator")
     return bool(run.config.get("data", {}).get("source") == "simulator")
 
 

@@ -126,8 +126,7 @@ def test_what_cannot_be_used_names_file_and_field(changes, field, reason, tmp_pa
         ({"id": 7.0}, "", {"id": "7"}),
         ({"metadata": ...}, "no metadata", {"metadata": {}, "group": "511510650"}),
         ({"metadata": [1]}, "metadata is not a dict", {"metadata": {}}),
-        ({"metadata": {}}, "no experiment_container_id, specimen_name or donor_name: taken as a "
-         "group of its own", {"group": "511510650"}),
+        ({"metadata": {}}, "metadata name no group", {"group": "511510650"}),
         ({"metadata": {"donor_name": "m1"}}, "", {"group": "donor_name=m1"}),
         ({"metadata": {"specimen_id": 7}}, "", {"group": "specimen_id=7"}),
         ({"metadata": {"specimen_id": 7, "specimen_name": "a"}}, "", {"group": "specimen_name=a"}),

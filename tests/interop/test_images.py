@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
+from fluxseg.data.recording import NO_GROUP
 from fluxseg.errors import RecordingError
 from fluxseg.interop import labels as labels_module
 from fluxseg.interop import pixels
@@ -370,9 +371,7 @@ def test_label_images_are_found_by_name(tmp_path, mask, image):
     assert (found.id, found.group, found.roi_ids) == ("cell", "cell", ("1", "2", "7"))
     for roi, mask_found in zip((1, 2, 7), found.masks, strict=True):
         np.testing.assert_array_equal(mask_found, np.equal(LABELS, roi))
-    assert found.remarks == (
-        "no experiment_container_id, specimen_name or donor_name: taken as a group of its own",
-    )
+    assert found.remarks == (NO_GROUP,)
 
 
 def test_images_without_masks_are_not_annotated(tmp_path):

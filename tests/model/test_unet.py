@@ -21,9 +21,19 @@ def _image(seed, *shape):
     return jnp.asarray(np.random.default_rng(seed).random(shape), jnp.float32)[..., None]
 
 
-def _params(config, num_classes=2, seed=0):
-    unet = create_unet(config, num_classes)
-    return jax.jit(unet.init)(jax.random.key(seed), jnp.zeros((1, 16, 16, 1)))["params"]
+def _key(seed):
+    # The default generator takes seconds to compile.
+    return jax.random.key(seed, impl="rbg")
+
+
+@functools.cache
+def _init(config):
+    unet = create_unet(config)
+    return jax.jit(lambda key: unet.init(key, jnp.zeros((1, 16, 16, 1)))["params"])
+
+
+def _params(config, seed=0):
+    return _init(config)(_key(seed))
 
 
 def _logits(config, params, image):
@@ -32,7 +42,7 @@ def _logits(config, params, image):
 
 def _count(config, num_classes=2):
     unet = create_unet(config, num_classes)
-    shapes = jax.eval_shape(unet.init, jax.random.key(0), jnp.zeros((1, 64, 64, 1)))
+    shapes = jax.eval_shape(unet.init, _key(0), jnp.zeros((1, 64, 64, 1)))
     return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
 
@@ -60,7 +70,7 @@ def test_reference_has_the_hand_counted_parameters():
 
 def test_reference_convolves_before_it_pools():
     unet = create_unet(dataclasses.replace(reference_model(), features=(4, 6, 8, 10, 12)))
-    text = str(jax.make_jaxpr(lambda i: unet.init(jax.random.key(0), i))(jnp.zeros((1, 32, 48, 1))))
+    text = str(jax.make_jaxpr(lambda i: unet.init(_key(0), i))(jnp.zeros((1, 32, 48, 1))))
     # Convolutions to level n work at the size of level n - 1, and the bottleneck at 1/16.
     for shape in ("1,32,48,4", "1,32,48,6", "1,16,24,8", "1,8,12,10", "1,4,6,12", "1,2,3,12"):
         assert f"f32[{shape}] = conv_general_dilated" in text, shape
@@ -88,12 +98,12 @@ def test_both_formulations_are_one_function(config):
     image = _image(0, 2, 37, 21)
     config = dataclasses.replace(config, dropout=0.3)
     plain, fast = (create_unet(config, formulation=f) for f in ("plain", "fast"))
-    params = jax.jit(plain.init)(jax.random.key(0), image)["params"]
-    same = jax.jit(fast.init)(jax.random.key(0), image)["params"]
+    params = jax.jit(plain.init)(_key(0), image)["params"]
+    same = jax.jit(fast.init)(_key(0), image)["params"]
     jax.tree.map(np.testing.assert_array_equal, params, same)
 
     def loss(params, image, unet):
-        rngs = {"dropout": jax.random.key(5)}
+        rngs = {"dropout": _key(5)}
         logits = unet.apply({"params": params}, image, train=True, rngs=rngs)
         return jnp.mean(jnp.sin(3 * logits)), logits
 
@@ -126,7 +136,7 @@ def test_every_combination_of_options_has_logits_of_the_image_size():
         unet = create_unet(ModelConfig(features=(2, 3), **options), num_classes=3)
 
         def run(image, unet=unet):
-            keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+            keys = {"params": _key(0), "dropout": _key(1)}
             return unet.init_with_output(keys, image, train=True)[0]
 
         logits = jax.eval_shape(run, image)
@@ -173,7 +183,7 @@ def test_dropout_works_in_training_only_and_by_key():
 
     @functools.partial(jax.jit, static_argnums=0)
     def run(train, seed):
-        return unet.apply(params, image, train, rngs={"dropout": jax.random.key(seed)})
+        return unet.apply(params, image, train, rngs={"dropout": _key(seed)})
 
     np.testing.assert_array_equal(run(False, 1), run(False, 2))
     np.testing.assert_array_equal(run(True, 1), run(True, 1))
@@ -195,7 +205,7 @@ def test_dropout_drops_whole_channels_or_single_values(kind):
         {"params": params},
         image,
         train=True,
-        rngs={"dropout": jax.random.key(0)},
+        rngs={"dropout": _key(0)},
         capture_intermediates=lambda module, _: module.name == "encoder_0_dropout",
     )
     (kept,) = state["intermediates"]["encoder_0_dropout"]["__call__"]
