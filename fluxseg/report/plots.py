@@ -118,7 +118,7 @@ def plot_curves(history: Sequence[Mapping[str, Any]], best_epoch: int | None = N
                 )
         if best_epoch is not None:
             label = f"Chosen checkpoint (epoch {best_epoch})"
-            panel.axvline(best_epoch, color="#666666", linewidth=1, zorder=0.5, label=label)
+            panel.axvline(best_epoch, color="#555555", linewidth=1.2, zorder=1, label=label)
         panel.set_title(title)
         panel.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
         panel.margins(y=0.08)

@@ -68,6 +68,9 @@ def read_run(workdir: Path) -> RunFiles:
     with _well_formed(workdir / "scores.json"):
         scores = {"splits": {}} if scores is None else scores
         checkpoint = dict(scores.get("checkpoint") or {})
+        if checkpoint:
+            checkpoint = {name: checkpoint[name] for name in ("epoch", "step", "monitor", "value")}
+            checkpoint["value"] = _finite(checkpoint["value"])
         splits = [_check_split(*item) for item in scores["splits"].items()]
     history = [] if config is None else read_history(workdir / "metrics.jsonl")
     path = workdir / "examples" / "examples.json"

@@ -381,6 +381,7 @@ def test_an_evaluation_on_other_data_needs_neither_config_nor_history(workdir):
     ("metrics.jsonl", b"\xff\xfe\x00"),
     ("scores.json", b'{"splits": {"test": {"scores": {}}}}'),
     ("scores.json", b'{"splits": {"../test": {}}}'),
+    ("scores.json", b'{"checkpoint": {"epoch": 2}, "splits": {}}'),
     ("scores.json", b"[]"),
     ("scores.json", b"{"),
     ("config.json", b'{"train": 3}'),
