@@ -53,7 +53,11 @@ def as_arguments(config: Config) -> list[str]:
         chosen, default = getattr(config, section.name), getattr(Config(), section.name)
         for field in dataclasses.fields(chosen):
             value = getattr(chosen, field.name)
-            if value != getattr(default, field.name):
+            if isinstance(value, bool):
+                if value != getattr(default, field.name):
+                    no = "" if value else "no-"
+                    arguments.append(f"--config.{section.name}.{no}{field.name}")
+            elif value != getattr(default, field.name):
                 values = value if isinstance(value, tuple) else (value,)
                 name = f"--config.{section.name}.{field.name}"
                 arguments += [name, *map(str, values)]

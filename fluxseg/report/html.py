@@ -5,10 +5,7 @@ template escapes every value, and its content security policy forbids scripts an
 """
 
 import base64
-import contextlib
-import importlib.metadata
 import json
-import platform
 import shlex
 import struct
 from collections.abc import Mapping, Sequence
@@ -20,7 +17,7 @@ from matplotlib.figure import Figure
 
 from fluxseg.config import Config, config_to_dict
 from fluxseg.errors import WorkdirError
-from fluxseg.files import write_text
+from fluxseg.files import read_json, write_text
 from fluxseg.report.plots import (
     plot_confusion,
     plot_curves,
@@ -36,6 +33,7 @@ from fluxseg.report.workdir import (
     read_example,
     read_run,
 )
+from fluxseg.training.versions import collect_versions
 
 TITLES = {"train": "Training", "val": "Validation", "test": "Test", "external": "External"}
 MONITORS = {
@@ -49,7 +47,6 @@ SUSPICIOUS_MACRO_IOU = 0.82
 """The masks of the Allen Brain Observatory agree so well with careful manual labels."""
 LONG_TABLE = 30
 """Longer tables are folded."""
-PACKAGES = ("fluxseg", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 Figures = Mapping[str, Sequence[Mapping[str, Any]]]
 """Figures under "curves", "scores" and "examples", each with `uri`, `width`, `height`, `alt`."""
@@ -62,7 +59,8 @@ def write_report(workdir: str | Path, *, versions: Mapping[str, str] | None = No
 
     Args:
         workdir: folder of the run.
-        versions: names and versions to show; None: what `collect_versions` finds.
+        versions: names and versions to show; None: those that the run was trained with
+            (`versions.json`), else those of this process.
 
     Returns:
         Path of the page. It needs no other file, no script and no network.
@@ -73,25 +71,13 @@ def write_report(workdir: str | Path, *, versions: Mapping[str, str] | None = No
     """
     run = read_run(Path(workdir).resolve())
     figures = write_figures(run)
-    page = render_page(run, figures, collect_versions() if versions is None else versions)
+    if versions is None:
+        recorded = run.workdir / "versions.json"
+        versions = read_json(recorded) if recorded.exists() else collect_versions()
+    page = render_page(run, figures, versions)
     path = Path(workdir) / "report.html"
     write_text(path, page)
     return path
-
-
-def collect_versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that matter, the system, the devices."""
-    import jax
-
-    versions = {"Python": platform.python_version()}
-    for package in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    devices = jax.devices()
-    kinds = ", ".join(sorted({device.device_kind for device in devices}))
-    versions["System"] = platform.platform()
-    versions["Devices"] = f"{len(devices)} × {kinds} ({devices[0].platform})"
-    return versions
 
 
 def write_figures(run: RunFiles) -> Figures:

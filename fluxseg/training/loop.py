@@ -29,6 +29,7 @@ from fluxseg.training.sharding import (
 )
 from fluxseg.training.state import TrainState, create_train_state
 from fluxseg.training.stopping import StopFlag, catch_signals
+from fluxseg.training.versions import collect_versions
 from fluxseg.training.writers import History, TensorBoard
 
 __all__ = ["Callbacks", "TrainResult", "train_and_evaluate"]
@@ -62,8 +63,8 @@ def train_and_evaluate(
     At the end the best checkpoint scores the test split, once. The same call on the same machine
     resumes an interrupted run and ends with the same bits.
 
-    The workdir gets `config.json`, `split.json`, `data.json`, `metrics.jsonl`, `metrics.csv`,
-    `tensorboard`, `checkpoints` and `scores.json`.
+    The workdir gets `config.json`, `versions.json`, `split.json`, `data.json`, `metrics.jsonl`,
+    `metrics.csv`, `tensorboard`, `checkpoints` and `scores.json`.
 
     Args:
         config: all settings.
@@ -132,6 +133,8 @@ def _train(
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     logger.info("The model has %s parameters", f"{count:,}")
     state, progress = _resume(state, checkpoints, dataset, workdir)
+    if not progress.is_finished(config.train):
+        write_json(workdir / "versions.json", collect_versions())
     tensorboard = TensorBoard(workdir, progress.step)
     run = Run(
         config,

@@ -15,13 +15,13 @@ from fluxseg.config import AugmentConfig, Config, ModelConfig, TrainConfig, conf
 from fluxseg.errors import WorkdirError
 from fluxseg.files import write_json
 from fluxseg.report.html import (
-    collect_versions,
     create_command,
     describe_settings,
     render_page,
     write_report,
 )
 from fluxseg.report.workdir import read_run
+from fluxseg.training.versions import collect_versions
 
 HOSTILE = (
     "<script>document.title='owned'</script>",

@@ -44,6 +44,7 @@ def test_the_workdir_holds_everything(run):
         "scores.json",
         "split.json",
         "tensorboard",
+        "versions.json",
     }
     assert config_from_dict(json.loads((workdir / "config.json").read_text())) == config
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
