@@ -14,10 +14,10 @@ from fluxseg.data.checks import check_recording
 from fluxseg.data.duplicates import Entry, resolve_duplicates
 from fluxseg.data.fingerprint import Fingerprint, decode_fingerprint, encode_fingerprint
 from fluxseg.data.parallel import map_in_processes
-from fluxseg.data.recording import Recording, Source
+from fluxseg.data.recording import Source
 from fluxseg.data.splits import SplitItem
 from fluxseg.data.tiles import crop_grid, grid_ownership
-from fluxseg.data.transforms import dequantize, merge_masks, normalize_image, quantize
+from fluxseg.data.transforms import dequantize, normalize_image, quantize
 from fluxseg.errors import FluxsegError, WorkdirError
 from fluxseg.files import TEMPORARY, atomic_path, read_json, write_json
 
@@ -108,30 +108,29 @@ def cache_settings(config: DataConfig) -> dict[str, Any]:
 
 
 def create_crops(
-    recording: Recording, settings: Mapping[str, Any]
+    image: np.ndarray, label: np.ndarray, settings: Mapping[str, Any]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Cut an annotated recording into normalised crops.
+    """Cut an image and its semantic mask into normalised crops.
 
     Args:
-        recording: must have masks.
+        image: `[H, W]`, any real dtype.
+        label: `[H, W]` bool, see `merge_masks`.
         settings: from `cache_settings`.
 
     Returns:
         image `[T, t, t]` uint16 (see `quantize`), label `[T, t, t]` bool, valid `[T, t, t]` bool:
         the pixels that this crop owns (see `grid_ownership`) and that are finite.
     """
-    if recording.masks is None:
-        raise ValueError(f"{recording.id} has no masks")
     tile = settings["tile"]
-    image = normalize_image(
-        recording.image, settings["low_percentile"], settings["high_percentile"]
+    valid = grid_ownership((image.shape[0], image.shape[1]), tile)
+    if image.dtype.kind == "f":
+        valid &= crop_grid(np.isfinite(image), tile, "constant")
+    normalized = normalize_image(image, settings["low_percentile"], settings["high_percentile"])
+    return (
+        crop_grid(quantize(normalized), tile),
+        crop_grid(label, tile, "constant"),
+        valid,
     )
-    finite = np.isfinite(recording.image) if recording.image.dtype.kind == "f" else None
-    valid = grid_ownership(recording.image.shape, tile)
-    if finite is not None:
-        valid &= crop_grid(finite, tile, "constant")
-    label = crop_grid(merge_masks(recording.masks), tile, "constant")
-    return crop_grid(quantize(image), tile), label, valid
 
 
 def encode_crop(image: np.ndarray, label: np.ndarray, valid: np.ndarray) -> bytes:
@@ -188,10 +187,10 @@ def _write_shard(task: _ShardTask) -> dict[str, Any]:
             if checked.row.status == "unusable" or recording is None:
                 left_out.append([key, "; ".join(checked.row.reasons)])
                 continue
-            if recording.masks is None:
+            if recording.masks is None or checked.label is None:
                 left_out.append([key, "not annotated: it has no masks to learn from"])
                 continue
-            image, label, valid = create_crops(recording, task.settings)
+            image, label, valid = create_crops(recording.image, checked.label, task.settings)
             for crop in zip(image, label, valid, strict=True):
                 writer.write(encode_crop(*crop))
             entry = CacheEntry(

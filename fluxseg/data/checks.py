@@ -67,12 +67,14 @@ class Checked:
     Attributes:
         row: what was found.
         recording: the recording, None if it cannot be read.
+        label: `[H, W]` bool, its merged mask; None if it is not annotated or cannot be read.
         fingerprint: of its image; blank if it cannot be read.
         digest: hash of image and merged mask; empty if it cannot be read.
     """
 
     row: CheckRow
     recording: Recording | None
+    label: np.ndarray | None
     fingerprint: Fingerprint
     digest: str
 
@@ -200,7 +202,7 @@ def check_recording(source: Source, key: str) -> Checked:
         # Readers name the whole path, which here stands beside the key already.
         reason = reason.partition(f"{key}: ")[2] or reason
         row = CheckRow(key, "", "", "unusable", (reason,), (), "", None, None)
-        return Checked(row, None, blank_fingerprint(), "")
+        return Checked(row, None, None, blank_fingerprint(), "")
     image, masks = recording.image, recording.masks
     label = None if masks is None else merge_masks(masks)
     unusable, remarks = inspect_image(image)
@@ -216,7 +218,7 @@ def check_recording(source: Source, key: str) -> Checked:
         n_rois=None if masks is None else len(masks),
         foreground=None if label is None else round(float(label.mean()), 6),
     )
-    return Checked(row, recording, fingerprint(image), digest(image, label))
+    return Checked(row, recording, label, fingerprint(image), digest(image, label))
 
 
 def check_source(

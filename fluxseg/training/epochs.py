@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from fluxseg.config import Config
+from fluxseg.config import Config, config_to_dict
 from fluxseg.data.pipeline import CropSource, make_batches, steps_per_epoch
 from fluxseg.errors import InterruptedRunError, TrainingError
 from fluxseg.model.metrics import Totals
@@ -122,7 +122,7 @@ def train_epochs(run: Run, state: TrainState, progress: Progress) -> tuple[Train
         seconds = progress.seconds + time.monotonic() - began
         progress = dataclasses.replace(progress, iterator=batches.get_state(), seconds=seconds)
         if row is None:
-            save_checkpoint(run.checkpoints.last, state, progress.to_json())
+            save_checkpoint(run.checkpoints.last, state, _values_to_save(run, progress))
             run.checkpoints.wait()
             raise interrupted(run, progress)
         row["seconds"] = round(seconds, 3)
@@ -220,9 +220,13 @@ def _figures(split: str, totals: Totals) -> dict[str, float | None]:
     return {f"{split}_{name}": value for name, value in plain_scores(figures).items()}
 
 
+def _values_to_save(run: Run, progress: Progress) -> dict[str, Any]:
+    return {**progress.to_json(), "config": config_to_dict(run.config)}
+
+
 def _save_epoch(run: Run, state: TrainState, progress: Progress) -> None:
     config = run.config.train
-    values = progress.to_json()
+    values = _values_to_save(run, progress)
     improved = progress.best is not None and progress.best["step"] == progress.step
     if improved:
         # The best state is on the disk before a "last" one speaks of it.
