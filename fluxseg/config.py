@@ -27,7 +27,7 @@ def _check(condition: bool, field: str, value: object, rule: str) -> None:
 class SimulatorConfig:
     """Synthetic recordings: containers (one field of view each) imaged in several sessions."""
 
-    containers: int = 24
+    containers: int = 48
     """Number of fields of view."""
     sessions: int = 2
     """Recordings of each field of view; other cells are active in each."""
@@ -58,9 +58,9 @@ class DataConfig:
     """This percentile of a recording's pixels becomes 1."""
     split_by: Literal["group", "recording", "crop"] = "group"
     """What is never divided between splits; "recording" and "crop" leak, on purpose."""
-    train_fraction: float = 0.8
+    train_fraction: float = 0.7
     """Share of the groups in the training split; the rest after validation is the test split."""
-    val_fraction: float = 0.1
+    val_fraction: float = 0.15
     """Share of the groups in the validation split."""
     split_seed: int = 0
     """Another seed gives another split."""

@@ -9,7 +9,8 @@ import numpy as np
 
 from fluxseg.config import AugmentConfig
 from fluxseg.data.augment import augment_crop
-from fluxseg.data.cache import INDEX_NAME, CacheIndex, decode_crop
+from fluxseg.data.cache import INDEX_NAME, CacheIndex
+from fluxseg.data.crops import decode_crop
 from fluxseg.errors import WorkdirError
 
 Batch = dict[str, np.ndarray]

@@ -12,10 +12,10 @@ from fluxseg.config import Config, DataConfig
 from fluxseg.data.cache import (
     CacheIndex,
     cache_difference,
-    prepare_cache,
     read_index,
     source_stamps,
 )
+from fluxseg.data.prepare import prepare_cache
 from fluxseg.data.recording import Source
 from fluxseg.data.splits import (
     SPLITS,

@@ -13,14 +13,12 @@ from fluxseg.config import DataConfig
 from fluxseg.data.cache import (
     INDEX_NAME,
     cache_difference,
-    create_crops,
-    decode_crop,
-    encode_crop,
-    prepare_cache,
     read_crops,
     read_index,
     source_stamps,
 )
+from fluxseg.data.crops import create_crops, decode_crop, encode_crop
+from fluxseg.data.prepare import prepare_cache
 from fluxseg.data.recording import Recording
 from fluxseg.data.tiles import uncrop_grid
 from fluxseg.data.transforms import dequantize, merge_masks, normalize_image, quantize

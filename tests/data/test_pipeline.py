@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 from fluxseg.config import AugmentConfig, DataConfig, SimulatorConfig
-from fluxseg.data.cache import prepare_cache, read_crops
+from fluxseg.data.cache import read_crops
 from fluxseg.data.pipeline import CropSource, iterate_evaluation, make_batches, steps_per_epoch
+from fluxseg.data.prepare import prepare_cache
 from fluxseg.data.simulator import SimulatedSource
 
 
