@@ -77,7 +77,7 @@ def prepare(
         quarters: With --format jpg or png, cut each recording into its four quarters.
         data: Crop size, normalisation and number of processes.
     """
-    from fluxseg.data.cache import prepare_cache
+    from fluxseg.data.prepare import prepare_cache
     from fluxseg.interop.export import export_images
     from fluxseg.interop.sources import open_source
 
