@@ -12,7 +12,7 @@ import tyro
 from fluxseg.compilation import enable_compilation_cache
 from fluxseg.config import Config, DataConfig, SimulatorConfig
 from fluxseg.main import MainArguments, log_scores, parse_main, run_main
-from fluxseg.terminal import configure_logging, create_console, progress_bar, run_guarded
+from fluxseg.terminal import configure_logging, create_console, progress_bars, run_guarded
 
 DESCRIPTION = """Segment neurons in two-photon calcium imaging: train a U-Net and score it honestly.
 
@@ -42,7 +42,7 @@ def check(
     console = create_console()
     configure_logging(create_console(stderr=True))
     config = Config(data=DataConfig(source=source))
-    with progress_bar(create_console(stderr=True), "Checking", "recordings") as progress:
+    with progress_bars(create_console(stderr=True), ("Checking", "recordings")) as (progress,):
         report = check_source(open_source(config), workers, progress)
     if json_:
         print(json.dumps(report.to_json(), indent=1))
@@ -85,7 +85,7 @@ def prepare(
     configure_logging(console)
     data = dataclasses.replace(data, source=source)
     opened = open_source(Config(data=data))
-    with progress_bar(console, "Preparing", "recordings") as progress:
+    with progress_bars(console, ("Preparing", "recordings")) as (progress,):
         if format == "cache":
             index = prepare_cache(opened, output, data, progress)
             used, left_out = len(index.entries), index.left_out
@@ -125,7 +125,7 @@ def evaluate(workdir: Path, data: str = "", output: Path | None = None) -> int:
     run = load_run(workdir)
     if data:
         folder = output or workdir / "evaluations" / (Path(data).resolve().name or "data")
-        with progress_bar(console, "Preparing", "recordings") as progress:
+        with progress_bars(console, ("Preparing", "recordings")) as (progress,):
             scores = evaluate_data(run, data, folder, progress)
         index = open_index(folder / "cache")
     else:
@@ -168,7 +168,7 @@ def simulate(
     keys = source.keys()
     output.mkdir(parents=True, exist_ok=True)
     console = create_console()
-    with progress_bar(console, "Simulating", "recordings") as progress:
+    with progress_bars(console, ("Simulating", "recordings")) as (progress,):
         for number, key in enumerate(keys, 1):
             write_allen_npy(output / f"{key}.npy", source.read(key))
             progress(number, len(keys))

@@ -10,7 +10,7 @@ from typing import Any
 from fluxseg.arguments import split_config_file
 from fluxseg.compilation import enable_compilation_cache
 from fluxseg.config import Config
-from fluxseg.terminal import configure_logging, create_console, progress_bar, run_guarded
+from fluxseg.terminal import configure_logging, create_console, progress_bars, run_guarded
 
 logger = logging.getLogger("fluxseg.main")
 
@@ -63,10 +63,8 @@ def run_main(arguments: MainArguments) -> int:
 
     devices = jax.devices()
     logger.info("Devices: %d x %s", len(devices), devices[0].device_kind)
-    with (
-        progress_bar(console, "Preparing", "recordings") as on_prepare,
-        progress_bar(console, "Training", "steps") as on_step,
-    ):
+    bars = (("Preparing", "recordings"), ("Training", "steps"))
+    with progress_bars(console, *bars) as (on_prepare, on_step):
         callbacks = Callbacks(on_prepare=on_prepare, on_step=on_step)
         result = train_and_evaluate(arguments.config, arguments.workdir, callbacks)
     write_examples(result.state, result.dataset.index, result.scores, arguments.workdir)

@@ -12,6 +12,8 @@ from fluxseg.errors import FluxsegError, InterruptedRunError
 if TYPE_CHECKING:
     from rich.console import Console
 
+Progressed = Callable[[int, int], None]
+"""Function to call with (done, in all)."""
 USER_ERROR = 2
 """Exit code for bad input or settings; 1 means that a check has found something."""
 
@@ -49,16 +51,20 @@ def configure_logging(console: "Console", *, verbose: bool = False) -> None:
 
 
 @contextlib.contextmanager
-def progress_bar(
-    console: "Console", description: str, unit: str
-) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar with count, rate and time left; nothing if the console is no terminal.
+def progress_bars(console: "Console", *kinds: tuple[str, str]) -> Iterator[list[Progressed]]:
+    """Show bars with count, rate and time left; nothing if the console is no terminal.
+
+    A bar appears when it is first told of progress and goes when all is done.
+
+    Args:
+        console: where to show them.
+        kinds: (description, unit) of each bar.
 
     Yields:
-        A function to call with (done, in all).
+        For each bar a function to call with (done, in all).
     """
     if not console.is_terminal:
-        yield lambda done, total: None
+        yield [lambda done, total: None for _ in kinds]
         return
     from rich.progress import (
         BarColumn,
@@ -67,26 +73,35 @@ def progress_bar(
         ProgressColumn,
         Task,
         TextColumn,
-        TimeElapsedColumn,
         TimeRemainingColumn,
     )
     from rich.text import Text
 
     class Rate(ProgressColumn):
         def render(self, task: Task) -> Text:
-            return Text(f"{task.speed:.1f} {unit}/s" if task.speed else "")
+            return Text(f"{task.speed:.1f} {task.fields['unit']}/s" if task.speed else "")
 
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         Rate(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        TextColumn("time left"),
+        TimeRemainingColumn(elapsed_when_finished=False),
     )
+
+    def show(description: str, unit: str) -> Progressed:
+        bar = progress.add_task(description, total=None, visible=False, start=False, unit=unit)
+
+        def update(done: int, total: int) -> None:
+            if not progress.tasks[progress.task_ids.index(bar)].started:
+                progress.start_task(bar)
+            progress.update(bar, completed=done, total=total, visible=done < total)
+
+        return update
+
     with Progress(*columns, console=console, transient=True) as progress:
-        bar = progress.add_task(description, total=None)
-        yield lambda done, total: progress.update(bar, completed=done, total=total)
+        yield [show(*kind) for kind in kinds]
 
 
 def run_guarded(function: Callable[[], int | None]) -> int:
