@@ -11,7 +11,7 @@ Command: python -m fluxseg.main --config experiments/reference.py --workdir runs
     --config.data.source FOLDER
 """
 
-from fluxseg.config import AugmentConfig, Config, TrainConfig, reference_model
+from fluxseg.config import AugmentConfig, Config, LossConfig, TrainConfig, reference_model
 
 
 def get_config() -> Config:
@@ -19,6 +19,7 @@ def get_config() -> Config:
     return Config(
         augment=AugmentConfig(flips=False, gain=0, offset=0, gamma=0, noise=0, blur=0),
         model=reference_model(),
+        loss=LossConfig(class_weights="reference", dice=0.0),
         train=TrainConfig(
             epochs=18,
             batch_size=16,

@@ -168,14 +168,14 @@ def reference_model() -> ModelConfig:
 class LossConfig:
     """Weighted cross-entropy and what may be added to it."""
 
-    class_weights: Literal["reference", "balanced", "none", "fixed"] = "reference"
+    class_weights: Literal["reference", "balanced", "none", "fixed"] = "none"
     """Weight of the neuron class, background being 1: reference = (background/neuron)/3, balanced
     = background/neuron, both counted over the training masks; none = 1; fixed = neuron_weight."""
     neuron_weight: float = 1.0
     """Weight of the neuron class if class_weights is "fixed"."""
     focal_gamma: float = 0.0
     """Exponent of the focal factor (1 - p)^gamma; 0 leaves the cross-entropy as it is."""
-    dice: float = 0.0
+    dice: float = 1.0
     """Weight of the soft Dice loss that is added, per image."""
 
     def __post_init__(self) -> None:

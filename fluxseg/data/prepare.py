@@ -76,10 +76,10 @@ def prepare_cache(
         if progress:
             progress(done, len(items))
     index = _create_index(directory, settings, stamps, source, entries, left_out, shards)
-    write_json(directory / INDEX_NAME, index_to_json(index))
-    _remove_stale(directory, {task.name for task in tasks})
     if not index.entries:
         raise FluxsegError(_nothing_usable(index))
+    write_json(directory / INDEX_NAME, index_to_json(index))
+    _remove_stale(directory, {task.name for task in tasks})
     return index
 
 

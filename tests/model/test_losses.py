@@ -118,7 +118,11 @@ def _gradient(config):
     return jax.jit(jax.value_and_grad(lambda *batch: loss(*batch)[0]))
 
 
-CONFIGS = [LossConfig(), LossConfig(focal_gamma=0.5), LossConfig(focal_gamma=2, dice=1.0)]
+CONFIGS = [
+    LossConfig(class_weights="reference", dice=0.0),
+    LossConfig(focal_gamma=0.5),
+    LossConfig(focal_gamma=2, dice=1.0),
+]
 
 
 @pytest.mark.parametrize("config", CONFIGS)
@@ -149,7 +153,9 @@ def test_gradient_is_finite_for_extreme_logits(config, size):
 
 def test_gradient_is_softmax_minus_truth():
     logits, label, valid, weights = _batch(2, classes=3)
-    _, grad = _gradient(LossConfig())(logits, label, valid, weights)
+    _, grad = _gradient(LossConfig(class_weights="reference", dice=0.0))(
+        logits, label, valid, weights
+    )
     expected = (_softmax(logits) - np.eye(3)[label]) * (weights[label] * valid)[..., None]
     np.testing.assert_allclose(grad, expected, rtol=1e-4, atol=1e-5)
 
@@ -189,7 +195,9 @@ def test_bfloat16_logits_are_summed_in_float32():
 
 
 def test_class_weights():
-    reference = class_weights(LossConfig(), neuron_pixels=100, background_pixels=1500)
+    reference = class_weights(
+        LossConfig(class_weights="reference", dice=0.0), neuron_pixels=100, background_pixels=1500
+    )
     np.testing.assert_allclose(reference, [1, 5])
     assert reference.dtype == np.float32
     balanced = class_weights(LossConfig(class_weights="balanced"), 100, 1500)
