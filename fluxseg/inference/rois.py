@@ -1,0 +1,286 @@
+"""From a probability to separate neurons: h-maxima watershed, areas, holes, borders, quality."""
+
+import dataclasses
+from typing import Any, Literal
+
+import numpy as np
+from scipy import ndimage
+from skimage.morphology import local_maxima, reconstruction
+from skimage.segmentation import watershed
+
+from fluxseg.errors import ConfigError, RecordingError
+from fluxseg.interop.labels import label_components
+
+UM_PER_PX = 0.785
+"""Pixel size that the defaults below are converted with where it is not known."""
+H_UM = 0.2
+"""Depth of the waist, in the smoothed distance to the edge, at which two cells are taken apart."""
+SMOOTH_UM = 0.8
+"""Standard deviation of the smoothing of that distance."""
+MIN_AREA_UM2 = 25.0
+"""A seventh of the area of a typical cell."""
+RIM_UM = 2.4
+"""Width of the rim that a ROI is compared with."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Rois:
+    """Separate neurons of one field of view; entry i of each array is the ROI with label i + 1.
+
+    Attributes:
+        labels: `[H, W]` uint16, uint32 above 65535 ROIs; 0 is background.
+        area: `[N]` int64, px.
+        centroid: `[N, 2]` float64, row and column, px; pixel centres are whole numbers.
+        probability: `[N]` float64, mean probability inside.
+        quality: `[N]` float64, 0 to 1: mean probability inside minus that in the rim around.
+        um_per_px: size of a pixel, um; None if unknown.
+    """
+
+    labels: np.ndarray
+    area: np.ndarray
+    centroid: np.ndarray
+    probability: np.ndarray
+    quality: np.ndarray
+    um_per_px: float | None = None
+
+    def __len__(self) -> int:
+        """Return the number of ROIs."""
+        return len(self.area)
+
+    @property
+    def area_um2(self) -> np.ndarray | None:
+        """`[N]` float64, um^2; None if the size of a pixel is unknown."""
+        return None if self.um_per_px is None else self.area * self.um_per_px**2
+
+
+def find_rois(
+    probability: np.ndarray,
+    *,
+    threshold: float = 0.5,
+    um_per_px: float | None = None,
+    h: float | None = None,
+    smooth: float | None = None,
+    min_area: float | None = None,
+    max_area: float | None = None,
+    fill_holes: bool = True,
+    border: Literal["keep", "drop"] = "keep",
+) -> Rois:
+    """Find separate neurons in a probability.
+
+    Pixels of at least `threshold` are foreground. Components (pixels that touch at a corner are
+    connected) smaller than `min_area` are noise, `split_mask` takes touching cells apart, and
+    holes inside of a single one, such as a dim nucleus, are filled. Holes are left alone before
+    that: in crowded fields they are gaps that tell where cells meet.
+
+    Lengths are in um and areas in um^2 if `um_per_px` is given, else in px; the defaults are
+    those of cells 12 um across, taken at 0.785 um per px if the pixel size is not known.
+
+    Args:
+        probability: `[H, W]` real, 0 to 1, of "neuron"; NaN is outside of the field. A mask
+            `[H, W]` bool does as well.
+        threshold: least probability of the foreground, above 0, at most 1.
+        um_per_px: size of a pixel, um.
+        h: see `split_mask`; 0.2 um by default.
+        smooth: see `split_mask`; 0.8 um by default.
+        min_area: smallest ROI; 25 um^2 by default.
+        max_area: largest ROI, after splitting; no limit by default.
+        fill_holes: whether holes that border on one ROI only are filled.
+        border: "drop" leaves out ROIs that touch the border of the image.
+
+    Returns:
+        The ROIs, numbered from 1 without gaps, by their topmost, then leftmost marker.
+
+    Raises:
+        RecordingError: if the probability is not a 2-D array of real numbers from 0 to 1.
+        ConfigError: naming the setting that is out of its range.
+    """
+    probability = _check_probability(probability)
+    _check_settings(threshold, um_per_px, h, smooth, min_area, max_area, border)
+    unit, known = um_per_px or 1.0, um_per_px or UM_PER_PX
+    h_px = H_UM / known if h is None else h / unit
+    smooth_px = SMOOTH_UM / known if smooth is None else smooth / unit
+    min_px = MIN_AREA_UM2 / known**2 if min_area is None else min_area / unit**2
+    valid = np.isfinite(probability)
+    mask = np.where(valid, probability, 0) >= threshold
+    labels = split_mask(mask, h=h_px, smooth=smooth_px, min_area=min_px)
+    if fill_holes:
+        labels = np.where(valid, _fill_enclosed(labels), labels)
+    area = np.bincount(labels.ravel())
+    keep = area >= min_px
+    if max_area is not None:
+        keep &= area <= max_area / unit**2
+    if border == "drop":
+        keep[np.concatenate([labels[[0, -1]].ravel(), labels[:, [0, -1]].ravel()])] = False
+    labels = _renumber(labels, keep)
+    return measure_rois(
+        labels, probability, threshold=threshold, rim=RIM_UM / known, um_per_px=um_per_px
+    )
+
+
+def split_mask(mask: np.ndarray, *, h: float, smooth: float, min_area: float) -> np.ndarray:
+    """Take touching cells of a mask apart by their outlines.
+
+    The distance to the background is smoothed; each of its maxima that rises by more than `h`
+    above the passes to higher ones is a cell (extended maxima: P. Soille, "Morphological Image
+    Analysis", 2003, section 6.3.4), and a watershed from these markers (Beucher and Lantuejoul
+    1979; scikit-image's `watershed`, which floods by priority) shares out the mask. Markers whose
+    basin stays below `min_area` are given up, and their neighbours grow into it.
+
+    Args:
+        mask: `[H, W]` bool.
+        h: depth of the waist between two cells, px.
+        smooth: standard deviation of the Gaussian, px; 0 for none.
+        min_area: area of the smallest cell, px; smaller components are dropped.
+
+    Returns:
+        `[H, W]` int, 0 is background, cells from 1.
+    """
+    components = label_components(mask)
+    small = np.bincount(components.ravel()) < min_area
+    components[small[components]] = 0
+    mask = components > 0
+    if not mask.any():
+        return np.zeros(mask.shape, np.int64)
+    # What lies beyond the image is background, so that a mask of all pixels has a distance too.
+    distance = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
+    if smooth:
+        distance = ndimage.gaussian_filter(distance, smooth)
+    # Regional maxima of the reconstruction, as equal peaks with a shallow pass count as one.
+    peaks = local_maxima(reconstruction(distance - h, distance), connectivity=2) & mask
+    reached = np.zeros(len(small), bool)
+    reached[components[peaks]] = True
+    markers = label_components(peaks | (mask & ~reached[components]))
+    labels = watershed(-distance, markers, mask=mask, connectivity=2)
+    keep = _large_or_largest(labels, components, min_area)
+    if not keep.all():
+        markers[~keep[markers]] = 0
+        labels = watershed(-distance, markers, mask=mask, connectivity=2)
+    return labels
+
+
+def _large_or_largest(labels: np.ndarray, components: np.ndarray, min_area: float) -> np.ndarray:
+    """Tell which basins have `min_area` or are the largest ones of their component."""
+    area = np.bincount(labels.ravel())
+    component = np.zeros(len(area), np.int64)
+    component[labels.ravel()] = components.ravel()
+    order = np.lexsort((-area, component))
+    keep = area >= min_area
+    keep[order[np.unique(component[order], return_index=True)[1]]] = True
+    keep[0] = True
+    return keep
+
+
+def _fill_enclosed(labels: np.ndarray) -> np.ndarray:
+    """Fill the holes that border on one ROI only."""
+    padded = np.pad(labels, 1)
+    holes, count = ndimage.label(padded == 0)
+    low, high = np.full(count + 1, labels.max() + 1), np.zeros(count + 1, labels.dtype)
+    for axis, step in ((0, 1), (0, -1), (1, 1), (1, -1)):
+        beside = np.roll(padded, step, axis)
+        edge = (holes > 0) & (beside > 0)
+        np.minimum.at(low, holes[edge], beside[edge])
+        np.maximum.at(high, holes[edge], beside[edge])
+    high[low != high] = 0
+    high[holes[0, 0]] = 0
+    return np.where(holes > 0, high[holes], padded)[1:-1, 1:-1]
+
+
+def measure_rois(
+    labels: np.ndarray,
+    probability: np.ndarray,
+    *,
+    threshold: float = 0.5,
+    rim: float = RIM_UM / UM_PER_PX,
+    um_per_px: float | None = None,
+) -> Rois:
+    """Measure the ROIs of a label image.
+
+    The quality of a ROI is the mean probability inside minus that in its rim: the background
+    pixels within `rim` that are nearer to it than to others. It is 1 for a sure cell with a sharp
+    outline and near 0 for a faint swelling. Negative values count as 0. A ROI that has no
+    background around it is compared with `threshold`.
+
+    Args:
+        labels: `[H, W]` int, 0 is background, ROIs are numbered from 1 without gaps.
+        probability: `[H, W]` float, 0 to 1; pixels that are not finite are left out.
+        threshold: see above.
+        rim: width of the rim, px.
+        um_per_px: size of a pixel, um, handed on.
+
+    Returns:
+        The ROIs.
+    """
+    count = int(labels.max(initial=0))
+    distance, nearest = ndimage.distance_transform_edt(labels == 0, return_indices=True)
+    owner = np.where(distance <= rim, labels[tuple(nearest)], 0)
+    inside = labels > 0
+    mean = _means(labels, probability, inside, count, 0.0)
+    around = _means(owner, probability, ~inside, count, threshold)
+    area = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+    rows, columns = np.nonzero(inside)
+    which = labels[inside]
+    sums = [np.bincount(which, at, count + 1)[1:] for at in (rows, columns)]
+    return Rois(
+        labels=labels.astype(np.uint16 if count < 2**16 else np.uint32),
+        area=area,
+        centroid=np.stack(sums, 1) / np.maximum(area, 1)[:, None],
+        probability=mean,
+        quality=np.clip(mean - around, 0, 1),
+        um_per_px=um_per_px,
+    )
+
+
+def _means(
+    labels: np.ndarray, values: np.ndarray, where: np.ndarray, count: int, empty: float
+) -> np.ndarray:
+    where = where & (labels > 0) & np.isfinite(values)
+    pixels = np.bincount(labels[where], minlength=count + 1)[1:]
+    sums = np.bincount(labels[where], values[where], count + 1)[1:]
+    return np.where(pixels > 0, sums / np.maximum(pixels, 1), empty)
+
+
+def _renumber(labels: np.ndarray, keep: np.ndarray) -> np.ndarray:
+    keep[0] = False
+    return np.where(keep, np.cumsum(keep), 0)[labels]
+
+
+def _check_probability(probability: Any) -> np.ndarray:
+    array = np.asarray(probability)
+    if array.ndim != 2 or array.dtype.kind not in "biuf" or not array.size:
+        raise RecordingError(
+            "probability",
+            f"must be real numbers [H, W], got {array.dtype} of shape {list(array.shape)}",
+        )
+    array = array.astype(np.float64 if array.dtype == np.float64 else np.float32)
+    finite = array[np.isfinite(array)]
+    if finite.size and not (finite.min() >= 0 and finite.max() <= 1):
+        raise RecordingError(
+            "probability",
+            f"must lie between 0 and 1, found {finite.min():g} to {finite.max():g}; logits need "
+            "a softmax, 8-bit images a division by 255",
+        )
+    return array
+
+
+def _check_settings(
+    threshold: float,
+    um_per_px: float | None,
+    h: float | None,
+    smooth: float | None,
+    min_area: float | None,
+    max_area: float | None,
+    border: str,
+) -> None:
+    low = 0.0 if min_area is None else min_area
+    checks = (
+        ("threshold", threshold, 0 < threshold <= 1, "above 0 and at most 1"),
+        ("um_per_px", um_per_px, um_per_px is None or 0 < um_per_px < np.inf, "above 0"),
+        ("h", h, h is None or 0 < h < np.inf, "above 0"),
+        ("smooth", smooth, smooth is None or 0 <= smooth < np.inf, "0 or more"),
+        ("min_area", min_area, 0 <= low < np.inf, "0 or more"),
+        ("max_area", max_area, max_area is None or max_area >= max(low, 0), "at least min_area"),
+        ("border", border, border in ("keep", "drop"), "keep or drop"),
+    )
+    for name, value, valid, expected in checks:
+        if not valid:
+            raise ConfigError(f"{name} must be {expected}, got {value!r}")

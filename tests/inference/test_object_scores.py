@@ -1,0 +1,238 @@
+"""Each definition against a plain reference written here, and scores of sets of recordings."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import linear_sum_assignment
+
+from fluxseg.data.recording import Recording
+from fluxseg.errors import ConfigError, RecordingError
+from fluxseg.inference.object_counts import IOU_THRESHOLDS, ObjectCounts, count_objects
+from fluxseg.inference.object_scores import object_scores_for_split, score_objects
+
+SHAPE = (24, 26)
+
+
+def random_objects(seed, overlapping=True):
+    """True rectangles, and predictions that are some of them moved a little, and others."""
+    rng = np.random.default_rng(seed)
+    true, predicted = [], []
+    for _ in range(rng.integers(0, 9)):
+        row, column, high, wide = *rng.integers(0, 18, 2), *rng.integers(2, 8, 2)
+        mask = np.zeros(SHAPE, bool)
+        mask[row : row + high, column : column + wide] = True
+        if overlapping or not (true and (np.any(true, axis=0) & mask).any()):
+            true.append(mask)
+    labels = np.zeros(SHAPE, np.uint16)
+    for number, mask in enumerate(true):
+        if rng.random() < 0.8:
+            labels[np.roll(mask, rng.integers(-1, 2, 2), (0, 1)) & (labels == 0)] = number + 1
+    for number in range(rng.integers(0, 3)):
+        row, column = rng.integers(0, 20, 2)
+        labels[row : row + 4, column : column + 4] = 100 + number
+    predicted = labels
+    return (np.stack(true) if true else np.zeros((0, *SHAPE), bool)), predicted
+
+
+def masks_of(labels):
+    return [labels == label for label in np.unique(labels) if label]
+
+
+def divide(part, whole):
+    return part / whole if whole else math.nan
+
+
+def matched(true, predicted, accept):
+    table = np.array([[(a & b).sum() / (a | b).sum() for b in predicted] for a in true])
+    if not table.size:
+        return []
+    good = np.vectorize(accept)(table).astype(float)
+    rows, columns = linear_sum_assignment(-good * (1 + table / (2 * min(table.shape))))
+    return [v for v, ok in zip(table[rows, columns], good[rows, columns], strict=True) if ok]
+
+
+def reference(true, labels, distance):
+    """The definitions, spelled out for one recording."""
+    predicted = masks_of(labels)
+    n, m = len(true), len(predicted)
+    scores = {}
+    tp = len(matched(true, predicted, lambda v: v >= 0.5))
+    scores["object_precision"], scores["object_recall"] = divide(tp, m), divide(tp, n)
+    scores["object_f1"] = divide(2 * tp, n + m)
+    aps = []
+    for iou in (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95):
+        tp = len(matched(true, predicted, lambda v, iou=iou: v >= iou))
+        aps.append(divide(tp, n + m - tp))
+        name = f"{iou * 100:.0f}"
+        scores[f"ap_{name}"] = scores[f"ap_image_{name}"] = aps[-1]
+    scores["ap_mean"] = scores["ap_image_mean"] = float(np.mean(aps))
+    ious = matched(true, predicted, lambda v: v > 0.5)
+    fp, fn = m - len(ious), n - len(ious)
+    scores["panoptic_quality"] = divide(sum(ious), len(ious) + fp / 2 + fn / 2)
+    scores["panoptic_segmentation"] = divide(sum(ious), len(ious))
+    scores["panoptic_recognition"] = divide(len(ious), len(ious) + fp / 2 + fn / 2)
+    left, rates = list(range(m)), []
+    centres = [np.argwhere(mask).mean(0) for mask in predicted]
+    for mask in true:
+        away = [np.linalg.norm(centres[j] - np.argwhere(mask).mean(0)) for j in left]
+        if left and min(away) < distance:
+            other = predicted[left.pop(int(np.argmin(away)))]
+            both = (mask & other).sum()
+            rates.append((both / mask.sum(), both / other.sum()))
+    recall, precision = divide(len(rates), n), divide(len(rates), m)
+    scores["neurofinder_recall"], scores["neurofinder_precision"] = recall, precision
+    combined = divide(2 * recall * precision, recall + precision) if n and m else math.nan
+    # 2PR / (P + R) is 0 where nothing is matched, undefined only without any object.
+    scores["neurofinder_combined"] = (0.0 if n + m else math.nan) if not rates else combined
+    for i, name in enumerate(("inclusion", "exclusion")):
+        scores[f"neurofinder_{name}"] = float(np.mean([r[i] for r in rates])) if rates else 0.0
+    return {k: round(v, 4) if k.startswith("neurofinder") else v for k, v in scores.items()}
+
+
+@given(st.integers(0, 10**6), st.sampled_from([None, 0.5, 2.0]))
+@settings(max_examples=150, deadline=None)
+def test_all_scores_are_those_of_their_definitions(seed, um_per_px):
+    true, labels = random_objects(seed)
+    scores = count_objects(true, labels, um_per_px=um_per_px, distance=3.0).scores()
+    expected = reference(true, labels, 3.0 / (um_per_px or 1))
+    assert scores.keys() == expected.keys()
+    for name, value in expected.items():
+        atol = 1.01e-4 if name.startswith("neurofinder") else 1e-12
+        np.testing.assert_allclose(scores[name], value, atol=atol, rtol=0, err_msg=name)
+
+
+@given(st.integers(0, 10**6))
+@settings(max_examples=60, deadline=None)
+def test_other_numbers_change_nothing(seed):
+    true, labels = random_objects(seed)
+    rng = np.random.default_rng(seed)
+    numbers = np.concatenate([[0], 1 + rng.permutation(1000)])
+    first = count_objects(true, labels).scores()
+    second = count_objects(true[rng.permutation(len(true))], numbers[labels]).scores()
+    for name in first:
+        # The greedy match of Neurofinder depends on the order by definition.
+        if not name.startswith("neurofinder"):
+            np.testing.assert_allclose(first[name], second[name], atol=1e-12, err_msg=name)
+
+
+@given(st.integers(0, 10**6))
+@settings(max_examples=60, deadline=None)
+def test_exchanging_truth_and_prediction_exchanges_precision_and_recall(seed):
+    true, labels = random_objects(seed)
+    there, back = count_objects(true, labels).scores(), count_objects(labels, true).scores()
+    for one, other in (
+        ("object_precision", "object_recall"),
+        ("object_f1", "object_f1"),
+        ("ap_mean", "ap_mean"),
+        ("panoptic_quality", "panoptic_quality"),
+    ):
+        np.testing.assert_allclose(there[one], back[other], atol=1e-12)
+
+
+@given(st.integers(0, 10**6))
+@settings(max_examples=40, deadline=None)
+def test_a_perfect_prediction_scores_one(seed):
+    true, _ = random_objects(seed, overlapping=False)
+    scores = count_objects(true, true.copy()).scores()
+    if len(true):
+        assert set(scores.values()) == {1.0}
+    else:
+        names = {name for name, value in scores.items() if not math.isnan(value)}
+        assert names == {"neurofinder_inclusion", "neurofinder_exclusion"}
+
+
+@given(st.lists(st.integers(0, 10**6), min_size=1, max_size=4))
+@settings(max_examples=30, deadline=None)
+def test_counts_add_up(seeds):
+    parts = [count_objects(*random_objects(seed)) for seed in seeds]
+    total = ObjectCounts()
+    for part in parts:
+        total = total.merge(part)
+    scores = total.scores()
+    n = sum(p.n_true + p.n_predicted for p in parts)
+    tp = sum(p.true_positives for p in parts)
+    np.testing.assert_allclose(scores["object_f1"], divide(2 * tp[0], n))
+    np.testing.assert_allclose(scores["ap_75"], divide(tp[5], n - tp[5]))
+    each = [p.scores()["ap_75"] for p in parts]
+    each = [value for value in each if not math.isnan(value)]
+    np.testing.assert_allclose(scores["ap_image_75"], np.mean(each) if each else math.nan)
+    iou = sum(p.panoptic_iou for p in parts)
+    np.testing.assert_allclose(scores["panoptic_quality"], divide(2 * iou, n))
+
+
+def test_centres_at_the_distance_do_not_match_in_either_unit():
+    labels = np.zeros((2, 20, 20), int)
+    labels[0, 4:7, 4:7] = labels[1, 4:7, 9:12] = 1
+    for um_per_px, distance, found in ((None, 5, 0), (None, 5.01, 1), (0.8, 4, 0), (0.8, 5, 1)):
+        counts = count_objects(*labels, um_per_px=um_per_px, distance=distance)
+        assert counts.centre_matches == found
+    assert counts.scores()["neurofinder_inclusion"] == 0
+    with pytest.raises(ConfigError, match="um_per_px"):
+        count_objects(*labels, um_per_px=0)
+
+
+def fields(count=4, size=96):
+    """Recordings of discs, and probabilities that miss one and invent one."""
+    rows, columns = np.indices((size, size))
+    for number in range(count):
+        centres = [(20, 20), (20, 60), (60, 25), (62, 70)]
+        discs = [(rows - r) ** 2 + (columns - c) ** 2 <= 49 for r, c in centres]
+        spare = (rows - 45) ** 2 + (columns - 45) ** 2 <= 49
+        probability = np.any([*discs[: 2 + number % 3], spare], axis=0) * np.float32(0.9)
+        scale = {"um_per_px": 0.8} if number else {}
+        recording = Recording(
+            id=f"r{number}",
+            image=np.ones((size, size), np.float32),
+            masks=np.stack(discs),
+            roi_ids=tuple("abcd"),
+            group=f"g{number // 2}",
+            metadata=scale,
+        )
+        yield f"{number}.npz", recording, probability
+
+
+def test_a_split_is_scored_by_recording_and_summed():
+    result = object_scores_for_split(fields(), min_area=20.0)
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+    assert [row["key"] for row in result["recordings"]] == [f"{n}.npz" for n in range(4)]
+    assert [row["counts"]["true_positives"][0] for row in result["recordings"]] == [2, 3, 4, 2]
+    assert (result["n_recordings"], result["n_groups"], result["distance_unit"]) == (4, 2, "mixed")
+    assert result["scores"]["object_recall"] == 11 / 16
+    assert result["scores"]["object_precision"] == 11 / 15
+    low, high = result["intervals"]["object_recall"]
+    assert [low, high] == [5 / 8, 6 / 8]
+    assert result == object_scores_for_split(fields(), min_area=20.0)
+
+
+def test_without_recordings_or_with_one_group_nothing_is_made_up():
+    empty = object_scores_for_split([])
+    assert (empty["n_recordings"], empty["scores"]["object_f1"]) == (0, None)
+    one = object_scores_for_split(list(fields())[:2])
+    assert one["intervals"]["object_f1"] is None
+    assert one["intervals"].keys() == one["scores"].keys()
+
+
+def test_pixels_outside_of_the_field_do_not_count():
+    key, recording, probability = next(fields())
+    recording.image[:, 40:] = np.nan
+    row = object_scores_for_split([(key, recording, probability)])["recordings"][0]
+    assert (row["counts"]["n_true"], row["counts"]["true_positives"][0]) == (2, 1)
+
+
+def test_a_recording_without_masks_is_refused():
+    bare = Recording(id="bare", image=np.ones((8, 8)))
+    with pytest.raises(RecordingError, match="bare is not annotated"):
+        object_scores_for_split([("bare", bare, np.zeros((8, 8)))])
+
+
+def test_sizes_that_differ_are_refused():
+    with pytest.raises(RecordingError, match="pixels"):
+        score_objects(np.ones((1, 8, 8), bool), np.zeros((8, 9), np.float32))
+
+
+def test_thresholds_are_exact():
+    assert IOU_THRESHOLDS == (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)

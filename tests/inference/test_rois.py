@@ -1,0 +1,249 @@
+"""Separate neurons: crowded fields, what must hold for any mask, and measures against loops."""
+
+import dataclasses
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from fluxseg.data.tissue import create_cells, draw_cells, overlap
+from fluxseg.errors import ConfigError, RecordingError
+from fluxseg.inference.object_counts import count_objects
+from fluxseg.inference.rois import find_rois, measure_rois
+from fluxseg.interop.labels import label_components
+
+UM = 0.785
+
+
+def crowded_field(seed, size=384, pressed=0.5):
+    """Masks of cells of which half are pushed against their nearest neighbour."""
+    rng = np.random.default_rng(seed)
+    cells = create_cells(rng, 1000, size, UM)
+    kept = np.flatnonzero(rng.random(len(cells.centre)) < 0.52)
+    centre, radius = cells.centre[kept], cells.radius[kept].mean(1)
+    for i in rng.permutation(len(kept))[: int(pressed * len(kept))]:
+        away = np.hypot(*(centre - centre[i]).T)
+        away[i] = np.inf
+        j = away.argmin()
+        reach = (radius[i] + radius[j]) * rng.uniform(0.78, 1.0)
+        if away[j] > reach:
+            centre[i] = centre[j] + (centre[i] - centre[j]) * reach / away[j]
+    fields = {f.name: getattr(cells, f.name)[kept] for f in dataclasses.fields(cells)}
+    cells = type(cells)(**(fields | {"centre": centre}))
+    corner, _, body = draw_cells(cells, np.zeros(2))
+    masks = []
+    for (row, column), patch in zip(corner, body > 0.45, strict=True):
+        mask = np.zeros((size, size), bool)
+        target, part = overlap(mask.shape, row, column, patch.shape)
+        mask[target] = patch[part]
+        if mask.sum() >= 40:
+            masks.append(mask)
+    return np.stack(masks)
+
+
+def disc(shape, centre, radius):
+    rows, columns = np.indices(shape)
+    return (rows - centre[0]) ** 2 + (columns - centre[1]) ** 2 <= radius**2
+
+
+def test_neurons_of_crowded_fields_come_apart():
+    split, joined = [], []
+    for seed in range(3):
+        masks = crowded_field(seed)
+        merged = masks.any(0)
+        assert merged.mean() > 0.17
+        assert (masks.sum(0) > 1).sum() > 0.015 * merged.sum()
+        rois = find_rois(merged, um_per_px=UM)
+        split.append(count_objects(masks, rois.labels).scores()["object_f1"])
+        parts = label_components(merged)
+        joined.append(count_objects(masks, parts).scores()["object_f1"])
+    print("F1 at IoU 0.5:", np.round(split, 3), "connected components:", np.round(joined, 3))
+    assert min(split) >= 0.93
+    assert np.mean(joined) < 0.8
+
+
+@given(
+    hnp.arrays(bool, st.tuples(st.integers(1, 24), st.integers(1, 24))),
+    st.integers(1, 12),
+    st.sampled_from([0.0, 1.0]),
+)
+@settings(max_examples=80, deadline=None)
+def test_every_large_component_is_shared_out_and_nothing_else(mask, min_area, smooth):
+    rois = find_rois(mask, min_area=min_area, smooth=smooth, fill_holes=False)
+    parts = label_components(mask)
+    large = np.bincount(parts.ravel())[parts] >= min_area
+    np.testing.assert_array_equal(rois.labels > 0, mask & large)
+    assert set(np.unique(rois.labels)) <= set(range(len(rois) + 1))
+    for number in range(1, len(rois) + 1):
+        inside = rois.labels == number
+        assert inside.sum() == rois.area[number - 1] >= min_area
+        assert label_components(inside).max() == 1
+        assert len(np.unique(parts[inside])) == 1
+
+
+def test_equal_halves_below_the_least_area_stay_one_cell():
+    mask = np.zeros((12, 24), bool)
+    mask[3:8, 3:8] = mask[3:8, 9:14] = True
+    mask[5, 8] = True
+    assert len(find_rois(mask, min_area=20, smooth=0)) == 2
+    whole = find_rois(mask, min_area=30, smooth=0)
+    assert whole.area.tolist() == [51]
+
+
+def test_two_pressed_discs_and_a_long_one():
+    shape = (40, 60)
+    pair = disc(shape, (20, 12), 7) | disc(shape, (20, 24), 7)
+    rod = np.zeros(shape, bool)
+    rod[18:23, 38:58] = True
+    rois = find_rois(pair | rod)
+    assert len(rois) == 3
+    np.testing.assert_allclose(rois.centroid, [[20, 12], [20, 24], [20, 47.5]], atol=0.6)
+    assert rois.labels.dtype == np.uint16
+
+
+@pytest.mark.parametrize("nucleus", [0.5, 2.0, 4.0])
+def test_the_hole_of_a_ring_is_filled_if_wanted(nucleus):
+    shape = (32, 32)
+    ring = disc(shape, (16.2, 15.7), 7.5) & ~disc(shape, (16.2, 15.7), nucleus)
+    assert find_rois(ring).area.tolist() == [disc(shape, (16.2, 15.7), 7.5).sum()]
+    assert find_rois(ring, fill_holes=False).area.tolist() == [ring.sum()]
+
+
+def test_a_gap_between_cells_is_no_hole():
+    shape = (48, 48)
+    centres = [(16, 16), (16, 31), (31, 16), (31, 31)]
+    mask = np.any([disc(shape, c, 7.9) for c in centres], axis=0)
+    assert not mask[23:25, 23:25].any()
+    rois = find_rois(mask)
+    assert len(rois) == 4
+    np.testing.assert_array_equal(rois.labels > 0, mask)
+
+
+def test_border_and_areas_in_px_and_um():
+    shape = (64, 64)
+    cells = [disc(shape, c, r) for c, r in (((3, 30), 6), ((30, 12), 6), ((40, 44), 12))]
+    probability = np.any(cells, axis=0).astype(np.float32)
+    areas = sorted(int(cell.sum()) for cell in cells)
+    assert sorted(find_rois(probability).area) == areas
+    assert find_rois(probability, border="drop").area.tolist() == areas[1:]
+    assert sorted(find_rois(probability, max_area=areas[1]).area) == areas[:2]
+    assert sorted(find_rois(probability, min_area=areas[1]).area) == areas[1:]
+    limits = {"um_per_px": 0.5, "min_area": areas[1] * 0.25, "max_area": areas[1] * 0.25}
+    rois = find_rois(probability, **limits)
+    assert rois.area.tolist() == [areas[1]]
+    np.testing.assert_allclose(rois.area_um2, [areas[1] * 0.25])
+    assert find_rois(probability).area_um2 is None
+
+
+def test_default_lengths_follow_the_pixel_size():
+    masks = crowded_field(7, size=128)
+    coarse = masks.any(0)
+    fine = coarse.repeat(2, 0).repeat(2, 1)
+    found = len(find_rois(coarse, um_per_px=UM))
+    assert abs(len(find_rois(fine, um_per_px=UM / 2)) - found) <= 0.06 * found
+
+
+def test_empty_full_and_undefined():
+    assert len(find_rois(np.zeros((9, 7), np.float32))) == 0
+    full = find_rois(np.ones((30, 20), np.float32))
+    assert full.area.tolist() == [600]
+    assert full.quality.tolist() == [0.5]
+    assert len(find_rois(np.full((9, 9), np.nan))) == 0
+    probability = disc((40, 40), (20, 20), 8).astype(float)
+    probability[20:, 24:] = np.nan
+    rois = find_rois(probability)
+    assert rois.area.tolist() == [np.nansum(probability)]
+    assert not rois.labels[np.isnan(probability)].any()
+    assert rois.probability.tolist() == rois.quality.tolist() == [1.0]
+
+
+@given(st.integers(0, 10**6))
+@settings(max_examples=25, deadline=None)
+def test_measures_are_those_of_loops(seed):
+    rng = np.random.default_rng(seed)
+    labels = np.zeros((14, 17), np.int64)
+    for number in range(1, 5):
+        row, column = rng.integers(0, 11, 2)
+        labels[row : row + 3, column : column + 4] = number
+    found = np.unique(labels)
+    labels = np.searchsorted(found, labels)
+    probability = rng.random(labels.shape)
+    probability[rng.random(labels.shape) < 0.1] = np.nan
+    rois = measure_rois(labels, probability, threshold=0.5, rim=2.0)
+    places = np.argwhere(labels > 0)
+    for number in range(1, labels.max() + 1):
+        inside = np.argwhere(labels == number)
+        values = probability[labels == number]
+        rim = []
+        for place in np.argwhere(labels == 0):
+            away = ((places - place) ** 2).sum(1)
+            mine = ((inside - place) ** 2).sum(1).min()
+            if mine <= 4:
+                owners = {int(labels[tuple(p)]) for p in places[away == away.min()]}
+                if len(owners) > 1:
+                    return  # a tie: either owner is right
+                rim += [probability[tuple(place)]] if owners == {number} else []
+        rim = [value for value in rim if np.isfinite(value)]
+        mean = np.nanmean(values) if np.isfinite(values).any() else 0.0
+        assert rois.area[number - 1] == len(inside)
+        np.testing.assert_allclose(rois.centroid[number - 1], inside.mean(0))
+        np.testing.assert_allclose(rois.probability[number - 1], mean)
+        expected = np.clip(mean - (np.mean(rim) if rim else 0.5), 0, 1)
+        np.testing.assert_allclose(rois.quality[number - 1], expected)
+
+
+def test_quality_ranks_a_sharp_cell_above_a_faint_one():
+    shape = (40, 80)
+    probability = np.full(shape, 0.05)
+    probability[disc(shape, (20, 20), 8)] = 0.95
+    probability[disc(shape, (20, 58), 14)] = 0.45
+    probability[disc(shape, (20, 58), 8)] = 0.55
+    rois = find_rois(probability)
+    np.testing.assert_allclose(rois.quality, [0.9, 0.1], atol=1e-6)
+
+
+def test_very_many_specks_take_seconds_and_need_wide_labels():
+    specks = np.zeros((640, 640), np.float32)
+    specks[::2, ::2] = 1
+    began = time.perf_counter()
+    assert len(find_rois(specks)) == 0
+    rois = find_rois(specks, min_area=0)
+    assert time.perf_counter() - began < 20
+    assert (len(rois), rois.labels.dtype, rois.labels.max()) == (102_400, np.uint32, 102_400)
+
+
+@pytest.mark.parametrize(
+    ("probability", "words"),
+    [
+        (np.zeros((2, 3, 4)), "shape"),
+        (np.zeros((0, 4)), "shape"),
+        (np.array([["a"]]), "real numbers"),
+        (np.array([[3.5, -2.0]]), "softmax"),
+        (np.array([[255, 0]], np.uint8), "255"),
+    ],
+)
+def test_what_is_no_probability_is_refused(probability, words):
+    with pytest.raises(RecordingError, match=words):
+        find_rois(probability)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"threshold": 0.0},
+        {"threshold": 1.1},
+        {"um_per_px": 0.0},
+        {"h": 0.0},
+        {"smooth": -1.0},
+        {"smooth": float("nan")},
+        {"min_area": -1.0},
+        {"min_area": 9.0, "max_area": 8.0},
+        {"border": "open"},
+    ],
+)
+def test_settings_out_of_range_are_named(setting):
+    with pytest.raises(ConfigError, match=list(setting)[-1]):
+        find_rois(np.ones((4, 4)), **setting)
