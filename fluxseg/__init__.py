@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     )
     from fluxseg.errors import FluxsegError
     from fluxseg.inference.evaluate import load_run
+    from fluxseg.inference.rois import find_rois
     from fluxseg.interop.sources import read_recording
     from fluxseg.model.losses import weighted_cross_entropy
     from fluxseg.model.metrics import confusion_matrix, scores_from_confusion
@@ -54,6 +55,7 @@ _HOME = {
     "crop_grid": "fluxseg.data.tiles",
     "crop_quarters": "fluxseg.data.transforms",
     "eval_step": "fluxseg.training.steps",
+    "find_rois": "fluxseg.inference.rois",
     "join_quarters": "fluxseg.data.transforms",
     "load_run": "fluxseg.inference.evaluate",
     "merge_masks": "fluxseg.data.transforms",
