@@ -117,13 +117,17 @@ def evaluate(workdir: Path, data: str = "", output: Path | None = None) -> int:
         run_index,
     )
     from fluxseg.inference.examples import write_examples
+    from fluxseg.inference.objects import write_object_scores
+    from fluxseg.interop.sources import open_source
     from fluxseg.report.html import write_report
 
     console = create_console()
     configure_logging(console)
     enable_compilation_cache()
     run = load_run(workdir)
+    config = run.config
     if data:
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, source=data))
         folder = output or workdir / "evaluations" / (Path(data).resolve().name or "data")
         with progress_bars(console, ("Preparing", "recordings")) as (progress,):
             scores = evaluate_data(run, data, folder, progress)
@@ -131,6 +135,8 @@ def evaluate(workdir: Path, data: str = "", output: Path | None = None) -> int:
     else:
         folder = workdir
         scores, index = evaluate_run(run), run_index(run)
+    if data or config.data.split_by != "crop":
+        scores = write_object_scores(run.state, index, scores, open_source(config), folder)
     write_examples(run.state, index, scores, folder)
     page = write_report(folder)
     log_scores(scores)

@@ -58,6 +58,8 @@ def run_main(arguments: MainArguments) -> int:
     import jax
 
     from fluxseg.inference.examples import write_examples
+    from fluxseg.inference.objects import write_object_scores
+    from fluxseg.interop.sources import open_source
     from fluxseg.report.html import write_report
     from fluxseg.training.loop import Callbacks, train_and_evaluate
 
@@ -67,9 +69,14 @@ def run_main(arguments: MainArguments) -> int:
     with progress_bars(console, *bars) as (on_prepare, on_step):
         callbacks = Callbacks(on_prepare=on_prepare, on_step=on_step)
         result = train_and_evaluate(arguments.config, arguments.workdir, callbacks)
-    write_examples(result.state, result.dataset.index, result.scores, arguments.workdir)
+    index, scores = result.dataset.index, result.scores
+    if arguments.config.data.split_by != "crop":
+        # Cells that a border between two splits cuts in two would be counted wrongly.
+        source = open_source(arguments.config)
+        scores = write_object_scores(result.state, index, scores, source, arguments.workdir)
+    write_examples(result.state, index, scores, arguments.workdir)
     page = write_report(arguments.workdir)
-    log_scores(result.scores)
+    log_scores(scores)
     logger.info("Report: %s", page)
     return 0
 
@@ -92,6 +99,15 @@ def log_scores(scores: Mapping[str, Any]) -> None:
             row["n_recordings"],
             row["n_groups"],
         )
+        found = row.get("objects", {}).get("scores", {})
+        if found.get("object_f1") is not None:
+            logger.info(
+                "  %-8s neurons found: F1 %.4f (precision %.4f, recall %.4f, IoU >= 0.5)",
+                "",
+                found["object_f1"],
+                found["object_precision"],
+                found["object_recall"],
+            )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

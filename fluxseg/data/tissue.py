@@ -4,14 +4,35 @@ import dataclasses
 
 import numpy as np
 
+from fluxseg.data.background import (
+    add_patches,
+    draw_blobs,
+    draw_fibres,
+    draw_illumination,
+    draw_neuropil,
+    draw_vessels,
+    enlarge,
+)
+
 RADIUS_UM = 6.0
-"""Median radius of a cell body; at 0.785 um a pixel it covers about 180 px."""
-RADIUS_SPREAD = 0.11
+"""Median radius of a cell body."""
+RADIUS_SPREAD = 0.09
 """Standard deviation of the logarithm of the radius."""
-CELLS_PER_MM2 = (600.0, 1900.0)
-"""Range of the density of labelled cells in the optical section, log-uniform."""
+CELLS_PER_MM2 = (1000.0, 3300.0)
+"""Range of the density of cells with indicator in the optical section, log-uniform."""
+BARE = (0.3, 1.0)
+"""Range of the number of cells without indicator, which are dark, relative to the others."""
+FILLED = 0.08
+"""Share of cells whose nucleus holds indicator too: bright all over, as ill cells are."""
+Spacing = tuple[tuple[float, float, float], tuple[float, float, float]]
+APART: Spacing = ((1.3, 2.1, 2.4), (0.04, 0.5, 0.46))
+"""Least distances of neighbours in radii, and their shares: some touch, few press."""
+STACKED: Spacing = ((0.8, 1.7, 2.3), (0.2, 0.45, 0.35))
+"""The same for an optical section, which is thick enough for cells to lie on each other."""
 HARMONICS = 3
 """Outlines are ellipses with this many further waves around them."""
+SOFT = 0.11
+"""Width of a cell's edge relative to its radius: the resolution of the microscope."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -26,6 +47,10 @@ class Cells:
         nucleus: `[N]` float, radius of the nucleus relative to the cell's; 0 where the section
             misses it.
         nucleus_shift: `[N, 2]` float, its position relative to the cell's radius.
+        nucleus_dim: `[N]` float, share of the light that is missing in the nucleus.
+        shade: `[N, 2]` float, strength and direction of a slope across the cell; a strong one
+            makes a crescent of a ring.
+        stub: `[N, 2]` float, strength and direction of the dendrite that leaves the body.
         brightness: `[N]` float, resting brightness over the background.
     """
 
@@ -35,6 +60,9 @@ class Cells:
     wave: np.ndarray
     nucleus: np.ndarray
     nucleus_shift: np.ndarray
+    nucleus_dim: np.ndarray
+    shade: np.ndarray
+    stub: np.ndarray
     brightness: np.ndarray
 
 
@@ -45,11 +73,12 @@ class Field:
     Attributes:
         size: height and width, px.
         um_per_px: size of a pixel, um.
-        cells: the cell bodies in focus.
+        cells: the cell bodies in focus that hold indicator.
         neuropil: `[size, size]` float32, texture and level of the background, about 1.
         blobs: `[size, size]` float32, light of cells out of focus.
         fibres: `[size, size]` float32, dendrites and boutons.
-        transmission: `[size, size]` float32, 0 to 1: vessels and vignetting.
+        vessels: `[size, size]` float32, 0 to 1, the light that vessels let pass.
+        illumination: `[size, size]` float32, 0 to 1; it does not move with the tissue.
     """
 
     size: int
@@ -58,7 +87,8 @@ class Field:
     neuropil: np.ndarray
     blobs: np.ndarray
     fibres: np.ndarray
-    transmission: np.ndarray
+    vessels: np.ndarray
+    illumination: np.ndarray
 
 
 def simulate_field(rng: np.random.Generator, size: int = 512, um_per_px: float = 0.785) -> Field:
@@ -66,63 +96,89 @@ def simulate_field(rng: np.random.Generator, size: int = 512, um_per_px: float =
 
     Cells are flat sections of ellipsoids with dim nuclei, so that rings, discs and crescents
     come out (as in NAOMi; Song et al. 2021, J Neurosci Methods 358:109173); the background is
-    scale-free noise, blurred cells, fibres and the shadows of vessels.
+    scale-free noise, blurred cells, dark cells, fibres and the shadows of vessels.
 
     Args:
         rng: source of all randomness.
         size: height and width, px.
         um_per_px: size of a pixel, um.
-
-    Returns:
-        The field.
     """
     area_mm2 = (size * um_per_px / 1000) ** 2
     density = np.exp(rng.uniform(*np.log(CELLS_PER_MM2)))
-    cells = create_cells(rng, max(2, rng.poisson(density * area_mm2)), size, um_per_px)
-    texture = smooth_noise(rng, size, 60, 1.3) * rng.uniform(0.15, 0.35)
-    texture += smooth_noise(rng, size, 8, 0.7) * rng.uniform(0.05, 0.14)
+    cells = create_cells(rng, max(2, rng.poisson(density * area_mm2)), size, um_per_px, STACKED)
+    count = len(cells.centre)
+    bare = _draw_bare(rng, int(rng.uniform(*BARE) * count) + 1, size, um_per_px)
+    neuropil = draw_neuropil(rng, size, um_per_px)
+    neuropil *= 1 - np.float32(rng.uniform(0.06, 0.25)) * bare
     return Field(
         size=size,
         um_per_px=um_per_px,
         cells=cells,
-        neuropil=np.maximum(1 + texture, 0.2).astype(np.float32),
-        blobs=_draw_blobs(rng, len(cells.centre), size, um_per_px),
-        fibres=_draw_fibres(rng, size, um_per_px),
-        transmission=_draw_vessels(rng, size, um_per_px) * _draw_vignette(rng, size),
+        neuropil=neuropil,
+        blobs=draw_blobs(rng, count, size, um_per_px),
+        fibres=draw_fibres(rng, size, um_per_px),
+        vessels=draw_vessels(rng, size, um_per_px),
+        illumination=draw_illumination(rng, size),
     )
 
 
-def create_cells(rng: np.random.Generator, count: int, size: int, um_per_px: float) -> Cells:
-    """Draw cell bodies that touch at most a little; fewer than `count` if there is no room."""
-    scale = RADIUS_UM / um_per_px * rng.uniform(0.9, 1.12)
-    centres = np.empty((0, 2))
-    for centre in rng.uniform(-2, size + 2, (4 * count, 2)):
-        if len(centres) == count:
-            break
-        near = ((centres - centre) ** 2).sum(1)
-        # Some cells press against each other, few overlap.
-        if not (near < (scale * rng.choice([1.3, 2.1, 2.4], p=[0.04, 0.5, 0.46])) ** 2).any():
-            centres = np.vstack([centres, centre])
-    count = len(centres)
+def create_cells(
+    rng: np.random.Generator, count: int, size: int, um_per_px: float, spacing: Spacing = APART
+) -> Cells:
+    """Draw cell bodies; fewer than `count` if there is no room.
+
+    Args:
+        rng: source of all randomness.
+        count: how many, at most.
+        size: height and width of the field, px.
+        um_per_px: size of a pixel, um.
+        spacing: least distances of neighbours, in median radii, and the share of each.
+
+    Returns:
+        The cells; some centres lie a little outside of the field.
+    """
+    scale = RADIUS_UM / um_per_px * rng.uniform(0.94, 1.08)
+    centre = _place(rng, count, size, scale, spacing)
+    count = len(centre)
     depth = rng.uniform(-0.8, 0.8, count)
     whole = scale * np.exp(rng.normal(0, RADIUS_SPREAD, count))
-    section = whole * np.sqrt(1 - 0.55 * depth**2)
+    section = whole * np.sqrt(1 - 0.5 * depth**2)
     stretch = np.exp(rng.normal(0, 0.1, count))
-    nucleus = np.sqrt(np.maximum(rng.uniform(0.5, 0.66, count) ** 2 - depth**2, 0))
+    nucleus = np.sqrt(np.maximum(rng.uniform(0.55, 0.72, count) ** 2 - depth**2, 0))
+    filled = rng.random(count) < FILLED
     amplitude = rng.normal(0, 0.05, (count, HARMONICS)) / np.arange(1, HARMONICS + 1)
-    phase = rng.uniform(0, 2 * np.pi, (count, HARMONICS))
+    directions = rng.uniform(0, 2 * np.pi, (2, count))
     return Cells(
-        centre=centres,
+        centre=centre,
         radius=np.stack([section * stretch, section / stretch], 1),
         angle=rng.uniform(0, np.pi, count),
-        wave=np.stack([amplitude, phase], 2),
-        nucleus=nucleus,
-        nucleus_shift=rng.normal(0, 0.12, (count, 2)),
-        brightness=np.exp(rng.normal(-0.1, 0.55, count)),
+        wave=np.stack([amplitude, rng.uniform(0, 2 * np.pi, (count, HARMONICS))], 2),
+        nucleus=np.where(filled, 0, nucleus),
+        nucleus_shift=rng.normal(0, 0.14, (count, 2)),
+        nucleus_dim=rng.uniform(0.5, 0.9, count),
+        shade=np.stack([rng.beta(1.2, 3.0, count), directions[0]], 1),
+        stub=np.stack([np.maximum(rng.uniform(-0.5, 0.6, count), 0), directions[1]], 1),
+        brightness=np.exp(rng.normal(-0.15, 0.6, count)) * np.where(filled, 1.8, 1),
     )
 
 
-def draw_cells(cells: Cells, shift: np.ndarray, soft: float = 0.11) -> tuple[np.ndarray, ...]:
+def _place(
+    rng: np.random.Generator, count: int, size: int, scale: float, spacing: Spacing
+) -> np.ndarray:
+    centres = np.empty((count, 2))
+    placed = 0
+    trials = rng.uniform(-2, size + 2, (4 * count, 2))
+    apart = (scale * rng.choice(spacing[0], 4 * count, p=spacing[1])) ** 2
+    for centre, least in zip(trials, apart, strict=True):
+        if placed == count:
+            break
+        if not (((centres[:placed] - centre) ** 2).sum(1) < least).any():
+            centres[placed] = centre
+            placed += 1
+    return centres[:placed]
+
+
+def draw_cells(cells: Cells, shift: np.ndarray, soft: float = SOFT) -> tuple[np.ndarray, ...]:
     """Draw every cell into a patch of its own.
 
     Args:
@@ -131,149 +187,63 @@ def draw_cells(cells: Cells, shift: np.ndarray, soft: float = 0.11) -> tuple[np.
         soft: width of the edges relative to the radius.
 
     Returns:
-        corner `[N, 2]` int, light `[N, P, P]` float32 of a cell of brightness 1, and body
-        `[N, P, P]` float32, which is 1 inside of the outline, 0.5 on it, and 0 outside.
+        corner `[N, 2]` int, light `[N, P, P]` float32 of a cell of brightness 1 with the root
+        of its dendrite, and body `[N, P, P]` float32, which is 1 inside of the outline, 0.5 on
+        it, and 0 outside.
     """
     centre = cells.centre + shift
-    reach = int(np.ceil(1.5 * cells.radius.max())) + 1
+    reach = int(np.ceil(1.45 * cells.radius.max())) + 1
     corner = np.floor(centre).astype(int) - reach
     steps = np.arange(2 * reach + 1, dtype=np.float32)
     offset = (centre - corner).astype(np.float32)
     rows = (steps - offset[:, :1])[:, :, None]
     columns = (steps - offset[:, 1:])[:, None, :]
-    cosine, sine = (f(cells.angle).astype(np.float32)[:, None, None] for f in (np.cos, np.sin))
-    radius = cells.radius.astype(np.float32)[:, :, None, None]
-    along = (cosine * rows + sine * columns) / radius[:, 0]
-    across = (cosine * columns - sine * rows) / radius[:, 1]
-    direction = np.arctan2(across, along)
-    outline = np.ones_like(along)
+    along, across = _turned(rows, columns, cells.angle)
+    radius = _wide(cells.radius)
+    along, across = along / radius[0], across / radius[1]
+    distance = np.sqrt(along * along + across * across)
+    # Powers of a number on the unit circle are waves around the cell.
+    unit = (along + 1j * across) / np.maximum(distance, 1e-6)
+    outline, power = np.ones_like(along), unit
     for number in range(HARMONICS):
-        amplitude, phase = cells.wave[:, number].astype(np.float32).T[:, :, None, None]
-        outline += amplitude * np.cos((number + 2) * direction + phase)
-    distance = np.hypot(along, across) / outline
-    body = _edge((1 - distance) / soft)
-    moved = cells.nucleus_shift.astype(np.float32)[:, :, None, None]
-    inner = np.hypot(along - moved[:, 0], across - moved[:, 1])
-    size = cells.nucleus.astype(np.float32)[:, None, None]
-    nucleus = np.where(size > 0.1, _edge((size - inner) / (1.2 * soft)), 0)
-    return corner, body * (1 - np.float32(0.5) * nucleus), body
+        amplitude, phase = _wide(cells.wave[:, number])
+        power = power * unit
+        outline += (amplitude * np.exp(1j * phase) * power).real
+    distance /= outline
+    body = soft_step((1 - distance) / soft)
+    moved = _wide(cells.nucleus_shift)
+    inner = np.sqrt((along - moved[0]) ** 2 + (across - moved[1]) ** 2)
+    (size,) = _wide(cells.nucleus[:, None])
+    (dim,) = _wide(cells.nucleus_dim[:, None])
+    nucleus = np.where(size > 0.1, soft_step((size - inner) / (1.2 * soft)), 0)
+    slope, _ = _turned(along, across, cells.shade[:, 1])
+    shade = 1 - _wide(cells.shade)[0] * np.clip(0.5 + 0.6 * slope, 0, 1)
+    forward, aside = _turned(along, across, cells.stub[:, 1])
+    stub = _wide(cells.stub)[0] * np.exp(-((aside / 0.2) ** 2) - 2 * np.abs(forward - 0.9))
+    light = body * shade * (1 - dim * nucleus) + np.where(forward > 0.5, stub, 0) * (1 - body)
+    return corner, light, body
 
 
-def _edge(value: np.ndarray) -> np.ndarray:
+def _draw_bare(rng: np.random.Generator, count: int, size: int, um_per_px: float) -> np.ndarray:
+    # Half as fine: their edges are soft, as there is neuropil above and below them.
+    half = max(8, size // 2)
+    cells = create_cells(rng, count, half, um_per_px * size / half)
+    corner, _, body = draw_cells(cells, np.zeros(2))
+    canvas = np.zeros((half, half), np.float32)
+    add_patches(canvas, corner, body)
+    return enlarge(np.minimum(canvas, 1), size)
+
+
+def _wide(values: np.ndarray) -> np.ndarray:
+    """From `[N, K]` to `[K, N, 1, 1]` float32, to go with patches."""
+    return values.astype(np.float32).T[:, :, None, None]
+
+
+def _turned(rows: np.ndarray, columns: np.ndarray, angle: np.ndarray) -> tuple[np.ndarray, ...]:
+    cosine, sine = (_wide(f(angle)[:, None])[0] for f in (np.cos, np.sin))
+    return cosine * rows + sine * columns, cosine * columns - sine * rows
+
+
+def soft_step(value: np.ndarray) -> np.ndarray:
+    """Rise from 0 to 1, steepest at 0, over a width of about 1."""
     return 1 / (1 + np.exp(-np.clip(2 * value, -30, 30)))
-
-
-def smooth_noise(rng: np.random.Generator, size: int, scale: float, exponent: float) -> np.ndarray:
-    """Draw Gaussian noise whose power falls off above a spatial scale.
-
-    Args:
-        rng: source of all randomness.
-        size: height and width, px.
-        scale: wavelengths above it, px, are equally strong.
-        exponent: amplitudes fall as frequency to minus this below it.
-
-    Returns:
-        `[size, size]` float32 with mean 0 and standard deviation 1.
-    """
-    frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None])
-    weight = (1 + (frequency * scale) ** 2) ** (-exponent / 2)
-    # A last, steep fall keeps single pixels from standing out.
-    weight *= np.exp(-((frequency / 0.22) ** 2))
-    weight[0, 0] = 0
-    spectrum = rng.standard_normal((2, *weight.shape), np.float32)
-    noise = np.fft.irfft2(
-        (spectrum[0] + 1j * spectrum[1]) * weight.astype(np.float32), (size, size)
-    )
-    return (noise / noise.std()).astype(np.float32)
-
-
-def add_patches(canvas: np.ndarray, corner: np.ndarray, patches: np.ndarray) -> None:
-    """Add patches `[N, P, P]` to a canvas `[H, W]`, each at its corner `[N, 2]`, cut at borders."""
-    for (row, column), patch in zip(corner, patches, strict=True):
-        target, part = overlap(canvas.shape, row, column, patch.shape)
-        canvas[target] += patch[part]
-
-
-def overlap(
-    shape: tuple[int, ...], row: int, column: int, patch: tuple[int, ...]
-) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """Slices of a canvas and of a patch placed on it where both exist."""
-    top, left = max(row, 0), max(column, 0)
-    bottom, right = min(row + patch[0], shape[0]), min(column + patch[1], shape[1])
-    bottom, right = max(bottom, top), max(right, left)
-    inside = (slice(top - row, bottom - row), slice(left - column, right - column))
-    return (slice(top, bottom), slice(left, right)), inside
-
-
-def _discs(rng: np.random.Generator, count: int, sigma: float) -> np.ndarray:
-    reach = int(np.ceil(2.5 * sigma))
-    square = np.arange(-reach, reach + 1, dtype=np.float32) ** 2
-    disc = np.exp(-(square[:, None] + square) / np.float32(2 * sigma**2))
-    strength = np.exp(rng.normal(-1.4, 0.6, count)).astype(np.float32)
-    return strength[:, None, None] * disc
-
-
-def _draw_blobs(rng: np.random.Generator, count: int, size: int, um_per_px: float) -> np.ndarray:
-    canvas = np.zeros((size, size), np.float32)
-    for sigma_um in (5.0, 9.0):
-        patches = _discs(rng, int(0.7 * count) + 1, sigma_um / um_per_px)
-        corner = rng.integers(0, size, (len(patches), 2)) - patches.shape[1] // 2
-        add_patches(canvas, corner, patches)
-    return canvas
-
-
-def _draw_fibres(rng: np.random.Generator, size: int, um_per_px: float) -> np.ndarray:
-    canvas = np.zeros((size, size), np.float32)
-    count = int(rng.uniform(0.4, 1.4) * (size * um_per_px) ** 2 / 900)
-    # Boutons and cross-sections: specks of about a micrometre.
-    spots = rng.integers(0, size, (2, 6 * count))
-    np.add.at(canvas, tuple(spots), rng.gamma(1.2, 1.1, 6 * count).astype(np.float32))
-    # Dendrites: short walks whose direction changes slowly.
-    length = int(40 / um_per_px)
-    heading = rng.uniform(0, 2 * np.pi, (count // 4 + 1, 1))
-    heading = heading + np.cumsum(rng.normal(0, 0.07, (len(heading), length)), 1)
-    start = rng.uniform(0, size, (2, len(heading), 1))
-    path = start + 0.9 * np.cumsum(np.stack([np.sin(heading), np.cos(heading)]), 2)
-    row, column = np.clip(path, 0, size - 1).astype(int)
-    fade = np.exp(rng.normal(-0.9, 0.5, (len(heading), 1))) * np.ones(length)
-    np.add.at(canvas, (row, column), fade.astype(np.float32))
-    return canvas
-
-
-def _draw_vessels(rng: np.random.Generator, size: int, um_per_px: float) -> np.ndarray:
-    # Drawn four times coarser: their edges are blurred by the tissue above them.
-    coarse = max(8, size // 4)
-    depth = np.zeros((coarse, coarse), np.float32)
-    grid = np.arange(coarse, dtype=np.float32)
-    for _ in range(rng.poisson(4 * (size * um_per_px / 400) ** 2)):
-        width = np.exp(rng.normal(np.log(6.0), 0.45)) / um_per_px / 8
-        position, heading = rng.uniform(0, coarse, 2), rng.uniform(0, 2 * np.pi)
-        strength = rng.uniform(0.3, 0.85)
-        for _ in range(int(rng.uniform(0.2, 1.1) * coarse / max(width, 1))):
-            heading += rng.normal(0, 0.25)
-            position = position + max(width, 1) * np.array([np.sin(heading), np.cos(heading)])
-            near = slice(
-                *np.clip([position[0] - 3 * width, position[0] + 3 * width + 1], 0, coarse).astype(
-                    int
-                )
-            )
-            beside = slice(
-                *np.clip([position[1] - 3 * width, position[1] + 3 * width + 1], 0, coarse).astype(
-                    int
-                )
-            )
-            square = (grid[near, None] - position[0]) ** 2 + (grid[None, beside] - position[1]) ** 2
-            shadow = np.float32(strength) * np.exp(-((square / width**2) ** 1.5).astype(np.float32))
-            depth[near, beside] = np.maximum(depth[near, beside], shadow)
-    index = np.linspace(0, coarse - 1, size)
-    low = np.minimum(index.astype(int), coarse - 2)
-    part = (index - low).astype(np.float32)
-    rows = depth[low] * (1 - part)[:, None] + depth[low + 1] * part[:, None]
-    return 1 - (rows[:, low] * (1 - part) + rows[:, low + 1] * part)
-
-
-def _draw_vignette(rng: np.random.Generator, size: int) -> np.ndarray:
-    axis = np.linspace(-1, 1, size, dtype=np.float32)
-    row, column = (axis - np.float32(c) for c in rng.uniform(-0.3, 0.3, 2))
-    fall = np.float32(rng.uniform(0.0, 0.35))
-    return 1 / (1 + fall * (row[:, None] ** 2 + column**2))

@@ -1,16 +1,16 @@
 """Predictions of the best, the median and the worst recording of a split, for people to look at."""
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
-from fluxseg.data.cache import CacheIndex, read_crops
+from fluxseg.data.cache import CacheEntry, CacheIndex, read_crops
 from fluxseg.data.tiles import uncrop_grid
 from fluxseg.files import atomic_path, write_json
+from fluxseg.inference.predict import neuron_probability
 from fluxseg.training.state import TrainState
 
 
@@ -43,21 +43,35 @@ def predict_crops(state: TrainState, images: np.ndarray) -> np.ndarray:
     Returns:
         `[B, H, W]` float32 probability of neuron.
     """
-    return np.asarray(_probability(state, images[..., None]))
+    return np.asarray(neuron_probability(state.apply_fn, state.eval_params, images[..., None]))
 
 
-@jax.jit
-def _probability(state: TrainState, images: jax.Array) -> jax.Array:
-    logits = state.apply_fn({"params": state.eval_params}, images, False)
-    return jax.nn.softmax(logits, -1)[..., 1]
+def stitch_recording(
+    state: TrainState, index: CacheIndex, entry: CacheEntry
+) -> dict[str, np.ndarray]:
+    """Predict a whole field of view from its prepared crops, just as its pixels are scored.
+
+    Args:
+        state: trained state.
+        index: the prepared crops.
+        entry: the recording.
+
+    Returns:
+        image and probability `[H, W]` float32, label and valid `[H, W]` uint8.
+    """
+    crops = [np.stack(part) for part in zip(*read_crops(index, entry), strict=True)]
+    image, label, valid = crops
+    arrays = {
+        "image": image,
+        "label": label,
+        "probability": predict_crops(state, image),
+        "valid": valid,
+    }
+    return {name: uncrop_grid(array, entry.shape) for name, array in arrays.items()}
 
 
 def write_examples(
-    state: TrainState,
-    index: CacheIndex,
-    scores: Mapping[str, Any],
-    output: Path,
-    predict: Callable[[TrainState, np.ndarray], np.ndarray] = predict_crops,
+    state: TrainState, index: CacheIndex, scores: Mapping[str, Any], output: Path
 ) -> list[dict[str, Any]]:
     """Predict whole fields of view for the report, stitched from their crops.
 
@@ -67,7 +81,6 @@ def write_examples(
         scores: content of `scores.json`; the last of its splits (test) is shown.
         output: its folder `examples` gets one `.npz` each (image, label, probability, valid)
             and `examples.json`.
-        predict: function from state and crops to probabilities.
 
     Returns:
         The rows of `examples.json`.
@@ -80,16 +93,10 @@ def write_examples(
     for split in list(scores["splits"])[-1:]:
         for rank, recording in choose_examples(scores["splits"][split]["recordings"]):
             entry = entries[recording["key"]]
-            crops = [np.stack(part) for part in zip(*read_crops(index, entry), strict=True)]
-            image, label, valid = crops
-            probability = predict(state, image)
-            arrays = {"image": image, "label": label, "probability": probability, "valid": valid}
+            arrays: dict[str, Any] = dict(stitch_recording(state, index, entry))
             filename = f"{len(rows):03d}.npz"
             with atomic_path(folder / filename) as temporary, temporary.open("wb") as file:
-                stitched: dict[str, Any] = {
-                    name: uncrop_grid(array, entry.shape) for name, array in arrays.items()
-                }
-                np.savez_compressed(file, **stitched)
+                np.savez_compressed(file, **arrays)
             rows.append(
                 {
                     "id": entry.id,

@@ -26,6 +26,7 @@ from fluxseg.report.plots import (
     save_png,
 )
 from fluxseg.report.workdir import (
+    OBJECT_SCORES,
     SCORES,
     RunFiles,
     best_epoch,
@@ -172,6 +173,7 @@ def render_page(run: RunFiles, figures: Figures, versions: Mapping[str, str]) ->
         command=create_command(run.config) if run.config else "",
         versions=versions,
         score_names=SCORES,
+        object_score_names=OBJECT_SCORES,
         monitors=MONITORS,
         reliable_groups=RELIABLE_GROUPS,
         suspicious=SUSPICIOUS_MACRO_IOU,

@@ -22,6 +22,16 @@ SCORES = (
     ("accuracy", "Accuracy", "share of all pixels that are right"),
 )
 """Name in the files, name in the report, and meaning of each score."""
+OBJECT_SCORES = (
+    ("object_f1", "F1", "of neurons found, IoU of at least 0.5 (STNeuroNet, SUNS)"),
+    ("object_precision", "Precision", "share of the predicted neurons that match a labelled one"),
+    ("object_recall", "Recall", "share of the labelled neurons that are found"),
+    ("ap_image_50", "AP at IoU 0.5", "TP / (TP + FP + FN), mean over recordings (Cellpose)"),
+    ("ap_mean", "AP at IoU 0.5 to 0.95", "TP / (TP + FP + FN) of the sums, mean (StarDist)"),
+    ("panoptic_quality", "Panoptic quality", "IoU of the matches, times F1 (Kirillov et al.)"),
+    ("neurofinder_combined", "Neurofinder combined", "by distance of centres, as in its challenge"),
+)
+"""Name in the files, name in the report, and meaning of each score of single neurons."""
 ARRAYS = ("image", "label", "probability", "valid")
 """What the file of an example holds."""
 
@@ -202,6 +212,19 @@ def _check_split(name: str, split: Mapping[str, Any]) -> dict[str, Any]:
         "n_groups": int(split["n_groups"]),
         "n_recordings": int(split["n_recordings"]),
         "recordings": recordings,
+        "objects": _check_objects(split.get("objects")),
+    }
+
+
+def _check_objects(objects: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if objects is None:
+        return None
+    names = [name for name, _, _ in OBJECT_SCORES]
+    return {
+        "scores": {name: _finite(objects["scores"].get(name)) for name in names},
+        "intervals": {name: _interval(objects["intervals"].get(name)) for name in names},
+        "n_true": int(objects["counts"]["n_true"]),
+        "n_predicted": int(objects["counts"]["n_predicted"]),
     }
 
 

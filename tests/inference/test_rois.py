@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fluxseg.data.tissue import create_cells, draw_cells, overlap
+from fluxseg.data.background import overlap
+from fluxseg.data.tissue import create_cells, draw_cells
 from fluxseg.errors import ConfigError, RecordingError
 from fluxseg.inference.object_counts import count_objects
 from fluxseg.inference.rois import find_rois, measure_rois

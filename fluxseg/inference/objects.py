@@ -1,0 +1,66 @@
+"""Scores of single neurons for the recordings of a run, beside the scores of its pixels."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fluxseg.data.cache import CacheIndex
+from fluxseg.data.recording import Recording, Source
+from fluxseg.errors import RecordingError
+from fluxseg.files import write_json
+from fluxseg.inference.examples import stitch_recording
+from fluxseg.inference.object_scores import object_scores_for_split
+from fluxseg.training.state import TrainState
+
+logger = logging.getLogger(__name__)
+
+
+def write_object_scores(
+    state: TrainState,
+    index: CacheIndex,
+    scores: Mapping[str, Any],
+    source: Source,
+    output: Path,
+) -> dict[str, Any]:
+    """Add `objects` to every split of `scores.json`: separate neurons against the true masks.
+
+    Each recording is read again, one at a time, since the prepared crops hold merged masks only.
+    Splits that have their object scores already are left as they are, and so are all if a
+    recording can no longer be read.
+
+    Args:
+        state: trained state.
+        index: the prepared crops.
+        scores: content of `scores.json`.
+        source: where the recordings came from.
+        output: folder of `scores.json`.
+
+    Returns:
+        The scores with those of objects, as written.
+    """
+    splits: dict[str, Any] = {}
+    for name, split in scores["splits"].items():
+        if "objects" not in split:
+            keys = [row["key"] for row in split["recordings"]]
+            try:
+                found = object_scores_for_split(_predictions(state, index, source, keys))
+            except (RecordingError, OSError) as error:
+                logger.warning("No object scores: a recording cannot be read again: %s", error)
+                return dict(scores)
+            split = {**split, "objects": found}
+        splits[name] = split
+    result = {**scores, "splits": splits}
+    write_json(output / "scores.json", result)
+    return result
+
+
+def _predictions(
+    state: TrainState, index: CacheIndex, source: Source, keys: list[str]
+) -> Iterator[tuple[str, Recording, np.ndarray]]:
+    entries = {entry.key: entry for entry in index.entries}
+    for key in keys:
+        probability = stitch_recording(state, index, entries[key])["probability"]
+        yield key, source.read(key), probability
