@@ -14,6 +14,11 @@ from fluxseg.terminal import configure_logging, create_console, progress_bars, r
 
 logger = logging.getLogger("fluxseg.main")
 
+OBJECT_TITLES = {
+    "object_f1": "F1",
+    "object_precision": "precision",
+    "object_recall": "recall",
+}
 DESCRIPTION = """Train a U-Net on recordings, score it honestly, and write a report.
 
 Without any setting the recordings come from the embedded simulator; your own:
@@ -59,6 +64,7 @@ def run_main(arguments: MainArguments) -> int:
 
     from fluxseg.inference.examples import write_examples
     from fluxseg.inference.objects import write_object_scores
+    from fluxseg.inference.run_model import write_run_model
     from fluxseg.interop.sources import open_source
     from fluxseg.report.html import write_report
     from fluxseg.training.loop import Callbacks, train_and_evaluate
@@ -75,8 +81,11 @@ def run_main(arguments: MainArguments) -> int:
         source = open_source(arguments.config)
         scores = write_object_scores(result.state, index, scores, source, arguments.workdir)
     write_examples(result.state, index, scores, arguments.workdir)
+    crops = result.dataset.crops("val")
+    model = write_run_model(arguments.workdir, arguments.config, result.state, index, crops, scores)
     page = write_report(arguments.workdir)
     log_scores(scores)
+    logger.info("Model: %s", model)
     logger.info("Report: %s", page)
     return 0
 
@@ -100,14 +109,13 @@ def log_scores(scores: Mapping[str, Any]) -> None:
             row["n_groups"],
         )
         found = row.get("objects", {}).get("scores", {})
-        if found.get("object_f1") is not None:
-            logger.info(
-                "  %-8s neurons found: F1 %.4f (precision %.4f, recall %.4f, IoU >= 0.5)",
-                "",
-                found["object_f1"],
-                found["object_precision"],
-                found["object_recall"],
-            )
+        parts = [
+            f"{title} {found[name]:.4f}"
+            for name, title in OBJECT_TITLES.items()
+            if found.get(name) is not None
+        ]
+        if parts:
+            logger.info("  %-8s single neurons at IoU 0.5: %s", "", ", ".join(parts))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

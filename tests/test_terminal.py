@@ -23,6 +23,14 @@ def restored_logging():
     root.handlers[:], root.level, own.level = before
 
 
+@pytest.fixture
+def default_signals():
+    """A process started in the background may ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize(
     ("raised", "code", "text"),
     [
@@ -67,7 +75,7 @@ def test_bars_appear_with_the_first_progress_on_a_terminal_only():
         assert "Preparing" not in text
 
 
-def test_the_second_signal_acts_as_ever():
+def test_the_second_signal_acts_as_ever(default_signals):
     with catch_signals() as stop:
         assert not stop()
         signal.raise_signal(signal.SIGTERM)

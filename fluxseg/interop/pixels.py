@@ -33,7 +33,9 @@ _UNITS |= {"nm": 1e-3, "mm": 1e3, "cm": 1e4, "inch": 25400.0}
 _RAW, _DEFLATE = 1, (8, 32946)
 
 
-def read_pixels(path: Path | str, *, labels: bool = False) -> tuple[np.ndarray, dict[str, Any]]:
+def read_pixels(
+    path: Path | str, *, labels: bool = False, page: int | None = None
+) -> tuple[np.ndarray, dict[str, Any]]:
     """Read one single-channel image.
 
     Colour images whose channels are equal count as one channel; an alpha channel is ignored.
@@ -42,6 +44,7 @@ def read_pixels(path: Path | str, *, labels: bool = False) -> tuple[np.ndarray, 
         path: TIFF, PNG or JPEG file, told by its content.
         labels: whether the values are labels: those of a palette are then its numbers, not its
             colours.
+        page: number of the page of a TIFF file, from 0; None if it must have one only.
 
     Returns:
         `[H, W]` of the file's own dtype (16-bit integers, floats), and what is known about it:
@@ -63,7 +66,7 @@ def read_pixels(path: Path | str, *, labels: bool = False) -> tuple[np.ndarray, 
         facts: dict[str, Any] = {"format": kind}
         try:
             if kind == "TIFF":
-                image, scale = _read_tiff(path, labels)
+                image, scale = _read_tiff(path, labels, page)
                 facts |= {} if scale is None else {"um_per_px": scale}
             else:
                 image = _read_with_pillow(path, kind, labels)
@@ -73,6 +76,29 @@ def read_pixels(path: Path | str, *, labels: bool = False) -> tuple[np.ndarray, 
             # Both libraries meet damaged files with exceptions of any kind.
             raise RecordingError("", f"is damaged: {type(error).__name__}: {error}") from error
         return _one_channel(image), facts
+
+
+def count_pages(path: Path | str) -> int:
+    """Count the pages of a TIFF file that `read_pixels` can read; 1 for any other file.
+
+    Raises:
+        RecordingError: naming the file, if it cannot be read.
+    """
+    import tifffile
+
+    path = Path(path)
+    with naming_file(path):
+        with open_regular(path) as (file, _):
+            start = file.read(4)
+        if MAGICS.get(start) != "TIFF":
+            return 1
+        try:
+            with tifffile.TiffFile(path, is_ome=False, _multifile=False) as tiff:
+                return len(tiff.pages)
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:
+            raise RecordingError("", f"is damaged: {type(error).__name__}: {error}") from error
 
 
 def write_label_tiff(path: Path | str, labels: np.ndarray) -> None:
@@ -91,16 +117,18 @@ def write_label_tiff(path: Path | str, labels: np.ndarray) -> None:
         tifffile.imwrite(temporary, labels, photometric="minisblack", compression="zlib")
 
 
-def _read_with_pillow(path: Path, kind: str, labels: bool) -> np.ndarray:
+def _read_with_pillow(path: Path, kind: str, labels: bool, page: int | None = None) -> np.ndarray:
     from PIL import Image
 
     with warnings.catch_warnings():
         # Its warning about large images comes before its error; the limit here is lower.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         with _open_picture(path, kind) as picture:
+            if page is not None:
+                picture.seek(page)
             _check_size(picture.size[::-1], 1 if picture.mode == "1" else 8, path)
             frames = getattr(picture, "n_frames", 1)
-            if frames > 1:
+            if frames > 1 and page is None:
                 raise RecordingError("", _several(frames))
             if picture.mode in ("P", "PA") and not labels:
                 return np.asarray(picture.convert("RGB"))
@@ -145,19 +173,25 @@ def _one_channel(image: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(image, image.dtype.newbyteorder("="))
 
 
-def _read_tiff(path: Path, labels: bool) -> tuple[np.ndarray, float | None]:
+def _read_tiff(path: Path, labels: bool, number: int | None) -> tuple[np.ndarray, float | None]:
     import tifffile
 
     # Some formats name further files, which are none of ours to open.
     with tifffile.TiffFile(path, is_ome=False, _multifile=False) as tiff:
-        page = tiff.pages[0]
+        stored, declared = len(tiff.pages), _declared_pages(tiff)
+        if number is not None and not 0 <= number < stored:
+            raise RecordingError("", f"has no page {number + 1}, it holds {stored}")
+        if number is not None and declared > stored:
+            raise RecordingError("", f"stores {declared} images as one page; save it as pages")
+        # All pages as they are stored: by default the first one would stand in for their tags.
+        tiff.pages.useframes = False
+        page = tiff.pages[number or 0]
         if not isinstance(page, tifffile.TiffPage):
             raise RecordingError("", "is damaged: its first page is not an image")
         _check_size((page.imagelength, page.imagewidth), page.bitspersample, path)
         samples = math.prod(page.shape) / max(page.imagelength * page.imagewidth, 1)
-        pages = max(len(tiff.pages), _declared_pages(tiff))
-        if pages > 1:
-            raise RecordingError("", _several(pages))
+        if number is None and max(stored, declared) > 1:
+            raise RecordingError("", _several(max(stored, declared)))
         if samples > 4 or page.imagedepth > 1:
             raise RecordingError("", f"holds {list(page.shape)} values a page; save one channel")
         scale = _um_per_px(tiff, page)
@@ -169,7 +203,7 @@ def _read_tiff(path: Path, labels: bool) -> tuple[np.ndarray, float | None]:
         if page.bitspersample > 16 and page.dtype != np.float32:
             raise RecordingError("", "has a compression that is not known; save it without")
     # Pillow's library knows other compressions, but not every depth exactly.
-    return _read_with_pillow(path, "TIFF", labels), scale
+    return _read_with_pillow(path, "TIFF", labels, number), scale
 
 
 def _declared_pages(tiff: Any) -> int:

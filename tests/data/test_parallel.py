@@ -82,6 +82,7 @@ def test_worker_count():
 
 
 SCRIPT = """
+import signal
 import time
 from fluxseg.data.parallel import map_in_processes
 
@@ -90,6 +91,8 @@ def work(number):
     return number
 
 if __name__ == "__main__":
+    # Started in the background, a process ignores Ctrl-C until it says otherwise.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for item, result in map_in_processes(work, range(1000), 2):
         print(result, flush=True)
 """
