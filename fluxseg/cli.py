@@ -17,7 +17,8 @@ from fluxseg.terminal import configure_logging, create_console, progress_bars, r
 DESCRIPTION = """Segment neurons in two-photon calcium imaging: train a U-Net and score it honestly.
 
 `fluxseg VERB --help` explains the options of a verb. Exit codes: 0 done; 1 something was found by
-check, or an image could not be predicted; 2 bad input or settings; 130 and 143 stopped by Ctrl-C or SIGTERM.
+check, or an image could not be predicted; 2 bad input or settings; 130 and 143 stopped by Ctrl-C
+or SIGTERM.
 """
 
 

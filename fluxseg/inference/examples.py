@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from fluxseg.data.cache import CacheEntry, CacheIndex, read_crops
 from fluxseg.data.tiles import uncrop_grid
 from fluxseg.files import atomic_path, write_json
+from fluxseg.inference.predict import neuron_probability
 from fluxseg.training.state import TrainState
 
 
@@ -43,13 +43,7 @@ def predict_crops(state: TrainState, images: np.ndarray) -> np.ndarray:
     Returns:
         `[B, H, W]` float32 probability of neuron.
     """
-    return np.asarray(_probability(state, images[..., None]))
-
-
-@jax.jit
-def _probability(state: TrainState, images: jax.Array) -> jax.Array:
-    logits = state.apply_fn({"params": state.eval_params}, images, False)
-    return jax.nn.softmax(logits, -1)[..., 1]
+    return np.asarray(neuron_probability(state.apply_fn, state.eval_params, images[..., None]))
 
 
 def stitch_recording(

@@ -1,0 +1,165 @@
+"""Files to predict: which ones files, folders and patterns name, and how each is read."""
+
+import dataclasses
+import glob
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fluxseg.data.npy import MAGIC, naming_file, read_npy
+from fluxseg.errors import ConfigError, FluxsegError, RecordingError, UnsafeFileError
+from fluxseg.interop.images import find_image, is_mask_name
+from fluxseg.interop.pixels import MAGICS, count_pages, read_pixels
+from fluxseg.interop.sources import FolderSource, read_recording
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One image to predict.
+
+    Attributes:
+        path: the file.
+        name: begin of the names of its outputs, unlike that of any other job.
+        page: number of its page in a file with several, from 0; None for other files.
+        error: why it cannot be read, if that is known already.
+    """
+
+    path: Path
+    name: str
+    page: int | None = None
+    error: str = ""
+
+
+def plan_jobs(inputs: Sequence[str], output: Path) -> list[Job]:
+    """Find the images that files, folders and patterns name, each once.
+
+    Args:
+        inputs: paths, or patterns with `*`, `?`, `[...]` or `**`. Of folders, and of what a
+            pattern finds, mask files are left out, and files in the output folder.
+        output: folder of the predictions.
+
+    Returns:
+        The jobs, in the order of the inputs; one for each page of a TIFF file. An input that names
+        nothing gives a job with an error.
+    """
+    found: list[tuple[Path, str]] = []
+    for text in inputs:
+        found += _find(text, output)
+    jobs: list[Job] = []
+    seen: set[Path] = set()
+    taken: set[str] = set()
+    for path, error in found:
+        if path.resolve() in seen:
+            continue
+        seen.add(path.resolve())
+        pages, error = (1, error) if error else _pages(path)
+        for page in range(pages):
+            suffix = f"_p{page + 1:0{max(4, len(str(pages)))}d}" if pages > 1 else ""
+            name = _distinct(_safe(path.stem) + suffix, taken)
+            jobs.append(Job(path, name, page if pages > 1 else None, error))
+    return jobs
+
+
+def _find(text: str, output: Path) -> list[tuple[Path, str]]:
+    """Return (path, error) of each file that an input names."""
+    path = Path(text)
+    if path.is_dir():
+        return _in_folder(path, output)
+    if path.exists():
+        inside = _is_below(path, output)
+        # Labels beside an image are taken for its annotation by whoever reads it next.
+        return [(path, "lies in the output folder; choose another --output" if inside else "")]
+    matches = [Path(match) for match in sorted(glob.glob(text, recursive=True))]  # noqa: PTH207
+    if not matches:
+        return [(path, "there is no such file or folder, and nothing that matches")]
+    kept = [p for p in matches if p.is_file() and not _is_below(p, output) and not _is_mask(p)]
+    if not kept:
+        return [(path, "matches no image")]
+    return [(match, "") for match in kept]
+
+
+def _in_folder(folder: Path, output: Path) -> list[tuple[Path, str]]:
+    try:
+        keys = FolderSource(str(folder)).keys()
+    except ConfigError as error:
+        return [(folder, str(error).removeprefix("data.source: "))]
+    paths = [folder / key for key in keys]
+    kept = [path for path in paths if not _is_below(path, output)]
+    if not kept:
+        return [(folder, "holds no recording outside of the output folder")]
+    return [(path, "") for path in kept]
+
+
+def _is_below(path: Path, folder: Path) -> bool:
+    return path.resolve().is_relative_to(folder.resolve())
+
+
+def _is_mask(path: Path) -> bool:
+    return is_mask_name(path) and find_image(path) is not None
+
+
+def _pages(path: Path) -> tuple[int, str]:
+    try:
+        return (1 if path.is_dir() else max(count_pages(path), 1)), ""
+    except FluxsegError as error:
+        return 1, without_path(error, path)
+
+
+def _safe(stem: str) -> str:
+    """Return a file name that every system takes and that leads nowhere."""
+    cleaned = re.sub(r'[\x00-\x1f<>:"/\\|?*\x7f\ud800-\udfff]', "_", stem).strip(". ")
+    # 255 bytes are the limit of most file systems; endings and numbers follow.
+    return cleaned.encode()[:180].decode(errors="ignore") or "image"
+
+
+def _distinct(name: str, taken: set[str]) -> str:
+    """Return the name, or with a number if it is taken; some systems ignore upper case."""
+    number, candidate = 1, name
+    while candidate.casefold() in taken:
+        number += 1
+        candidate = f"{name}_{number}"
+    taken.add(candidate.casefold())
+    return candidate
+
+
+def read_input(path: Path, page: int | None = None) -> tuple[np.ndarray, float | None]:
+    """Read an image to predict; masks that may belong to it are not looked at.
+
+    Args:
+        path: image file, or a recording in any known format, or a `.npy` file of one array.
+        page: number of the page of a TIFF file, from 0.
+
+    Returns:
+        Image `[H, W]` of its own dtype, and the size of its pixels, um, or None if unknown.
+
+    Raises:
+        RecordingError: naming the file, if it cannot be used.
+    """
+    start = b""
+    if path.is_file():
+        with naming_file(path), path.open("rb") as file:
+            start = file.read(16)
+    if any(start.startswith(magic) for magic in MAGICS):
+        image, metadata = read_pixels(path, page=page)
+    else:
+        try:
+            recording = read_recording(path)
+        except UnsafeFileError:
+            raise
+        except RecordingError:
+            array = read_npy(path) if start.startswith(MAGIC) else None
+            if array is None or array.dtype == object or array.ndim != 2:
+                raise
+            return array, None
+        image, metadata = recording.image, dict(recording.metadata)
+    scale = metadata.get("um_per_px")
+    if isinstance(scale, int | float) and 0 < scale < 1000:
+        return image, float(scale)
+    return image, None
+
+
+def without_path(error: Exception, path: Path) -> str:
+    """Return the text of an error without the path that it begins with."""
+    return str(error).removeprefix(str(path)).lstrip(": ")

@@ -1,0 +1,269 @@
+"""A trained model as one portable file: safetensors, with all that its use needs in the header.
+
+The tensors are the parameters, named by their path in the network ("encoder_0_conv_0/kernel"),
+all float32. The entry `fluxseg` of the header's metadata is JSON: format version, architecture,
+normalisation, threshold, classes, licence, and how the model was trained; the entry `sha256` tells
+whether anything of that, or a parameter, has changed since. Reading executes nothing, and needs
+neither the run's workdir nor orbax. Format: https://github.com/huggingface/safetensors
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from fluxseg.config import ModelConfig, config_from_dict, config_to_dict
+from fluxseg.errors import FluxsegError
+from fluxseg.files import atomic_path
+from fluxseg.inference.predict import Predictor, pooling_stride
+from fluxseg.model.unet import create_unet
+
+FORMAT_VERSION = 1
+"""Raised whenever the meaning of a field changes, or `ModelConfig` gains one."""
+ENTRY = "fluxseg"
+CHECKSUM = "sha256"
+MAX_HEADER = 2**20
+"""Bytes of the header; those of the largest sensible model take a hundredth of it."""
+_FIELDS: dict[str, type | tuple[type, ...]] = {
+    "format_version": int,
+    "model": dict,
+    "low_percentile": (int, float),
+    "high_percentile": (int, float),
+    "threshold": (int, float),
+    "tile": int,
+    "um_per_px": (int, float, type(None)),
+    "classes": list,
+    "licence": str,
+    "info": dict,
+}
+
+
+def write_model(path: str | Path, model: Predictor) -> None:
+    """Write a model as one file, whole or not at all.
+
+    Args:
+        path: file to write, usually named `*.safetensors`.
+        model: what to write.
+
+    Raises:
+        FluxsegError: if `model.info` holds more than plain values, or a parameter is not finite.
+        WorkdirError: if the file cannot be written.
+    """
+    from safetensors.numpy import save
+
+    tensors = {
+        name: np.ascontiguousarray(leaf, np.float32) for name, leaf in _flatten(model.params)
+    }
+    values = {
+        "format_version": FORMAT_VERSION,
+        "model": config_to_dict(model.config),
+        "low_percentile": model.low_percentile,
+        "high_percentile": model.high_percentile,
+        "threshold": model.threshold,
+        "tile": model.tile,
+        "um_per_px": model.um_per_px,
+        "classes": list(model.classes),
+        "licence": model.licence,
+        "info": dict(model.info),
+    }
+    try:
+        text = json.dumps(values, ensure_ascii=False, allow_nan=False)
+        _check_finite(tensors)
+    except (FluxsegError, TypeError, ValueError, RecursionError) as error:
+        raise FluxsegError(f"{path}: this model cannot be written: {error}") from error
+    if len(text.encode()) > MAX_HEADER // 2:
+        raise FluxsegError(f"{path}: model.info takes more than {MAX_HEADER // 2} bytes")
+    content = save(tensors, {ENTRY: text, CHECKSUM: _checksum(text, tensors)})
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def read_model(path: str | Path) -> Predictor:
+    """Read a model that `write_model` wrote; nothing in the file is executed.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The model.
+
+    Raises:
+        FluxsegError: naming the file, if it cannot be read, is damaged or not a model of fluxseg,
+            or if parameters and architecture do not fit together.
+    """
+    path = Path(path)
+    try:
+        values, tensors = _read_content(path)
+        return _create_model(values, tensors)
+    except OSError as error:
+        raise FluxsegError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except MemoryError as error:
+        raise FluxsegError(f"{path}: needs more memory than there is") from error
+    except FluxsegError as error:
+        raise FluxsegError(f"{path}: {error}") from error
+
+
+def _read_content(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    from fluxseg.data.npy import open_regular
+
+    with open_regular(path) as (file, size):
+        start = file.read(9)
+        length = int.from_bytes(start[:8], "little")
+        if len(start) < 9 or start[8:] != b"{" or length > size - 8:
+            raise FluxsegError("is not a model file of fluxseg, or is truncated")
+        if length > MAX_HEADER:
+            raise FluxsegError(f"declares a header of {length} bytes, the limit is {MAX_HEADER}")
+        file.seek(0)
+        content = file.read()
+    header = _parse_json(content[8 : 8 + length], "its header")
+    metadata = header.get("__metadata__")
+    if not isinstance(metadata, dict) or not isinstance(metadata.get(ENTRY), str):
+        raise FluxsegError(
+            "is a safetensors file, but not a model of fluxseg: its header has no entry "
+            f"{ENTRY!r}; `fluxseg train` writes model files"
+        )
+    values = _parse_json(metadata[ENTRY], f"the entry {ENTRY!r} of its header")
+    try:
+        tensors = load(content)
+    except (SafetensorError, ValueError, KeyError, TypeError, OverflowError) as error:
+        raise FluxsegError(f"is damaged: {error}") from error
+    if metadata.get(CHECKSUM) != _checksum(metadata[ENTRY], tensors):
+        raise FluxsegError("is damaged, or was changed by another program: its checksum is wrong")
+    return values, tensors
+
+
+def _checksum(text: str, tensors: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass"))
+    for name in sorted(tensors):
+        little = tensors[name].astype(tensors[name].dtype.newbyteorder("<"), copy=False)
+        digest.update(f"\n{name}{list(little.shape)}".encode("utf-8", "surrogatepass"))
+        digest.update(little.tobytes())
+    return digest.hexdigest()
+
+
+def _create_model(values: dict[str, Any], tensors: dict[str, np.ndarray]) -> Predictor:
+    version = values.get("format_version")
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise FluxsegError(
+            f"has the format version {version}, this fluxseg knows {FORMAT_VERSION}; update fluxseg"
+        )
+    for name, kind in _FIELDS.items():
+        if not isinstance(values.get(name, ...), kind) or isinstance(values[name], bool):
+            raise FluxsegError(f"is damaged: the field {name!r} of its header is missing or wrong")
+    if unknown := sorted(set(values) - set(_FIELDS)):
+        raise FluxsegError(f"is damaged: its header has the unknown field {unknown[0]!r}")
+    config = _read_config(values["model"])
+    _check_values(values, config)
+    _check_shapes(config, len(values["classes"]), tensors)
+    _check_finite(tensors)
+    return Predictor(
+        config=config,
+        params=jax.device_put(_unflatten(tensors)),
+        low_percentile=float(values["low_percentile"]),
+        high_percentile=float(values["high_percentile"]),
+        threshold=float(values["threshold"]),
+        tile=values["tile"],
+        um_per_px=None if values["um_per_px"] is None else float(values["um_per_px"]),
+        classes=tuple(values["classes"]),
+        licence=values["licence"],
+        info=values["info"],
+    )
+
+
+def _read_config(settings: dict[str, Any]) -> ModelConfig:
+    config = config_from_dict({"model": settings}).model
+    for field in dataclasses.fields(ModelConfig):
+        # A default would silently give another network than the one that was trained.
+        if field.name not in settings:
+            raise FluxsegError(f"is damaged: the setting model.{field.name} is missing")
+    return config
+
+
+def _check_values(values: dict[str, Any], config: ModelConfig) -> None:
+    low, high = values["low_percentile"], values["high_percentile"]
+    scale, classes = values["um_per_px"], values["classes"]
+    checks = (
+        ("low_percentile", 0 <= low < high <= 100),
+        ("threshold", 0 < values["threshold"] < 1),
+        ("tile", 16 <= values["tile"] <= 4096),
+        ("um_per_px", scale is None or 0 < scale < 1000),
+        ("classes", 2 <= len(classes) <= 16 and all(isinstance(name, str) for name in classes)),
+        ("model.features", len(config.features) <= 10 and pooling_stride(config) <= 1024),
+    )
+    for name, valid in checks:
+        if not valid:
+            raise FluxsegError(f"is damaged: {name} in its header is out of range")
+
+
+def _check_shapes(config: ModelConfig, classes: int, tensors: dict[str, np.ndarray]) -> None:
+    convolutions = config.convs * (2 * len(config.features) - 1) + config.bottleneck_convs
+    if convolutions > len(tensors):
+        # The network is not even described before that: a few bytes can ask for any size.
+        raise FluxsegError(f"is damaged: {len(tensors)} tensors for {convolutions} convolutions")
+    side = pooling_stride(config)
+    unet = create_unet(config, classes)
+    try:
+        image = jax.ShapeDtypeStruct((1, side, side, 1), np.float32)
+        described = jax.eval_shape(unet.init, jax.random.key(0), image)["params"]
+    except (ValueError, TypeError, OverflowError, ZeroDivisionError) as error:
+        raise FluxsegError(f"describes a network that cannot be built: {error}") from error
+    expected = {name: leaf.shape for name, leaf in _flatten(described)}
+    if missing := sorted(set(expected) - set(tensors)):
+        raise FluxsegError(f"is damaged: it lacks the tensor {missing[0]!r} of its network")
+    if foreign := sorted(set(tensors) - set(expected)):
+        raise FluxsegError(f"is damaged: the tensor {foreign[0]!r} is none of its network's")
+    for name, shape in expected.items():
+        tensor = tensors[name]
+        if tensor.shape != shape or tensor.dtype != np.float32:
+            raise FluxsegError(
+                f"is damaged: the tensor {name!r} is {list(tensor.shape)} {tensor.dtype}, its "
+                f"network needs {list(shape)} float32"
+            )
+
+
+def _check_finite(tensors: Mapping[str, np.ndarray]) -> None:
+    for name, tensor in tensors.items():
+        if not np.isfinite(tensor).all():
+            raise FluxsegError(f"the tensor {name!r} holds values that are not finite")
+
+
+def _parse_json(text: bytes | str, what: str) -> dict[str, Any]:
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is no number of JSON")
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(pairs)) < len(pairs):
+            raise ValueError("a name occurs twice")
+        return dict(pairs)
+
+    try:
+        value = json.loads(text, parse_constant=refuse, object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
+        raise FluxsegError(f"is damaged: {what} is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise FluxsegError(f"is damaged: {what} is not a table of values")
+    return value
+
+
+def _flatten(params: Any) -> list[tuple[str, Any]]:
+    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+    return [("/".join(str(key.key) for key in path), leaf) for path, leaf in leaves]
+
+
+def _unflatten(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    params: dict[str, Any] = {}
+    for name, tensor in tensors.items():
+        *folders, last = name.split("/")
+        inner = params
+        for folder in folders:
+            inner = inner.setdefault(folder, {})
+        inner[last] = tensor
+    return params

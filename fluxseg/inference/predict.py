@@ -1,0 +1,218 @@
+"""A trained network applied to an image of any size and dtype."""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from fluxseg.config import Config, ModelConfig
+from fluxseg.data.recording import check_image
+from fluxseg.data.transforms import normalize_image, turn, unturn
+from fluxseg.errors import ConfigError
+from fluxseg.inference.tiling import blend_tiles, cut_tiles, pad_image, plan_tiles
+from fluxseg.model.unet import create_unet
+
+if TYPE_CHECKING:
+    from fluxseg.training.state import TrainState
+
+TILE = 512
+"""Largest side of an image that is predicted as a whole, px."""
+BATCH = 4
+"""Tiles that are predicted at once, at most."""
+BUCKET = 32
+"""Sides are padded to a multiple of this, so that few shapes are ever compiled, px."""
+CLASSES = ("background", "neuron")
+LICENCE = "not stated; ask those who trained the model"
+
+ApplyFn = Callable[..., Any]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Predictor:
+    """A trained network and all that its use needs.
+
+    Attributes:
+        config: the architecture.
+        params: parameters of the network, nested dicts of float32 arrays.
+        low_percentile: percentile of an image's pixels that becomes 0.
+        high_percentile: percentile of an image's pixels that becomes 1.
+        threshold: least probability of a neuron pixel, chosen on validation if there was one.
+        tile: side of the crops that it was trained on, px.
+        um_per_px: size of the pixels that it was trained on, um; None if unknown.
+        classes: names of the classes, in the order of the logits.
+        licence: terms of the parameters.
+        info: how it was trained, as plain values.
+    """
+
+    config: ModelConfig
+    params: Any
+    low_percentile: float = 1.0
+    high_percentile: float = 99.5
+    threshold: float = 0.5
+    tile: int = 256
+    um_per_px: float | None = None
+    classes: tuple[str, ...] = CLASSES
+    licence: str = LICENCE
+    info: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def apply_fn(self) -> ApplyFn:
+        """Function `apply_fn({"params": params}, image, train)` -> logits; one object per model."""
+        return _apply_of(self.config, len(self.classes))
+
+    def predict(
+        self, image: Any, *, tta: bool = False, tile: int | None = None, overlap: int | None = None
+    ) -> np.ndarray:
+        """Predict where neurons are.
+
+        Args:
+            image: `[H, W]`, any real dtype and size, in any units: it is normalised by its
+                percentiles. Pixels that are not finite are taken as dark.
+            tta: average over the 8 flips and turns of the image (test-time augmentation).
+            tile: images with a longer side are predicted in overlapping tiles of this side, px;
+                default `TILE`. Rounded up to what the poolings of the network need.
+            overlap: least overlap of tiles, px; default a quarter of `tile`.
+
+        Returns:
+            `[H, W]` float32, probability of "neuron", 0 to 1.
+
+        Raises:
+            RecordingError: if it is not a 2-D array of real numbers.
+            ConfigError: if tile and overlap do not fit together.
+        """
+        image = np.asarray(image)
+        check_image(image)
+        return predict_probability(
+            self.apply_fn,
+            self.params,
+            normalize_image(image, self.low_percentile, self.high_percentile),
+            tta=tta,
+            tile=TILE if tile is None else tile,
+            overlap=overlap,
+            multiple=max(BUCKET, pooling_stride(self.config)),
+        )
+
+
+def create_predictor(
+    state: "TrainState",
+    config: Config,
+    threshold: float = 0.5,
+    info: Mapping[str, Any] | None = None,
+    um_per_px: float | None = None,
+) -> Predictor:
+    """Create the predictor of a trained state.
+
+    Args:
+        state: its `eval_params` are used.
+        config: settings that it was trained with.
+        threshold: least probability of a neuron pixel.
+        info: how it was trained, as plain values.
+        um_per_px: size of the pixels that it was trained on, um.
+
+    Returns:
+        The predictor.
+    """
+    return Predictor(
+        config=config.model,
+        params=state.eval_params,
+        low_percentile=config.data.low_percentile,
+        high_percentile=config.data.high_percentile,
+        threshold=threshold,
+        tile=config.data.tile,
+        um_per_px=um_per_px,
+        info=dict(info or {}),
+    )
+
+
+def pooling_stride(config: ModelConfig) -> int:
+    """Pixels of the image beneath one pixel of the coarsest level of the network."""
+    return config.stem * 2 ** (len(config.features) - 1)
+
+
+def predict_probability(
+    apply_fn: ApplyFn,
+    params: Any,
+    image: np.ndarray,
+    *,
+    tta: bool = False,
+    tile: int = TILE,
+    overlap: int | None = None,
+    multiple: int = BUCKET,
+) -> np.ndarray:
+    """Apply a network to a normalised image of any size.
+
+    An image that fits in a tile is predicted as a whole; of a larger one, overlapping tiles are
+    blended by raised cosines, and no more than two batches of tiles are on the device.
+
+    Args:
+        apply_fn: `apply_fn({"params": params}, image [B, H, W, 1], False)` -> logits.
+        params: its parameters.
+        image: `[H, W]` float32, normalised.
+        tta: average over the 8 symmetries of the square.
+        tile: largest side of a tile, px.
+        overlap: least overlap of two tiles, px; None for a quarter of `tile`.
+        multiple: tiles have sides and positions that are multiples of this, px: at least the
+            stride of the network's poolings.
+
+    Returns:
+        `[H, W]` float32, probability of class 1, 0 to 1.
+
+    Raises:
+        ConfigError: if tile and overlap do not fit together.
+    """
+    if tile < 16:
+        raise ConfigError(f"tile must be 16 px or more, got {tile}")
+    overlap = tile // 4 if overlap is None else overlap
+    total = np.zeros(image.shape, np.float32)
+    symmetries = range(8) if tta else range(1)
+    for symmetry in symmetries:
+        turned = turn(image, symmetry)
+        height, width = turned.shape
+        plan = plan_tiles((height, width), tile, overlap, multiple)
+        tiles = cut_tiles(pad_image(turned, plan.padded), plan)
+        predicted = _predict_tiles(apply_fn, params, tiles, len(plan.positions))
+        total += unturn(blend_tiles(predicted, plan), symmetry)
+    # Weights that add up to 1 in theory may exceed it by a rounding error.
+    return np.clip(total / len(symmetries), 0, 1)
+
+
+def _predict_tiles(
+    apply_fn: ApplyFn, params: Any, tiles: Iterable[np.ndarray], count: int
+) -> Iterator[np.ndarray]:
+    """Predict tiles in batches of one size, the next one computed while one is handed out."""
+    size = -(-count // -(-count // BATCH))
+    pending: tuple[Any, int] | None = None
+    iterator = iter(tiles)
+    while group := list(itertools.islice(iterator, size)):
+        images = np.stack([*group, *[group[0]] * (size - len(group))])
+        following = neuron_probability(apply_fn, params, images[..., None]), len(group)
+        if pending is not None:
+            yield from np.asarray(pending[0])[: pending[1]]
+        pending = following
+    if pending is not None:
+        yield from np.asarray(pending[0])[: pending[1]]
+
+
+@functools.partial(jax.jit, static_argnames="apply_fn")
+def neuron_probability(apply_fn: ApplyFn, params: Any, images: jax.Array) -> jax.Array:
+    """Apply a network to normalised images.
+
+    Args:
+        apply_fn: see `predict_probability`; equal functions share the compiled program.
+        params: its parameters.
+        images: `[B, H, W, 1]` float32.
+
+    Returns:
+        `[B, H, W]` float32 probability of class 1, "neuron".
+    """
+    logits = apply_fn({"params": params}, images, False)
+    return jax.nn.softmax(logits, -1)[..., 1]
+
+
+@functools.cache
+def _apply_of(config: ModelConfig, num_classes: int) -> ApplyFn:
+    return create_unet(config, num_classes).apply

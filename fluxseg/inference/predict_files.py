@@ -1,0 +1,157 @@
+"""Prediction of files: what is written for each, and what went wrong with which."""
+
+import dataclasses
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import jax
+import numpy as np
+
+from fluxseg.errors import ConfigError, RecordingError
+from fluxseg.files import atomic_path, write_json
+from fluxseg.inference.inputs import Job, read_input, without_path
+from fluxseg.inference.predict import Predictor
+
+OutputFormat = Literal["probability", "labels", "mask", "npz"]
+"""probability: `NAME_probability.tif`, float32. labels: `NAME_labels.tif`, one number a neuron, 0
+is background. mask: `NAME_mask.tif`, 255 where a neuron is. npz: `NAME_prediction.npz`, all three
+and the measures of each neuron."""
+SUMMARY = "predictions.json"
+"""File in the output folder that says what became of each input."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of a job.
+
+    Attributes:
+        job: the job.
+        files: names of the files that were written.
+        neurons: number of neurons; None if nobody asked for them, or it failed.
+        error: why it failed; empty if it did not.
+    """
+
+    job: Job
+    files: tuple[str, ...] = ()
+    neurons: int | None = None
+    error: str = ""
+
+
+def predict_files(
+    model: Predictor,
+    jobs: Sequence[Job],
+    output: Path,
+    formats: Sequence[OutputFormat] = ("probability", "labels"),
+    *,
+    threshold: float | None = None,
+    tta: bool = False,
+    tile: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Outcome]:
+    """Predict images and write what was asked for; a bad one does not stop the others.
+
+    Args:
+        model: the model.
+        jobs: from `plan_jobs`.
+        output: folder to write to; it also gets `predictions.json`.
+        formats: what to write for each image.
+        threshold: least probability of a neuron pixel; None for the model's own.
+        tta: see `Predictor.predict`.
+        tile: see `Predictor.predict`.
+        progress: called with (images done, images in all).
+
+    Returns:
+        The outcome of each job, in their order.
+
+    Raises:
+        ConfigError: if a setting is out of its range.
+        WorkdirError: if the output folder cannot be written.
+    """
+    threshold = model.threshold if threshold is None else threshold
+    if not 0 < threshold <= 1:
+        raise ConfigError(f"threshold must be above 0 and at most 1, got {threshold}")
+    if unknown := sorted(set(formats) - set(get_args(OutputFormat))):
+        raise ConfigError(f"there is no format {unknown[0]!r}")
+    if not formats:
+        raise ConfigError("formats must name at least one format")
+    outcomes: list[Outcome] = []
+    for number, job in enumerate(jobs, 1):
+        outcome = Outcome(job, error=job.error)
+        if not job.error:
+            try:
+                image, scale = read_input(job.path, job.page)
+                probability = model.predict(image, tta=tta, tile=tile)
+            except RecordingError as error:
+                outcome = Outcome(job, error=without_path(error, job.path))
+            except (MemoryError, jax.errors.JaxRuntimeError) as error:
+                first = (str(error) or "no memory is left").splitlines()[0]
+                outcome = Outcome(job, error=f"cannot be predicted, try smaller tiles: {first}")
+            else:
+                scale = scale or model.um_per_px
+                files, neurons = _write(output, job.name, probability, threshold, scale, formats)
+                outcome = Outcome(job, files, neurons)
+        outcomes.append(outcome)
+        if outcome.error:
+            logger.warning("failed: %s: %s", job.path, outcome.error)
+        if progress:
+            progress(number, len(jobs))
+    rows = [_row(outcome) for outcome in outcomes]
+    write_json(output / SUMMARY, {"threshold": threshold, "tta": tta, "images": rows})
+    return outcomes
+
+
+def _row(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "input": str(outcome.job.path).encode("utf-8", "replace").decode(),
+        "page": None if outcome.job.page is None else outcome.job.page + 1,
+        "files": list(outcome.files),
+        "neurons": outcome.neurons,
+        "error": outcome.error or None,
+    }
+
+
+def _write(
+    output: Path,
+    name: str,
+    probability: np.ndarray,
+    threshold: float,
+    um_per_px: float | None,
+    formats: Sequence[OutputFormat],
+) -> tuple[tuple[str, ...], int | None]:
+    """Write the files of one image; return their names and the number of neurons."""
+    files: list[str] = []
+    arrays: dict[str, np.ndarray] = {"probability": probability}
+    arrays["mask"] = np.where(probability >= threshold, np.uint8(255), np.uint8(0))
+    neurons = None
+    if {"labels", "npz"} & set(formats):
+        from fluxseg.inference.rois import find_rois
+
+        rois = find_rois(probability, threshold=threshold, um_per_px=um_per_px)
+        neurons = len(rois)
+        measures = ("area", "centroid", "quality")
+        arrays |= {"labels": rois.labels} | {key: getattr(rois, key) for key in measures}
+        arrays["mean_probability"] = rois.probability
+    for kind in dict.fromkeys(formats):
+        file = f"{name}_prediction.npz" if kind == "npz" else f"{name}_{kind}.tif"
+        files.append(file)
+        with atomic_path(output / file) as temporary:
+            if kind == "npz":
+                with temporary.open("wb") as stream:
+                    np.savez_compressed(stream, allow_pickle=False, **arrays)
+            else:
+                _write_tiff(temporary, arrays[kind], um_per_px)
+    return tuple(files), neurons
+
+
+def _write_tiff(path: Path, array: np.ndarray, um_per_px: float | None) -> None:
+    import tifffile
+
+    scale: dict[str, Any] = {}
+    if um_per_px:
+        per_cm = 1e4 / um_per_px
+        scale = {"resolution": (per_cm, per_cm), "resolutionunit": "CENTIMETER"}
+    tifffile.imwrite(path, array, photometric="minisblack", compression="zlib", **scale)
