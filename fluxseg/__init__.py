@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from fluxseg.errors import FluxsegError
     from fluxseg.inference.evaluate import load_run
     from fluxseg.inference.rois import find_rois
+    from fluxseg.inference.run_model import load_model
     from fluxseg.interop.sources import read_recording
     from fluxseg.model.losses import weighted_cross_entropy
     from fluxseg.model.metrics import confusion_matrix, scores_from_confusion
@@ -57,6 +58,7 @@ _HOME = {
     "eval_step": "fluxseg.training.steps",
     "find_rois": "fluxseg.inference.rois",
     "join_quarters": "fluxseg.data.transforms",
+    "load_model": "fluxseg.inference.run_model",
     "load_run": "fluxseg.inference.evaluate",
     "merge_masks": "fluxseg.data.transforms",
     "normalize_image": "fluxseg.data.transforms",

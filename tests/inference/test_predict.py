@@ -1,0 +1,230 @@
+import dataclasses
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from fluxseg.config import ModelConfig
+from fluxseg.data.transforms import normalize_image, turn
+from fluxseg.errors import ConfigError, FluxsegError, RecordingError
+from fluxseg.inference.evaluate import load_run
+from fluxseg.inference.model_file import read_model, write_model
+from fluxseg.inference.predict import Predictor, predict_probability
+from fluxseg.inference.run_model import load_model, write_run_model
+from fluxseg.inference.tiling import blend_tiles, blend_weights, cut_tiles, pad_image, plan_tiles
+from fluxseg.model.unet import create_unet
+from fluxseg.training.loop import train_and_evaluate
+from tests.conftest import TINY, with_train
+
+CONFIG = ModelConfig(features=(4, 8), convs=1, stem=1, norm="none")
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def predictor():
+    image = np.zeros((1, 32, 32, 1), np.float32)
+    params = create_unet(CONFIG).init(jax.random.key(1), image, train=False)["params"]
+    return Predictor(CONFIG, params, threshold=0.4, um_per_px=0.8, info={"seed": 1})
+
+
+@given(
+    st.tuples(st.integers(1, 300), st.integers(1, 300)),
+    st.integers(16, 128),
+    st.integers(0, 60),
+    st.sampled_from([8, 32]),
+)
+@settings(max_examples=150, deadline=None)
+def test_cutting_and_blending_gives_the_image_back(shape, tile, overlap, multiple):
+    overlap = min(overlap, tile // 2)
+    plan = plan_tiles(shape, tile, overlap, multiple)
+    image = np.random.default_rng(0).random(shape).astype(np.float32)
+    tiles = list(cut_tiles(pad_image(image, plan.padded), plan))
+    assert all(part.shape == plan.tile for part in tiles)
+    np.testing.assert_allclose(blend_tiles(tiles, plan), image, atol=1e-6)
+    for weights, starts in (
+        (blend_weights(plan.rows, plan.tile[0]), plan.rows),
+        (blend_weights(plan.columns, plan.tile[1]), plan.columns),
+    ):
+        total = np.zeros(starts[-1] + weights.shape[1])
+        for start, row in zip(starts, weights, strict=True):
+            total[start : start + len(row)] += row
+        np.testing.assert_allclose(total, 1, atol=1e-6)
+
+
+def test_overlaps_that_do_not_fit_are_refused(predictor):
+    with pytest.raises(ConfigError, match="overlap"):
+        plan_tiles((100, 100), 32, 20, 8)
+    with pytest.raises(ConfigError, match="16 px"):
+        predictor.predict(np.zeros((20, 20)), tile=3)
+
+
+def test_tiles_predict_what_the_whole_image_does(predictor):
+    # Without group norm the network sees less far than the overlap: there is no seam at all.
+    image = RNG.random((200, 333)).astype(np.float32)
+    whole = predictor.predict(image, tile=512)
+    tiled = predictor.predict(image, tile=96, overlap=48)
+    np.testing.assert_allclose(tiled, whole, atol=1e-5)
+
+
+def test_the_prediction_is_that_of_the_network(predictor):
+    image = RNG.integers(0, 4000, (64, 96)).astype(np.uint16)
+    normalized = normalize_image(image, 1.0, 99.5)[None, ..., None]
+    logits = predictor.apply_fn({"params": predictor.params}, normalized, False)
+    expected = jax.nn.softmax(logits)[0, ..., 1]
+    np.testing.assert_allclose(predictor.predict(image), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 50), (37, 53), (130, 64)])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "float32", "float64", "bool"])
+def test_any_size_and_dtype(predictor, shape, dtype):
+    image = (100 * RNG.random(shape)).astype(dtype)
+    probability = predictor.predict(image)
+    assert probability.shape == shape
+    assert probability.dtype == np.float32
+    assert (probability >= 0).all()
+    assert (probability <= 1).all()
+
+
+def test_what_is_no_image_is_refused(predictor):
+    for wrong in (np.zeros((2, 3, 4)), np.zeros(5), np.zeros((0, 3)), np.zeros((2, 2), complex)):
+        with pytest.raises(RecordingError, match="image"):
+            predictor.predict(wrong)
+    holes = np.full((40, 40), np.nan)
+    assert np.isfinite(predictor.predict(holes)).all()
+
+
+def test_augmented_predictions_turn_with_the_image(predictor):
+    image = RNG.random((64, 64))
+    reference = predictor.predict(image, tta=True)
+    assert not np.allclose(reference, predictor.predict(image), atol=1e-4)
+    for symmetry in range(8):
+        turned = predictor.predict(turn(image, symmetry), tta=True)
+        np.testing.assert_allclose(turned, turn(reference, symmetry), atol=1e-5)
+
+
+def test_a_large_image_needs_few_tiles_in_memory(predictor):
+    sizes = []
+
+    def apply_fn(variables, images, train):
+        sizes.append(images.shape)
+        return predictor.apply_fn(variables, images, train)
+
+    predict_probability(apply_fn, predictor.params, np.zeros((700, 700), np.float32), tile=128)
+    assert max(shape[0] * shape[1] * shape[2] for shape in sizes) <= 4 * 128 * 128
+
+
+def test_a_model_file_gives_the_same_model(predictor, tmp_path):
+    write_model(tmp_path / "m.safetensors", predictor)
+    again = read_model(tmp_path / "m.safetensors")
+    for field in dataclasses.fields(Predictor):
+        if field.name != "params":
+            assert getattr(again, field.name) == getattr(predictor, field.name)
+    jax.tree.map(np.testing.assert_array_equal, again.params, predictor.params)
+    image = RNG.random((50, 70))
+    np.testing.assert_array_equal(again.predict(image), predictor.predict(image))
+
+
+def test_damage_to_a_model_file_is_always_noticed(predictor, tmp_path):
+    path = tmp_path / "m.safetensors"
+    write_model(path, predictor)
+    content = path.read_bytes()
+    rng = np.random.default_rng(0)
+    broken = [content[: int(cut)] for cut in rng.integers(0, len(content), 30)]
+    for position in rng.integers(0, len(content), 60):
+        flipped = bytearray(content)
+        flipped[position] ^= 1 << rng.integers(8)
+        broken.append(bytes(flipped))
+    broken += [b"", b"no model", (2**60).to_bytes(8, "little") + b"{}", content + b"more"]
+    for wrong in broken:
+        path.write_bytes(wrong)
+        with pytest.raises(FluxsegError, match=r"m\.safetensors"):
+            read_model(path)
+    with pytest.raises(FluxsegError, match="absent"):
+        read_model(tmp_path / "absent.safetensors")
+
+
+def test_a_model_that_is_not_finite_is_not_written(predictor, tmp_path):
+    params = jax.tree.map(lambda leaf: leaf * np.nan, predictor.params)
+    with pytest.raises(FluxsegError, match="not finite"):
+        write_model(tmp_path / "m", dataclasses.replace(predictor, params=params))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run")
+    result = train_and_evaluate(with_train(TINY, epochs=1), workdir)
+    crops = result.dataset.crops("val")
+    path = write_run_model(
+        workdir,
+        with_train(TINY, epochs=1),
+        result.state,
+        result.dataset.index,
+        crops,
+        result.scores,
+    )
+    return workdir, path
+
+
+def test_a_run_and_its_model_file_predict_alike(trained):
+    workdir, path = trained
+    image = RNG.random((100, 90))
+    from_run, from_file = load_model(workdir), load_model(path)
+    np.testing.assert_array_equal(from_run.predict(image), from_file.predict(image))
+    assert from_run.threshold == from_file.threshold
+    state = load_run(workdir).state
+    jax.tree.map(np.testing.assert_array_equal, from_file.params, state.eval_params)
+    assert from_file.info["data"]["source"] == "simulator"
+
+
+def test_a_model_file_needs_neither_orbax_nor_grain(trained):
+    _, path = trained
+    code = (
+        "import sys; from fluxseg.inference.run_model import load_model; import numpy as np; "
+        f"load_model({str(path)!r}).predict(np.eye(40)); "
+        "assert not {'orbax.checkpoint', 'grain', 'optax'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_verb_predicts_files_and_goes_on_after_a_bad_one(trained, tmp_path):
+    _, model = trained
+    data, out = tmp_path / "images", tmp_path / "out"
+    data.mkdir()
+    pages = RNG.integers(0, 60000, (3, 40, 50)).astype(np.uint16)
+    tifffile.imwrite(data / "pages.tif", pages, photometric="minisblack")
+    Image.fromarray(pages[0].astype(np.uint8)).save(data / "cell.png")
+    np.save(data / "plain.npy", pages[1])
+    (data / "bad.png").write_bytes(b"no image")
+    command = [sys.executable, "-m", "fluxseg", "predict", str(data), "--model", str(model)]
+    done = subprocess.run(
+        [*command, "--output", str(out), "--format", "probability", "labels", "mask", "npz"],
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "bad.png" in done.stdout + done.stderr
+    assert "5 of 6 images predicted" in done.stdout
+    predictor = read_model(model)
+    probabilities = sorted(out.glob("*_probability.tif"))
+    assert len(probabilities) == 5
+    found = [tifffile.imread(path) for path in probabilities]
+    assert all(p.dtype == np.float32 and p.shape == (40, 50) for p in found)
+    expected = [predictor.predict(page) for page in pages]
+    for page in expected:
+        assert any(np.allclose(page, p, atol=1e-6) for p in found)
+    for path in probabilities:
+        mask = tifffile.imread(str(path).replace("probability", "mask"))
+        labels = tifffile.imread(str(path).replace("probability", "labels"))
+        np.testing.assert_array_equal(mask > 0, tifffile.imread(path) >= predictor.threshold)
+        assert labels.shape == mask.shape
+    assert len(json.loads((out / "predictions.json").read_text())) >= 1
