@@ -170,7 +170,7 @@ def predict(
         format: What to write for each image. probability: NAME_probability.tif; labels:
             NAME_labels.tif, one number a neuron; mask: NAME_mask.tif; npz: all of these and the
             measures of each neuron in NAME_prediction.npz.
-        tta: Average over the 8 flips and turns of each image: eight times slower, a little better.
+        tta: Average over the 8 flips and turns of each image: eight times slower.
         threshold: Least probability of a neuron pixel; by default the one stored with the model,
             chosen on validation.
         tile: Images with a longer side are predicted in overlapping tiles of this side, px; 512 by

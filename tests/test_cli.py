@@ -50,7 +50,7 @@ def trained(folder, tmp_path_factory):
 
 def test_help_explains_every_verb_and_every_option():
     text = run("--help")
-    for verb in ("train", "check", "prepare", "evaluate", "report", "simulate"):
+    for verb in ("train", "check", "prepare", "evaluate", "predict", "report", "simulate"):
         assert verb in text
         options = run(verb, "--help")
         assert "options" in options
