@@ -4,7 +4,7 @@ The tensors are the parameters, named by their path in the network ("encoder_0_c
 all float32. The entry `fluxseg` of the header's metadata is JSON: format version, architecture,
 normalisation, threshold, classes, licence, and how the model was trained; the entry `sha256` tells
 whether anything of that, or a parameter, has changed since. Reading executes nothing, and needs
-neither the run's workdir nor orbax. Format: https://github.com/huggingface/safetensors
+neither the run's workdir nor orbax.
 """
 
 import dataclasses
