@@ -14,7 +14,7 @@ from collections import OrderedDict
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -101,7 +101,13 @@ def test_plain_values_come_back_exactly(value, protocol, python):
     if python:
         # The pickler that is written in Python chooses other instructions.
         file = io.BytesIO()
-        pickle._Pickler(file, protocol).dump(value)
+        try:
+            pickle._Pickler(file, protocol).dump(value)
+            pickle.loads(file.getvalue())
+        except (AssertionError, TypeError):
+            # It takes several empty buffers for one object, and writes what nobody can read.
+            assume(protocol < 5)
+            raise
         data = file.getvalue()
     else:
         data = pickle.dumps(value, protocol)
