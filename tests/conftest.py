@@ -5,10 +5,16 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from fluxseg.config import Config, DataConfig, ModelConfig, SimulatorConfig, TrainConfig
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+# A change is judged by the same examples as the one before it; elsewhere others are tried.
+settings.register_profile("steady", derandomize=True)
+if os.environ.get("CI"):
+    settings.load_profile("steady")
 
 # Most of the time of a tiny run is compilation; every process of the tests shares the results.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(REPOSITORY / ".pytest_cache" / "jax"))
