@@ -2,7 +2,7 @@
 
 import sys
 
-from fluxseg.cli import main
+from fluxseg.cli.app import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,6 +1,7 @@
 """One field of view in memory, and the interface of everything that recordings are read from."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -101,6 +102,14 @@ def group_of(metadata: Mapping[str, Any], fallback: str) -> str:
         if value is not None and str(value).strip():
             return f"{key}={str(value).strip()}"
     return fallback
+
+
+def pixel_size(metadata: Mapping[str, Any]) -> float | None:
+    """Size of the (square) pixels, um: the field `um_per_px`; None if unknown or not plausible."""
+    value = metadata.get("um_per_px")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if 0 < value < math.inf else None
 
 
 class Source(Protocol):

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fluxseg.data.recording import Recording
+from fluxseg.data.recording import Recording, pixel_size
 from fluxseg.errors import RecordingError
 from fluxseg.inference.object_counts import (
     IOU_THRESHOLDS,
@@ -79,7 +79,7 @@ def object_scores_for_split(
     for key, recording, probability in recordings:
         if recording.masks is None:
             raise RecordingError("masks", f"{recording.id} is not annotated, so it has no scores")
-        scale = _pixel_size(recording.metadata)
+        scale = pixel_size(recording.metadata)
         valid = np.isfinite(recording.image)
         seen = probability if valid.all() else np.where(valid, probability, np.nan)
         result = score_objects(recording.masks, seen, threshold, um_per_px=scale, **settings)
@@ -161,10 +161,3 @@ def _interval(values: np.ndarray, tail: float) -> list[float] | None:
 
 def _plain(scores: Mapping[str, float]) -> dict[str, float | None]:
     return {name: value if math.isfinite(value) else None for name, value in scores.items()}
-
-
-def _pixel_size(metadata: Mapping[str, Any]) -> float | None:
-    value = metadata.get("um_per_px")
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if 0 < value < math.inf else None

@@ -1,0 +1,1 @@
+"""The `fluxseg` command, a file for each kind of verb."""

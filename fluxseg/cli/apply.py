@@ -1,0 +1,66 @@
+"""Verbs that apply a trained model."""
+
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from fluxseg.compilation import enable_compilation_cache
+from fluxseg.terminal import configure_logging, create_console, progress_bars
+
+
+def predict(
+    inputs: tyro.conf.Positional[tuple[str, ...]],
+    /,
+    model: Path,
+    output: Path,
+    format: tuple[Literal["probability", "labels", "mask", "npz"], ...] = (
+        "probability",
+        "labels",
+    ),
+    tta: bool = False,
+    threshold: float | None = None,
+    tile: int | None = None,
+) -> int:
+    """Predict where neurons are in images of any size.
+
+    Exit code 1 if an image failed; predictions.json in the output folder tells of each.
+
+    Args:
+        inputs: Image files or recordings, folders of them, or patterns such as "data/*.tif"; of a
+            TIFF file with several pages each page is an image.
+        model: A model file, such as model.safetensors of a workdir, or the workdir of a run.
+        output: Folder to write to.
+        format: What to write for each image. probability: NAME_probability.tif; labels:
+            NAME_labels.tif, one number a neuron; mask: NAME_mask.tif; npz: all of these and the
+            measures of each neuron in NAME_prediction.npz.
+        tta: Average over the 8 flips and turns of each image: eight times slower.
+        threshold: Least probability of a neuron pixel; by default the one stored with the model,
+            chosen on validation.
+        tile: Images with a longer side are predicted in overlapping tiles of this side, px; 512 by
+            default.
+    """
+    from fluxseg.inference.inputs import plan_jobs
+    from fluxseg.inference.predict_files import predict_files
+    from fluxseg.inference.run_model import load_model
+
+    console = create_console()
+    configure_logging(console)
+    enable_compilation_cache()
+    loaded = load_model(model)
+    jobs = plan_jobs(inputs, output)
+    with progress_bars(console, ("Predicting", "images")) as (progress,):
+        outcomes = predict_files(
+            loaded,
+            jobs,
+            output,
+            format,
+            threshold=threshold,
+            tta=tta,
+            tile=tile,
+            progress=progress,
+        )
+    failed = sum(bool(outcome.error) for outcome in outcomes)
+    done = len(outcomes) - failed
+    console.print(f"{done} of {len(outcomes)} images predicted in {output}", markup=False)
+    return 1 if failed or not outcomes else 0

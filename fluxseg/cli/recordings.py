@@ -1,0 +1,115 @@
+"""Verbs about recordings: are they usable, prepare them, simulate some."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from fluxseg.config import Config, DataConfig, SimulatorConfig
+from fluxseg.terminal import configure_logging, create_console, progress_bars
+
+
+def check(
+    source: tyro.conf.Positional[str],
+    /,
+    json_: Annotated[bool, tyro.conf.arg(name="json")] = False,
+    workers: int = 0,
+) -> int:
+    """Say of each file of a folder whether it is usable, and find duplicates.
+
+    Exit code 1 if any file is unusable.
+
+    Args:
+        source: A folder of recordings, one file, or "simulator".
+        json_: Print JSON instead of lines.
+        workers: Processes to use; 0: one per CPU core.
+    """
+    from fluxseg.data.checks import STATUS_WORDS, check_source, format_check
+    from fluxseg.interop.sources import open_source
+
+    console = create_console()
+    configure_logging(create_console(stderr=True))
+    config = Config(data=DataConfig(source=source))
+    with progress_bars(create_console(stderr=True), ("Checking", "recordings")) as (progress,):
+        report = check_source(open_source(config), workers, progress)
+    if json_:
+        print(json.dumps(report.to_json(), indent=1))
+    else:
+        for row in report.rows:
+            console.print(format_check(row), markup=False, soft_wrap=True)
+        counts = ", ".join(f"{count} {STATUS_WORDS[name]}" for name, count in report.counts.items())
+        console.print(f"{len(report.rows)} recordings: {counts}", markup=False)
+    return 1 if report.counts["unusable"] else 0
+
+
+def prepare(
+    source: tyro.conf.Positional[str],
+    /,
+    output: Path,
+    format: Literal["cache", "jpg", "png"] = "cache",
+    mask_format: Literal["png", "jpg"] = "png",
+    quarters: bool = False,
+    data: DataConfig = DataConfig(),  # noqa: B008
+) -> int:
+    """Prepare the crops of a folder of recordings, or write it as image files.
+
+    An interrupted call goes on where it stopped. Use the result with
+    --config.data.source SOURCE --config.data.cache OUTPUT.
+
+    Args:
+        source: A folder of recordings, or "simulator".
+        output: Folder to write to.
+        format: cache: crops for training. jpg or png: an 8-bit image and a mask file for each
+            recording, as the reference protocol has them.
+        mask_format: Format of the masks written with --format jpg or png; jpg blurs their edges.
+        quarters: With --format jpg or png, cut each recording into its four quarters.
+        data: Crop size, normalisation and number of processes.
+    """
+    from fluxseg.data.prepare import prepare_cache
+    from fluxseg.interop.export import export_images
+    from fluxseg.interop.sources import open_source
+
+    console = create_console()
+    configure_logging(console)
+    data = dataclasses.replace(data, source=source)
+    opened = open_source(Config(data=data))
+    with progress_bars(console, ("Preparing", "recordings")) as (progress,):
+        if format == "cache":
+            index = prepare_cache(opened, output, data, progress)
+            used, left_out = len(index.entries), index.left_out
+        else:
+            used, left_out = export_images(
+                opened, output, data, format, mask_format, quarters=quarters, progress=progress
+            )
+    for key, reason in left_out:
+        console.print(f"left out: {key}: {reason}", markup=False)
+    console.print(f"{used} recordings prepared in {output}, {len(left_out)} left out", markup=False)
+    return 0
+
+
+def simulate(
+    output: tyro.conf.Positional[Path],
+    /,
+    simulator: SimulatorConfig = SimulatorConfig(),  # noqa: B008
+) -> int:
+    """Write simulated recordings as .npy files, in the form that the Allen data have.
+
+    Args:
+        output: Folder to write to.
+        simulator: How many, and of which kind.
+    """
+    from fluxseg.data.simulator import SimulatedSource
+    from fluxseg.interop.allen import write_allen_npy
+
+    source = SimulatedSource(simulator)
+    keys = source.keys()
+    output.mkdir(parents=True, exist_ok=True)
+    console = create_console()
+    with progress_bars(console, ("Simulating", "recordings")) as (progress,):
+        for number, key in enumerate(keys, 1):
+            write_allen_npy(output / f"{key}.npy", source.read(key))
+            progress(number, len(keys))
+    console.print(f"{len(keys)} recordings written to {output}", markup=False)
+    return 0
