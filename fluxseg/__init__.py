@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fluxseg import plot
     from fluxseg.config import (
         AugmentConfig,
         Config,
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
         SimulatorConfig,
         TrainConfig,
     )
+    from fluxseg.data.pipeline import CropSource, make_batches
     from fluxseg.data.recording import Recording
+    from fluxseg.data.simulator import simulate_recording
     from fluxseg.data.splits import create_manifest
     from fluxseg.data.tiles import crop_grid, uncrop_grid
     from fluxseg.data.transforms import (
@@ -27,11 +30,13 @@ if TYPE_CHECKING:
     )
     from fluxseg.errors import FluxsegError
     from fluxseg.inference.evaluate import load_run
+    from fluxseg.inference.features import layer_features
     from fluxseg.inference.rois import find_rois
     from fluxseg.inference.run_model import load_model
     from fluxseg.interop.sources import read_recording
     from fluxseg.model.losses import weighted_cross_entropy
     from fluxseg.model.metrics import confusion_matrix, scores_from_confusion
+    from fluxseg.model.score_table import score_table
     from fluxseg.model.unet import create_unet
     from fluxseg.training.loop import train_and_evaluate
     from fluxseg.training.state import create_train_state
@@ -42,6 +47,7 @@ __version__ = "0.1.0"
 _HOME = {
     "AugmentConfig": "fluxseg.config",
     "Config": "fluxseg.config",
+    "CropSource": "fluxseg.data.pipeline",
     "DataConfig": "fluxseg.config",
     "FluxsegError": "fluxseg.errors",
     "LossConfig": "fluxseg.config",
@@ -58,22 +64,28 @@ _HOME = {
     "eval_step": "fluxseg.training.steps",
     "find_rois": "fluxseg.inference.rois",
     "join_quarters": "fluxseg.data.transforms",
+    "layer_features": "fluxseg.inference.features",
     "load_model": "fluxseg.inference.run_model",
     "load_run": "fluxseg.inference.evaluate",
+    "make_batches": "fluxseg.data.pipeline",
     "merge_masks": "fluxseg.data.transforms",
     "normalize_image": "fluxseg.data.transforms",
     "read_recording": "fluxseg.interop.sources",
+    "score_table": "fluxseg.model.score_table",
     "scores_from_confusion": "fluxseg.model.metrics",
+    "simulate_recording": "fluxseg.data.simulator",
     "train_and_evaluate": "fluxseg.training.loop",
     "train_step": "fluxseg.training.steps",
     "uncrop_grid": "fluxseg.data.tiles",
     "weighted_cross_entropy": "fluxseg.model.losses",
 }
 
-__all__ = ["__version__", *_HOME]
+__all__ = ["__version__", "plot", *_HOME]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "plot":
+        return importlib.import_module("fluxseg.plot")
     if name not in _HOME:
         raise AttributeError(f"module 'fluxseg' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOME[name]), name)

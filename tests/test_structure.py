@@ -12,13 +12,13 @@ import fluxseg
 
 ROOT = Path(fluxseg.__file__).parent
 FLOORS = (
-    ("errors", "config", "files"),
+    ("errors", "config", "files", "markup"),
     ("data",),
     ("interop",),
     ("model",),
     ("training",),
     ("inference",),
-    ("report",),
+    ("report", "plot"),
     ("terminal", "arguments", "compilation"),
     ("main",),
     ("cli",),

@@ -1,7 +1,7 @@
 """Grain: from prepared crops to batches, the same ones for any number of threads or processes."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import grain
@@ -16,6 +16,8 @@ from fluxseg.errors import WorkdirError
 Batch = dict[str, np.ndarray]
 """image `[B, H, W, 1]` float32; label `[B, H, W]` uint8; valid `[B, H, W]` uint8, 0 where a pixel
 must not count; crop `[B]` int32, position in the list of crops, -1 for padding."""
+Transform = Callable[[Batch, np.random.Generator], Batch]
+"""A random change of one crop."""
 
 
 class CropSource:
@@ -119,7 +121,7 @@ def make_batches(
     crops: CropSource,
     batch_size: int,
     *,
-    augment: AugmentConfig | None = None,
+    augment: AugmentConfig | Transform | None = None,
     seed: int | None = None,
     epochs: int | None = 1,
     threads: int = 4,
@@ -135,7 +137,8 @@ def make_batches(
     Args:
         crops: what to read.
         batch_size: crops per global batch; a multiple of the number of processes.
-        augment: random changes of each crop; None for none.
+        augment: random changes of each crop: settings, or a function of your own that takes and
+            returns one crop (a `Batch` without B and the channel); None for none.
         seed: seed of order and augmentation; None keeps the order of `crops`.
         epochs: passes over the crops, each in another order; None for ever.
         threads: threads that read ahead; 0 reads in the calling thread.
@@ -155,7 +158,8 @@ def make_batches(
     if augment is not None:
         if seed is None:
             raise ValueError("augmentation needs a seed")
-        dataset = dataset.random_map(Augment(augment))
+        change = Augment(augment) if isinstance(augment, AugmentConfig) else augment
+        dataset = dataset.random_map(change)
     dataset = _Rows(dataset.map(_add_channel), _padding(crops.tile), batch_size, process)
     dataset = dataset.batch(batch_size // process[1], drop_remainder=True).repeat(epochs)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from fluxseg.errors import RecordingError
+from fluxseg.markup import picture_address, render_table
 
 GROUP_KEYS = (
     "experiment_container_id",
@@ -23,6 +24,10 @@ container"), and a mouse may give several containers.
 """
 NO_GROUP = f"metadata name no group (such as {GROUP_KEYS[0]}): taken as a group of its own"
 """Remark on recordings of which nothing tells which others show the same tissue."""
+
+
+MAX_SHOWN = 20
+"""Fields of the metadata, and remarks, that a notebook shows."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -67,6 +72,23 @@ class Recording:
                 )
         if not self.group:
             object.__setattr__(self, "group", self.id)
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the image with the ROIs' outlines, and the facts."""
+        from fluxseg.data.outlines import draw_outlines
+
+        height, width = self.image.shape
+        rows: list[tuple[str, Any]] = [
+            ("size", f"{height} x {width} px, {self.image.dtype}"),
+            ("ROIs", "not annotated" if self.masks is None else len(self.masks)),
+            ("group", self.group),
+        ]
+        if self.masks is not None:
+            rows.append(("neuron pixels", f"{100 * self.masks.any(0).mean():.1f} %"))
+        rows += list(self.metadata.items())[:MAX_SHOWN]
+        rows += [("remark", remark) for remark in self.remarks[:MAX_SHOWN]]
+        picture = picture_address(draw_outlines(self.image, self.masks))
+        return render_table(rows, title=self.id, picture=picture, alt=f"image of {self.id}")
 
 
 def check_image(image: Any, field: str = "image") -> None:

@@ -14,6 +14,7 @@ from fluxseg.data.recording import check_image
 from fluxseg.data.transforms import normalize_image, turn, unturn
 from fluxseg.errors import ConfigError
 from fluxseg.inference.tiling import blend_tiles, cut_tiles, pad_image, plan_tiles
+from fluxseg.markup import render_table
 from fluxseg.model.unet import create_unet
 
 if TYPE_CHECKING:
@@ -58,6 +59,26 @@ class Predictor:
     classes: tuple[str, ...] = CLASSES
     licence: str = LICENCE
     info: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: what the model is and how it was trained."""
+        scale = "unknown" if self.um_per_px is None else f"{self.um_per_px:.4g} um"
+        rows: list[tuple[str, Any]] = [
+            ("levels", " - ".join(map(str, self.config.features))),
+            ("parameters", f"{sum(leaf.size for leaf in jax.tree.leaves(self.params)):,}"),
+            ("classes", ", ".join(self.classes)),
+            ("threshold", self.threshold),
+            ("pixel of the training data", scale),
+            ("licence", self.licence),
+        ]
+        data = self.info.get("data", {})
+        if isinstance(data, Mapping) and data.get("source"):
+            count = data.get("recordings")
+            rows.append(("trained on", f"{count} recordings of {data['source']}"))
+        for split, scores in dict(self.info.get("scores") or {}).items():
+            if isinstance(scores, Mapping) and isinstance(scores.get("neuron_iou"), float):
+                rows.append((f"neuron IoU, {split}", scores["neuron_iou"]))
+        return render_table(rows, title="Model")
 
     @property
     def apply_fn(self) -> ApplyFn:

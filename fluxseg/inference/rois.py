@@ -10,6 +10,7 @@ from skimage.segmentation import watershed
 
 from fluxseg.errors import ConfigError, RecordingError
 from fluxseg.interop.labels import label_components
+from fluxseg.markup import render_table
 
 UM_PER_PX = 0.785
 """Pixel size that the defaults below are converted with where it is not known."""
@@ -21,6 +22,8 @@ MIN_AREA_UM2 = 25.0
 """A seventh of the area of a typical cell."""
 RIM_UM = 2.4
 """Width of the rim that a ROI is compared with."""
+MAX_SHOWN = 10
+"""ROIs that a notebook shows."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,6 +49,23 @@ class Rois:
     def __len__(self) -> int:
         """Return the number of ROIs."""
         return len(self.area)
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the first ROIs and their measures."""
+        unit = "px" if self.um_per_px is None else "um^2"
+        areas = self.area if self.area_um2 is None else self.area_um2
+        values = zip(areas, self.centroid, self.probability, self.quality, strict=True)
+        rows = [
+            (str(number), f"{area:.0f}", f"{y:.1f}, {x:.1f}", f"{mean:.2f}", f"{quality:.2f}")
+            for number, (area, (y, x), mean, quality) in enumerate(values, 1)
+            if number <= MAX_SHOWN
+        ]
+        if len(self) > MAX_SHOWN:
+            rows.append((f"and {len(self) - MAX_SHOWN} more", "", "", "", ""))
+        header = ("label", f"area, {unit}", "row, column", "mean probability", "quality")
+        height, width = self.labels.shape
+        title = f"{len(self)} neurons in {height} x {width} px"
+        return render_table(rows, header, title=title)
 
     @property
     def area_um2(self) -> np.ndarray | None:

@@ -1,7 +1,6 @@
 """Figures of a run, as matplotlib figures that need no display and leave no global state behind.
 
-The colours are those of Okabe and Ito ("Color Universal Design", 2008), which people with any
-kind of colour blindness can tell apart; splits also differ in line style and marker.
+What notebooks draw as well is in `fluxseg.plot`.
 """
 
 import functools
@@ -18,32 +17,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
 
+from fluxseg import plot
 from fluxseg.files import atomic_path
 
 Arguments = ParamSpec("Arguments")
 
 DPI = 144
-CLASSES = ("Background", "Neuron")
-CURVES = (
-    ("loss", "Loss"),
-    ("accuracy", "Accuracy"),
-    ("macro_iou", "Macro IoU"),
-    ("neuron_iou", "Neuron IoU"),
-)
-SPLIT_LINES = {
-    "train": ("Training", "#0072B2", "-", "o"),
-    "val": ("Validation", "#D55E00", "--", "s"),
-    "test": ("Test", "#009E73", ":", "^"),
-}
-ERRORS = {
-    "Found (TP)": "#F4F1E8",
-    "False alarm (FP)": "#E69F00",
-    "Missed (FN)": "#4AA8F0",
-}
-OUTSIDE = "#777777"
 DISTRIBUTIONS = (
     ("neuron_iou", "Neuron IoU"),
     ("macro_iou", "Macro IoU"),
@@ -101,29 +81,9 @@ def plot_curves(history: Sequence[Mapping[str, Any]], best_epoch: int | None = N
     """
     figure = _create_figure(9.6, 6.8)
     panels = figure.subplots(2, 2, sharex=True).flat
-    epochs = [row["epoch"] for row in history]
-    for panel, (name, title) in zip(panels, CURVES, strict=True):
-        for split, (label, color, line, marker) in SPLIT_LINES.items():
-            values = [_number(row.get(f"{split}_{name}")) for row in history]
-            if np.isfinite(values).any():
-                panel.plot(
-                    epochs,
-                    values,
-                    color=color,
-                    linestyle=line,
-                    marker=marker,
-                    markersize=4 if len(epochs) <= 40 else 0,
-                    linewidth=1.8,
-                    label=label,
-                )
-        if best_epoch is not None:
-            label = f"Chosen checkpoint (epoch {best_epoch})"
-            panel.axvline(best_epoch, color="#555555", linewidth=1.2, zorder=1, label=label)
-        panel.set_title(title)
-        panel.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
-        panel.margins(y=0.08)
-    for panel in figure.axes[-2:]:
-        panel.set_xlabel("Epoch")
+    for panel, name in zip(panels, plot.FIGURES, strict=True):
+        plot.curves(history, name, best_epoch, ax=panel)
+        panel.label_outer()
     drawn: dict[str, Artist] = {}
     for panel in figure.axes:
         handles, labels = panel.get_legend_handles_labels()
@@ -146,26 +106,9 @@ def plot_confusion(confusion: np.ndarray, title: str = "") -> Figure:
     Returns:
         A figure with one panel; the colour of a cell is its share of the row.
     """
-    confusion = np.asarray(confusion)
-    totals = confusion.sum(1, keepdims=True)
-    shares = np.divide(confusion, totals, out=np.zeros((2, 2)), where=totals > 0)
     figure = _create_figure(5.2, 4.6)
-    panel = figure.subplots()
-    panel.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for (row, column), count in np.ndenumerate(confusion):
-        # From here on white stands out better than black; either has a contrast above 4.5.
-        color = "white" if shares[row, column] > 0.713 else "black"
-        share = f"{100 * shares[row, column]:.1f} %" if totals[row, 0] else "no pixels"
-        panel.text(column, row - 0.07, share, ha="center", va="center", color=color, size=19)
-        panel.text(column, row + 0.16, f"{count:,} px", ha="center", va="center", color=color)
-    panel.set_xticks([0, 1], CLASSES)
-    panel.set_yticks([0, 1], CLASSES, rotation=90, va="center")
-    panel.set_xlabel("Predicted")
-    panel.set_ylabel("Truth")
+    panel = plot.confusion(confusion, ax=figure.subplots())
     panel.set_title(_printable(title), parse_math=False)
-    panel.grid(visible=False)
-    panel.tick_params(length=0)
-    panel.spines[:].set_visible(False)
     return figure
 
 
@@ -201,21 +144,10 @@ def plot_example(
         panel.imshow(shown, cmap=cmap, vmin=0, vmax=1)
         panel.set_title(name)
     # Interpolation would mix the colours of neighbouring classes into ones that mean nothing.
-    errors = _error_colors(image, label == 1, probability > 0.5, valid)
+    errors = plot.error_colors(image, label == 1, probability > 0.5, valid)
     panels[3].imshow(errors, interpolation="nearest")
     panels[3].set_title("Errors")
-    colors = ERRORS if valid.all() else ERRORS | {"Not scored": OUTSIDE}
-    patches = [Patch(facecolor=c, edgecolor="#888888", label=name) for name, c in colors.items()]
-    panels[3].legend(
-        handles=patches,
-        loc="upper left",
-        bbox_to_anchor=(0, 0),
-        ncols=2,
-        fontsize=10,
-        borderaxespad=0.4,
-        borderpad=0,
-        handlelength=1.4,
-    )
+    plot.draw_error_legend(panels[3], valid)
     colorbar = figure.colorbar(
         ScalarMappable(Normalize(0, 1), "cividis"),
         bar,
@@ -246,25 +178,12 @@ def _create_panels(shape: tuple[int, ...]) -> tuple[Figure, list[Axes], Axes]:
     panels = [place(left, bottom, width, height) for left in lefts]
     for panel in panels:
         # Masked pixels are transparent and show this colour.
-        panel.set_facecolor(OUTSIDE)
+        panel.set_facecolor(plot.OUTSIDE)
         panel.grid(visible=False)
         panel.set_xticks([])
         panel.set_yticks([])
         panel.spines[:].set_visible(False)
     return figure, panels, place(lefts[2] + 76, 38, 360, 17)
-
-
-def _error_colors(
-    image: np.ndarray, truth: np.ndarray, predicted: np.ndarray, valid: np.ndarray
-) -> np.ndarray:
-    found, alarm, missed = (matplotlib.colors.to_rgb(color) for color in ERRORS.values())
-    # The dimmed image tells whether a false alarm lies on something that looks like a cell.
-    colors = np.repeat(0.4 * np.clip(np.nan_to_num(image), 0, 1)[..., None], 3, axis=-1)
-    colors[truth & predicted] = found
-    colors[~truth & predicted] = alarm
-    colors[truth & ~predicted] = missed
-    colors[~valid] = matplotlib.colors.to_rgb(OUTSIDE)
-    return colors
 
 
 @_styled

@@ -10,9 +10,8 @@ from matplotlib import colors
 from PIL import Image
 
 from fluxseg.errors import WorkdirError
+from fluxseg.plot import ERRORS, OUTSIDE
 from fluxseg.report.plots import (
-    ERRORS,
-    OUTSIDE,
     plot_confusion,
     plot_curves,
     plot_example,

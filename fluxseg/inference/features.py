@@ -1,0 +1,39 @@
+"""What the layers of a network compute for an image."""
+
+import numpy as np
+
+from fluxseg.data.recording import check_image
+from fluxseg.data.transforms import normalize_image
+from fluxseg.inference.predict import Predictor
+from fluxseg.model.unet import create_unet
+
+
+def layer_features(model: Predictor, image: np.ndarray) -> dict[str, np.ndarray]:
+    """Compute the output of every layer of a network for an image.
+
+    Args:
+        model: a trained model.
+        image: `[H, W]`, any real dtype; it is predicted as a whole, so it must fit in memory.
+
+    Returns:
+        Name of the layer -> `[h, w, C]` float32, in the order of computation; h and w are the
+        sides at the layer's level. Convolutions come before their ReLU.
+
+    Raises:
+        RecordingError: if it is not a 2-D array of real numbers.
+    """
+    check_image(image)
+    normalized = normalize_image(image, model.low_percentile, model.high_percentile)
+    unet = create_unet(model.config, len(model.classes))
+    _, captured = unet.apply(
+        {"params": model.params},
+        normalized[None, ..., None],
+        False,
+        capture_intermediates=True,
+        mutable=["intermediates"],
+    )
+    return {
+        name: np.asarray(values["__call__"][0][0], np.float32)
+        for name, values in captured["intermediates"].items()
+        if isinstance(values, dict) and not name.endswith("dropout")
+    }

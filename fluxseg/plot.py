@@ -1,0 +1,289 @@
+"""Pictures for notebooks: `fluxseg.plot.NAME(..., ax=None)` draws into matplotlib axes.
+
+Every function returns the axes; without `ax` it makes new ones in a new figure of pyplot. The
+report draws with the same functions. The colours are those of Okabe and Ito ("Color Universal
+Design", 2008), which people with any kind of colour blindness can tell apart; splits also differ
+in line style and marker.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+
+from fluxseg.data.outlines import draw_outlines
+from fluxseg.data.transforms import normalize_image
+
+if TYPE_CHECKING:
+    from fluxseg.data.recording import Recording
+    from fluxseg.inference.rois import Rois
+
+CLASSES = ("Background", "Neuron")
+FIGURES = {
+    "loss": "Loss",
+    "accuracy": "Accuracy",
+    "macro_iou": "Macro IoU",
+    "neuron_iou": "Neuron IoU",
+}
+"""Figures of an epoch, and what they are called."""
+SPLIT_LINES = {
+    "train": ("Training", "#0072B2", "-", "o"),
+    "val": ("Validation", "#D55E00", "--", "s"),
+    "test": ("Test", "#009E73", ":", "^"),
+}
+ERRORS = {
+    "Found (TP)": "#F4F1E8",
+    "False alarm (FP)": "#E69F00",
+    "Missed (FN)": "#4AA8F0",
+}
+OUTSIDE = "#777777"
+
+
+def recording(recording: "Recording", ax: Axes | None = None) -> Axes:
+    """Draw the image of a recording with the outlines of its ROIs.
+
+    Args:
+        recording: with or without masks.
+        ax: axes to draw into.
+
+    Returns:
+        The axes.
+    """
+    ax = _show(draw_outlines(recording.image, recording.masks), ax)
+    count = "no masks" if recording.masks is None else f"{len(recording.masks)} ROIs"
+    ax.set_title(f"{recording.id}: {count}", parse_math=False)
+    return ax
+
+
+def rois(image: np.ndarray, rois: "Rois", ax: Axes | None = None) -> Axes:
+    """Draw an image with found ROIs in colours, each unlike its neighbours in number.
+
+    Args:
+        image: `[H, W]`, any real dtype.
+        rois: from `fluxseg.find_rois`.
+        ax: axes to draw into.
+
+    Returns:
+        The axes.
+    """
+    gray = np.clip(normalize_image(image), 0, 1)
+    # Steps of the golden ratio set the hues of successive ROIs far apart.
+    hues = (np.arange(len(rois) + 1) * 0.618034) % 1
+    colors = 0.5 + 0.5 * np.cos(2 * np.pi * (hues[:, None] + np.array([0, 1, 2]) / 3))
+    inside = (rois.labels > 0)[..., None]
+    picture = np.where(inside, 0.45 * gray[..., None] + 0.55 * colors[rois.labels], gray[..., None])
+    ax = _show(picture, ax)
+    ax.set_title(f"{len(rois)} neurons")
+    return ax
+
+
+def probability(probability: np.ndarray, ax: Axes | None = None) -> Axes:
+    """Draw a probability of neuron with a colour bar.
+
+    Args:
+        probability: `[H, W]`, 0 to 1; NaN is left out.
+        ax: axes to draw into.
+
+    Returns:
+        The axes.
+    """
+    ax = _show(probability, ax, cmap="cividis", vmin=0, vmax=1)
+    figure = ax.figure
+    figure.colorbar(ax.images[0], ax=ax, ticks=[0, 0.5, 1], label="Probability of neuron")
+    ax.set_title("Prediction")
+    return ax
+
+
+def mistakes(
+    image: np.ndarray,
+    label: np.ndarray,
+    prediction: np.ndarray,
+    valid: np.ndarray | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw which pixels of neurons were found, missed, or false alarms, over the dimmed image.
+
+    Args:
+        image: `[H, W]`, any real dtype.
+        label: `[H, W]` bool, true mask.
+        prediction: `[H, W]` bool.
+        valid: `[H, W]` bool, pixels that are scored; the others are grey. None: all.
+        ax: axes to draw into.
+
+    Returns:
+        The axes.
+    """
+    valid = np.ones(label.shape, bool) if valid is None else valid
+    colors = error_colors(normalize_image(image), label > 0, prediction > 0, valid)
+    ax = _show(colors, ax)
+    draw_error_legend(ax, valid)
+    ax.set_title("Errors")
+    return ax
+
+
+def error_colors(
+    image: np.ndarray, label: np.ndarray, prediction: np.ndarray, valid: np.ndarray
+) -> np.ndarray:
+    """Colour the pixels by their kind of error.
+
+    Args:
+        image: `[H, W]` float, normalised.
+        label: `[H, W]` bool, true mask.
+        prediction: `[H, W]` bool.
+        valid: `[H, W]` bool, pixels that are scored.
+
+    Returns:
+        `[H, W, 3]` float, 0 to 1.
+    """
+    found, alarm, missed = (to_rgb(color) for color in ERRORS.values())
+    # The dimmed image tells whether a false alarm lies on something that looks like a cell.
+    colors = np.repeat(0.4 * np.clip(np.nan_to_num(image), 0, 1)[..., None], 3, axis=-1)
+    colors[label & prediction] = found
+    colors[~label & prediction] = alarm
+    colors[label & ~prediction] = missed
+    colors[~valid] = to_rgb(OUTSIDE)
+    return colors
+
+
+def draw_error_legend(ax: Axes, valid: np.ndarray) -> None:
+    """Draw the legend of `error_colors` below axes."""
+    colors = ERRORS if valid.all() else ERRORS | {"Not scored": OUTSIDE}
+    patches = [Patch(facecolor=c, edgecolor="#888888", label=name) for name, c in colors.items()]
+    ax.legend(
+        handles=patches,
+        loc="upper left",
+        bbox_to_anchor=(0, 0),
+        ncols=2,
+        fontsize=10,
+        borderaxespad=0.4,
+        borderpad=0,
+        handlelength=1.4,
+    )
+
+
+def curves(
+    history: Sequence[Mapping[str, Any]],
+    figure: str = "neuron_iou",
+    best_epoch: int | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw a figure over the epochs, one line for each split that has it.
+
+    Args:
+        history: one row for each epoch: `epoch`, and `{split}_{figure}` for the splits train,
+            val and test; figures may be missing or None.
+        figure: one of `FIGURES`.
+        best_epoch: epoch of the chosen checkpoint, marked; None: no mark.
+        ax: axes to draw into.
+
+    Returns:
+        The axes, each line with a label for a legend.
+    """
+    ax = _create_axes() if ax is None else ax
+    epochs = [row["epoch"] for row in history]
+    for split, (label, color, line, marker) in SPLIT_LINES.items():
+        values = [_number(row.get(f"{split}_{figure}")) for row in history]
+        if np.isfinite(values).any():
+            ax.plot(
+                epochs,
+                values,
+                color=color,
+                linestyle=line,
+                marker=marker,
+                markersize=4 if len(epochs) <= 40 else 0,
+                linewidth=1.8,
+                label=label,
+            )
+    if best_epoch is not None:
+        label = f"Chosen checkpoint (epoch {best_epoch})"
+        ax.axvline(best_epoch, color="#555555", linewidth=1.2, zorder=1, label=label)
+    ax.set_title(FIGURES[figure])
+    ax.set_xlabel("Epoch")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
+    ax.margins(y=0.08)
+    return ax
+
+
+def confusion(confusion: np.ndarray, ax: Axes | None = None) -> Axes:
+    """Draw a confusion matrix with pixel counts and the shares of each row.
+
+    Args:
+        confusion: `[2, 2]` integer pixel counts, `[[TN, FP], [FN, TP]]`: rows are the truth,
+            columns the prediction.
+        ax: axes to draw into.
+
+    Returns:
+        The axes; the colour of a cell is its share of the row.
+    """
+    confusion = np.asarray(confusion)
+    totals = confusion.sum(1, keepdims=True)
+    shares = np.divide(confusion, totals, out=np.zeros((2, 2)), where=totals > 0)
+    ax = _create_axes() if ax is None else ax
+    ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), count in np.ndenumerate(confusion):
+        # From here on white stands out better than black; either has a contrast above 4.5.
+        color = "white" if shares[row, column] > 0.713 else "black"
+        share = f"{100 * shares[row, column]:.1f} %" if totals[row, 0] else "no pixels"
+        ax.text(column, row - 0.07, share, ha="center", va="center", color=color, size=19)
+        ax.text(column, row + 0.16, f"{count:,} px", ha="center", va="center", color=color)
+    ax.set_xticks([0, 1], CLASSES)
+    ax.set_yticks([0, 1], CLASSES, rotation=90, va="center")
+    ax.set_xlabel("Predicted")
+    ax.set_ylabel("Truth")
+    ax.grid(visible=False)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    return ax
+
+
+def features(features: np.ndarray, columns: int = 8, ax: Axes | None = None) -> Axes:
+    """Draw the channels of a layer side by side, each from its least to its largest value.
+
+    Args:
+        features: `[H, W, C]` real, such as one of `fluxseg.layer_features`.
+        columns: channels in a row.
+        ax: axes to draw into.
+
+    Returns:
+        The axes.
+    """
+    height, width, count = features.shape
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    sheet = np.full((rows * (height + 1) - 1, columns * (width + 1) - 1), np.nan)
+    for channel in range(count):
+        row, column = divmod(channel, columns)
+        values = features[..., channel].astype(np.float64)
+        span = np.ptp(values)
+        top, left = row * (height + 1), column * (width + 1)
+        shown = (values - values.min()) / span if span > 0 else np.zeros_like(values)
+        sheet[top : top + height, left : left + width] = shown
+    ax = _show(sheet, ax, cmap="gray", vmin=0, vmax=1)
+    ax.set_title(f"{count} channels of {height} x {width}")
+    return ax
+
+
+def _create_axes() -> Axes:
+    from matplotlib import pyplot
+
+    _, ax = pyplot.subplots(layout="constrained")
+    return ax
+
+
+def _show(picture: np.ndarray, ax: Axes | None, **settings: Any) -> Axes:
+    ax = _create_axes() if ax is None else ax
+    # Interpolation would mix the colours of neighbouring classes into ones that mean nothing.
+    ax.imshow(picture, interpolation="nearest", **settings)
+    ax.set_facecolor(OUTSIDE)
+    ax.set_xticks([])
+    ax.set_yticks([])
+    ax.grid(visible=False)
+    return ax
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else float(value)
