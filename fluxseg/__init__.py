@@ -33,11 +33,12 @@ if TYPE_CHECKING:
     from fluxseg.inference.features import layer_features
     from fluxseg.inference.rois import find_rois
     from fluxseg.inference.run_model import load_model
-    from fluxseg.interop.sources import read_recording
+    from fluxseg.interop.sources import open_source, read_recording
     from fluxseg.model.losses import weighted_cross_entropy
     from fluxseg.model.metrics import confusion_matrix, scores_from_confusion
     from fluxseg.model.score_table import score_table
     from fluxseg.model.unet import create_unet
+    from fluxseg.training.dataset import prepare_dataset
     from fluxseg.training.loop import train_and_evaluate
     from fluxseg.training.state import create_train_state
     from fluxseg.training.steps import eval_step, train_step
@@ -70,6 +71,8 @@ _HOME = {
     "make_batches": "fluxseg.data.pipeline",
     "merge_masks": "fluxseg.data.transforms",
     "normalize_image": "fluxseg.data.transforms",
+    "open_source": "fluxseg.interop.sources",
+    "prepare_dataset": "fluxseg.training.dataset",
     "read_recording": "fluxseg.interop.sources",
     "score_table": "fluxseg.model.score_table",
     "scores_from_confusion": "fluxseg.model.metrics",

@@ -206,6 +206,11 @@ class TrainConfig:
     """Decay per step of the averaged parameters that are evaluated; 0: no average."""
     monitor: Literal["val_neuron_iou", "val_macro_iou", "val_loss"] = "val_neuron_iou"
     """Validation figure that chooses the best checkpoint and stops early."""
+    encoder: Literal["free", "discounted", "frozen"] = "free"
+    """How the encoder learns: like the rest, at a tenth of its rate, or not at all; for
+    fine-tuning."""
+    repeats: int = 1
+    """Times that each training crop is seen in an epoch, augmented anew each time."""
     patience: int = dataclasses.field(default=0, metadata=FREE)
     """Stop after this many epochs without a better `monitor`; 0: never."""
     score_test_each_epoch: bool = dataclasses.field(default=False, metadata=FREE)
@@ -218,7 +223,7 @@ class TrainConfig:
     """Epochs between two checkpoints; the last epoch always has one."""
 
     def __post_init__(self) -> None:
-        for field in ("epochs", "batch_size", "log_every", "checkpoint_every"):
+        for field in ("epochs", "batch_size", "repeats", "log_every", "checkpoint_every"):
             _check(getattr(self, field) >= 1, f"train.{field}", getattr(self, field), ">= 1")
         _check(self.learning_rate > 0, "train.learning_rate", self.learning_rate, "> 0")
         for field in ("warmup_steps", "weight_decay", "clip_norm", "patience"):

@@ -62,9 +62,10 @@ def run_main(arguments: MainArguments) -> int:
     enable_compilation_cache()
     import jax
 
+    from fluxseg.inference.calibrate import calibrate
     from fluxseg.inference.examples import write_examples
     from fluxseg.inference.objects import write_object_scores
-    from fluxseg.inference.run_model import write_run_model
+    from fluxseg.inference.run_model import training_pixel_size, write_run_model
     from fluxseg.interop.sources import open_source
     from fluxseg.report.html import write_report
     from fluxseg.training.loop import Callbacks, train_and_evaluate
@@ -75,15 +76,17 @@ def run_main(arguments: MainArguments) -> int:
     with progress_bars(console, *bars) as (on_prepare, on_step):
         callbacks = Callbacks(on_prepare=on_prepare, on_step=on_step)
         result = train_and_evaluate(arguments.config, arguments.workdir, callbacks)
-    index, scores = result.dataset.index, result.scores
-    if arguments.config.data.split_by != "crop":
+    workdir, config, state = arguments.workdir, arguments.config, result.state
+    index, crops = result.dataset.index, result.dataset.manifest.crops
+    splits = {split: crops(split) for split in result.scores["splits"]}
+    scores, point = calibrate(state, index, splits, result.scores, workdir)
+    if config.data.split_by != "crop":
         # Cells that a border between two splits cuts in two would be counted wrongly.
-        source = open_source(arguments.config)
-        scores = write_object_scores(result.state, index, scores, source, arguments.workdir)
-    write_examples(result.state, index, scores, arguments.workdir)
-    crops = result.dataset.crops("val")
-    model = write_run_model(arguments.workdir, arguments.config, result.state, index, crops, scores)
-    page = write_report(arguments.workdir)
+        scores = write_object_scores(state, index, scores, open_source(config), workdir, point)
+    write_examples(state, index, scores, workdir, point.temperature)
+    scale = training_pixel_size(index, crops("train"))
+    model = write_run_model(workdir, config, state, scores, point, scale)
+    page = write_report(workdir)
     log_scores(scores)
     logger.info("Model: %s", model)
     logger.info("Report: %s", page)
@@ -108,6 +111,13 @@ def log_scores(scores: Mapping[str, Any]) -> None:
             row["n_recordings"],
             row["n_groups"],
         )
+        errors = [
+            row.get("calibration", {}).get(when, {}).get("scores", {}).get("ece")
+            for when in ("before", "after")
+        ]
+        if None not in errors:
+            text = "  %-8s calibration error %.4f, with the temperature %.4f"
+            logger.info(text, "", *errors)
         found = row.get("objects", {}).get("scores", {})
         parts = [
             f"{title} {found[name]:.4f}"

@@ -50,7 +50,11 @@ def trained(folder, tmp_path_factory):
 
 def test_help_explains_every_verb_and_every_option():
     text = run("--help")
-    for verb in ("train", "check", "prepare", "evaluate", "predict", "report", "simulate"):
+    verbs = (
+        *("train", "check", "prepare", "evaluate", "compare", "predict", "export", "report"),
+        "simulate",
+    )
+    for verb in verbs:
         assert verb in text
         options = run(verb, "--help")
         assert "options" in options
@@ -143,6 +147,17 @@ def test_report_is_written_again(trained):
     (workdir / "report.html").unlink()
     assert "report.html" in run("report", workdir)
     assert (workdir / "report.html").exists()
+
+
+def test_a_run_is_compared_with_an_evaluation(trained, tmp_path):
+    workdir, _ = trained
+    (tmp_path / "copy").mkdir()
+    for name in ("config.json", "scores.json", "metrics.jsonl"):
+        (tmp_path / "copy" / name).write_bytes((workdir / name).read_bytes())
+    page = tmp_path / "compare.html"
+    assert "compare.html" in run("compare", workdir, tmp_path / "copy", "--output", page)
+    assert "+0.000" in page.read_text()
+    run("compare", workdir, "--output", page, code=2)
 
 
 def test_prepared_crops_are_used_by_the_main_job(folder, tmp_path):

@@ -5,17 +5,19 @@ from collections.abc import Sequence
 
 import tyro
 
-from fluxseg.cli.apply import predict
+from fluxseg.cli.adapt import finetune, review
+from fluxseg.cli.apply import export, predict
+from fluxseg.cli.project import project
 from fluxseg.cli.recordings import check, prepare, simulate
-from fluxseg.cli.scores import evaluate, report
+from fluxseg.cli.scores import compare, evaluate, report
 from fluxseg.main import MainArguments, parse_main, run_main
 from fluxseg.terminal import run_guarded
 
 DESCRIPTION = """Segment neurons in two-photon calcium imaging: train a U-Net and score it honestly.
 
 `fluxseg VERB --help` explains the options of a verb. Exit codes: 0 done; 1 something was found by
-check, or an image could not be predicted; 2 bad input or settings; 130 and 143 stopped by Ctrl-C
-or SIGTERM.
+check, or an image could not be predicted or a movie not projected; 2 bad input or settings; 130
+and 143 stopped by Ctrl-C or SIGTERM.
 """
 
 
@@ -28,7 +30,11 @@ def _run(arguments: Sequence[str]) -> int:
         # Its config file must be read before its options are known.
         return _train(arguments[1:])
     app = tyro.extras.SubcommandApp()
-    for verb in (train, check, prepare, evaluate, predict, report, simulate):
+    verbs = (
+        train, check, prepare, evaluate, compare, predict, export, report, simulate, project,
+        finetune, review,
+    )  # fmt: skip
+    for verb in verbs:
         app.command(verb)
     return int(app.cli(prog="fluxseg", description=DESCRIPTION, args=list(arguments)) or 0)
 

@@ -64,3 +64,21 @@ def predict(
     done = len(outcomes) - failed
     console.print(f"{done} of {len(outcomes)} images predicted in {output}", markup=False)
     return 1 if failed or not outcomes else 0
+
+
+def export(model: Path, output: Path, format: Literal["stablehlo"] = "stablehlo") -> int:
+    """Export a model for use without fluxseg.
+
+    Args:
+        model: A model file, such as model.safetensors of a workdir, or the workdir of a run.
+        output: File to write; a file of the same name with .json added explains its use.
+        format: stablehlo: a program with its parameters for CPUs, CUDA GPUs and TPUs, which
+            jax.export reads; it takes normalised images and gives probabilities.
+    """
+    from fluxseg.inference.run_model import load_model
+    from fluxseg.inference.stablehlo import write_stablehlo
+
+    configure_logging(create_console(stderr=True))
+    for path in write_stablehlo(output, load_model(model)):
+        print(path)
+    return 0

@@ -20,15 +20,19 @@ def evaluate(workdir: Path, data: str = "", output: Path | None = None) -> int:
         output: Folder for the scores and the report of --data; default: evaluations/NAME in
             the workdir.
     """
+    from fluxseg.inference.calibrate import calibrate
     from fluxseg.inference.evaluate import (
         evaluate_data,
         evaluate_run,
+        index_crops,
         load_run,
         open_index,
+        run_crops,
         run_index,
     )
     from fluxseg.inference.examples import write_examples
     from fluxseg.inference.objects import write_object_scores
+    from fluxseg.inference.run_model import operating_point_of_run, update_run_model
     from fluxseg.interop.sources import open_source
     from fluxseg.report.html import write_report
 
@@ -37,18 +41,27 @@ def evaluate(workdir: Path, data: str = "", output: Path | None = None) -> int:
     enable_compilation_cache()
     run = load_run(workdir)
     config = run.config
+    chosen = None
     if data:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, source=data))
         folder = output or workdir / "evaluations" / (Path(data).resolve().name or "data")
         with progress_bars(console, ("Preparing", "recordings")) as (progress,):
             scores = evaluate_data(run, data, folder, progress)
         index = open_index(folder / "cache")
+        # The run's own validation split has chosen; the other data are only scored.
+        chosen, crops = operating_point_of_run(run)[0], {"external": index_crops(index)}
     else:
         folder = workdir
         scores, index = evaluate_run(run), run_index(run)
+        crops = run_crops(run)
+        if not crops["val"]:
+            chosen = operating_point_of_run(run)[0]
+    scores, point = calibrate(run.state, index, crops, scores, folder, chosen)
+    if not data:
+        update_run_model(run, point)
     if data or config.data.split_by != "crop":
-        scores = write_object_scores(run.state, index, scores, open_source(config), folder)
-    write_examples(run.state, index, scores, folder)
+        scores = write_object_scores(run.state, index, scores, open_source(config), folder, point)
+    write_examples(run.state, index, scores, folder, point.temperature)
     page = write_report(folder)
     log_scores(scores)
     console.print(f"Report: {page}", markup=False)
@@ -64,4 +77,18 @@ def report(workdir: tyro.conf.Positional[Path], /) -> int:
     from fluxseg.report.html import write_report
 
     print(write_report(workdir))
+    return 0
+
+
+def compare(workdirs: tyro.conf.Positional[tuple[Path, ...]], /, output: Path) -> int:
+    """Compare runs on one page: settings, scores, paired differences, curves, examples.
+
+    Args:
+        workdirs: Folders of two or more runs, or of evaluations; the others are compared with
+            the first.
+        output: The HTML page to write.
+    """
+    from fluxseg.report.compare import write_comparison
+
+    print(write_comparison(workdirs, output))
     return 0

@@ -167,6 +167,13 @@ def _create_zone(key: str, from_cache: Any = True) -> datetime.tzinfo:
         raise RecordingError("", f"has the unknown time zone {key}: install tzdata") from error
 
 
+def _join_path(*parts: Any) -> str:
+    # A path is a text here: what a file names is nothing to be opened.
+    if not all(type(part) is str for part in parts):
+        raise RecordingError("", "is damaged: a path of what are not texts")
+    return "/".join(parts).replace("//", "/")
+
+
 def _create_time(kind: Callable[..., Any]) -> Callable[..., Any]:
     def create(*arguments: Any) -> Any:
         if not all(type(argument) in KEY_TYPES for argument in arguments):
@@ -195,6 +202,14 @@ CALLS: dict[str, Callable[..., Any]] = {
     "datetime.time": _create_time(datetime.time),
     "datetime.timedelta": _create_time(datetime.timedelta),
     "datetime.timezone": _create_time(datetime.timezone),
+    **dict.fromkeys(
+        (
+            f"{module}.{kind}Path"
+            for module in ("pathlib", "pathlib._local")
+            for kind in ("Posix", "PurePosix", "Windows", "PureWindows")
+        ),
+        _join_path,
+    ),
     "zoneinfo.ZoneInfo": _not_callable("zoneinfo.ZoneInfo"),
     "zoneinfo.ZoneInfo._unpickle": _create_zone,
 }

@@ -1,7 +1,7 @@
 """The index of prepared crops: what there is, what it was made from, and how to read it."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ class CacheEntry:
         valid_pixels: per crop, pixels that count.
         shard: file name of its shard.
         first: number of its first crop within the shard.
+        um_per_px: size of a pixel, um; None if unknown, or if it was prepared by a version that
+            did not note it.
     """
 
     key: str
@@ -48,6 +50,7 @@ class CacheEntry:
     valid_pixels: tuple[int, ...]
     shard: str
     first: int
+    um_per_px: float | None = None
 
     @property
     def split_item(self) -> SplitItem:
@@ -153,6 +156,23 @@ def entry_from_json(values: Mapping[str, Any]) -> CacheEntry:
     for name in ("shape", "remarks", "neuron_pixels", "valid_pixels"):
         fields[name] = tuple(fields[name])
     return CacheEntry(**fields)
+
+
+def common_pixel_size(entries: Iterable[CacheEntry], tolerance: float = 0.05) -> float | None:
+    """Return the pixel size that recordings have in common, um.
+
+    Args:
+        entries: the recordings.
+        tolerance: the largest may exceed the smallest by this share.
+
+    Returns:
+        The median; None if one of them does not state it, they differ, or there are none.
+    """
+    sizes = [entry.um_per_px for entry in entries]
+    known = [size for size in sizes if size is not None]
+    if not known or len(known) < len(sizes) or max(known) > (1 + tolerance) * min(known):
+        return None
+    return float(np.median(known))
 
 
 def read_crops(index: CacheIndex, entry: CacheEntry) -> Iterator[tuple[np.ndarray, ...]]:

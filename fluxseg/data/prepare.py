@@ -21,7 +21,7 @@ from fluxseg.data.crops import create_crops, crop_settings, encode_crop
 from fluxseg.data.duplicates import Entry, resolve_duplicates
 from fluxseg.data.fingerprint import decode_fingerprint, encode_fingerprint
 from fluxseg.data.parallel import map_in_processes
-from fluxseg.data.recording import Source
+from fluxseg.data.recording import Source, pixel_size
 from fluxseg.errors import FluxsegError, WorkdirError
 from fluxseg.files import TEMPORARY, atomic_path, read_json, write_json
 
@@ -188,6 +188,7 @@ def _write_shard(task: _ShardTask) -> dict[str, Any]:
                 valid_pixels=tuple(int(n) for n in valid.sum((1, 2))),
                 shard=shard.name,
                 first=written,
+                um_per_px=pixel_size(recording.metadata),
             )
             entries.append(dataclasses.asdict(entry))
             written += len(image)

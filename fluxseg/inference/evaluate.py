@@ -89,6 +89,22 @@ def open_index(cache: Path) -> CacheIndex:
     return index
 
 
+def run_crops(run: TrainedRun) -> dict[str, list[tuple[str, int]]]:
+    """Return split -> (key, crop number) of the crops of a run.
+
+    Raises:
+        WorkdirError: if the split is gone.
+    """
+    path = run.workdir / "split.json"
+    manifest = manifest_from_json(read_json(path), str(path))
+    return {split: manifest.crops(split) for split in SPLITS}
+
+
+def index_crops(index: CacheIndex) -> list[tuple[str, int]]:
+    """Return (key, crop number) of all prepared crops."""
+    return [(e.key, number) for e in index.entries for number in range(len(e.valid_pixels))]
+
+
 def _score(run: TrainedRun, index: CacheIndex, crops: list[tuple[str, int]]) -> dict[str, Any]:
     scores = score_crops(
         make_eval_step(run.mesh),
@@ -122,11 +138,11 @@ def evaluate_run(run: TrainedRun) -> dict[str, Any]:
     Raises:
         WorkdirError: if the split or the prepared crops are gone.
     """
-    path = run.workdir / "split.json"
-    manifest = manifest_from_json(read_json(path), str(path))
     index = run_index(run)
     splits = {
-        split: _score(run, index, crops) for split in SPLITS[1:] if (crops := manifest.crops(split))
+        split: _score(run, index, crops)
+        for split, crops in run_crops(run).items()
+        if crops and split != "train"
     }
     scores = {"checkpoint": dict(run.checkpoint), "splits": splits}
     write_json(run.workdir / "scores.json", scores)
@@ -159,7 +175,7 @@ def evaluate_data(
     config = dataclasses.replace(run.config.data, source=data)
     source = open_source(dataclasses.replace(run.config, data=config))
     index = open_cache(source, output / "cache", config, progress)
-    crops = [(e.key, number) for e in index.entries for number in range(len(e.valid_pixels))]
+    crops = index_crops(index)
     if not crops:
         raise FluxsegError(f"{data}: holds no annotated recording")
     scores = {
@@ -200,9 +216,7 @@ def evaluate_data(
 
 
 def _seen_in_training(run: TrainedRun, index: CacheIndex) -> list[dict[str, Any]]:
-    path = run.workdir / "split.json"
-    manifest = manifest_from_json(read_json(path), str(path))
-    trained = {key for key, _ in manifest.crops("train")}
+    trained = {key for key, _ in run_crops(run)["train"]}
     entries = [entry for entry in run_index(run).entries if entry.key in trained]
     compared = [*entries, *index.entries]
     pairs = near_duplicates([decode_fingerprint(entry.fingerprint) for entry in compared])

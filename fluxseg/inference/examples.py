@@ -33,21 +33,23 @@ def choose_examples(recordings: list[Mapping[str, Any]]) -> list[tuple[str, Mapp
     return [(rank, ordered[position]) for position, rank in sorted(chosen.items())]
 
 
-def predict_crops(state: TrainState, images: np.ndarray) -> np.ndarray:
+def predict_crops(state: TrainState, images: np.ndarray, temperature: float = 1.0) -> np.ndarray:
     """Apply the network to normalised crops.
 
     Args:
         state: its `eval_params` are used.
         images: `[B, H, W]` float32.
+        temperature: see `neuron_probability`.
 
     Returns:
         `[B, H, W]` float32 probability of neuron.
     """
-    return np.asarray(neuron_probability(state.apply_fn, state.eval_params, images[..., None]))
+    arguments = (state.apply_fn, state.eval_params, images[..., None], temperature)
+    return np.asarray(neuron_probability(*arguments))
 
 
 def stitch_recording(
-    state: TrainState, index: CacheIndex, entry: CacheEntry
+    state: TrainState, index: CacheIndex, entry: CacheEntry, temperature: float = 1.0
 ) -> dict[str, np.ndarray]:
     """Predict a whole field of view from its prepared crops, just as its pixels are scored.
 
@@ -55,6 +57,7 @@ def stitch_recording(
         state: trained state.
         index: the prepared crops.
         entry: the recording.
+        temperature: see `neuron_probability`.
 
     Returns:
         image and probability `[H, W]` float32, label and valid `[H, W]` uint8.
@@ -64,14 +67,18 @@ def stitch_recording(
     arrays = {
         "image": image,
         "label": label,
-        "probability": predict_crops(state, image),
+        "probability": predict_crops(state, image, temperature),
         "valid": valid,
     }
     return {name: uncrop_grid(array, entry.shape) for name, array in arrays.items()}
 
 
 def write_examples(
-    state: TrainState, index: CacheIndex, scores: Mapping[str, Any], output: Path
+    state: TrainState,
+    index: CacheIndex,
+    scores: Mapping[str, Any],
+    output: Path,
+    temperature: float = 1.0,
 ) -> list[dict[str, Any]]:
     """Predict whole fields of view for the report, stitched from their crops.
 
@@ -81,6 +88,7 @@ def write_examples(
         scores: content of `scores.json`; the last of its splits (test) is shown.
         output: its folder `examples` gets one `.npz` each (image, label, probability, valid)
             and `examples.json`.
+        temperature: see `neuron_probability`.
 
     Returns:
         The rows of `examples.json`.
@@ -93,7 +101,7 @@ def write_examples(
     for split in list(scores["splits"])[-1:]:
         for rank, recording in choose_examples(scores["splits"][split]["recordings"]):
             entry = entries[recording["key"]]
-            arrays: dict[str, Any] = dict(stitch_recording(state, index, entry))
+            arrays: dict[str, Any] = dict(stitch_recording(state, index, entry, temperature))
             filename = f"{len(rows):03d}.npz"
             with atomic_path(folder / filename) as temporary, temporary.open("wb") as file:
                 np.savez_compressed(file, **arrays)

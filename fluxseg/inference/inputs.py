@@ -57,7 +57,7 @@ def plan_jobs(inputs: Sequence[str], output: Path) -> list[Job]:
         pages, error = (1, error) if error else _pages(path)
         for page in range(pages):
             suffix = f"_p{page + 1:0{max(4, len(str(pages)))}d}" if pages > 1 else ""
-            name = _distinct(_safe(path.stem) + suffix, taken)
+            name = distinct_name(safe_name(path.stem) + suffix, taken)
             jobs.append(Job(path, name, page if pages > 1 else None, error))
     return jobs
 
@@ -107,14 +107,14 @@ def _pages(path: Path) -> tuple[int, str]:
         return 1, without_path(error, path)
 
 
-def _safe(stem: str) -> str:
+def safe_name(stem: str) -> str:
     """Return a file name that every system takes and that leads nowhere."""
     cleaned = re.sub(r'[\x00-\x1f<>:"/\\|?*\x7f\ud800-\udfff]', "_", stem).strip(". ")
     # 255 bytes are the limit of most file systems; endings and numbers follow.
     return cleaned.encode()[:180].decode(errors="ignore") or "image"
 
 
-def _distinct(name: str, taken: set[str]) -> str:
+def distinct_name(name: str, taken: set[str]) -> str:
     """Return the name, or with a number if it is taken; some systems ignore upper case."""
     number, candidate = 1, name
     while candidate.casefold() in taken:

@@ -2,9 +2,9 @@
 
 The tensors are the parameters, named by their path in the network ("encoder_0_conv_0/kernel"),
 all float32. The entry `fluxseg` of the header's metadata is JSON: format version, architecture,
-normalisation, threshold, classes, licence, and how the model was trained; the entry `sha256` tells
-whether anything of that, or a parameter, has changed since. Reading executes nothing, and needs
-neither the run's workdir nor orbax.
+normalisation, threshold, temperature, classes, licence, and how the model was trained; the entry
+`sha256` tells whether anything of that, or a parameter, has changed since. Reading executes
+nothing, and needs neither the run's workdir nor orbax.
 """
 
 import dataclasses
@@ -23,8 +23,10 @@ from fluxseg.files import atomic_path
 from fluxseg.inference.predict import Predictor, pooling_stride
 from fluxseg.model.unet import create_unet
 
-FORMAT_VERSION = 1
-"""Raised whenever the meaning of a field changes, or `ModelConfig` gains one."""
+FORMAT_VERSION = 2
+"""Raised whenever the meaning of a field changes, one is added, or `ModelConfig` gains one.
+
+Version 1 has no `temperature`; such files are read as having 1."""
 ENTRY = "fluxseg"
 CHECKSUM = "sha256"
 MAX_HEADER = 2**20
@@ -35,6 +37,7 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
     "low_percentile": (int, float),
     "high_percentile": (int, float),
     "threshold": (int, float),
+    "temperature": (int, float),
     "tile": int,
     "um_per_px": (int, float, type(None)),
     "classes": list,
@@ -65,6 +68,7 @@ def write_model(path: str | Path, model: Predictor) -> None:
         "low_percentile": model.low_percentile,
         "high_percentile": model.high_percentile,
         "threshold": model.threshold,
+        "temperature": model.temperature,
         "tile": model.tile,
         "um_per_px": model.um_per_px,
         "classes": list(model.classes),
@@ -155,6 +159,8 @@ def _create_model(values: dict[str, Any], tensors: dict[str, np.ndarray]) -> Pre
         raise FluxsegError(
             f"has the format version {version}, this fluxseg knows {FORMAT_VERSION}; update fluxseg"
         )
+    if version == 1:
+        values = {"temperature": 1.0, **values}
     for name, kind in _FIELDS.items():
         if not isinstance(values.get(name, ...), kind) or isinstance(values[name], bool):
             raise FluxsegError(f"is damaged: the field {name!r} of its header is missing or wrong")
@@ -170,6 +176,7 @@ def _create_model(values: dict[str, Any], tensors: dict[str, np.ndarray]) -> Pre
         low_percentile=float(values["low_percentile"]),
         high_percentile=float(values["high_percentile"]),
         threshold=float(values["threshold"]),
+        temperature=float(values["temperature"]),
         tile=values["tile"],
         um_per_px=None if values["um_per_px"] is None else float(values["um_per_px"]),
         classes=tuple(values["classes"]),
@@ -193,6 +200,7 @@ def _check_values(values: dict[str, Any], config: ModelConfig) -> None:
     checks = (
         ("low_percentile", 0 <= low < high <= 100),
         ("threshold", 0 < values["threshold"] < 1),
+        ("temperature", 0.01 <= values["temperature"] <= 100),
         ("tile", 16 <= values["tile"] <= 4096),
         ("um_per_px", scale is None or 0 < scale < 1000),
         ("classes", 2 <= len(classes) <= 16 and all(isinstance(name, str) for name in classes)),

@@ -21,7 +21,8 @@ SCORE_SOURCES: Mapping[str, str] = {
     "matching_dataset; not the average precision of COCO",
     "ap_image": "TP / (TP + FP + FN) of each recording, then the mean: Cellpose (Stringer et al. "
     "2021, Nat Methods 18:100), metrics.average_precision",
-    "panoptic": "sum of IoU / (TP + FP/2 + FN/2), IoU > 0.5: Kirillov et al. 2019, CVPR",
+    "panoptic": "sum of IoU / (TP + FP/2 + FN/2), IoU > 0.5: Kirillov et al. 2019, CVPR; "
+    "that of StarDist counts an IoU of exactly 0.5 too",
     "neurofinder": "nearest centres closer than 5 um (5 px where the pixel size is unknown): "
     "Neurofinder challenge (codeneuro, 2016), its evaluation of centres and shapes",
 }

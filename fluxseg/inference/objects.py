@@ -11,6 +11,7 @@ from fluxseg.data.cache import CacheIndex
 from fluxseg.data.recording import Recording, Source
 from fluxseg.errors import RecordingError
 from fluxseg.files import write_json
+from fluxseg.inference.calibrate import OperatingPoint
 from fluxseg.inference.examples import stitch_recording
 from fluxseg.inference.object_scores import object_scores_for_split
 from fluxseg.training.state import TrainState
@@ -24,12 +25,13 @@ def write_object_scores(
     scores: Mapping[str, Any],
     source: Source,
     output: Path,
+    point: OperatingPoint,
 ) -> dict[str, Any]:
     """Add `objects` to every split of `scores.json`: separate neurons against the true masks.
 
     Each recording is read again, one at a time, since the prepared crops hold merged masks only.
-    Splits that have their object scores already are left as they are, and so are all if a
-    recording can no longer be read.
+    Splits that have their object scores at this threshold already are left as they are, and so
+    are all if a recording can no longer be read.
 
     Args:
         state: trained state.
@@ -37,19 +39,22 @@ def write_object_scores(
         scores: content of `scores.json`.
         source: where the recordings came from.
         output: folder of `scores.json`.
+        point: temperature and threshold, chosen on validation, whatever split is scored.
 
     Returns:
         The scores with those of objects, as written.
     """
     splits: dict[str, Any] = {}
     for name, split in scores["splits"].items():
-        if "objects" not in split:
+        if _differs(split.get("objects"), point):
             keys = [row["key"] for row in split["recordings"]]
+            fields = _predictions(state, index, source, keys, point.temperature)
             try:
-                found = object_scores_for_split(_predictions(state, index, source, keys))
+                found = object_scores_for_split(fields, point.threshold)
             except (RecordingError, OSError) as error:
                 logger.warning("No object scores: a recording cannot be read again: %s", error)
                 return dict(scores)
+            found |= {"temperature": point.temperature, "chosen_on": point.chosen_on}
             split = {**split, "objects": found}
         splits[name] = split
     result = {**scores, "splits": splits}
@@ -57,10 +62,17 @@ def write_object_scores(
     return result
 
 
+def _differs(objects: Mapping[str, Any] | None, point: OperatingPoint) -> bool:
+    # Scores of an earlier version were made at 0.5, whatever the model's own threshold.
+    return objects is None or any(
+        objects.get(name) != getattr(point, name) for name in ("threshold", "temperature")
+    )
+
+
 def _predictions(
-    state: TrainState, index: CacheIndex, source: Source, keys: list[str]
+    state: TrainState, index: CacheIndex, source: Source, keys: list[str], temperature: float
 ) -> Iterator[tuple[str, Recording, np.ndarray]]:
     entries = {entry.key: entry for entry in index.entries}
     for key in keys:
-        probability = stitch_recording(state, index, entries[key])["probability"]
+        probability = stitch_recording(state, index, entries[key], temperature)["probability"]
         yield key, source.read(key), probability

@@ -42,6 +42,8 @@ class Predictor:
         low_percentile: percentile of an image's pixels that becomes 0.
         high_percentile: percentile of an image's pixels that becomes 1.
         threshold: least probability of a neuron pixel, chosen on validation if there was one.
+        temperature: what log-odds are divided by so that probabilities are shares, fitted on
+            validation if there was one.
         tile: side of the crops that it was trained on, px.
         um_per_px: size of the pixels that it was trained on, um; None if unknown.
         classes: names of the classes, in the order of the logits.
@@ -54,6 +56,7 @@ class Predictor:
     low_percentile: float = 1.0
     high_percentile: float = 99.5
     threshold: float = 0.5
+    temperature: float = 1.0
     tile: int = 256
     um_per_px: float | None = None
     classes: tuple[str, ...] = CLASSES
@@ -68,6 +71,7 @@ class Predictor:
             ("parameters", f"{sum(leaf.size for leaf in jax.tree.leaves(self.params)):,}"),
             ("classes", ", ".join(self.classes)),
             ("threshold", self.threshold),
+            ("temperature", self.temperature),
             ("pixel of the training data", scale),
             ("licence", self.licence),
         ]
@@ -115,6 +119,7 @@ class Predictor:
             tile=TILE if tile is None else tile,
             overlap=overlap,
             multiple=max(BUCKET, pooling_stride(self.config)),
+            temperature=self.temperature,
         )
 
 
@@ -124,6 +129,7 @@ def create_predictor(
     threshold: float = 0.5,
     info: Mapping[str, Any] | None = None,
     um_per_px: float | None = None,
+    temperature: float = 1.0,
 ) -> Predictor:
     """Create the predictor of a trained state.
 
@@ -133,6 +139,7 @@ def create_predictor(
         threshold: least probability of a neuron pixel.
         info: how it was trained, as plain values.
         um_per_px: size of the pixels that it was trained on, um.
+        temperature: what log-odds are divided by.
 
     Returns:
         The predictor.
@@ -143,6 +150,7 @@ def create_predictor(
         low_percentile=config.data.low_percentile,
         high_percentile=config.data.high_percentile,
         threshold=threshold,
+        temperature=temperature,
         tile=config.data.tile,
         um_per_px=um_per_px,
         info=dict(info or {}),
@@ -163,6 +171,7 @@ def predict_probability(
     tile: int = TILE,
     overlap: int | None = None,
     multiple: int = BUCKET,
+    temperature: float = 1.0,
 ) -> np.ndarray:
     """Apply a network to a normalised image of any size.
 
@@ -178,6 +187,7 @@ def predict_probability(
         overlap: least overlap of two tiles, px; None for a quarter of `tile`.
         multiple: tiles have sides and positions that are multiples of this, px: at least the
             stride of the network's poolings.
+        temperature: see `neuron_probability`.
 
     Returns:
         `[H, W]` float32, probability of class 1, 0 to 1.
@@ -195,14 +205,18 @@ def predict_probability(
         height, width = turned.shape
         plan = plan_tiles((height, width), tile, overlap, multiple)
         tiles = cut_tiles(pad_image(turned, plan.padded), plan)
-        predicted = _predict_tiles(apply_fn, params, tiles, len(plan.positions))
+        predicted = _predict_tiles(apply_fn, params, tiles, len(plan.positions), temperature)
         total += unturn(blend_tiles(predicted, plan), symmetry)
     # Weights that add up to 1 in theory may exceed it by a rounding error.
     return np.clip(total / len(symmetries), 0, 1)
 
 
 def _predict_tiles(
-    apply_fn: ApplyFn, params: Any, tiles: Iterable[np.ndarray], count: int
+    apply_fn: ApplyFn,
+    params: Any,
+    tiles: Iterable[np.ndarray],
+    count: int,
+    temperature: float,
 ) -> Iterator[np.ndarray]:
     """Predict tiles in batches of one size, the next one computed while one is handed out."""
     size = -(-count // -(-count // BATCH))
@@ -210,7 +224,8 @@ def _predict_tiles(
     iterator = iter(tiles)
     while group := list(itertools.islice(iterator, size)):
         images = np.stack([*group, *[group[0]] * (size - len(group))])
-        following = neuron_probability(apply_fn, params, images[..., None]), len(group)
+        probability = neuron_probability(apply_fn, params, images[..., None], temperature)
+        following = probability, len(group)
         if pending is not None:
             yield from np.asarray(pending[0])[: pending[1]]
         pending = following
@@ -219,19 +234,28 @@ def _predict_tiles(
 
 
 @functools.partial(jax.jit, static_argnames="apply_fn")
-def neuron_probability(apply_fn: ApplyFn, params: Any, images: jax.Array) -> jax.Array:
+def neuron_probability(
+    apply_fn: ApplyFn, params: Any, images: jax.Array, temperature: float | jax.Array = 1.0
+) -> jax.Array:
     """Apply a network to normalised images.
 
     Args:
         apply_fn: see `predict_probability`; equal functions share the compiled program.
         params: its parameters.
         images: `[B, H, W, 1]` float32.
+        temperature: what log-odds are divided by (see `fluxseg.model.calibration`); 1 leaves the
+            probability of the softmax.
 
     Returns:
-        `[B, H, W]` float32 probability of class 1, "neuron".
+        `[B, H, W]` float32 probability of "neuron", that is, of any class but the first.
     """
+    return jax.nn.sigmoid(neuron_log_odds(apply_fn, params, images) / temperature)
+
+
+def neuron_log_odds(apply_fn: ApplyFn, params: Any, images: jax.Array) -> jax.Array:
+    """Return `[B, H, W]` float32, log of the probability of any class but the first over its."""
     logits = apply_fn({"params": params}, images, False)
-    return jax.nn.softmax(logits, -1)[..., 1]
+    return jax.nn.logsumexp(logits[..., 1:], -1) - logits[..., 0]
 
 
 @functools.cache

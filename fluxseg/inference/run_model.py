@@ -1,20 +1,24 @@
 """The model of a run: its best checkpoint, with a threshold chosen on its validation split."""
 
-import functools
+import dataclasses
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jax
-import numpy as np
-
 from fluxseg.config import Config
 from fluxseg.errors import FluxsegError, WorkdirError
 from fluxseg.files import read_json
+from fluxseg.inference.calibrate import (
+    OperatingPoint,
+    choose_operating_point,
+    group_histograms,
+    pool_histograms,
+)
 from fluxseg.inference.model_file import read_model, write_model
-from fluxseg.inference.predict import Predictor, create_predictor, neuron_probability
-from fluxseg.model.thresholds import BINS, choose_threshold, probability_histogram
+from fluxseg.inference.predict import Predictor, create_predictor
+from fluxseg.model.calibration import probability_edges
+from fluxseg.model.thresholds import choose_threshold
 
 if TYPE_CHECKING:
     from fluxseg.data.cache import CacheIndex
@@ -23,8 +27,6 @@ if TYPE_CHECKING:
 
 MODEL_NAME = "model.safetensors"
 """Name of the model file in a workdir."""
-BATCH = 8
-"""Crops that are predicted at once."""
 
 logger = logging.getLogger(__name__)
 
@@ -47,47 +49,99 @@ def load_model(path: str | Path) -> Predictor:
     from fluxseg.inference.evaluate import load_run
 
     run = load_run(path)
-    if (path / MODEL_NAME).exists():
-        model = read_model(path / MODEL_NAME)
-        if model.info.get("checkpoint") == dict(run.checkpoint):
-            return model
-    return model_of_run(run)
+    return _stored_model(run) or model_of_run(run)
 
 
 def model_of_run(run: "TrainedRun") -> Predictor:
     """Create the model of a run from its checkpoint, its prepared crops and its split.
 
     Args:
-        run: from `load_run`. Without its prepared crops or its split the threshold is 0.5, which
-            the log says.
+        run: from `load_run`. Without its prepared crops or its split temperature and threshold
+            are the defaults, which the log says.
 
     Returns:
         The model.
     """
-    from fluxseg.data.splits import manifest_from_json
-    from fluxseg.inference.evaluate import run_index
-
-    path = run.workdir / "split.json"
-    threshold, crops = 0.5, []
-    try:
-        crops = manifest_from_json(read_json(path), str(path)).crops("val")
-        if crops:
-            threshold = validation_threshold(run.state, run_index(run), crops)
-    except WorkdirError as error:
-        logger.warning("The threshold is 0.5, as there are no validation crops: %s", error)
-    if not crops:
-        logger.info("The threshold is 0.5, as there is no validation split")
+    point, scale = operating_point_of_run(run)
     info = training_summary(run.workdir, run.config, run.checkpoint)
-    return create_predictor(run.state, run.config, threshold, info)
+    return create_predictor(
+        run.state, run.config, point.threshold, info, scale, temperature=point.temperature
+    )
+
+
+def operating_point_of_run(run: "TrainedRun") -> tuple[OperatingPoint, float | None]:
+    """Choose temperature and threshold on the validation crops of a run.
+
+    Args:
+        run: from `load_run`. Without its prepared crops, its split or a validation split they are
+            those of its model file, else the defaults, which the log says.
+
+    Returns:
+        Both, and the pixel size that all training recordings state, um, or None.
+    """
+    from fluxseg.inference.evaluate import run_crops, run_index
+
+    try:
+        crops, index = run_crops(run), run_index(run)
+    except WorkdirError as error:
+        point = _stored_point(run, None)
+        logger.warning(
+            "The threshold is %.3f, as there are no validation crops: %s", point.threshold, error
+        )
+        return point, None
+    scale = training_pixel_size(index, crops["train"])
+    if not crops["val"]:
+        # A fine-tuning has no validation split and chooses by what it was tuned on.
+        point = _stored_point(run, "train")
+        logger.info("The threshold is %.3f, as there is no validation split", point.threshold)
+        return point, scale
+    histogram = pool_histograms(group_histograms(run.state, index, crops["val"]))
+    return choose_operating_point(histogram), scale
+
+
+def _stored_point(run: "TrainedRun", split: str | None) -> OperatingPoint:
+    model = _stored_model(run)
+    if model is None or (model.temperature, model.threshold) == (1.0, 0.5):
+        return OperatingPoint()
+    return OperatingPoint(model.temperature, model.threshold, split)
+
+
+def _stored_model(run: "TrainedRun") -> Predictor | None:
+    path = run.workdir / MODEL_NAME
+    model = read_model(path) if path.exists() else None
+    return model if model and model.info.get("checkpoint") == dict(run.checkpoint) else None
+
+
+def update_run_model(run: "TrainedRun", point: OperatingPoint) -> None:
+    """Write the model file of a run again if its scores are now made at another operating point.
+
+    Args:
+        run: from `load_run`; without a model file of its checkpoint nothing happens.
+        point: what its scores are made with.
+    """
+    model = _stored_model(run)
+    temperature, threshold = point.temperature, point.threshold
+    if model and (model.temperature, model.threshold) != (temperature, threshold):
+        model = dataclasses.replace(model, temperature=temperature, threshold=threshold)
+        write_model(run.workdir / MODEL_NAME, model)
+        logger.info("The model file has this temperature and threshold now")
+
+
+def training_pixel_size(index: "CacheIndex", crops: list[tuple[str, int]]) -> float | None:
+    """Return the pixel size that all recordings of these crops state, um, else None."""
+    from fluxseg.data.cache import common_pixel_size
+
+    keys = {key for key, _ in crops}
+    return common_pixel_size(entry for entry in index.entries if entry.key in keys)
 
 
 def write_run_model(
     workdir: Path,
     config: Config,
     state: "TrainState",
-    index: "CacheIndex",
-    crops: list[tuple[str, int]],
     scores: Mapping[str, Any],
+    point: OperatingPoint,
+    um_per_px: float | None = None,
 ) -> Path:
     """Write the model file of a finished run into its workdir.
 
@@ -95,24 +149,25 @@ def write_run_model(
         workdir: folder of the run.
         config: its settings.
         state: state of its best checkpoint.
-        index: its prepared crops.
-        crops: those of the validation split, by which the threshold is chosen; may be empty.
         scores: content of `scores.json`.
+        point: temperature and threshold, chosen on validation.
+        um_per_px: see `training_pixel_size`.
 
     Returns:
         Path of the file.
     """
-    threshold = validation_threshold(state, index, crops) if crops else 0.5
-    logger.info("The threshold is %.3f, %s", threshold, "by validation" if crops else "untuned")
     info = training_summary(workdir, config, scores["checkpoint"])
-    write_model(workdir / MODEL_NAME, create_predictor(state, config, threshold, info))
+    model = create_predictor(
+        state, config, point.threshold, info, um_per_px, temperature=point.temperature
+    )
+    write_model(workdir / MODEL_NAME, model)
     return workdir / MODEL_NAME
 
 
 def validation_threshold(
     state: "TrainState", index: "CacheIndex", crops: list[tuple[str, int]]
 ) -> float:
-    """Choose the threshold with the best neuron IoU, pooled over crops.
+    """Choose the threshold of the untempered probability with the best neuron IoU.
 
     Args:
         state: its `eval_params` are used.
@@ -122,20 +177,8 @@ def validation_threshold(
     Returns:
         See `choose_threshold`.
     """
-    from fluxseg.data.pipeline import CropSource, iterate_evaluation
-
-    total = np.zeros((2, BINS), np.int64)
-    for batch in iterate_evaluation(CropSource(index, crops), BATCH):
-        arrays = (batch["image"], batch["label"], batch["valid"])
-        total += np.asarray(_histogram(state.apply_fn, state.eval_params, *arrays))
-    return choose_threshold(total)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _histogram(
-    apply_fn: Any, params: Any, images: jax.Array, label: jax.Array, valid: jax.Array
-) -> jax.Array:
-    return probability_histogram(neuron_probability(apply_fn, params, images), label, valid)
+    histogram = pool_histograms(group_histograms(state, index, crops))
+    return choose_threshold(histogram, probability_edges())
 
 
 def training_summary(

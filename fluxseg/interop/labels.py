@@ -1,11 +1,15 @@
 """Label images `[H, W]`: 0 is background, k marks the pixels of one ROI."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from fluxseg.errors import RecordingError
 
 MAX_BYTES = 2**31
 """Bytes that the masks of one label image may take, one for each pixel of each ROI."""
+MAX_NAMED = 20
+"""ROIs that a remark names."""
 
 
 def label_components(mask: np.ndarray) -> np.ndarray:
@@ -94,10 +98,49 @@ def merge_labels(masks: np.ndarray) -> np.ndarray:
         masks: `[N, H, W]` bool.
 
     Returns:
-        `[H, W]` uint16, or uint32 from 65536 ROIs on.
+        `[H, W]` uint16, or uint32 from 65535 ROIs on, as Cellpose has it.
     """
-    labels = np.zeros(masks.shape[1:], np.uint16 if len(masks) < 2**16 else np.uint32)
+    labels = np.zeros(masks.shape[1:], np.uint16 if len(masks) < 2**16 - 1 else np.uint32)
     areas = masks.sum(axis=(1, 2))
     for index in sorted(range(len(masks)), key=lambda i: (-areas[i], -i)):
         labels[masks[index]] = index + 1
     return labels
+
+
+def label_image(masks: np.ndarray) -> tuple[np.ndarray, int]:
+    """Draw masks into a label image, see `merge_labels`, and count what it cannot hold.
+
+    Args:
+        masks: `[N, H, W]` bool.
+
+    Returns:
+        `[H, W]` uint16 or uint32, and the number of pixels that ROIs lost to smaller ones; a pixel
+        that two ROIs lose counts twice.
+    """
+    labels = merge_labels(masks)
+    return labels, int(np.count_nonzero(masks)) - int(np.count_nonzero(labels))
+
+
+def label_remarks(labels: np.ndarray, pixels_lost: int, roi_ids: Sequence[str]) -> tuple[str, ...]:
+    """Say in words what a label image could not hold.
+
+    Args:
+        labels: `[H, W]` from `label_image`.
+        pixels_lost: from `label_image`.
+        roi_ids: `[N]` names of the ROIs.
+
+    Returns:
+        Remarks: the rule by which overlaps were decided, and which ROIs have no pixel left.
+    """
+    remarks = []
+    if pixels_lost:
+        remarks.append(
+            f"{pixels_lost} pixels in several ROIs were given to the smallest of them (the first "
+            "of equals): labels cannot overlap"
+        )
+    present = set(np.unique(labels).tolist())
+    gone = [name for k, name in enumerate(roi_ids, 1) if k not in present]
+    if gone:
+        names = ", ".join(gone[:MAX_NAMED]) + (", ..." if len(gone) > MAX_NAMED else "")
+        remarks.append(f"{len(gone)} ROIs have no pixel of their own and are left out: {names}")
+    return tuple(remarks)

@@ -117,6 +117,27 @@ def write_label_tiff(path: Path | str, labels: np.ndarray) -> None:
         tifffile.imwrite(temporary, labels, photometric="minisblack", compression="zlib")
 
 
+def write_image_tiff(path: Path | str, image: np.ndarray, um_per_px: float | None = None) -> None:
+    """Write an image as TIFF in its own dtype, with the size of a pixel where it is known.
+
+    Args:
+        path: file to write, whole or not at all.
+        image: `[H, W]`.
+        um_per_px: size of a pixel, um; `read_pixels` finds it again.
+
+    Raises:
+        WorkdirError: if the file cannot be written.
+    """
+    import tifffile
+
+    resolution = None if um_per_px is None else (1e4 / um_per_px, 1e4 / um_per_px)
+    unit = None if um_per_px is None else "CENTIMETER"
+    with atomic_path(path) as temporary:
+        tifffile.imwrite(
+            temporary, image, photometric="minisblack", resolution=resolution, resolutionunit=unit
+        )
+
+
 def _read_with_pillow(path: Path, kind: str, labels: bool, page: int | None = None) -> np.ndarray:
     from PIL import Image
 

@@ -4,46 +4,24 @@ Pixels are counted by class and probability in bins whose edges are the candidat
 that counts of any number of batches add up and every candidate is scored exactly.
 """
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from fluxseg.errors import FluxsegError
 
-BINS = 256
-"""Bins of the histogram; a power of two, so that `probability * BINS` is exact in float32."""
-
-
-def probability_histogram(
-    probability: jax.Array, label: jax.Array, valid: jax.Array, bins: int = BINS
-) -> jax.Array:
-    """Count the valid pixels of a batch by true class and predicted probability.
-
-    Args:
-        probability: `[B, H, W]` float32, 0 to 1, of "neuron".
-        label: `[B, H, W]` integer, above 0 is neuron.
-        valid: `[B, H, W]`, bool or number; pixels of 0 are not counted.
-        bins: bin k holds k / bins <= probability < (k + 1) / bins; the last one holds 1 as well.
-
-    Returns:
-        `[2, bins]` int32; row 0 counts background, row 1 neuron. Add up batches in int64.
-    """
-    level = jnp.clip(jnp.floor(probability * bins).astype(jnp.int32), 0, bins - 1)
-    cell = jnp.where(label > 0, bins, 0) + level
-    cell = jnp.where(valid > 0, cell, 2 * bins)
-    counts = jnp.bincount(cell.ravel(), length=2 * bins + 1)
-    return counts[: 2 * bins].reshape(2, bins).astype(jnp.int32)
+MARGIN = 1 / 256
+"""No threshold is nearer to 0 or to 1."""
 
 
 def iou_by_threshold(histogram: np.ndarray) -> np.ndarray:
     """Neuron IoU, pooled over all counted pixels, at every edge of a histogram.
 
     Args:
-        histogram: `[2, bins]` integer, see `probability_histogram`.
+        histogram: `[2, bins]` integer, pixels by ascending probability; row 0 counts background,
+            row 1 neuron.
 
     Returns:
-        `[bins]` float64; entry k is the IoU of "neuron where probability >= k / bins", NaN if
-        there is no neuron pixel, neither true nor predicted.
+        `[bins]` float64; entry k is the IoU of "neuron from bin k on", NaN if there is no neuron
+        pixel, neither true nor predicted.
 
     Raises:
         FluxsegError: if the histogram is of another form.
@@ -59,25 +37,29 @@ def iou_by_threshold(histogram: np.ndarray) -> np.ndarray:
     return np.divide(true_positive, union, out=np.full(counts.shape[1], np.nan), where=union > 0)
 
 
-def choose_threshold(histogram: np.ndarray, default: float = 0.5) -> float:
+def choose_threshold(histogram: np.ndarray, edges: np.ndarray, default: float = 0.5) -> float:
     """Choose the threshold with the largest pooled neuron IoU.
 
     It has the largest pooled Dice as well, as Dice = 2 IoU / (1 + IoU) grows with the IoU. Of
     equally good thresholds the one nearest to `default` is taken.
 
     Args:
-        histogram: `[2, bins]` integer, see `probability_histogram`, of validation pixels.
+        histogram: `[2, bins]` integer, see `iou_by_threshold`, of validation pixels.
+        edges: `[bins]` float, ascending, the least probability of each bin.
         default: what is returned if there is no neuron pixel to choose by.
 
     Returns:
-        Threshold above 0 and below 1, for `probability >= threshold`.
+        One of the edges, at least `MARGIN` away from 0 and 1, for `probability >= threshold`.
 
     Raises:
-        FluxsegError: if the histogram is of another form.
+        FluxsegError: if the histogram is of another form, or no edge can be chosen.
     """
-    iou = iou_by_threshold(histogram)[1:]
+    iou = iou_by_threshold(histogram)
+    usable = (edges >= MARGIN) & (edges <= 1 - MARGIN)
+    if len(edges) != len(iou) or not usable.any():
+        raise FluxsegError(f"{len(edges)} edges do not suit a histogram of {len(iou)} bins")
     if not np.asarray(histogram)[1].sum():
         return default
-    edges = np.arange(1, len(iou) + 1) / (len(iou) + 1)
+    iou, edges = iou[usable], edges[usable]
     best = edges[iou == np.nanmax(iou)]
     return float(best[np.argmin(np.abs(best - default))])

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from fluxseg.config import Config, config_to_dict
 from fluxseg.errors import WorkdirError
 from fluxseg.files import read_json, write_text
+from fluxseg.inference.object_counts import SCORE_SOURCES
 from fluxseg.report.plots import (
     plot_confusion,
     plot_curves,
@@ -25,8 +26,10 @@ from fluxseg.report.plots import (
     plot_recordings,
     save_png,
 )
+from fluxseg.report.reliability import plot_reliability
 from fluxseg.report.workdir import (
-    OBJECT_SCORES,
+    CALIBRATION_SCORES,
+    DIALECTS,
     SCORES,
     RunFiles,
     best_epoch,
@@ -49,8 +52,17 @@ SUSPICIOUS_MACRO_IOU = 0.82
 LONG_TABLE = 30
 """Longer tables are folded."""
 
+OWN_FIGURES = (
+    "curves.png",
+    "confusion-*.png",
+    "recordings-*.png",
+    "reliability-*.png",
+    "example-*.png",
+)
+
 Figures = Mapping[str, Sequence[Mapping[str, Any]]]
-"""Figures under "curves", "scores" and "examples", each with `uri`, `width`, `height`, `alt`."""
+"""Figures under "curves", "scores", "reliability" and "examples", each with `uri`, `width`,
+`height`, `alt`."""
 
 
 def write_report(workdir: str | Path, *, versions: Mapping[str, str] | None = None) -> Path:
@@ -96,39 +108,51 @@ def write_figures(run: RunFiles) -> Figures:
     """
     folder = run.workdir / "figures"
     try:
-        for pattern in ("curves.png", "confusion-*.png", "recordings-*.png", "example-*.png"):
+        for pattern in OWN_FIGURES:
             for old in folder.glob(pattern):
                 old.unlink()
     except OSError as error:
         raise WorkdirError(f"{folder}: cannot be written: {error.strerror or error}") from error
-    figures: dict[str, list[Mapping[str, Any]]] = {"curves": [], "scores": [], "examples": []}
+    names = ("curves", "scores", "reliability", "examples")
+    figures: dict[str, list[Mapping[str, Any]]] = {name: [] for name in names}
     if run.history:
         figure = plot_curves(run.history, best_epoch(run))
         alt = "Loss, accuracy, macro IoU and neuron IoU over the epochs"
-        figures["curves"].append(_write_figure(figure, folder, "curves", alt))
+        figures["curves"].append(write_figure(figure, folder, "curves", alt))
     for split in run.splits[-1:]:
         name, title = split["name"], _title(split["name"])
         figure = plot_confusion(split["confusion"], f"{title}: pixels")
         alt = f"Confusion matrix, {title}"
-        figures["scores"].append(_write_figure(figure, folder, f"confusion-{name}", alt))
+        figures["scores"].append(write_figure(figure, folder, f"confusion-{name}", alt))
         if split["recordings"]:
             figure = plot_recordings(split["recordings"])
             alt = f"Distribution of the scores over recordings, {title}"
-            figures["scores"].append(_write_figure(figure, folder, f"recordings-{name}", alt))
+            figures["scores"].append(write_figure(figure, folder, f"recordings-{name}", alt))
+        if split["calibration"]:
+            titles = {"before": "before", "after": "after the temperature"}
+            curves = {t: split["calibration"][name]["curve"] for name, t in titles.items()}
+            alt = f"Share of neuron pixels against their probability, {title}"
+            shown = write_figure(plot_reliability(curves), folder, f"reliability-{name}", alt)
+            figures["reliability"].append(shown)
     for number, row in enumerate(run.examples):
         title = f"{_title(row['split'])}, {row['rank']}: {row['id']}"
         image, label, probability, valid = read_example(row["path"])
         figure = plot_example(image, label, probability, valid, title)
         alt = f"Image, mask, prediction and errors of {row['id']}"
-        shown = _write_figure(figure, folder, f"example-{number}", alt)
+        shown = write_figure(figure, folder, f"example-{number}", alt)
         figures["examples"].append({**row, **shown})
     return figures
 
 
-def _write_figure(figure: Figure, folder: Path, name: str, alt: str) -> dict[str, Any]:
+def write_figure(figure: Figure, folder: Path, name: str, alt: str) -> dict[str, Any]:
+    """Write a figure as PNG and return what a page needs of it (see `Figures`)."""
     path = folder / f"{name}.png"
     save_png(figure, path)
-    png = path.read_bytes()
+    return embed_png(path.read_bytes(), alt)
+
+
+def embed_png(png: bytes, alt: str) -> dict[str, Any]:
+    """Return `uri`, `width`, `height` and `alt` of a PNG file for a page."""
     # The size stands at a fixed place of every PNG; with it the page does not jump while loading.
     width, height = struct.unpack(">II", png[16:24])
     uri = "data:image/png;base64," + base64.b64encode(png).decode("ascii")
@@ -146,6 +170,34 @@ def render_page(run: RunFiles, figures: Figures, versions: Mapping[str, str]) ->
     Returns:
         The HTML, the same for the same input.
     """
+    page = (
+        create_environment()
+        .get_template("template.html")
+        .render(
+            run=run,
+            main=run.splits[-1] if run.splits else None,
+            simulated=is_simulated(run),
+            best_epoch=best_epoch(run),
+            figures=figures,
+            settings=describe_settings(run.config),
+            command=create_command(run.config) if run.config else "",
+            versions=versions,
+            score_names=SCORES,
+            dialects=DIALECTS,
+            sources=SCORE_SOURCES,
+            calibration_names=CALIBRATION_SCORES,
+            monitors=MONITORS,
+            reliable_groups=RELIABLE_GROUPS,
+            suspicious=SUSPICIOUS_MACRO_IOU,
+            long_table=LONG_TABLE,
+        )
+    )
+    # Names may hold halves of surrogate pairs, which no file can.
+    return page.encode("utf-8", "replace").decode("utf-8")
+
+
+def create_environment() -> jinja2.Environment:
+    """Create the environment of the pages' templates: it escapes every value."""
     environment = jinja2.Environment(
         autoescape=True,
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -163,24 +215,7 @@ def render_page(run: RunFiles, figures: Figures, versions: Mapping[str, str]) ->
         "worst_first": _worst_first,
     }
     environment.tests["contains"] = lambda sequence, item: item in sequence
-    page = environment.get_template("template.html").render(
-        run=run,
-        main=run.splits[-1] if run.splits else None,
-        simulated=is_simulated(run),
-        best_epoch=best_epoch(run),
-        figures=figures,
-        settings=describe_settings(run.config),
-        command=create_command(run.config) if run.config else "",
-        versions=versions,
-        score_names=SCORES,
-        object_score_names=OBJECT_SCORES,
-        monitors=MONITORS,
-        reliable_groups=RELIABLE_GROUPS,
-        suspicious=SUSPICIOUS_MACRO_IOU,
-        long_table=LONG_TABLE,
-    )
-    # Names may hold halves of surrogate pairs, which no file can.
-    return page.encode("utf-8", "replace").decode("utf-8")
+    return environment
 
 
 def describe_settings(config: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:

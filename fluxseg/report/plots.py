@@ -108,7 +108,7 @@ def plot_confusion(confusion: np.ndarray, title: str = "") -> Figure:
     """
     figure = _create_figure(5.2, 4.6)
     panel = plot.confusion(confusion, ax=figure.subplots())
-    panel.set_title(_printable(title), parse_math=False)
+    panel.set_title(printable(title), parse_math=False)
     return figure
 
 
@@ -156,7 +156,7 @@ def plot_example(
     )
     colorbar.ax.set_title("Probability of neuron", size=10, weight="normal", loc="center")
     colorbar.outline.set_visible(False)
-    text = _printable(title)
+    text = printable(title)
     figure.suptitle(text, x=0.006, y=0.985, ha="left", weight="bold", size=13, parse_math=False)
     return figure
 
@@ -247,7 +247,8 @@ def _known_characters() -> frozenset[int]:
     return frozenset(font_manager.get_font(path).get_charmap())
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """Return a text as a figure can show it: at most 100 characters, "?" for what it cannot."""
     # A character that the font lacks would be drawn as an empty box, with a warning each time.
     known = _known_characters()
     shown = "".join(c if c.isprintable() and ord(c) in known else "?" for c in text)

@@ -22,16 +22,66 @@ SCORES = (
     ("accuracy", "Accuracy", "share of all pixels that are right"),
 )
 """Name in the files, name in the report, and meaning of each score."""
-OBJECT_SCORES = (
-    ("object_f1", "F1", "of neurons found, IoU of at least 0.5 (STNeuroNet, SUNS)"),
-    ("object_precision", "Precision", "share of the predicted neurons that match a labelled one"),
-    ("object_recall", "Recall", "share of the labelled neurons that are found"),
-    ("ap_image_50", "AP at IoU 0.5", "TP / (TP + FP + FN), mean over recordings (Cellpose)"),
-    ("ap_mean", "AP at IoU 0.5 to 0.95", "TP / (TP + FP + FN) of the sums, mean (StarDist)"),
-    ("panoptic_quality", "Panoptic quality", "IoU of the matches, times F1 (Kirillov et al.)"),
-    ("neurofinder_combined", "Neurofinder combined", "by distance of centres, as in its challenge"),
+DIALECTS = (
+    (
+        "object",
+        "Found neurons",
+        (
+            ("object_f1", "F1", "2 TP / (true + predicted)"),
+            ("object_precision", "Precision", "share of the predicted neurons that match"),
+            ("object_recall", "Recall", "share of the labelled neurons that are found"),
+        ),
+    ),
+    (
+        "ap_image",
+        "Average precision, Cellpose",
+        (
+            ("ap_image_50", "AP at IoU 0.5", "mean over recordings"),
+            ("ap_image_75", "AP at IoU 0.75", "mean over recordings"),
+            ("ap_image_90", "AP at IoU 0.9", "mean over recordings"),
+            ("ap_image_mean", "AP at IoU 0.5 to 0.95", "mean of ten thresholds"),
+        ),
+    ),
+    (
+        "ap",
+        "Average precision, StarDist",
+        (
+            ("ap_50", "AP at IoU 0.5", "of the summed counts"),
+            ("ap_75", "AP at IoU 0.75", "of the summed counts"),
+            ("ap_90", "AP at IoU 0.9", "of the summed counts"),
+            ("ap_mean", "AP at IoU 0.5 to 0.95", "mean of ten thresholds"),
+        ),
+    ),
+    (
+        "panoptic",
+        "Panoptic quality",
+        (
+            ("panoptic_quality", "Quality", "product of the next two"),
+            ("panoptic_segmentation", "Segmentation", "mean IoU of the matches"),
+            ("panoptic_recognition", "Recognition", "F1 of the matches"),
+        ),
+    ),
+    (
+        "neurofinder",
+        "Neurofinder",
+        (
+            ("neurofinder_combined", "Combined", "harmonic mean of the next two"),
+            ("neurofinder_recall", "Recall", "labelled neurons with a centre nearby"),
+            ("neurofinder_precision", "Precision", "predicted neurons with a centre nearby"),
+            ("neurofinder_inclusion", "Inclusion", "share of the labelled neuron covered"),
+            ("neurofinder_exclusion", "Exclusion", "share of the predicted neuron inside"),
+        ),
+    ),
 )
-"""Name in the files, name in the report, and meaning of each score of single neurons."""
+"""Key of `SCORE_SOURCES`, title, and the scores (name in the files, in the report, meaning)."""
+OBJECT_SCORES = tuple(row for _, _, rows in DIALECTS for row in rows)
+CALIBRATION_SCORES = (
+    ("ece", "ECE", "expected calibration error: mean |probability - share| of 15 bins (Guo 2017)"),
+    ("mce", "MCE", "maximum calibration error: the worst of these bins"),
+    ("brier", "Brier score", "mean squared error of the probability"),
+    ("nll", "Log loss", "mean negative log-likelihood, nats"),
+)
+"""Name in the files, name in the report, and meaning of each figure of reliability."""
 ARRAYS = ("image", "label", "probability", "valid")
 """What the file of an example holds."""
 
@@ -45,6 +95,7 @@ class RunFiles(NamedTuple):
         data: the data summary.
         history: one row for each epoch.
         checkpoint: epoch, step, monitor and value of the chosen checkpoint.
+        point: temperature, threshold and the split that chose them.
         splits: the final scores, one entry for each split.
         examples: rows about the predictions of single recordings, with the `path` of their file.
     """
@@ -54,6 +105,7 @@ class RunFiles(NamedTuple):
     data: dict[str, Any] | None
     history: list[dict[str, Any]]
     checkpoint: dict[str, Any]
+    point: dict[str, Any]
     splits: list[dict[str, Any]]
     examples: list[dict[str, Any]]
 
@@ -81,16 +133,18 @@ def read_run(workdir: Path) -> RunFiles:
         if checkpoint:
             checkpoint = {name: checkpoint[name] for name in ("epoch", "step", "monitor", "value")}
             checkpoint["value"] = _finite(checkpoint["value"])
+        point = _check_point(scores.get("operating_point"))
         splits = [_check_split(*item) for item in scores["splits"].items()]
     history = [] if config is None else read_history(workdir / "metrics.jsonl")
     path = workdir / "examples" / "examples.json"
     with _well_formed(path):
         examples = [
             {name: row[name] for name in ("id", "split", "rank")}
+            | {"key": str(row.get("key", row["id"]))}
             | {"neuron_iou": _finite(row["neuron_iou"]), "path": path.parent / _plain(row["file"])}
             for row in (read_json(path) if path.exists() else [])
         ]
-    return RunFiles(workdir, settings, data, history, checkpoint, splits, examples)
+    return RunFiles(workdir, settings, data, history, checkpoint, point, splits, examples)
 
 
 @contextlib.contextmanager
@@ -200,6 +254,7 @@ def _check_split(name: str, split: Mapping[str, Any]) -> dict[str, Any]:
         recordings.append(
             {key: str(row[key]) for key in ("id", "key", "group")}
             | {"scores": _check_scores(row["scores"])}
+            | {"truth": tuple(counts.sum(1).tolist())}
             | {"neuron_share": counts[1].sum() / counts.sum() if counts.sum() else None}
         )
     return {
@@ -213,6 +268,36 @@ def _check_split(name: str, split: Mapping[str, Any]) -> dict[str, Any]:
         "n_recordings": int(split["n_recordings"]),
         "recordings": recordings,
         "objects": _check_objects(split.get("objects")),
+        "calibration": _check_calibration(split.get("calibration")),
+    }
+
+
+def _check_point(point: Mapping[str, Any] | None) -> dict[str, Any]:
+    if point is None:
+        return {}
+    chosen = point["chosen_on"]
+    return {name: float(point[name]) for name in ("temperature", "threshold")} | {
+        "chosen_on": None if chosen is None else str(chosen)
+    }
+
+
+def _check_calibration(calibration: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if calibration is None:
+        return None
+    names = [name for name, _, _ in CALIBRATION_SCORES]
+    return {"confidence": float(calibration["confidence"])} | {
+        when: {
+            "scores": {name: _finite(calibration[when]["scores"].get(name)) for name in names},
+            "intervals": {
+                name: _interval(calibration[when]["intervals"].get(name)) for name in names
+            },
+            "curve": [
+                {"pixels": int(row["pixels"])}
+                | {name: _finite(row[name]) for name in ("low", "high", "confidence", "share")}
+                for row in calibration[when]["curve"]
+            ],
+        }
+        for when in ("before", "after")
     }
 
 
@@ -225,6 +310,13 @@ def _check_objects(objects: Mapping[str, Any] | None) -> dict[str, Any] | None:
         "intervals": {name: _interval(objects["intervals"].get(name)) for name in names},
         "n_true": int(objects["counts"]["n_true"]),
         "n_predicted": int(objects["counts"]["n_predicted"]),
+        "threshold": float(objects.get("threshold", 0.5)),
+        "chosen_on": str(objects.get("chosen_on") or ""),
+        "distance_unit": str(objects.get("distance_unit") or "px"),
+        "recordings": {
+            str(row["key"]): {name: _finite(row["scores"].get(name)) for name in names}
+            for row in objects.get("recordings", [])
+        },
     }
 
 

@@ -66,7 +66,7 @@ class Dataset:
 
 def prepare_dataset(
     config: Config,
-    workdir: Path,
+    workdir: str | Path,
     progress: Callable[[int, int], None] | None = None,
 ) -> Dataset:
     """Make or reuse the cache, split it, audit the split, and record all that in the workdir.
@@ -82,6 +82,7 @@ def prepare_dataset(
     Raises:
         FluxsegError: if there is no usable recording, or the split cannot be made.
     """
+    workdir = Path(workdir)
     source = open_source(config)
     cache = Path(config.data.cache) if config.data.cache else workdir / "cache"
     index = open_cache(source, cache, config.data, progress)

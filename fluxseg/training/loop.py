@@ -10,6 +10,7 @@ from fluxseg.config import Config, config_from_dict, config_to_dict, resume_diff
 from fluxseg.data.pipeline import CropSource, steps_per_epoch
 from fluxseg.errors import FluxsegError, WorkdirError
 from fluxseg.files import read_json, write_json
+from fluxseg.model.score_table import score_table
 from fluxseg.training.checkpoints import (
     Checkpoints,
     open_checkpoints,
@@ -52,9 +53,20 @@ class TrainResult(NamedTuple):
     scores: dict[str, Any]
     dataset: Dataset
 
+    def __repr__(self) -> str:
+        """Return the table of scores: the arrays themselves would fill many screens."""
+        return str(score_table(self.scores))
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the table of scores."""
+        return score_table(self.scores)._repr_html_()
+
 
 def train_and_evaluate(
-    config: Config, workdir: str | Path, callbacks: Callbacks | None = None
+    config: Config,
+    workdir: str | Path,
+    callbacks: Callbacks | None = None,
+    init: Any = None,
 ) -> TrainResult:
     """Run the main job in a workdir, or go on with the one that was begun there.
 
@@ -70,6 +82,8 @@ def train_and_evaluate(
         config: all settings.
         workdir: folder of the run; it is created.
         callbacks: functions that are told how it goes.
+        init: parameters of the network to start from; None for random ones. A run that is
+            resumed has its own.
 
     Returns:
         The best state, the history, and the scores.
@@ -89,7 +103,7 @@ def train_and_evaluate(
         if not dataset.crops("train"):
             raise FluxsegError("the training split is empty: set data.train_fraction higher")
         with catch_signals() as stop:
-            return _train(config, workdir, dataset, checkpoints, callbacks, stop)
+            return _train(config, workdir, dataset, checkpoints, callbacks, stop, init)
     finally:
         checkpoints.close()
 
@@ -122,14 +136,15 @@ def _train(
     checkpoints: Checkpoints,
     callbacks: Callbacks,
     stop: StopFlag,
+    init: Any = None,
 ) -> TrainResult:
     mesh = make_mesh()
     check_batch_size(config.train.batch_size, mesh)
-    source = CropSource(dataset.index, dataset.crops("train"))
+    source = CropSource(dataset.index, dataset.crops("train") * config.train.repeats)
     total_steps = config.train.epochs * steps_per_epoch(len(source), config.train.batch_size)
     weights = create_class_weights(config, dataset)
     logger.info("Class weights: background %.3g, neuron %.3g", *weights)
-    state = replicate(create_train_state(config, weights, total_steps), mesh)
+    state = replicate(create_train_state(config, weights, total_steps, init=init), mesh)
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     logger.info("The model has %s parameters", f"{count:,}")
     state, progress = _resume(state, checkpoints, dataset, workdir)

@@ -13,6 +13,7 @@ from flax import struct
 from fluxseg.config import Config, TrainConfig
 from fluxseg.model.losses import make_loss
 from fluxseg.model.unet import create_unet
+from fluxseg.training.finetune import adapt_optimizer, check_initial
 
 
 class TrainState(struct.PyTreeNode):
@@ -79,7 +80,8 @@ def create_optimizer(config: TrainConfig, total_steps: int) -> optax.GradientTra
     Equal settings give the very same object, so that states made from them are of one type and a
     compiled step serves all.
 
-    Weight decay (AdamW; Loshchilov & Hutter 2019, arXiv:1711.05101) acts on kernels only.
+    Weight decay (AdamW; Loshchilov & Hutter 2019, arXiv:1711.05101) acts on kernels only. For
+    `config.encoder` see `adapt_optimizer`.
 
     Args:
         config: optimiser settings.
@@ -94,7 +96,7 @@ def create_optimizer(config: TrainConfig, total_steps: int) -> optax.GradientTra
         parts.append(optax.adamw(schedule, weight_decay=config.weight_decay, mask=_is_kernel))
     else:
         parts.append(optax.adam(schedule))
-    return optax.chain(*parts)
+    return adapt_optimizer(optax.chain(*parts), config)
 
 
 _loss_of = functools.cache(make_loss)
@@ -106,7 +108,11 @@ def _is_kernel(params: Any) -> Any:
 
 
 def create_train_state(
-    config: Config, class_weights: np.ndarray, total_steps: int, tile: int | None = None
+    config: Config,
+    class_weights: np.ndarray,
+    total_steps: int,
+    tile: int | None = None,
+    init: Any = None,
 ) -> TrainState:
     """Create the state that training starts from.
 
@@ -115,9 +121,13 @@ def create_train_state(
         class_weights: `[C]` weight of each class, C being the number of classes.
         total_steps: steps of the whole run, for the schedule.
         tile: side of the crops, px; default `config.data.tile`.
+        init: parameters to start from; None for random ones.
 
     Returns:
         State at step 0.
+
+    Raises:
+        ConfigError: if the parameters to start from are those of another architecture.
     """
     model = _model_of(config.model, len(class_weights))
     key = jax.random.key(config.train.seed)
@@ -125,6 +135,10 @@ def create_train_state(
     tile = tile or config.data.tile
     image = jnp.zeros((1, tile, tile, 1), jnp.float32)
     params = jax.jit(lambda k, x: model.init(k, x, train=False)["params"])(init_key, image)
+    if init is not None:
+        check_initial(params, init)
+        # Copied, as steps consume their state.
+        params = jax.tree.map(lambda leaf: jnp.array(leaf, jnp.float32, copy=True), init)
     tx = create_optimizer(config.train, total_steps)
     return TrainState(
         step=jnp.zeros((), jnp.int32),

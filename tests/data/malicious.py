@@ -48,7 +48,7 @@ NAMES = (
     "builtins.__import__", "importlib.import_module", "functools.partial", "functools.reduce",
     "operator.attrgetter", "operator.methodcaller", "types.FunctionType", "types.CodeType",
     "copyreg._reconstructor", "copyreg.add_extension", "codecs.decode", "_codecs.decode",
-    "pickle.loads", "shutil.rmtree", "pathlib.PosixPath", "webbrowser.open", "runpy.run_path",
+    "pickle.loads", "shutil.rmtree", "webbrowser.open", "runpy.run_path",
     "zoneinfo.ZoneInfo.from_file", "datetime.datetime.now", "numpy.load", "numpy.fromfile",
     "numpy.memmap", "numpy.savetxt", "numpy.frombuffer", "numpy.ndarray.tofile",
     "numpy.core.multiarray.fromfile", "numpy.core._internal._reconstruct",

@@ -13,6 +13,7 @@ from fluxseg.config import DataConfig
 from fluxseg.data.cache import (
     INDEX_NAME,
     cache_difference,
+    common_pixel_size,
     read_crops,
     read_index,
     source_stamps,
@@ -52,7 +53,8 @@ class Cells:
             row, column = rng.integers(0, 36, 2)
             mask[row : row + 8, column : column + 8] = True
         image = 900 * masks.any(0) + rng.integers(0, 300, self.shape)
-        return Recording(key, image.astype(np.uint16), masks, ("a", "b", "c"), f"g{number // 2}")
+        image, scale = image.astype(np.uint16), {"um_per_px": 0.8}
+        return Recording(key, image, masks, ("a", "b", "c"), f"g{number // 2}", scale)
 
     def stamp(self, key):
         return f"{key}-{self.version}"
@@ -193,3 +195,28 @@ def test_a_killed_preparation_goes_on(tmp_path):
     for name, changed in finished.items():
         assert (tmp_path / name).stat().st_mtime_ns == changed
     assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
+
+
+def test_a_pixel_size_is_common_only_if_all_state_about_the_same(tmp_path):
+    entries = prepare_cache(Cells(3), tmp_path, CONFIG).entries
+    assert common_pixel_size(entries) == 0.8
+
+    def sized(*sizes):
+        return [dataclasses.replace(entries[0], um_per_px=size) for size in sizes]
+
+    assert common_pixel_size(sized(0.78, 0.8, 0.81)) == 0.8
+    assert common_pixel_size(sized(0.78, 0.83)) is None
+    assert common_pixel_size(sized(0.78, None)) is None
+    assert common_pixel_size([]) is None
+
+
+def test_an_index_without_pixel_sizes_is_still_read(tmp_path):
+    prepare_cache(Cells(3), tmp_path, CONFIG)
+    values = json.loads((tmp_path / INDEX_NAME).read_text())
+    for entry in values["entries"]:
+        del entry["um_per_px"]
+    (tmp_path / INDEX_NAME).write_text(json.dumps(values))
+    index = read_index(tmp_path)
+    assert index is not None
+    assert {entry.um_per_px for entry in index.entries} == {None}
+    assert common_pixel_size(index.entries) is None

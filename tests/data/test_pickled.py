@@ -320,3 +320,10 @@ def test_a_dtype_changed_after_its_array_does_not_change_the_array():
     tail = data.rindex(b"e.")
     found, _ = load(data[:tail] + state + b"0N" + data[tail:])
     assert same(found, array)
+
+
+def test_paths_become_texts():
+    from pathlib import PurePosixPath, PureWindowsPath
+
+    for path in (PurePosixPath("/data/mouse/x"), PurePosixPath("a/b"), PureWindowsPath("a/b")):
+        assert load(pickle.dumps({"path": path}))["path"].replace("\\", "/") == path.as_posix()

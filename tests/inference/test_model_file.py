@@ -57,14 +57,25 @@ def test_the_format_is_as_documented(content, tmp_path):
     assert "encoder_0_conv_0/kernel" in tensors
 
 
+def test_a_file_of_version_1_has_no_temperature(content, tmp_path):
+    values, tensors = parts(content)
+    del values["temperature"]
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(seal(json.dumps({**values, "format_version": 1}), tensors))
+    assert read_model(path).temperature == 1
+    refused(tmp_path, seal(json.dumps(values), tensors), "temperature")
+
+
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"format_version": 2}, "update fluxseg"),
+        ({"format_version": 3}, "update fluxseg"),
         ({"format_version": "1"}, "format_version"),
         ({"surprise": 1}, "surprise"),
         ({"threshold": 0}, "threshold"),
         ({"threshold": True}, "threshold"),
+        ({"temperature": 0}, "temperature"),
+        ({"temperature": None}, "temperature"),
         ({"tile": 3}, "tile"),
         ({"high_percentile": 0.5}, "percentile"),
         ({"um_per_px": -1}, "um_per_px"),

@@ -17,7 +17,7 @@ from fluxseg.errors import ConfigError, FluxsegError, RecordingError
 from fluxseg.inference.evaluate import load_run
 from fluxseg.inference.model_file import read_model, write_model
 from fluxseg.inference.predict import Predictor, predict_probability
-from fluxseg.inference.run_model import load_model, write_run_model
+from fluxseg.inference.run_model import load_model, operating_point_of_run, write_run_model
 from fluxseg.inference.tiling import blend_tiles, blend_weights, cut_tiles, pad_image, plan_tiles
 from fluxseg.model.unet import create_unet
 from fluxseg.training.loop import train_and_evaluate
@@ -161,15 +161,8 @@ def test_a_model_that_is_not_finite_is_not_written(predictor, tmp_path):
 def trained(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
     result = train_and_evaluate(with_train(TINY, epochs=1), workdir)
-    crops = result.dataset.crops("val")
-    path = write_run_model(
-        workdir,
-        with_train(TINY, epochs=1),
-        result.state,
-        result.dataset.index,
-        crops,
-        result.scores,
-    )
+    config, (point, scale) = with_train(TINY, epochs=1), operating_point_of_run(load_run(workdir))
+    path = write_run_model(workdir, config, result.state, result.scores, point, scale)
     return workdir, path
 
 

@@ -362,6 +362,23 @@ def test_a_run_before_its_first_epoch_and_one_without_validation(workdir, tmp_pa
     assert "has not finished its first epoch" in text_of(page_of(early))
 
 
+def test_reliability_and_dialects_are_explained(workdir):
+    assert "Reliability" not in text_of(page_of(workdir))
+    from tests.report.test_compare import complete
+
+    complete(workdir, 0.7)
+    page = whole_page_of(workdir)
+    text = text_of(page)
+    assert "A temperature of 1.40 , fitted on the validation split" in text
+    assert "less sure of itself" in text
+    assert "0.0300 0.0140 0.0126 to 0.0154" in text
+    assert "cut at a probability of 0.410, the threshold that was chosen on the validation" in text
+    for source in ("STNeuroNet", "StarDist", "Cellpose", "Kirillov", "codeneuro"):
+        assert source in text
+    assert "Share of neuron pixels against their probability, Test" in page
+    assert (workdir / "figures" / "reliability-test.png").exists()
+
+
 def test_an_evaluation_on_other_data_needs_neither_config_nor_history(workdir):
     (workdir / "config.json").unlink()
     (workdir / "metrics.jsonl").unlink()

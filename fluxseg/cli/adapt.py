@@ -1,0 +1,164 @@
+"""Verbs that adapt a model, or its labels, to one's own fields."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from fluxseg.compilation import enable_compilation_cache
+from fluxseg.terminal import configure_logging, create_console, progress_bars
+
+
+def finetune(
+    model: Path,
+    data: str,
+    output: Path,
+    encoder: Literal["free", "discounted", "frozen"] = "discounted",
+    steps: int = 120,
+    learning_rate: float = 5e-4,
+    held_out: float = 0.25,
+    split_by: Literal["group", "recording"] = "group",
+    curve: bool = False,
+    folds: int = 3,
+    seed: int = 0,
+) -> int:
+    """Tune a trained model to a few labelled fields of one's own, and score it before and after.
+
+    Suits 1 to 20 fields. Running the same command again resumes an interrupted run.
+
+    Args:
+        model: A model file, such as model.safetensors of a workdir, or the workdir of a run.
+        data: Folder of labelled recordings.
+        output: Folder of the result: model.safetensors, scores.json, report.html.
+        encoder: How the encoder learns. free: like the rest; discounted: at a tenth of its
+            learning rate; frozen: not at all.
+        steps: Steps of the optimiser, whatever the number of fields; 120 take one to three minutes
+            on two cores.
+        learning_rate: Peak learning rate.
+        held_out: Share of the groups of recordings that only score; 0 learns from all fields and
+            gives no scores.
+        split_by: What is never divided between learning and scoring. recording: other sessions
+            of the same tissue may score, which says nothing about new tissue.
+        curve: Also draw the learning curve: scores on held-out groups after learning from 1, 3,
+            10, ... fields (curve.json, curve.png). It takes a fine-tuning for each fold and size.
+        folds: Parts into which the groups are divided for the curve.
+        seed: Seed of split, order, augmentation and dropout.
+    """
+    from fluxseg.inference import few_shot
+    from fluxseg.inference.run_model import load_model
+    from fluxseg.report.html import write_report
+    from fluxseg.training.loop import Callbacks
+
+    console = create_console()
+    configure_logging(console)
+    enable_compilation_cache()
+    settings = few_shot.FewShot(
+        encoder=encoder,
+        steps=steps,
+        learning_rate=learning_rate,
+        held_out=held_out,
+        split_by=split_by,
+        seed=seed,
+    )
+    loaded = load_model(model)
+    bars = (("Preparing", "recordings"), ("Training", "steps"))
+    with progress_bars(console, *bars) as (on_prepare, on_step):
+        callbacks = Callbacks(on_prepare=on_prepare, on_step=on_step)
+        name = model.resolve().name
+        _, entry = few_shot.finetune(loaded, name, data, output, settings, callbacks)
+    console.print(*few_shot.format_scores(entry), sep="\n", markup=False)
+    if curve and not entry["curve"]:
+        console.print("No learning curve, for the reason above.", markup=False)
+    elif curve:
+        print_curve(console, loaded, data, output, settings, folds)
+    page = write_report(output)
+    console.print(f"Model: {output / 'model.safetensors'}", markup=False)
+    console.print(f"Report: {page}", markup=False)
+    return 0
+
+
+def print_curve(
+    console: Any, model: Any, data: str, output: Path, settings: Any, folds: int
+) -> None:
+    """Compute the learning curve, print it, and write it as `curve.json` and `curve.png`."""
+    from fluxseg.inference.learning_curve import compute_curve, format_curve
+    from fluxseg.report.curve import plot_learning_curve
+    from fluxseg.report.plots import save_png
+
+    with progress_bars(console, ("Learning curve", "models")) as (progress,):
+        curve = compute_curve(model, data, output, settings, folds, progress)
+    console.print(*format_curve(curve), sep="\n", markup=False)
+    save_png(plot_learning_curve(curve), output / "curve.png")
+    console.print(f"Learning curve: {output / 'curve.png'}", markup=False)
+
+
+def review(
+    run: Annotated[tuple[Path, ...], tyro.conf.Positional] = (),
+    /,
+    *,
+    data: str = "",
+    output: Path | None = None,
+    all_: Annotated[bool, tyro.conf.arg(name="all")] = False,
+    min_confidence: float = 0.7,
+    apply: Path | None = None,
+    remove_doubtful: bool = False,
+    from_tiff: bool = False,
+) -> int:
+    """List where a model and the labels disagree and the model is sure: cells that were missed.
+
+    Of a run, its validation and test recordings are reviewed, on which it was not trained. Correct
+    the ROI sets NAME_missed.zip in ImageJ, then merge them with the labels:
+    fluxseg review --apply FOLDER --output NEW_FOLDER
+
+    Args:
+        run: Workdir of a run, or a model file (with --data).
+        data: Folder of labelled recordings to review; empty: those of the run.
+        output: Folder to write to; default: review in the workdir, or beside the model file.
+        all_: Also review recordings that the model was trained on.
+        min_confidence: Disagreements of which the model is less sure are left out, 0 to 1.
+        apply: Folder of a review whose ROI sets were corrected: merge them with the labels into
+            new recordings in --output.
+        remove_doubtful: With --apply, also remove the labels that are still in NAME_doubtful.zip.
+        from_tiff: With --apply, read the label images NAME_missed_labels.tif instead of the ROI
+            sets.
+    """
+    from fluxseg.errors import ConfigError
+
+    console = create_console()
+    configure_logging(console)
+    if apply is not None:
+        if run or output is None:
+            raise ConfigError("--apply FOLDER takes --output NEW_FOLDER, and no run")
+        from fluxseg.inference.review_apply import apply_review
+
+        rows, remarks = apply_review(
+            apply, output, remove_doubtful=remove_doubtful, from_tiff=from_tiff
+        )
+        for row in rows:
+            text = "{name}: {labels} labels, {added} added, {removed} removed: {labels_now}"
+            console.print(text.format(**row), markup=False)
+        console.print(*remarks, f"{len(rows)} recordings in {output}", sep="\n", markup=False)
+        return 0
+    if len(run) != 1:
+        raise ConfigError("name one run, or one model file, to review with")
+    enable_compilation_cache()
+    from fluxseg.inference.review_files import judge_model, review_recordings, write_review
+    from fluxseg.inference.review_plan import plan_review
+    from fluxseg.report.review import write_review_page
+
+    folder = output or (run[0] if run[0].is_dir() else run[0].parent) / "review"
+    plan = plan_review(run[0], data, all_)
+    with progress_bars(console, ("Reviewing", "recordings")) as (progress,):
+        reviewed, left_out = review_recordings(
+            plan, folder, progress=progress, min_confidence=min_confidence
+        )
+    rows = write_review(plan, reviewed, left_out, folder)
+    remarks = [*plan.remarks, *judge_model(reviewed)]
+    page = write_review_page(reviewed, rows, remarks, folder)
+    for remark in remarks:
+        console.print(remark, markup=False)
+    for kind in ("missed", "doubtful", "merged", "split"):
+        count = sum(row["kind"] == kind for row in rows)
+        console.print(f"{kind:<9} {count}", markup=False)
+    console.print(f"Review: {page}", markup=False)
+    return 0

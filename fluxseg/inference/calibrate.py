@@ -1,0 +1,177 @@
+"""Temperature and threshold of a run, chosen on validation, and how reliable that makes it."""
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from fluxseg.files import write_json
+from fluxseg.inference.predict import neuron_log_odds
+from fluxseg.model.calibration import (
+    LEVELS,
+    ReliabilitySums,
+    bootstrap_calibration,
+    calibration_scores,
+    fit_temperature,
+    log_odds_histogram,
+    probability_edges,
+    reliability_curve,
+    sum_reliability,
+)
+from fluxseg.model.thresholds import choose_threshold
+
+if TYPE_CHECKING:
+    from fluxseg.data.cache import CacheIndex
+    from fluxseg.training.state import TrainState
+
+BATCH = 8
+"""Crops that are predicted at once."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class OperatingPoint:
+    """What stands between the logits of a network and its masks.
+
+    Attributes:
+        temperature: what log-odds are divided by.
+        threshold: least tempered probability of a neuron pixel.
+        chosen_on: split that both were chosen on; None: they are defaults.
+    """
+
+    temperature: float = 1.0
+    threshold: float = 0.5
+    chosen_on: str | None = None
+
+
+def choose_operating_point(histogram: np.ndarray, split: str = "val") -> OperatingPoint:
+    """Fit the temperature, and choose the threshold of the tempered probability.
+
+    Args:
+        histogram: `[2, LEVELS]` integer, see `log_odds_histogram`, of validation pixels.
+        split: name of what the pixels are.
+
+    Returns:
+        The defaults if there is no pixel.
+    """
+    if not histogram.any():
+        return OperatingPoint()
+    temperature = fit_temperature(histogram)
+    threshold = choose_threshold(histogram, probability_edges(temperature))
+    return OperatingPoint(temperature, threshold, split)
+
+
+def group_histograms(
+    state: "TrainState", index: "CacheIndex", crops: Sequence[tuple[str, int]]
+) -> dict[str, np.ndarray]:
+    """Count the pixels of crops by true class and log-odds, for each group of recordings.
+
+    Args:
+        state: its `eval_params` are used.
+        index: the prepared crops.
+        crops: (key, crop number) of those to count; each pixel counts once.
+
+    Returns:
+        Group -> `[2, LEVELS]` int64, 32 kB each, see `log_odds_histogram`; sorted by group.
+    """
+    from fluxseg.data.pipeline import CropSource, iterate_evaluation
+
+    groups = {entry.key: entry.group for entry in index.entries}
+    found = {group: np.zeros((2, LEVELS), np.int64) for group in {groups[key] for key, _ in crops}}
+    for batch in iterate_evaluation(CropSource(index, list(crops)), BATCH):
+        arrays = (batch["image"], batch["label"], batch["valid"])
+        counts = np.asarray(_histograms(state.apply_fn, state.eval_params, *arrays))
+        for number, count in zip(batch["crop"], counts, strict=True):
+            if number >= 0:
+                found[groups[crops[number][0]]] += count
+    return {group: found[group] for group in sorted(found)}
+
+
+def pool_histograms(histograms: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Add up the histograms of all groups; `[2, LEVELS]` int64."""
+    return sum(histograms.values(), np.zeros((2, LEVELS), np.int64))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _histograms(
+    apply_fn: Any, params: Any, images: jax.Array, label: jax.Array, valid: jax.Array
+) -> jax.Array:
+    return log_odds_histogram(neuron_log_odds(apply_fn, params, images), label, valid)
+
+
+def describe_calibration(
+    histograms: Mapping[str, np.ndarray],
+    temperature: float,
+    *,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> dict[str, Any]:
+    """Say how reliable the probabilities of a split are, before and after the temperature.
+
+    Args:
+        histograms: from `group_histograms`.
+        temperature: what log-odds are divided by.
+        seed: seed of the bootstrap.
+        confidence: probability that an interval is to cover.
+
+    Returns:
+        Plain values: `temperature`, `confidence`, and under `before` (temperature 1) and `after`
+        each the `scores` (`ece`, `mce`, `brier`, `nll`; None if undefined), their `intervals`
+        (percentile bootstrap over groups), and the `curve`.
+    """
+    stacked = np.stack(list(histograms.values()))
+    parts: dict[str, Any] = {}
+    for name, value in (("before", 1.0), ("after", temperature)):
+        sums = sum_reliability(stacked, value)
+        total: ReliabilitySums = sums.weighted(np.ones(len(stacked)))
+        scores = {key: float(score) for key, score in calibration_scores(total).items()}
+        rng = np.random.default_rng(seed)
+        parts[name] = {
+            "scores": {k: v if np.isfinite(v) else None for k, v in scores.items()},
+            "intervals": bootstrap_calibration(sums, rng, confidence=confidence),
+            "curve": reliability_curve(total),
+        }
+    return {"temperature": temperature, "confidence": confidence, **parts}
+
+
+def calibrate(
+    state: "TrainState",
+    index: "CacheIndex",
+    crops: Mapping[str, Sequence[tuple[str, int]]],
+    scores: Mapping[str, Any],
+    output: Path,
+    point: OperatingPoint | None = None,
+) -> tuple[dict[str, Any], OperatingPoint]:
+    """Add `operating_point`, and to every split `calibration`, to `scores.json`.
+
+    Args:
+        state: its `eval_params` are used.
+        index: the prepared crops.
+        crops: split -> (key, crop number) of its crops, for all splits of the scores.
+        scores: content of `scores.json`.
+        output: folder of `scores.json`.
+        point: what was chosen before; None: it is chosen here, on the split "val" alone.
+
+    Returns:
+        The scores with those of calibration, as written, and the operating point.
+    """
+    found = {split: group_histograms(state, index, crops[split]) for split in scores["splits"]}
+    if point is None:
+        point = OperatingPoint()
+        if "val" in found:
+            point = choose_operating_point(pool_histograms(found["val"]))
+    splits = {
+        name: {**split, "calibration": describe_calibration(found[name], point.temperature)}
+        for name, split in scores["splits"].items()
+    }
+    result = {**scores, "operating_point": dataclasses.asdict(point), "splits": splits}
+    write_json(output / "scores.json", result)
+    how = f"chosen on {point.chosen_on}" if point.chosen_on else "defaults: no split could choose"
+    logger.info("Temperature %.3f, threshold %.3f (%s)", point.temperature, point.threshold, how)
+    return result, point

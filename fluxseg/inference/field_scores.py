@@ -1,0 +1,71 @@
+"""Scores of a model on whole labelled fields, just as it would be used."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from fluxseg.data.recording import Source, pixel_size
+from fluxseg.errors import RecordingError
+from fluxseg.inference.object_counts import ObjectCounts
+from fluxseg.inference.object_scores import score_objects
+from fluxseg.inference.predict import Predictor
+from fluxseg.model.metrics import scores_from_confusion
+from fluxseg.training.evaluation import plain_scores
+
+
+def score_fields(model: Predictor, source: Source, keys: Iterable[str]) -> list[dict[str, Any]]:
+    """Score a model on labelled recordings just as it would be used: whole, with its threshold.
+
+    Args:
+        model: the model.
+        source: where the recordings are.
+        keys: which of them.
+
+    Returns:
+        For each: key, id, group, `confusion` `[2, 2]` `[[TN, FP], [FN, TP]]` and `objects`
+        (`ObjectCounts` as plain values).
+
+    Raises:
+        RecordingError: if one has no masks, or cannot be read.
+    """
+    rows = []
+    for key in keys:
+        recording = source.read(key)
+        if recording.masks is None:
+            raise RecordingError("masks", f"{recording.id} is not annotated, so it has no scores")
+        probability = model.predict(recording.image)
+        valid = np.isfinite(recording.image)
+        truth, found = recording.masks.any(0), probability >= model.threshold
+        confusion = np.bincount((2 * truth + found)[valid], minlength=4).reshape(2, 2)
+        scale = pixel_size(recording.metadata) or model.um_per_px
+        seen = np.where(valid, probability, np.nan)
+        objects = score_objects(recording.masks, seen, model.threshold, um_per_px=scale)["counts"]
+        rows.append(
+            {
+                "key": key,
+                "id": recording.id,
+                "group": recording.group,
+                "confusion": confusion.tolist(),
+                "objects": objects.to_json(),
+            }
+        )
+    return rows
+
+
+def pool_scores(rows: Iterable[Mapping[str, Any]]) -> dict[str, float | None]:
+    """Pool rows of `score_fields`: scores of pixels and objects, None where undefined."""
+    confusion, counts = np.zeros((2, 2), np.int64), ObjectCounts()
+    for row in rows:
+        confusion += np.array(row["confusion"])
+        counts = counts.merge(ObjectCounts(**{k: np.asarray(v) for k, v in row["objects"].items()}))
+    return plain_scores({**scores_from_confusion(confusion), **counts.scores()})
+
+
+def summarise_fields(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the pooled scores of rows of `score_fields`, and those of each field."""
+    return {
+        "scores": pool_scores(rows),
+        "n_groups": len({row["group"] for row in rows}),
+        "recordings": [{**row, "scores": pool_scores([row])} for row in rows],
+    }

@@ -1,0 +1,175 @@
+"""Masks as polygons along the edges of their pixels, and back without the loss of a pixel.
+
+Pixel (row r, column c) is the square from (c, r) to (c + 1, r + 1) in (x, y); its centre is
+(c + 0.5, r + 0.5). Polygons through the centres of the border pixels, which many tools draw, lose
+half a pixel on each side; those along the edges lose none.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import ndimage
+
+from fluxseg.errors import RecordingError
+
+MAX_CROSSINGS = 2**28
+"""Crossings of edges with rows of pixels that filling may take; a file can declare any number."""
+_CHUNK = 2**21
+# Steps along the edges of pixels: right, down, left, up; the mask is on the right of each
+# when y points down.
+_STEPS = ((1, 0), (0, 1), (-1, 0), (0, -1))
+
+
+def trace_polygons(mask: np.ndarray) -> list[np.ndarray]:
+    """Trace the borders of a mask along the edges of its pixels.
+
+    Every ring is simple: it meets no point twice. Where pixels touch at a corner only, rings
+    touch in that point. The rings follow each other as polygons with holes do that are valid in
+    the sense of the OGC: each part of the mask that is connected by edges gives its outer ring,
+    whose signed area sum(x[i] * y[i + 1] - x[i + 1] * y[i]) / 2 is positive, and then the rings
+    of its holes, whose areas are negative. So the even-odd and the non-zero rule fill the same.
+
+    Args:
+        mask: `[H, W]` bool.
+
+    Returns:
+        Rings `[K, 2]` float64 of (x, y), all whole numbers, without the first point again at
+        the end and without points on straight lines; none for an empty mask.
+    """
+    rows, columns = np.nonzero(mask.any(1))[0], np.nonzero(mask.any(0))[0]
+    if not len(rows):
+        return []
+    top, left = int(rows[0]), int(columns[0])
+    parts = ndimage.label(mask[top : rows[-1] + 1, left : columns[-1] + 1])[0]
+    edges = _find_edges(parts)
+    found: dict[int, list[np.ndarray]] = {}
+    while edges:
+        start = next(iter(edges))
+        part = edges[start]
+        found.setdefault(part, []).extend(_walk(edges, start))
+    offset = np.array([left, top], float)
+    ordered = []
+    for part in sorted(found):
+        # One ring of each part, its outer one, has a positive area.
+        ordered += [ring + offset for ring in sorted(found[part], key=lambda r: -signed_area(r))]
+    return ordered
+
+
+def signed_area(ring: np.ndarray) -> float:
+    """Return the area of a ring `[K, 2]` of (x, y), px; negative for the holes of a mask."""
+    x, y = ring[:, 0] - ring[0, 0], ring[:, 1] - ring[0, 1]
+    return float(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2
+
+
+def group_rings(rings: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
+    """Group the rings of `trace_polygons` into polygons.
+
+    Args:
+        rings: in the order of `trace_polygons`.
+
+    Returns:
+        For each part of the mask its outer ring, followed by its holes.
+    """
+    polygons: list[list[np.ndarray]] = []
+    for ring in rings:
+        if signed_area(ring) > 0:
+            polygons.append([])
+        polygons[-1].append(ring)
+    return polygons
+
+
+def fill_polygons(rings: Sequence[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
+    """Fill polygons by the even-odd rule: what lies within an odd number of rings is inside.
+
+    A pixel is inside if its centre is. A centre on an edge counts as inside if the area right of
+    it is, or below it for a level edge, so that of two polygons with a common edge one has it.
+
+    Args:
+        rings: arrays `[K, 2]` of (x, y), closed by a line from the last point to the first.
+        shape: height and width of the mask; what lies outside of it is cut off.
+
+    Returns:
+        `[H, W]` bool.
+
+    Raises:
+        RecordingError: if a coordinate is not finite, or the rings have so many edges that
+            filling them would take more than `MAX_CROSSINGS`.
+    """
+    height, width = shape
+    inside = np.zeros((height, width + 1), bool)
+    left = MAX_CROSSINGS
+    for ring in rings:
+        points = np.asarray(ring, np.float64).reshape(-1, 2)
+        if not np.isfinite(points).all():
+            raise RecordingError("polygon", "has coordinates that are not finite")
+        left -= _toggle(inside, points, left)
+    return np.logical_xor.accumulate(inside, axis=1)[:, :-1]
+
+
+def _find_edges(parts: np.ndarray) -> dict[tuple[int, int, int], int]:
+    """Map (x, y, direction) of each edge between inside and outside to its part."""
+    inside = np.pad(parts != 0, 1)
+    neighbours = (inside[:-2, 1:-1], inside[1:-1, 2:], inside[2:, 1:-1], inside[1:-1, :-2])
+    corners = ((0, 0), (1, 0), (1, 1), (0, 1))
+    edges: dict[tuple[int, int, int], int] = {}
+    for direction, (neighbour, (dx, dy)) in enumerate(zip(neighbours, corners, strict=True)):
+        row, column = np.nonzero(inside[1:-1, 1:-1] & ~neighbour)
+        keys = zip((column + dx).tolist(), (row + dy).tolist(), strict=True)
+        values = parts[row, column].tolist()
+        edges.update(((x, y, direction), v) for (x, y), v in zip(keys, values, strict=True))
+    return edges
+
+
+def _walk(edges: dict[tuple[int, int, int], int], start: tuple[int, int, int]) -> list[np.ndarray]:
+    """Take the edges of one closed walk away, and return it as simple rings."""
+    rings = []
+    path: list[tuple[int, int, int]] = []
+    place: dict[tuple[int, int], int] = {}
+    edge = start
+    while True:
+        x, y, direction = edge
+        if (x, y) in place:
+            # The walk is here again: what it went through since then is a ring of its own.
+            first = place[x, y]
+            rings.append(_corners(path[first:]))
+            for px, py, _ in path[first:]:
+                del place[px, py]
+            del path[first:]
+        if edge not in edges:
+            return rings
+        del edges[edge]
+        place[x, y] = len(path)
+        path.append(edge)
+        dx, dy = _STEPS[direction]
+        x, y = x + dx, y + dy
+        # To the right first, which stays with the same pixel where two touch at a corner.
+        turns = ((x, y, (direction + turn) % 4) for turn in (1, 0, 3))
+        edge = next((turn for turn in turns if turn in edges), start)
+
+
+def _corners(path: list[tuple[int, int, int]]) -> np.ndarray:
+    points = np.array(path, float)
+    return points[points[:, 2] != np.roll(points[:, 2], 1), :2]
+
+
+def _toggle(inside: np.ndarray, points: np.ndarray, limit: int) -> int:
+    """Flip `inside` [H, W + 1] where rows first lie right of an edge; return the crossings."""
+    height, width = inside.shape[0], inside.shape[1] - 1
+    (x0, y0), (x1, y1) = points.T, np.roll(points, -1, axis=0).T
+    # Rows whose centre lies between the ends of the edge; the upper end belongs to it.
+    begin = np.ceil(np.clip(np.minimum(y0, y1) - 0.5, 0, height)).astype(np.int64)
+    end = np.ceil(np.clip(np.maximum(y0, y1) - 0.5, 0, height)).astype(np.int64)
+    counts = end - begin
+    total = np.cumsum(counts)
+    if len(total) and total[-1] > limit:
+        raise RecordingError("polygon", f"has too many edges to fill: {len(points)}")
+    cuts = np.searchsorted(total, np.arange(0, (total[-1:].sum() or 0) + _CHUNK, _CHUNK))
+    for first, last in zip(cuts, [*cuts[1:], len(points)], strict=True):
+        number = np.repeat(np.arange(first, last), counts[first:last])
+        before = np.cumsum(counts[first:last]) - counts[first:last]
+        row = np.arange(len(number)) - np.repeat(before, counts[first:last]) + begin[number]
+        part = (row + 0.5 - y0[number]) / (y1[number] - y0[number])
+        x = x0[number] + part * (x1[number] - x0[number])
+        column = np.ceil(np.clip(x - 0.5, 0, width)).astype(np.int64)
+        np.logical_xor.at(inside, (row, column), True)
+    return int(total[-1]) if len(total) else 0

@@ -1,0 +1,129 @@
+"""What Suite2p says of a ROI in `stat.npy`, computed from the ROI's mask alone.
+
+The definitions are those of Suite2p 1.0 (`suite2p/detection/stats.py`, `roi_stats`); lengths are
+in diameters where it measures so. What only a movie tells (weights of the pixels, skewness,
+standard deviation and signal-to-noise ratio of the trace) is equal for all pixels, or 0.
+"""
+
+from typing import Any
+
+import numpy as np
+
+_FIRST = 100
+"""Suite2p takes the sizes of its first and best ROIs as the usual ones."""
+
+
+def create_stat(masks: np.ndarray, diameter: float | None = None) -> list[dict[str, Any]]:
+    """Compute the entries of `stat.npy` from masks.
+
+    Args:
+        masks: `[N, H, W]` bool, none of them empty.
+        diameter: usual one of the neurons, px; None for `usual_diameter`.
+
+    Returns:
+        `[N]` dicts: `ypix`, `xpix` `[K]` int32, `lam` `[K]` float32 of equal weights with the sum
+        1, `med` the [y, x] of the pixel that is closest to the median, `soma_crop` `[K]` bool
+        without what looks like a dendrite, `overlap` `[K]` bool for the pixels in other ROIs too,
+        and numbers.
+    """
+    diameter = usual_diameter(masks) if diameter is None else diameter
+    covered = masks.sum(axis=0, dtype=np.int32)
+    most = int(masks.sum(axis=(1, 2)).max(initial=1))
+    disc = _disc_distances(most) / diameter
+    stat = [_describe(mask, covered, disc, diameter) for mask in masks]
+    for name, norm in (("npix_soma", "npix_norm"), ("npix", "npix_norm_no_crop")):
+        usual = np.median([entry[name] for entry in stat[:_FIRST]]) if stat else 1.0
+        for entry in stat:
+            entry[norm] = float(entry[name] / (usual + 1e-10))
+    return stat
+
+
+def usual_diameter(masks: np.ndarray) -> float:
+    """Return the median diameter of discs with as many pixels as the ROIs, px, rounded.
+
+    Args:
+        masks: `[N, H, W]` bool.
+
+    Returns:
+        At least 1; 12, as Suite2p has it, without any ROI.
+    """
+    areas = masks.sum(axis=(1, 2))
+    return max(1.0, float(np.round(np.median(2 * np.sqrt(areas / np.pi))))) if len(areas) else 12.0
+
+
+def crop_soma(distances: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Choose the pixels of a ROI that belong to its soma.
+
+    Around the centre the weight within a radius grows fast with the radius, and slowly again
+    where only a dendrite is left: the soma ends where, after it was larger, the growth by a
+    further pixel falls below a third of its maximum.
+
+    Args:
+        distances: `[K]` of the pixels from the centre, px.
+        weights: `[K]` float32.
+
+    Returns:
+        `[K]` bool; all of at most ten pixels.
+    """
+    everything = np.ones(len(distances), bool)
+    if len(distances) <= 10:
+        return everything
+    radii = np.arange(0, distances.max())
+    growth = np.diff([weights[distances < radius].sum() for radius in radii])
+    end = len(radii) - 1
+    third = growth.max() / 3
+    large = np.flatnonzero(growth > third)
+    if len(large):
+        small = np.flatnonzero(growth[large[0] :] < third)
+        end = int(large[0] + small[0]) if len(small) else end
+    soma = distances < radii[end]
+    return soma if soma.any() else everything
+
+
+def _describe(
+    mask: np.ndarray, covered: np.ndarray, disc: np.ndarray, diameter: float
+) -> dict[str, Any]:
+    rows, columns = np.nonzero(mask)
+    count = len(rows)
+    weights = np.full(count, 1 / count, np.float32)
+    closest = np.argmin(_squared_distances(rows, columns))
+    center = [int(rows[closest]), int(columns[closest])]
+    soma = crop_soma(np.hypot(rows - center[0], columns - center[1]), weights)
+    y, x = rows[soma], columns[soma]
+    # The mean distance from the median, against that of a disc with as many pixels.
+    mrs = float(np.sqrt(_squared_distances(y, x)).mean()) / diameter
+    mrs0 = float(disc[: len(y)].mean())
+    variances = np.linalg.eigvalsh(np.cov(np.stack([y, x]), bias=True))
+    minor, major = 2 * np.sqrt(np.maximum(variances, 0)) / diameter
+    return {
+        "ypix": rows.astype(np.int32),
+        "xpix": columns.astype(np.int32),
+        "lam": weights,
+        "med": center,
+        "footprint": 0,
+        "npix": count,
+        "npix_soma": len(y),
+        "soma_crop": soma,
+        "npix_norm": 1.0,
+        "npix_norm_no_crop": 1.0,
+        "radius": float(major * diameter),
+        "aspect_ratio": float(2 * major / (0.01 + major + minor)),
+        "compact": max(1.0, mrs / (1e-10 + mrs0)),
+        "mrs": mrs,
+        "mrs0": mrs0,
+        "overlap": covered[rows, columns] > 1,
+        "skew": 0.0,
+        "std": 0.0,
+        "snr": 0.0,
+    }
+
+
+def _squared_distances(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    return (rows - np.median(rows)) ** 2 + (columns - np.median(columns)) ** 2
+
+
+def _disc_distances(count: int) -> np.ndarray:
+    """Return the distances from the centre of the `count` nearest pixels, in order."""
+    side = int(np.sqrt(count / np.pi)) + 3
+    y, x = np.mgrid[-side : side + 1, -side : side + 1]
+    return np.sort(np.hypot(y, x).ravel())[:count]

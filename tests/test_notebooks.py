@@ -1,0 +1,50 @@
+"""The notebooks run from a clean folder, and the outputs that they are kept with are clean."""
+
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+NOTEBOOKS = sorted((Path(__file__).parents[1] / "experiments" / "notebooks").glob("*.ipynb"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    # One for all: the later ones go on with the run of the first.
+    return tmp_path_factory.mktemp("notebooks")
+
+
+def test_there_are_notebooks():
+    assert len(NOTEBOOKS) == 5
+
+
+# The kernel's own start-up warnings and the loop that it leaves behind are none of ours.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs(path, folder):
+    notebook = nbformat.read(path, as_version=4)
+    resources = {"metadata": {"path": str(folder)}}
+    NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources).execute()
+    kept = nbformat.read(path, as_version=4)
+    for before, after in zip(kept.cells, notebook.cells, strict=True):
+        kinds = [output.output_type for output in before.get("outputs", [])]
+        assert kinds == [output.output_type for output in after.get("outputs", [])], before.source
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_can_be_read_without_running(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    assert not [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"]
+    assert path.stat().st_size < 800_000
+    assert not re.search(r"/(home|root|tmp|work|Users|opt)/", path.read_text(encoding="utf-8"))
+
+
+def test_training_and_scoring_takes_15_lines():
+    code = next(c for c in nbformat.read(NOTEBOOKS[0], as_version=4).cells if c.cell_type == "code")
+    assert len(code.source.splitlines()) <= 15
+    assert "train_and_evaluate" in code.source
