@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from fluxseg.inference.features import layer_features
     from fluxseg.inference.rois import find_rois
     from fluxseg.inference.run_model import load_model
+    from fluxseg.interop.convert import write_recording
     from fluxseg.interop.sources import open_source, read_recording
     from fluxseg.model.losses import weighted_cross_entropy
     from fluxseg.model.metrics import confusion_matrix, scores_from_confusion
@@ -81,6 +82,7 @@ _HOME = {
     "train_step": "fluxseg.training.steps",
     "uncrop_grid": "fluxseg.data.tiles",
     "weighted_cross_entropy": "fluxseg.model.losses",
+    "write_recording": "fluxseg.interop.convert",
 }
 
 __all__ = ["__version__", "plot", *_HOME]

@@ -52,7 +52,7 @@ def test_help_explains_every_verb_and_every_option():
     text = run("--help")
     verbs = (
         *("train", "check", "prepare", "evaluate", "compare", "predict", "export", "report"),
-        "simulate",
+        *("simulate", "convert", "project", "finetune", "review"),
     )
     for verb in verbs:
         assert verb in text

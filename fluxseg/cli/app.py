@@ -7,6 +7,7 @@ import tyro
 
 from fluxseg.cli.adapt import finetune, review
 from fluxseg.cli.apply import export, predict
+from fluxseg.cli.formats import convert
 from fluxseg.cli.project import project
 from fluxseg.cli.recordings import check, prepare, simulate
 from fluxseg.cli.scores import compare, evaluate, report
@@ -16,8 +17,8 @@ from fluxseg.terminal import run_guarded
 DESCRIPTION = """Segment neurons in two-photon calcium imaging: train a U-Net and score it honestly.
 
 `fluxseg VERB --help` explains the options of a verb. Exit codes: 0 done; 1 something was found by
-check, or an image could not be predicted or a movie not projected; 2 bad input or settings; 130
-and 143 stopped by Ctrl-C or SIGTERM.
+check, or an image could not be predicted, a movie not projected or a recording not converted;
+2 bad input or settings; 130 and 143 stopped by Ctrl-C or SIGTERM.
 """
 
 
@@ -31,8 +32,8 @@ def _run(arguments: Sequence[str]) -> int:
         return _train(arguments[1:])
     app = tyro.extras.SubcommandApp()
     verbs = (
-        train, check, prepare, evaluate, compare, predict, export, report, simulate, project,
-        finetune, review,
+        train, check, prepare, evaluate, compare, predict, export, report, simulate, convert,
+        project, finetune, review,
     )  # fmt: skip
     for verb in verbs:
         app.command(verb)

@@ -8,16 +8,18 @@ import tyro
 from fluxseg.compilation import enable_compilation_cache
 from fluxseg.terminal import configure_logging, create_console, progress_bars
 
+PredictFormat = Literal[
+    "probability", "labels", "mask", "npz", "suite2p", "cellpose", "imagej", "nwb", "neurofinder",
+    "coco", "geojson",
+]  # fmt: skip
+
 
 def predict(
     inputs: tyro.conf.Positional[tuple[str, ...]],
     /,
     model: Path,
     output: Path,
-    format: tuple[Literal["probability", "labels", "mask", "npz"], ...] = (
-        "probability",
-        "labels",
-    ),
+    format: tuple[PredictFormat, ...] = ("probability", "labels"),
     tta: bool = False,
     threshold: float | None = None,
     tile: int | None = None,
@@ -33,7 +35,9 @@ def predict(
         output: Folder to write to.
         format: What to write for each image. probability: NAME_probability.tif; labels:
             NAME_labels.tif, one number a neuron; mask: NAME_mask.tif; npz: all of these and the
-            measures of each neuron in NAME_prediction.npz.
+            measures of each neuron in NAME_prediction.npz; suite2p (a folder, NAME_suite2p),
+            cellpose (NAME_seg.npy), imagej (NAME_rois.zip), nwb, neurofinder, coco, geojson: the
+            neurons for that tool.
         tta: Average over the 8 flips and turns of each image: eight times slower.
         threshold: Least probability of a neuron pixel; by default the one stored with the model,
             chosen on validation.

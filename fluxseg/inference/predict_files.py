@@ -2,22 +2,29 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import jax
 import numpy as np
 
+from fluxseg.data.recording import Recording
 from fluxseg.errors import ConfigError, RecordingError
 from fluxseg.files import atomic_path, write_json
 from fluxseg.inference.inputs import Job, read_input, without_path
 from fluxseg.inference.predict import Predictor
+from fluxseg.interop.formats import ENDINGS
+from fluxseg.interop.labels import masks_from_labels
 
-OutputFormat = Literal["probability", "labels", "mask", "npz"]
+OutputFormat = Literal[
+    "probability", "labels", "mask", "npz", "suite2p", "cellpose", "imagej", "nwb", "neurofinder",
+    "coco", "geojson",
+]  # fmt: skip
 """probability: `NAME_probability.tif`, float32. labels: `NAME_labels.tif`, one number a neuron, 0
 is background. mask: `NAME_mask.tif`, 255 where a neuron is. npz: `NAME_prediction.npz`, all three
-and the measures of each neuron."""
+and the measures of each neuron. The others: the neurons in the format of that tool, see
+`fluxseg.interop.formats`."""
 SUMMARY = "predictions.json"
 """File in the output folder that says what became of each input."""
 
@@ -92,7 +99,8 @@ def predict_files(
                 outcome = Outcome(job, error=f"cannot be predicted, try smaller tiles: {first}")
             else:
                 scale = scale or model.um_per_px
-                files, neurons = _write(output, job.name, probability, threshold, scale, formats)
+                found = _Found(job.name, image, probability, threshold, scale)
+                files, neurons = _write(output, found, formats)
                 outcome = Outcome(job, files, neurons)
         outcomes.append(outcome)
         if outcome.error:
@@ -114,20 +122,26 @@ def _row(outcome: Outcome) -> dict[str, Any]:
     }
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Found:
+    name: str
+    image: np.ndarray
+    probability: np.ndarray
+    threshold: float
+    um_per_px: float | None
+
+
 def _write(
-    output: Path,
-    name: str,
-    probability: np.ndarray,
-    threshold: float,
-    um_per_px: float | None,
-    formats: Sequence[OutputFormat],
+    output: Path, found: _Found, formats: Sequence[OutputFormat]
 ) -> tuple[tuple[str, ...], int | None]:
     """Write the files of one image; return their names and the number of neurons."""
+    name, probability, threshold = found.name, found.probability, found.threshold
+    um_per_px = found.um_per_px
     files: list[str] = []
     arrays: dict[str, np.ndarray] = {"probability": probability}
     arrays["mask"] = np.where(probability >= threshold, np.uint8(255), np.uint8(0))
     neurons = None
-    if {"labels", "npz"} & set(formats):
+    if set(formats) - {"probability", "mask"}:
         from fluxseg.inference.rois import find_rois
 
         rois = find_rois(probability, threshold=threshold, um_per_px=um_per_px)
@@ -136,6 +150,9 @@ def _write(
         arrays |= {"labels": rois.labels} | {key: getattr(rois, key) for key in measures}
         arrays["mean_probability"] = rois.probability
     for kind in dict.fromkeys(formats):
+        if kind in ENDINGS and kind not in ("labels", "npz"):
+            files.append(_write_format(output, found, arrays, kind))
+            continue
         file = f"{name}_prediction.npz" if kind == "npz" else f"{name}_{kind}.tif"
         files.append(file)
         with atomic_path(output / file) as temporary:
@@ -145,6 +162,21 @@ def _write(
             else:
                 _write_tiff(temporary, arrays[kind], um_per_px)
     return tuple(files), neurons
+
+
+def _write_format(output: Path, found: _Found, arrays: Mapping[str, np.ndarray], kind: Any) -> str:
+    """Write the neurons in the format of another tool; return the name of the file or folder."""
+    from fluxseg.interop.convert import write_recording
+
+    masks, names = masks_from_labels(arrays["labels"])
+    metadata: dict[str, Any] = {"roi_quality": np.round(arrays["quality"], 4).tolist()}
+    if found.um_per_px is not None:
+        metadata["um_per_px"] = found.um_per_px
+    recording = Recording(found.name, found.image, masks, names, metadata=metadata)
+    file = found.name + ENDINGS[kind]
+    for remark in write_recording(output / file, recording, kind, overwrite=True):
+        logger.debug("%s: %s", file, remark)
+    return file
 
 
 def _write_tiff(path: Path, array: np.ndarray, um_per_px: float | None) -> None:

@@ -2,41 +2,33 @@
 
 import dataclasses
 import os
-from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fluxseg.config import Config
-from fluxseg.data.npy import MAGIC as NPY_MAGIC
-from fluxseg.data.npy import naming_file, open_regular
+from fluxseg.data.npy import naming_file
 from fluxseg.data.recording import Recording, Source
 from fluxseg.errors import ConfigError, RecordingError
-from fluxseg.interop.allen import read_allen_npy
 from fluxseg.interop.images import SUFFIXES as IMAGE_SUFFIXES
-from fluxseg.interop.images import find_image, find_mask, is_mask_name, read_image
-from fluxseg.interop.npz import read_npz
-from fluxseg.interop.pixels import MAGICS as IMAGE_MAGICS
+from fluxseg.interop.images import find_image, find_mask, is_mask_name
 
-SUFFIXES = (".npy", ".npz", *IMAGE_SUFFIXES)
+SUFFIXES = (".npy", ".npz", ".nwb", *IMAGE_SUFFIXES)
 """Endings of the files that a folder is searched for, in lower case; upper case counts as well."""
-_READERS: dict[bytes, Callable[[Path], Recording]] = {
-    NPY_MAGIC: read_allen_npy,
-    b"PK\x03\x04": read_npz,
-    **dict.fromkeys(IMAGE_MAGICS, read_image),
-}
-_HINTS = {
-    b"\x89HDF\r\n\x1a\n": "is an HDF5 or NWB file; save its projection and masks as .npz",
-    b"PK": "is an empty or split .zip file",
-    b"\x80": "looks like a bare pickle; save the dict with numpy.save instead",
-}
+SEG_ENDING = "_seg.npy"
+"""Ending of Cellpose's segmentations."""
+_DATASET_FILES = ("stat.npy", "iscell.npy", "ops.npy", "regions/regions.json", "info.json")
+ROI_SUFFIXES = (".zip", ".roi", ".geojson", ".json")
+"""Endings of files that hold ROIs of an image beside them; without one they are no recordings."""
 
 
-def read_recording(path: Path | str) -> Recording:
-    """Read a recording from a file in any known format, which its content tells, not its name.
+def read_recording(path: Path | str, image: Path | str | None = None) -> Recording:
+    """Read a recording in any known format, which its content tells, not its name.
 
     Args:
-        path: `.npy` (a dict as Allen's), `.npz`, TIFF, PNG or JPEG file; for an image the masks
-            are looked for beside it, see `fluxseg.interop.images`.
+        path: `.npy` (a dict as Allen's, or Cellpose's `_seg.npy`), `.npz`, TIFF, PNG or JPEG file
+            (the masks are looked for beside it, see `fluxseg.interop.images`), NWB file, Suite2p
+            or Neurofinder folder, ImageJ ROI set, COCO or GeoJSON file with an image beside it.
+        image: the image of a file that holds ROIs only.
 
     Returns:
         The recording.
@@ -45,26 +37,21 @@ def read_recording(path: Path | str) -> Recording:
         UnsafeFileError: if the file asks for anything but plain data, naming it.
         RecordingError: whose text begins with the path, if the file cannot be used.
     """
-    path = Path(path)
-    with naming_file(path):
-        with open_regular(path) as (file, _):
-            start = file.read(16)
-        readers = (reader for magic, reader in _READERS.items() if start.startswith(magic))
-        reader = next(readers, None)
-        if reader is None:
-            hints = (hint for magic, hint in _HINTS.items() if start.startswith(magic))
-            unknown = "is in no known format; known are .npy, .npz, TIFF, PNG and JPEG"
-            raise RecordingError("", next(hints, unknown) if start else "is empty")
-    return reader(path)
+    from fluxseg.interop.convert import read_any
+
+    return read_any(path, image)
 
 
 @dataclasses.dataclass(frozen=True)
 class FolderSource:
     """The recordings in a folder and the folders below it, or in one file.
 
-    Keys are paths relative to the folder, with `/` between their parts. Files of other endings,
-    hidden files and folders, and mask files are no recordings; a mask file without its image is
-    one that cannot be read, so that it is not lost silently. Links are followed once.
+    Keys are paths relative to the folder, with `/` between their parts. A Suite2p plane or a
+    Neurofinder dataset is one recording, named by its folder. Files of other endings, hidden
+    files and folders, and mask files are no recordings; a mask file without its image is one
+    that cannot be read, so that it is not lost silently. Files of ROIs (ImageJ, COCO, GeoJSON,
+    Neurofinder, Cellpose) count with the image beside them, which is then no recording of its
+    own. Links are followed once.
 
     Attributes:
         root: path of the folder or file.
@@ -80,7 +67,7 @@ class FolderSource:
         """
         root = Path(self.root)
         try:
-            if root.is_file():
+            if root.is_file() or _is_dataset(root):
                 return [root.name]
             if not root.is_dir():
                 raise ConfigError(f"data.source: there is no folder or file {self.root}")
@@ -116,14 +103,16 @@ class FolderSource:
         """
         path = self._path(key)
         with naming_file(path):
+            if path.is_dir():
+                parts = [path / name for name in _DATASET_FILES if (path / name).is_file()]
+                return "+".join(f"{part.name}:{_stamp(part)}" for part in parts)
             stamps = [_stamp(path)]
-            if path.suffix.lower() in IMAGE_SUFFIXES:
-                try:
-                    mask = find_mask(path)
-                    stamps += [f"{mask.name}:{_stamp(mask)}"] if mask else []
-                except RecordingError as error:
-                    # Several masks: reading says so; here their names tell when that changes.
-                    stamps.append(error.reason)
+            try:
+                beside = find_companion(path)
+                stamps += [f"{beside.name}:{_stamp(beside)}"] if beside else []
+            except RecordingError as error:
+                # Several of them: reading says so; here their names tell when that changes.
+                stamps.append(error.reason)
             return "+".join(stamps)
 
     def describe(self) -> dict[str, Any]:
@@ -132,11 +121,39 @@ class FolderSource:
 
     def _path(self, key: str) -> Path:
         root = Path(self.root)
-        if root.is_file() and key == root.name:
+        if key == root.name and (root.is_file() or _is_dataset(root)):
             return root
         if PurePosixPath(key).is_absolute() or ".." in PurePosixPath(key).parts or not key:
             raise RecordingError(key, f"is not a path below {self.root}")
         return root / key
+
+
+def find_companion(path: Path) -> Path | None:
+    """Return the file that belongs to a file: the masks of an image, the image of ROIs.
+
+    Raises:
+        RecordingError: if there are several.
+    """
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return find_mask(path)
+    if path.suffix.lower() in ROI_SUFFIXES:
+        from fluxseg.interop.imagej import find_roi_image
+
+        return find_roi_image(path)
+    return find_image_of_seg(path) if path.name.endswith(SEG_ENDING) else None
+
+
+def find_image_of_seg(path: Path) -> Path | None:
+    """Return the image beside a `NAME_seg.npy` of Cellpose, told by its name alone."""
+    stem = path.name.removesuffix(SEG_ENDING)
+    endings = (case for suffix in IMAGE_SUFFIXES for case in (suffix, suffix.upper()))
+    found = (path.with_name(stem + ending) for ending in endings)
+    return next((other for other in found if other.is_file()), None)
+
+
+def _is_dataset(folder: Path) -> bool:
+    suite2p = all((folder / name).is_file() for name in ("stat.npy", "ops.npy"))
+    return suite2p or (folder / "regions" / "regions.json").is_file()
 
 
 def _stamp(path: Path) -> str:
@@ -160,13 +177,33 @@ def _recordings(root: Path) -> list[Path]:
         entered.add((status.st_dev, status.st_ino))
         # Sorted, so that of two links to one folder always the same is entered.
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in names:
-            path = Path(folder, name)
-            if name.startswith(".") or path.suffix.lower() not in SUFFIXES:
-                continue
-            if not is_mask_name(path) or find_image(path) is None:
-                found.append(path)
+        if _is_dataset(Path(folder)):
+            folders.clear()
+            found.append(Path(folder))
+            continue
+        found += _in_folder(Path(folder), names)
     return found
+
+
+def _in_folder(folder: Path, names: list[str]) -> list[Path]:
+    paths = [folder / name for name in names if not name.startswith(".")]
+    rois = [p for p in paths if p.suffix.lower() in ROI_SUFFIXES or p.name.endswith(SEG_ENDING)]
+    kept, images = [], set()
+    for path in rois:
+        try:
+            image = find_companion(path)
+        except RecordingError:
+            image = None
+        if image is not None:
+            kept.append(path)
+            images.add(image)
+    for path in paths:
+        if path in rois or path in images or path.suffix.lower() not in SUFFIXES:
+            # A segmentation may hold its image itself, and reading it says if not.
+            kept += [path] if path.name.endswith(SEG_ENDING) and path not in kept else []
+        elif not is_mask_name(path) or find_image(path) is None:
+            kept.append(path)
+    return kept
 
 
 def open_source(config: Config) -> Source:

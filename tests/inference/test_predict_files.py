@@ -182,3 +182,33 @@ def test_wrong_settings_are_refused_before_any_work(model, tmp_path, wrong):
     with pytest.raises(ConfigError):
         predict_files(model, [], tmp_path / "out", **wrong)
     assert not (tmp_path / "out").exists()
+
+
+def test_neurons_go_to_the_tools_of_the_lab(model, tmp_path):
+    from typing import get_args
+
+    from fluxseg.cli.apply import PredictFormat
+    from fluxseg.inference.predict_files import OutputFormat
+    from fluxseg.interop.formats import ENDINGS
+    from fluxseg.interop.sources import read_recording
+
+    assert get_args(PredictFormat) == get_args(OutputFormat)
+    image = np.random.default_rng(0).random((48, 64)).astype(np.float32)
+    tifffile.imwrite(tmp_path / "a.tif", image)
+    kinds = [kind for kind in get_args(OutputFormat) if kind in ENDINGS and kind != "npz"]
+    assert len(kinds) == 8
+    jobs = plan_jobs([str(tmp_path / "a.tif")], tmp_path / "out")
+    (outcome,) = predict_files(model, jobs, tmp_path / "out", kinds, threshold=0.4)
+    assert not outcome.error
+    assert outcome.neurons
+    labels = tifffile.imread(tmp_path / "out" / "a_labels.tif")
+    for kind, file in zip(kinds, outcome.files, strict=True):
+        assert file == "a" + ("_labels.tif" if kind == "labels" else ENDINGS[kind])
+        if kind == "labels":
+            continue
+        source = tmp_path / "out" / file
+        picture = tmp_path / "a.tif" if kind == "imagej" else None
+        found = read_recording(source, picture)
+        assert len(found.masks) == outcome.neurons == labels.max()
+        for number, mask in enumerate(found.masks, 1):
+            np.testing.assert_array_equal(mask, labels == number)

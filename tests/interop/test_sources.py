@@ -98,11 +98,11 @@ def test_formats_are_told_by_content_not_by_name(tmp_path):
     ("content", "reason"),
     [
         (b"", "is empty"),
-        (b"\x89HDF\r\n\x1a\n" + bytes(20), "HDF5 or NWB file; save its projection"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(20), "HDF5"),
         (pickle.dumps({"id": 1}), "looks like a bare pickle"),
-        (b"hello", "is in no known format; known are .npy, .npz, TIFF, PNG and JPEG"),
+        (b"hello", "is in no known format"),
         (b"PK\x05\x06" + bytes(18), "empty or split .zip"),
-        (b"PK\x03\x04" + bytes(18), "damaged or unusual .npz"),
+        (b"PK\x03\x04" + bytes(18), "is a damaged .zip file"),
         (b"II*\x00", "is damaged"),
         (png_with_header(0, 5), "cannot be read"),
     ],
@@ -135,7 +135,7 @@ def test_nothing_to_read_is_said(tmp_path):
         FolderSource(str(tmp_path / "none")).keys()
     (tmp_path / "notes.txt").write_text("")
     with pytest.raises(
-        ConfigError, match=r"no recordings in .*looked for \*\.npy, \*\.npz, \*\.ti"
+        ConfigError, match=r"no recordings in .*looked for \*\.npy, \*\.npz, \*\.nwb, \*\.ti"
     ):
         FolderSource(str(tmp_path)).keys()
 

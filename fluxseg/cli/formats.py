@@ -1,0 +1,82 @@
+"""The verb that converts recordings between formats."""
+
+from pathlib import Path
+
+import tyro
+
+from fluxseg.errors import FluxsegError
+from fluxseg.interop.formats import Format
+from fluxseg.terminal import configure_logging, create_console, progress_bars
+
+
+def convert(
+    source: tyro.conf.Positional[Path],
+    target: tyro.conf.Positional[Path],
+    /,
+    format: Format | None = None,
+    image: Path | None = None,
+    overwrite: bool = False,
+) -> int:
+    """Convert a recording, or a folder of recordings, to the format of another tool.
+
+    The input's format is told by its content: .npy dicts as Allen's, .npz, TIFF, PNG and JPEG with
+    masks beside, Cellpose _seg.npy, Suite2p folders, ImageJ ROI sets, NWB, Neurofinder, COCO and
+    GeoJSON. What the output cannot hold is printed. Exit code 1 if a recording of a folder failed.
+
+    Args:
+        source: A recording, or a folder of recordings.
+        target: File or folder to write; for a folder of recordings, the folder to write them to.
+        format: Format to write; by default the ending of the name tells it (a name without ending
+            is a Suite2p folder). labels: image and label image as TIFF. cellpose-pair: image and
+            masks that Cellpose trains on.
+        image: Image of a file that holds ROIs only; by default one of the same name beside it.
+        overwrite: Write over files that exist.
+    """
+    from fluxseg.interop.convert import convert as convert_one
+    from fluxseg.interop.convert import detect_format
+
+    console = create_console()
+    configure_logging(create_console(stderr=True))
+    many = source.is_dir()
+    if many:
+        try:
+            many = not detect_format(source)
+        except FluxsegError:
+            many = True
+    if many:
+        return _convert_folder(source, target, format, overwrite)
+    for remark in convert_one(source, target, format, image=image, overwrite=overwrite):
+        console.print(f"remark: {remark}", markup=False)
+    console.print(f"written: {target}", markup=False)
+    return 0
+
+
+def _convert_folder(source: Path, target: Path, format: Format | None, overwrite: bool) -> int:
+    from fluxseg.errors import ConfigError
+    from fluxseg.inference.inputs import distinct_name, safe_name
+    from fluxseg.interop.convert import write_recording
+    from fluxseg.interop.formats import ENDINGS
+    from fluxseg.interop.sources import FolderSource
+
+    if format is None:
+        raise ConfigError("--format is needed to convert a folder of recordings")
+    console = create_console()
+    recordings = FolderSource(str(source))
+    keys = recordings.keys()
+    failed = 0
+    taken: set[str] = set()
+    with progress_bars(console, ("Converting", "recordings")) as (progress,):
+        for number, key in enumerate(keys, 1):
+            try:
+                recording = recordings.read(key)
+                name = distinct_name(safe_name(recording.id), taken) + ENDINGS[format]
+                remarks = write_recording(target / name, recording, format, overwrite=overwrite)
+            except FluxsegError as error:
+                failed += 1
+                console.print(f"failed: {key}: {error}", markup=False, soft_wrap=True)
+            else:
+                for remark in (*recording.remarks, *remarks):
+                    console.print(f"{key}: remark: {remark}", markup=False, soft_wrap=True)
+            progress(number, len(keys))
+    console.print(f"{len(keys) - failed} of {len(keys)} recordings written to {target}")
+    return 1 if failed else 0

@@ -1,0 +1,22 @@
+"""Names of the formats that recordings are written in."""
+
+from typing import Literal
+
+Format = Literal[
+    "allen", "npz", "labels", "cellpose", "cellpose-pair", "suite2p", "imagej", "nwb",
+    "neurofinder", "coco", "geojson",
+]  # fmt: skip
+ENDINGS: dict[Format, str] = {
+    "allen": ".npy",
+    "npz": ".npz",
+    "labels": ".tif",
+    "cellpose": "_seg.npy",
+    "cellpose-pair": ".tif",
+    "suite2p": "_suite2p",
+    "imagej": "_rois.zip",
+    "nwb": ".nwb",
+    "neurofinder": "_neurofinder",
+    "coco": ".json",
+    "geojson": ".geojson",
+}
+"""What the name of a recording is followed by in each format; without a dot it is a folder."""
