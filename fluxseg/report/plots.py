@@ -83,7 +83,8 @@ def plot_curves(history: Sequence[Mapping[str, Any]], best_epoch: int | None = N
     panels = figure.subplots(2, 2, sharex=True).flat
     for panel, name in zip(panels, plot.FIGURES, strict=True):
         plot.curves(history, name, best_epoch, ax=panel)
-        panel.label_outer()
+    for panel in figure.axes[:2]:
+        panel.set_xlabel("")
     drawn: dict[str, Artist] = {}
     for panel in figure.axes:
         handles, labels = panel.get_legend_handles_labels()

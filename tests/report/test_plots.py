@@ -239,3 +239,11 @@ def test_plots_need_no_display_and_no_pyplot():
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=60)
+
+
+def test_every_panel_of_the_curves_has_its_own_scale():
+    figure = plot_curves(history())
+    figure.canvas.draw()
+    for panel in figure.axes:
+        assert any(label.get_visible() and label.get_text() for label in panel.get_yticklabels())
+    assert [bool(panel.get_xlabel()) for panel in figure.axes] == [False, False, True, True]
