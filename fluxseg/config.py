@@ -56,6 +56,8 @@ class DataConfig:
     """This percentile of a recording's pixels becomes 0."""
     high_percentile: float = 99.5
     """This percentile of a recording's pixels becomes 1."""
+    touching: bool = False
+    """Learn a third class, the pixels where neurons touch, so that crowded ones come apart."""
     split_by: Literal["group", "recording", "crop"] = "group"
     """What is never divided between splits; "recording" and "crop" leak, on purpose."""
     train_fraction: float = 0.7
@@ -82,6 +84,11 @@ class DataConfig:
         _check(train + val <= 1 + 1e-9, "data.val_fraction", val, f"<= {1 - train:.6g}")
         _check(self.workers >= 0, "data.workers", self.workers, ">= 0")
         _check(self.threads >= 0, "data.threads", self.threads, ">= 0")
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes that a network learns, in the order of its logits."""
+        return ("background", "neuron", "touching") if self.touching else ("background", "neuron")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -36,6 +36,7 @@ class CacheEntry:
         first: number of its first crop within the shard.
         um_per_px: size of a pixel, um; None if unknown, or if it was prepared by a version that
             did not note it.
+        touching_pixels: per crop, valid pixels that are touching; empty if not prepared for that.
     """
 
     key: str
@@ -51,6 +52,7 @@ class CacheEntry:
     shard: str
     first: int
     um_per_px: float | None = None
+    touching_pixels: tuple[int, ...] = ()
 
     @property
     def split_item(self) -> SplitItem:
@@ -96,9 +98,10 @@ def source_stamps(source: Source) -> dict[str, str]:
 def cache_difference(index: CacheIndex, stamps: Mapping[str, str], config: DataConfig) -> str:
     """Say in words why a cache does not fit a source and its settings; empty if it does."""
     wanted = crop_settings(config)
-    changed = [f"{k}: {index.settings.get(k)} -> {v}" for k, v in wanted.items()]
     changed = [
-        c for c, k in zip(changed, wanted, strict=True) if index.settings.get(k) != wanted[k]
+        f"{name}: {index.settings.get(name)} -> {wanted.get(name)}"
+        for name in {**wanted, **index.settings}
+        if index.settings.get(name) != wanted.get(name)
     ]
     if changed:
         return "settings changed: " + ", ".join(changed)
@@ -153,8 +156,9 @@ def read_index(directory: str | Path) -> CacheIndex | None:
 def entry_from_json(values: Mapping[str, Any]) -> CacheEntry:
     """Build an entry from its plain values."""
     fields = dict(values)
-    for name in ("shape", "remarks", "neuron_pixels", "valid_pixels"):
-        fields[name] = tuple(fields[name])
+    for name in ("shape", "remarks", "neuron_pixels", "valid_pixels", "touching_pixels"):
+        # Indexes of earlier versions do not have the last one.
+        fields[name] = tuple(fields.get(name, ()))
     return CacheEntry(**fields)
 
 

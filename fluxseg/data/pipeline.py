@@ -14,8 +14,9 @@ from fluxseg.data.crops import decode_crop
 from fluxseg.errors import WorkdirError
 
 Batch = dict[str, np.ndarray]
-"""image `[B, H, W, 1]` float32; label `[B, H, W]` uint8; valid `[B, H, W]` uint8, 0 where a pixel
-must not count; crop `[B]` int32, position in the list of crops, -1 for padding."""
+"""image `[B, H, W, 1]` float32; label `[B, H, W]` uint8, 0 and 1 or the bits of
+`fluxseg.data.touching`; valid `[B, H, W]` uint8, 0 where a pixel must not count; crop `[B]` int32,
+position in the list of crops, -1 for padding."""
 Transform = Callable[[Batch, np.random.Generator], Batch]
 """A random change of one crop."""
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fluxseg.config import DataConfig
 from fluxseg.data.cache import (
     INDEX_NAME,
@@ -22,6 +24,7 @@ from fluxseg.data.duplicates import Entry, resolve_duplicates
 from fluxseg.data.fingerprint import decode_fingerprint, encode_fingerprint
 from fluxseg.data.parallel import map_in_processes
 from fluxseg.data.recording import Source, pixel_size
+from fluxseg.data.touching import NEURON, TOUCHING, touching_label
 from fluxseg.errors import FluxsegError, WorkdirError
 from fluxseg.files import TEMPORARY, atomic_path, read_json, write_json
 
@@ -149,6 +152,10 @@ class _ShardTask:
         return f"crops-{hashlib.blake2b(described.encode(), digest_size=12).hexdigest()}"
 
 
+def _count(crops: np.ndarray) -> tuple[int, ...]:
+    return tuple(int(n) for n in crops.sum((1, 2)))
+
+
 def _write_shard(task: _ShardTask) -> dict[str, Any]:
     from array_record.python.array_record_module import ArrayRecordWriter
 
@@ -172,7 +179,9 @@ def _write_shard(task: _ShardTask) -> dict[str, Any]:
             if recording.masks is None or checked.label is None:
                 left_out.append([key, "not annotated: it has no masks to learn from"])
                 continue
-            image, label, valid = create_crops(recording.image, checked.label, task.settings)
+            touching = "touching" in task.settings
+            whole = touching_label(recording.masks) if touching else checked.label
+            image, label, valid = create_crops(recording.image, whole, task.settings)
             for crop in zip(image, label, valid, strict=True):
                 writer.write(encode_crop(*crop))
             entry = CacheEntry(
@@ -184,11 +193,12 @@ def _write_shard(task: _ShardTask) -> dict[str, Any]:
                 digest=checked.digest,
                 fingerprint=encode_fingerprint(checked.fingerprint),
                 remarks=checked.row.reasons,
-                neuron_pixels=tuple(int(n) for n in (label & valid).sum((1, 2))),
-                valid_pixels=tuple(int(n) for n in valid.sum((1, 2))),
+                neuron_pixels=_count((label & NEURON) & valid),
+                valid_pixels=_count(valid),
                 shard=shard.name,
                 first=written,
                 um_per_px=pixel_size(recording.metadata),
+                touching_pixels=_count((label >= TOUCHING) & valid) if touching else (),
             )
             entries.append(dataclasses.asdict(entry))
             written += len(image)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from fluxseg.data.touching import NEURON
 from fluxseg.files import write_json
 from fluxseg.inference.predict import neuron_log_odds
 from fluxseg.model.calibration import (
@@ -85,7 +86,7 @@ def group_histograms(
     groups = {entry.key: entry.group for entry in index.entries}
     found = {group: np.zeros((2, LEVELS), np.int64) for group in {groups[key] for key, _ in crops}}
     for batch in iterate_evaluation(CropSource(index, list(crops)), BATCH):
-        arrays = (batch["image"], batch["label"], batch["valid"])
+        arrays = (batch["image"], batch["label"] & NEURON, batch["valid"])
         counts = np.asarray(_histograms(state.apply_fn, state.eval_params, *arrays))
         for number, count in zip(batch["crop"], counts, strict=True):
             if number >= 0:

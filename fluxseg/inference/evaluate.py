@@ -64,7 +64,7 @@ def load_run(workdir: str | Path) -> TrainedRun:
             raise WorkdirError(f"{workdir}: the run has no checkpoint yet; train at least an epoch")
         mesh = make_mesh()
         # Only the structure matters here: every array is replaced by the checkpoint's.
-        state = replicate(create_train_state(config, np.ones(2), 1), mesh)
+        state = replicate(create_train_state(config, np.ones(len(config.data.classes)), 1), mesh)
         state = restore_state(checkpoints.best, state)
     finally:
         checkpoints.close()

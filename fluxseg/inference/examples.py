@@ -9,8 +9,9 @@ import numpy as np
 
 from fluxseg.data.cache import CacheEntry, CacheIndex, read_crops
 from fluxseg.data.tiles import uncrop_grid
+from fluxseg.data.touching import NEURON, TOUCHING
 from fluxseg.files import atomic_path, write_json
-from fluxseg.inference.predict import neuron_probability
+from fluxseg.inference.predict import class_probabilities, neuron_probability
 from fluxseg.training.state import TrainState
 
 
@@ -60,16 +61,23 @@ def stitch_recording(
         temperature: see `neuron_probability`.
 
     Returns:
-        image and probability `[H, W]` float32, label and valid `[H, W]` uint8.
+        image and probability `[H, W]` float32, label (0 and 1) and valid `[H, W]` uint8; of a
+        network of three classes also touching `[H, W]` float32, the probability of the third.
     """
     crops = [np.stack(part) for part in zip(*read_crops(index, entry), strict=True)]
     image, label, valid = crops
     arrays = {
         "image": image,
-        "label": label,
-        "probability": predict_crops(state, image, temperature),
+        "label": label & NEURON,
         "valid": valid,
     }
+    if len(state.class_weights) > 2:
+        arguments = (state.apply_fn, state.eval_params, image[..., None], temperature)
+        classes = np.asarray(class_probabilities(*arguments))
+        arrays["probability"] = np.clip(classes[..., 1:].sum(-1), 0, 1)
+        arrays["touching"] = classes[..., TOUCHING]
+    else:
+        arrays["probability"] = predict_crops(state, image, temperature)
     return {name: uncrop_grid(array, entry.shape) for name, array in arrays.items()}
 
 
@@ -87,7 +95,7 @@ def write_examples(
         index: the prepared crops.
         scores: content of `scores.json`; the last of its splits (test) is shown.
         output: its folder `examples` gets one `.npz` each (image, label, probability, valid)
-            and `examples.json`.
+            and `examples.json`; see `stitch_recording`.
         temperature: see `neuron_probability`.
 
     Returns:

@@ -34,13 +34,15 @@ def score_fields(model: Predictor, source: Source, keys: Iterable[str]) -> list[
         recording = source.read(key)
         if recording.masks is None:
             raise RecordingError("masks", f"{recording.id} is not annotated, so it has no scores")
-        probability = model.predict(recording.image)
+        probability, touching = model.predict_touching(recording.image)
         valid = np.isfinite(recording.image)
         truth, found = recording.masks.any(0), probability >= model.threshold
         confusion = np.bincount((2 * truth + found)[valid], minlength=4).reshape(2, 2)
         scale = pixel_size(recording.metadata) or model.um_per_px
         seen = np.where(valid, probability, np.nan)
-        objects = score_objects(recording.masks, seen, model.threshold, um_per_px=scale)["counts"]
+        objects = score_objects(
+            recording.masks, seen, model.threshold, um_per_px=scale, touching=touching
+        )["counts"]
         rows.append(
             {
                 "key": key,

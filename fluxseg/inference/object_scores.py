@@ -18,6 +18,9 @@ from fluxseg.inference.object_counts import (
 )
 from fluxseg.inference.rois import find_rois
 
+Field = tuple[str, Recording, np.ndarray] | tuple[str, Recording, np.ndarray, np.ndarray | None]
+"""Key, recording, probability `[H, W]` of "neuron" and perhaps of "touching"."""
+
 
 def score_objects(
     masks: np.ndarray,
@@ -51,7 +54,7 @@ def score_objects(
 
 
 def object_scores_for_split(
-    recordings: Iterable[tuple[str, Recording, np.ndarray]],
+    recordings: Iterable[Field],
     threshold: float = 0.5,
     *,
     seed: int = 0,
@@ -61,7 +64,7 @@ def object_scores_for_split(
     """Score the neurons of a set of recordings: each of them, and all together.
 
     Args:
-        recordings: (key, recording, probability `[H, W]` of the whole field), one at a time.
+        recordings: the whole fields, one at a time.
         threshold: least probability of a neuron.
         seed: seed of the bootstrap.
         confidence: probability that an interval is to cover.
@@ -76,12 +79,14 @@ def object_scores_for_split(
         RecordingError: if a recording has no masks, or see `score_objects`.
     """
     rows, parts, groups, units = [], [], [], set()
-    for key, recording, probability in recordings:
+    for key, recording, probability, *others in recordings:
         if recording.masks is None:
             raise RecordingError("masks", f"{recording.id} is not annotated, so it has no scores")
         scale = pixel_size(recording.metadata)
         valid = np.isfinite(recording.image)
         seen = probability if valid.all() else np.where(valid, probability, np.nan)
+        if others:
+            settings = {**settings, "touching": others[0]}
         result = score_objects(recording.masks, seen, threshold, um_per_px=scale, **settings)
         units.add("px" if scale is None else "um")
         groups.append(recording.group)

@@ -71,8 +71,8 @@ def _differs(objects: Mapping[str, Any] | None, point: OperatingPoint) -> bool:
 
 def _predictions(
     state: TrainState, index: CacheIndex, source: Source, keys: list[str], temperature: float
-) -> Iterator[tuple[str, Recording, np.ndarray]]:
+) -> Iterator[tuple[str, Recording, np.ndarray, np.ndarray | None]]:
     entries = {entry.key: entry for entry in index.entries}
     for key in keys:
-        probability = stitch_recording(state, index, entries[key], temperature)["probability"]
-        yield key, source.read(key), probability
+        found = stitch_recording(state, index, entries[key], temperature)
+        yield key, source.read(key), found["probability"], found.get("touching")

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from fluxseg.config import Config, ModelConfig
+from fluxseg.config import Config, DataConfig, ModelConfig
 from fluxseg.data.recording import check_image
 from fluxseg.data.transforms import normalize_image, turn, unturn
 from fluxseg.errors import ConfigError
@@ -26,7 +27,7 @@ BATCH = 4
 """Tiles that are predicted at once, at most."""
 BUCKET = 32
 """Sides are padded to a multiple of this, so that few shapes are ever compiled, px."""
-CLASSES = ("background", "neuron")
+CLASSES = DataConfig().classes
 LICENCE = "not stated; ask those who trained the model"
 
 ApplyFn = Callable[..., Any]
@@ -109,6 +110,36 @@ class Predictor:
             RecordingError: if it is not a 2-D array of real numbers.
             ConfigError: if tile and overlap do not fit together.
         """
+        return self._predict(neuron_probability, image, tta, tile, overlap)
+
+    def predict_classes(
+        self, image: Any, *, tta: bool = False, tile: int | None = None, overlap: int | None = None
+    ) -> np.ndarray:
+        """Predict the probability of each class; arguments and errors as of `predict`.
+
+        Returns:
+            `[H, W, C]` float32, in the order of `classes`. All but the first add up to what
+            `predict` gives, up to rounding.
+        """
+        return self._predict(class_probabilities, image, tta, tile, overlap)
+
+    def predict_touching(
+        self, image: Any, *, tta: bool = False, tile: int | None = None, overlap: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Predict what `find_rois` takes; arguments and errors as of `predict`.
+
+        Returns:
+            `[H, W]` float32 probability of "neuron", as `predict` gives, and that of "touching",
+            None if the network has no such class.
+        """
+        if "touching" not in self.classes:
+            return self.predict(image, tta=tta, tile=tile, overlap=overlap), None
+        classes = self.predict_classes(image, tta=tta, tile=tile, overlap=overlap)
+        return np.clip(classes[..., 1:].sum(-1), 0, 1), classes[..., self.classes.index("touching")]
+
+    def _predict(
+        self, kind: ApplyFn, image: Any, tta: bool, tile: int | None, overlap: int | None
+    ) -> np.ndarray:
         image = np.asarray(image)
         check_image(image)
         return predict_probability(
@@ -120,6 +151,8 @@ class Predictor:
             overlap=overlap,
             multiple=max(BUCKET, pooling_stride(self.config)),
             temperature=self.temperature,
+            kind=kind,
+            channels=() if kind is neuron_probability else (len(self.classes),),
         )
 
 
@@ -153,6 +186,7 @@ def create_predictor(
         temperature=temperature,
         tile=config.data.tile,
         um_per_px=um_per_px,
+        classes=config.data.classes,
         info=dict(info or {}),
     )
 
@@ -172,6 +206,8 @@ def predict_probability(
     overlap: int | None = None,
     multiple: int = BUCKET,
     temperature: float = 1.0,
+    kind: ApplyFn | None = None,
+    channels: tuple[int, ...] = (),
 ) -> np.ndarray:
     """Apply a network to a normalised image of any size.
 
@@ -188,9 +224,12 @@ def predict_probability(
         multiple: tiles have sides and positions that are multiples of this, px: at least the
             stride of the network's poolings.
         temperature: see `neuron_probability`.
+        kind: what is computed of each tile, `neuron_probability` (the default) or
+            `class_probabilities`.
+        channels: `(C,)` for `class_probabilities`.
 
     Returns:
-        `[H, W]` float32, probability of class 1, 0 to 1.
+        `[H, W, *channels]` float32, probability of "neuron", or of each class; 0 to 1.
 
     Raises:
         ConfigError: if tile and overlap do not fit together.
@@ -198,25 +237,26 @@ def predict_probability(
     if tile < 16:
         raise ConfigError(f"tile must be 16 px or more, got {tile}")
     overlap = tile // 4 if overlap is None else overlap
-    total = np.zeros(image.shape, np.float32)
+    kind = kind or neuron_probability
+    total = np.zeros((*image.shape, *channels), np.float32)
     symmetries = range(8) if tta else range(1)
     for symmetry in symmetries:
         turned = turn(image, symmetry)
         height, width = turned.shape
         plan = plan_tiles((height, width), tile, overlap, multiple)
         tiles = cut_tiles(pad_image(turned, plan.padded), plan)
-        predicted = _predict_tiles(apply_fn, params, tiles, len(plan.positions), temperature)
-        total += unturn(blend_tiles(predicted, plan), symmetry)
+        predicted = _predict_tiles(
+            functools.partial(kind, apply_fn, params, temperature=temperature),
+            tiles,
+            len(plan.positions),
+        )
+        total += unturn(blend_tiles(predicted, plan, channels), symmetry)
     # Weights that add up to 1 in theory may exceed it by a rounding error.
     return np.clip(total / len(symmetries), 0, 1)
 
 
 def _predict_tiles(
-    apply_fn: ApplyFn,
-    params: Any,
-    tiles: Iterable[np.ndarray],
-    count: int,
-    temperature: float,
+    predict: ApplyFn, tiles: Iterable[np.ndarray], count: int
 ) -> Iterator[np.ndarray]:
     """Predict tiles in batches of one size, the next one computed while one is handed out."""
     size = -(-count // -(-count // BATCH))
@@ -224,8 +264,7 @@ def _predict_tiles(
     iterator = iter(tiles)
     while group := list(itertools.islice(iterator, size)):
         images = np.stack([*group, *[group[0]] * (size - len(group))])
-        probability = neuron_probability(apply_fn, params, images[..., None], temperature)
-        following = probability, len(group)
+        following = predict(images[..., None]), len(group)
         if pending is not None:
             yield from np.asarray(pending[0])[: pending[1]]
         pending = following
@@ -250,6 +289,26 @@ def neuron_probability(
         `[B, H, W]` float32 probability of "neuron", that is, of any class but the first.
     """
     return jax.nn.sigmoid(neuron_log_odds(apply_fn, params, images) / temperature)
+
+
+@functools.partial(jax.jit, static_argnames="apply_fn")
+def class_probabilities(
+    apply_fn: ApplyFn, params: Any, images: jax.Array, temperature: float | jax.Array = 1.0
+) -> jax.Array:
+    """Apply a network to normalised images; arguments as of `neuron_probability`.
+
+    The temperature acts on "background or not" alone, as it was fitted; how the rest is shared out
+    among the other classes is left as the network says.
+
+    Returns:
+        `[B, H, W, C]` float32, the probability of each class.
+    """
+    logits = apply_fn({"params": params}, images, False)
+    log_odds = jax.nn.logsumexp(logits[..., 1:], -1, keepdims=True) - logits[..., :1]
+    shares = jax.nn.softmax(logits[..., 1:], -1)
+    foreground = jax.nn.sigmoid(log_odds / temperature)
+    background = jax.nn.sigmoid(-log_odds / temperature)
+    return jnp.concatenate([background, foreground * shares], -1)
 
 
 def neuron_log_odds(apply_fn: ApplyFn, params: Any, images: jax.Array) -> jax.Array:

@@ -91,7 +91,7 @@ def predict_files(
         if not job.error:
             try:
                 image, scale = read_input(job.path, job.page)
-                probability = model.predict(image, tta=tta, tile=tile)
+                probability, touching = model.predict_touching(image, tta=tta, tile=tile)
             except RecordingError as error:
                 outcome = Outcome(job, error=without_path(error, job.path))
             except (MemoryError, jax.errors.JaxRuntimeError) as error:
@@ -99,7 +99,7 @@ def predict_files(
                 outcome = Outcome(job, error=f"cannot be predicted, try smaller tiles: {first}")
             else:
                 scale = scale or model.um_per_px
-                found = _Found(job.name, image, probability, threshold, scale)
+                found = _Found(job.name, image, probability, threshold, scale, touching)
                 files, neurons = _write(output, found, formats)
                 outcome = Outcome(job, files, neurons)
         outcomes.append(outcome)
@@ -129,6 +129,7 @@ class _Found:
     probability: np.ndarray
     threshold: float
     um_per_px: float | None
+    touching: np.ndarray | None = None
 
 
 def _write(
@@ -144,7 +145,9 @@ def _write(
     if set(formats) - {"probability", "mask"}:
         from fluxseg.inference.rois import find_rois
 
-        rois = find_rois(probability, threshold=threshold, um_per_px=um_per_px)
+        rois = find_rois(
+            probability, touching=found.touching, threshold=threshold, um_per_px=um_per_px
+        )
         neurons = len(rois)
         measures = ("area", "centroid", "quality")
         arrays |= {"labels": rois.labels} | {key: getattr(rois, key) for key in measures}

@@ -24,6 +24,7 @@ from fluxseg.inference.review_places import (
     rank_places,
 )
 from fluxseg.inference.review_plan import ReviewPlan
+from fluxseg.inference.rois import find_rois
 from fluxseg.interop.export import to_uint8, write_gray_image
 from fluxseg.interop.imagej import write_imagej
 from fluxseg.interop.labels import merge_labels
@@ -99,12 +100,11 @@ def _review(
     model: Predictor, recording: Recording, settings: Mapping[str, Any]
 ) -> list[Disagreement]:
     assert recording.masks is not None  # noqa: S101
-    probability = model.predict(recording.image)
+    probability, touching = model.predict_touching(recording.image)
     seen = np.where(np.isfinite(recording.image), probability, np.nan)
     scale = pixel_size(recording.metadata) or model.um_per_px
-    return find_disagreements(
-        recording.masks, seen, threshold=model.threshold, um_per_px=scale, **settings
-    )
+    rois = find_rois(seen, threshold=model.threshold, um_per_px=scale, touching=touching)
+    return find_disagreements(recording.masks, seen, rois=rois, **settings)
 
 
 def select(found: Sequence[Disagreement], kind: str, recording: Recording) -> Recording:

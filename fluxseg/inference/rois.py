@@ -20,6 +20,8 @@ SMOOTH_UM = 0.8
 """Standard deviation of the smoothing of that distance."""
 MIN_AREA_UM2 = 25.0
 """A seventh of the area of a typical cell."""
+TOUCHING_SHARE = 0.5
+"""Share of the probability of "neuron" from which on a pixel is where cells touch."""
 RIM_UM = 2.4
 """Width of the rim that a ROI is compared with."""
 MAX_SHOWN = 10
@@ -76,6 +78,7 @@ class Rois:
 def find_rois(
     probability: np.ndarray,
     *,
+    touching: np.ndarray | None = None,
     threshold: float = 0.5,
     um_per_px: float | None = None,
     h: float | None = None,
@@ -92,12 +95,17 @@ def find_rois(
     holes inside of a single one, such as a dim nucleus, are filled. Holes are left alone before
     that: in crowded fields they are gaps that tell where cells meet.
 
+    With `touching` the cells are told apart by what is left of the foreground without the pixels
+    where they touch, and then grow back into these.
+
     Lengths are in um and areas in um^2 if `um_per_px` is given, else in px; the defaults are
     those of cells 12 um across, taken at 0.785 um per px if the pixel size is not known.
 
     Args:
         probability: `[H, W]` real, 0 to 1, of "neuron"; NaN is outside of the field. A mask
             `[H, W]` bool does as well.
+        touching: `[H, W]` real, 0 to 1, probability of "touching" (see `fluxseg.data.touching`),
+            a part of that of "neuron"; None if it is not known.
         threshold: least probability of the foreground, above 0, at most 1.
         um_per_px: size of a pixel, um.
         h: see `split_mask`; 0.2 um by default.
@@ -111,10 +119,16 @@ def find_rois(
         The ROIs, numbered from 1 without gaps, by their topmost, then leftmost marker.
 
     Raises:
-        RecordingError: if the probability is not a 2-D array of real numbers from 0 to 1.
+        RecordingError: if a probability is not a 2-D array of real numbers from 0 to 1, or they
+            differ in shape.
         ConfigError: naming the setting that is out of its range.
     """
     probability = _check_probability(probability)
+    if touching is not None:
+        touching = _check_probability(touching)
+        if touching.shape != probability.shape:
+            sides = f"{list(touching.shape)}, the probability is {list(probability.shape)}"
+            raise RecordingError("touching", f"is {sides}")
     _check_settings(threshold, um_per_px, h, smooth, min_area, max_area, border)
     unit, known = um_per_px or 1.0, um_per_px or UM_PER_PX
     h_px = H_UM / known if h is None else h / unit
@@ -122,7 +136,8 @@ def find_rois(
     min_px = MIN_AREA_UM2 / known**2 if min_area is None else min_area / unit**2
     valid = np.isfinite(probability)
     mask = np.where(valid, probability, 0) >= threshold
-    labels = split_mask(mask, h=h_px, smooth=smooth_px, min_area=min_px)
+    core = None if touching is None else mask & ~(touching >= TOUCHING_SHARE * probability)
+    labels = split_mask(mask, h=h_px, smooth=smooth_px, min_area=min_px, core=core)
     if fill_holes:
         labels = np.where(valid, _fill_enclosed(labels), labels)
     area = np.bincount(labels.ravel())
@@ -137,7 +152,14 @@ def find_rois(
     )
 
 
-def split_mask(mask: np.ndarray, *, h: float, smooth: float, min_area: float) -> np.ndarray:
+def split_mask(
+    mask: np.ndarray,
+    *,
+    h: float,
+    smooth: float,
+    min_area: float,
+    core: np.ndarray | None = None,
+) -> np.ndarray:
     """Take touching cells of a mask apart by their outlines.
 
     The distance to the background is smoothed; each of its maxima that rises by more than `h`
@@ -151,6 +173,9 @@ def split_mask(mask: np.ndarray, *, h: float, smooth: float, min_area: float) ->
         h: depth of the waist between two cells, px.
         smooth: standard deviation of the Gaussian, px; 0 for none.
         min_area: area of the smallest cell, px; smaller components are dropped.
+        core: `[H, W]` bool, the mask without the pixels where cells touch. The distance is then
+            that to the outside of the core, so that its parts have maxima of their own; the
+            watershed shares out the whole mask.
 
     Returns:
         `[H, W]` int, 0 is background, cells from 1.
@@ -162,11 +187,12 @@ def split_mask(mask: np.ndarray, *, h: float, smooth: float, min_area: float) ->
     if not mask.any():
         return np.zeros(mask.shape, np.int64)
     # What lies beyond the image is background, so that a mask of all pixels has a distance too.
-    distance = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
+    inner = mask if core is None else mask & core
+    distance = ndimage.distance_transform_edt(np.pad(inner, 1))[1:-1, 1:-1]
     if smooth:
         distance = ndimage.gaussian_filter(distance, smooth)
     # Regional maxima of the reconstruction, as equal peaks with a shallow pass count as one.
-    peaks = local_maxima(reconstruction(distance - h, distance), connectivity=2) & mask
+    peaks = local_maxima(reconstruction(distance - h, distance), connectivity=2) & inner
     reached = np.zeros(len(small), bool)
     reached[components[peaks]] = True
     markers = label_components(peaks | (mask & ~reached[components]))

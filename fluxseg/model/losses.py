@@ -11,12 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from fluxseg.config import LossConfig
+from fluxseg.data.touching import NEURON, TOUCHING
 from fluxseg.errors import ConfigError
 
 LossFn = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 """`loss_fn(logits, label, valid, class_weights) -> (sum, weight_sum)`."""
 
 FOCAL_EPSILON = 1e-7
+MAX_TOUCHING_WEIGHT = 5.0
+"""Touching pixels weigh no more than this many neuron pixels, however rare they are."""
 
 
 def class_weights(config: LossConfig, neuron_pixels: int, background_pixels: int) -> np.ndarray:
@@ -46,6 +49,33 @@ def class_weights(config: LossConfig, neuron_pixels: int, background_pixels: int
         )
     ratio = background_pixels / neuron_pixels
     return np.array([1.0, ratio / 3 if config.class_weights == "reference" else ratio], np.float32)
+
+
+def touching_class_weights(
+    config: LossConfig, neuron_pixels: int, background_pixels: int, touching_pixels: int
+) -> np.ndarray:
+    """Weight of each of three classes in the loss.
+
+    A touching pixel weighs sqrt(neuron / touching) neuron pixels, between 1 and
+    `MAX_TOUCHING_WEIGHT`. The square root is a compromise: the inverse frequency itself, twenty
+    and more, would draw broad bands of touching pixels into every cell.
+
+    Args:
+        config: see `class_weights`, which weighs background and neuron.
+        neuron_pixels: neuron pixels of all training masks, those that touch too.
+        background_pixels: the others.
+        touching_pixels: touching pixels of all training masks.
+
+    Returns:
+        `[3]` float32: background, neuron, touching.
+
+    Raises:
+        ConfigError: see `class_weights`.
+    """
+    background, neuron = class_weights(config, neuron_pixels, background_pixels)
+    ratio = np.sqrt(neuron_pixels / max(touching_pixels, 1))
+    touching = neuron * np.clip(ratio, 1, MAX_TOUCHING_WEIGHT)
+    return np.array([background, neuron, touching], np.float32)
 
 
 def weighted_cross_entropy(
@@ -121,6 +151,37 @@ def make_loss(config: LossConfig) -> LossFn:
         if config.dice > 0:
             total += config.dice * dice_loss(logits, label, valid, class_weights)[0]
         return total, weight
+
+    return loss_fn
+
+
+def make_touching_loss(config: LossConfig) -> LossFn:
+    """Make the loss of a configuration for the three classes of `fluxseg.data.touching`.
+
+    It is the cross-entropy over background, neuron and touching, plus `config.dice` times the
+    Dice loss of the foreground, which is neuron or touching. The gaps between neurons, touching
+    pixels of no ROI, are left out of the Dice: to the cross-entropy they are foreground, to the
+    scores they are not.
+
+    Returns:
+        `loss_fn(logits, label, valid, class_weights) -> (sum, weight_sum)` as of `make_loss`, with
+        logits `[B, H, W, 3]` and the bits of `touching_label` as label.
+    """
+
+    def loss_fn(
+        logits: jax.Array, label: jax.Array, valid: jax.Array, class_weights: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        logits = jnp.where(valid[..., None] > 0, logits.astype(jnp.float32), 0)
+        classes = jnp.minimum(label, TOUCHING)
+        losses, weights = _cross_entropy_per_image(
+            logits, classes, valid, class_weights, config.focal_gamma
+        )
+        if config.dice > 0:
+            binary = jnp.stack([logits[..., 0], jax.nn.logsumexp(logits[..., 1:], -1)], -1)
+            scored = jnp.where(label == TOUCHING, 0, valid)
+            dice, _ = _dice_per_image(binary, label & NEURON, scored, class_weights, 1.0)
+            losses += config.dice * dice * weights
+        return losses.sum(), weights.sum()
 
     return loss_fn
 

@@ -24,7 +24,7 @@ class SplitScores:
 
     Attributes:
         totals: loss and confusion matrix over all pixels.
-        recordings: key -> confusion matrix `[C, C]` int64 of the whole field of view (or of
+        recordings: key -> confusion matrix `[2, 2]` int64 of the whole field of view (or of
             those of its crops that belong to the split).
     """
 

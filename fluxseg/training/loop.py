@@ -143,7 +143,8 @@ def _train(
     source = CropSource(dataset.index, dataset.crops("train") * config.train.repeats)
     total_steps = config.train.epochs * steps_per_epoch(len(source), config.train.batch_size)
     weights = create_class_weights(config, dataset)
-    logger.info("Class weights: background %.3g, neuron %.3g", *weights)
+    parts = [f"{n} {w:.3g}" for n, w in zip(config.data.classes, weights, strict=True)]
+    logger.info("Class weights: %s", ", ".join(parts))
     state = replicate(create_train_state(config, weights, total_steps, init=init), mesh)
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     logger.info("The model has %s parameters", f"{count:,}")

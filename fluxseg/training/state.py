@@ -11,7 +11,8 @@ import optax
 from flax import struct
 
 from fluxseg.config import Config, TrainConfig
-from fluxseg.model.losses import make_loss
+from fluxseg.errors import ConfigError
+from fluxseg.model.losses import make_loss, make_touching_loss
 from fluxseg.model.unet import create_unet
 from fluxseg.training.finetune import adapt_optimizer, check_initial
 
@@ -100,6 +101,7 @@ def create_optimizer(config: TrainConfig, total_steps: int) -> optax.GradientTra
 
 
 _loss_of = functools.cache(make_loss)
+_touching_loss_of = functools.cache(make_touching_loss)
 _model_of = functools.cache(create_unet)
 
 
@@ -118,7 +120,7 @@ def create_train_state(
 
     Args:
         config: model, loss, optimiser and seed.
-        class_weights: `[C]` weight of each class, C being the number of classes.
+        class_weights: `[C]` weight of each class, C being the number of `config.data.classes`.
         total_steps: steps of the whole run, for the schedule.
         tile: side of the crops, px; default `config.data.tile`.
         init: parameters to start from; None for random ones.
@@ -127,8 +129,11 @@ def create_train_state(
         State at step 0.
 
     Raises:
-        ConfigError: if the parameters to start from are those of another architecture.
+        ConfigError: if the parameters to start from are those of another architecture, or there
+            are not as many weights as classes.
     """
+    if len(class_weights) != len(config.data.classes):
+        raise ConfigError(f"{len(class_weights)} weights for the classes {config.data.classes}")
     model = _model_of(config.model, len(class_weights))
     key = jax.random.key(config.train.seed)
     init_key, step_key = jax.random.split(key)
@@ -149,6 +154,6 @@ def create_train_state(
         key=step_key,
         ema_decay=config.train.ema_decay,
         apply_fn=model.apply,
-        loss_fn=_loss_of(config.loss),
+        loss_fn=(_touching_loss_of if config.data.touching else _loss_of)(config.loss),
         tx=tx,
     )

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from fluxseg.data.touching import NEURON
 from fluxseg.model.metrics import confusion_matrix, confusion_per_example
 from fluxseg.training.state import TrainState
 
@@ -17,7 +18,7 @@ class StepMetrics(struct.PyTreeNode):
     Attributes:
         loss_sum: float32 scalar, weighted loss summed over pixels.
         weight_sum: float32 scalar, sum of the weights.
-        confusion: `[C, C]` int32, truth by prediction.
+        confusion: `[2, 2]` int32, truth by prediction, background and neuron.
         grad_norm: float32 scalar, global norm of the gradient; 0 in evaluation.
     """
 
@@ -37,7 +38,8 @@ def compute_gradients(
 
     Args:
         state: current state.
-        batch: image `[B, H, W, 1]`, label `[B, H, W]`, valid `[B, H, W]`.
+        batch: image `[B, H, W, 1]`, label `[B, H, W]`, valid `[B, H, W]`; for a network of three
+            classes the label holds the bits of `fluxseg.data.touching`.
         axis_name: name of the device axis under `jax.pmap` or `jax.shard_map`, over which the
             batch is divided; None under `jax.jit`, where the compiler sees the whole batch.
 
@@ -56,12 +58,21 @@ def compute_gradients(
         return total, (weight, logits)
 
     (total, (weight, logits)), grads = jax.value_and_grad(loss_sum, has_aux=True)(params)
-    confusion = confusion_matrix(batch["label"], logits.argmax(-1), batch["valid"])
+    confusion = confusion_matrix(*_scored(batch["label"], logits), batch["valid"])
     if axis_name is not None:
         total, weight, confusion, grads = jax.lax.psum((total, weight, confusion, grads), axis_name)
     # A batch of padding alone has no weight and no gradient.
     grads = jax.tree.map(lambda g: g / jnp.where(weight > 0, weight, 1), grads)
     return grads, StepMetrics(total, weight, confusion, optax.tree.norm(grads))
+
+
+def _scored(label: jax.Array, logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return the true and the predicted class, background or neuron, of each pixel."""
+    if logits.shape[-1] == 2:
+        return label, logits.argmax(-1)
+    # What a network of three classes takes for touching is foreground as well.
+    foreground = jax.nn.logsumexp(logits[..., 1:], -1) > logits[..., 0]
+    return label & NEURON, foreground.astype(jnp.int32)
 
 
 def _vary(params: Any, axis_name: str) -> Any:
@@ -115,11 +126,11 @@ def eval_step(
         axis_name: see `compute_gradients`.
 
     Returns:
-        Sums over the global batch, and the confusion matrix of each example `[B, C, C]` int32.
+        Sums over the global batch, and the confusion matrix of each example `[B, 2, 2]` int32.
     """
     logits = state.apply_fn({"params": state.eval_params}, batch["image"], False)
     total, weight = state.loss_fn(logits, batch["label"], batch["valid"], state.class_weights)
-    each = confusion_per_example(batch["label"], logits.argmax(-1), batch["valid"])
+    each = confusion_per_example(*_scored(batch["label"], logits), batch["valid"])
     confusion = each.sum(0)
     if axis_name is not None:
         total, weight, confusion = jax.lax.psum((total, weight, confusion), axis_name)

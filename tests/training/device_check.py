@@ -1,5 +1,6 @@
 """Run by test_devices.py in a process with 8 virtual devices; prints the deviations as JSON."""
 
+import dataclasses
 import json
 
 import jax
@@ -8,7 +9,14 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from fluxseg.training.sharding import AXIS, make_mesh, put_batch, replicate
 from fluxseg.training.steps import compute_gradients, eval_step
-from tests.training.test_steps import CONFIG, make_batch, make_state
+from tests.training.test_steps import (
+    CONFIG,
+    TOUCHING,
+    make_batch,
+    make_state,
+    make_touching_batch,
+    make_touching_state,
+)
 
 
 def deviation(reference, other):
@@ -68,7 +76,27 @@ def main():
         )[1]
         alone = jax.jit(eval_step)(state, batch)[1]
         result[f"eval-{count}"] = {"confusion": int(np.abs(each - alone).max())}
+    result["touching"] = check_touching()
     print(json.dumps(result))
+
+
+def check_touching():
+    """Compare `jax.pmap` on 8 devices with one device, for three classes."""
+    model = dataclasses.replace(TOUCHING.model, dropout=0.0)
+    state = make_touching_state(dataclasses.replace(TOUCHING, model=model))
+    batch = make_touching_batch(size=16)
+    pmapped = jax.pmap(
+        lambda s, b: compute_gradients(s, b, axis_name="d"),
+        axis_name="d",
+        in_axes=(None, 0),
+        out_axes=(None, 0),
+    )
+    gradient, metrics = pmapped(state, {k: v.reshape(8, 2, *v.shape[1:]) for k, v in batch.items()})
+    reference, expected = jax.jit(compute_gradients)(state, batch)
+    return {
+        "gradient": deviation(reference, gradient),
+        "confusion": int(np.abs(metrics.confusion[0] - expected.confusion).max()),
+    }
 
 
 if __name__ == "__main__":

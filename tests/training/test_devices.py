@@ -41,3 +41,8 @@ def test_any_number_of_devices_gives_the_same_gradient(deviations, way, count):
 @pytest.mark.parametrize("count", [1, 2, 4, 8])
 def test_any_number_of_devices_counts_the_same(deviations, count):
     assert deviations[f"eval-{count}"]["confusion"] == 0
+
+
+def test_three_classes_are_ready_for_pmap(deviations):
+    assert deviations["touching"]["gradient"] < 1e-5
+    assert deviations["touching"]["confusion"] == 0
