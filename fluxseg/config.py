@@ -57,7 +57,7 @@ class DataConfig:
     high_percentile: float = 99.5
     """This percentile of a recording's pixels becomes 1."""
     touching: bool = False
-    """Learn a third class, the pixels where neurons touch, so that crowded ones come apart."""
+    """Learn a third class, the pixels where neurons touch, to take crowded ones apart there."""
     split_by: Literal["group", "recording", "crop"] = "group"
     """What is never divided between splits; "recording" and "crop" leak, on purpose."""
     train_fraction: float = 0.7

@@ -57,8 +57,8 @@ def touching_class_weights(
     """Weight of each of three classes in the loss.
 
     A touching pixel weighs sqrt(neuron / touching) neuron pixels, between 1 and
-    `MAX_TOUCHING_WEIGHT`. The square root is a compromise: the inverse frequency itself, twenty
-    and more, would draw broad bands of touching pixels into every cell.
+    `MAX_TOUCHING_WEIGHT`. The square root is a compromise between none and the inverse frequency
+    itself; `experiments/touching.py` says how little hangs on it.
 
     Args:
         config: see `class_weights`, which weighs background and neuron.

@@ -91,11 +91,18 @@ def test_touching_pixels_part_what_has_no_waist():
     assert len(find_rois(mask)) == 1
     rois = find_rois(mask, touching=touching)
     assert rois.area.tolist() == [150, 150]
-    assert len(find_rois(mask, touching=0.5 * touching)) == 1
-    touching[np.isclose(touching, 0.6)] = np.nan
+    # What counts is the share of the probability of "neuron".
+    assert len(find_rois(mask, touching=0.02 * touching)) == 1
+    assert len(find_rois(0.3 * mask, touching=0.3 * touching, threshold=0.2)) == 2
+    touching[touching > 0] = np.nan
     assert len(find_rois(mask, touching=touching)) == 1
     everywhere = find_rois(mask, touching=np.ones(mask.shape))
     assert everywhere.area.tolist() == [300]
+    two = disc(mask.shape, (15, 12), 7) | disc(mask.shape, (15, 24), 7)
+    found = [find_rois(two, touching=share * two) for share in (0, 0.5, 1)]
+    for rois in found:
+        # A network that finds touching pixels everywhere tells nothing, and does no harm.
+        np.testing.assert_array_equal(rois.labels, find_rois(two).labels)
 
 
 def test_a_touching_probability_of_another_form_is_named():
