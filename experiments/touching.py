@@ -11,7 +11,8 @@ Result: seed 0, 12 epochs; temperature and threshold chosen on validation; test 
     No, not here: the intervals overlap, and the same network has 0.814 with its third class left
     out of the watershed. A pixel in 170 is touching, which is hardly learnt, and there is little
     to win: with the true class in place of the predicted one it would be 0.821.
-    In fields made more crowded by a script that was not kept, so not to be rerun (40 of 384 px, four cells in five pushed against their nearest
+    In fields made more crowded by a script that was not kept, so not to be rerun (40 of
+    384 px, four cells in five pushed against their nearest
     neighbour, nearly all of them active; a pixel in 34 is touching; crops of 192 px):
     two classes   0.617 [0.588, 0.654]    0.558 [0.514, 0.603]
     touching      0.613 [0.587, 0.648]    0.560 [0.511, 0.608]
