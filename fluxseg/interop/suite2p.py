@@ -207,11 +207,16 @@ def _read_iscell(
         remarks.append("there is no iscell.npy: all ROIs are taken")
         return np.ones(count, bool), None
     values = read_npy(path)
-    if values.dtype.kind not in "biuf" or values.shape[:1] != (count,) or values.ndim > 2:
+    if (
+        values.dtype.kind not in "biuf"
+        or values.shape[:1] != (count,)
+        or values.shape[1:] == (0,)
+        or values.ndim > 2
+    ):
         raise RecordingError(
             "iscell.npy", f"must be numbers [{count}, 2], got {list(values.shape)} {values.dtype}"
         )
-    values = values.reshape(count, -1)
+    values = values if values.ndim == 2 else values[:, None]
     return values[:, 0] > 0.5, values[:, 1] if values.shape[1] > 1 else None
 
 

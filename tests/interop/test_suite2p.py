@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from fluxseg.data.recording import Recording
-from fluxseg.errors import RecordingError, UnsafeFileError
+from fluxseg.errors import RecordingError, UnsafeFileError, WorkdirError
 from fluxseg.interop.suite2p import create_stat, read_suite2p, write_suite2p
 from tests.data.malicious import npy, unsafe
 
@@ -22,7 +22,7 @@ def field(masks, **fields):
     image = RNG.integers(0, 4000, (height, width), np.uint16)
     ids = tuple(f"roi {i}" for i in range(len(masks)))
     values = {"id": "a/b", "group": "mouse=1", "metadata": {"um_per_px": 0.78, "depth": 175}}
-    return Recording(image=image, masks=masks, roi_ids=ids, **(values | fields))
+    return Recording(masks=masks, roi_ids=ids, **({"image": image} | values | fields))
 
 
 def two_cells():
@@ -166,3 +166,93 @@ def test_of_several_planes_one_must_be_named(tmp_path):
     with pytest.raises(RecordingError, match="plane0, plane1"):
         read_suite2p(tmp_path)
     assert len(read_suite2p(tmp_path / "suite2p" / "plane1").masks) == 2
+
+
+def test_pixels_outside_come_back_and_empty_rois_are_named(tmp_path):
+    masks = np.concatenate([two_cells(), np.zeros((1, 40, 50), bool)])
+    image = RNG.random((40, 50), np.float32)
+    image[:3] = image[20, 20] = np.nan
+    remarks = write_suite2p(tmp_path, field(masks, image=image))
+    assert any(remark.endswith("left out: roi 2") for remark in remarks)
+    ops = np.load(tmp_path / "ops.npy", allow_pickle=True).item()
+    assert (ops["yrange"], ops["xrange"]) == ([3, 40], [0, 50])
+    assert ops["max_proj"].shape == ops["Vcorr"].shape == (37, 50)
+    assert np.isfinite(ops["max_proj"]).all()
+    found = read_suite2p(tmp_path)
+    np.testing.assert_array_equal(found.image, image)
+    np.testing.assert_array_equal(found.masks, two_cells())
+
+
+def test_names_stay_with_their_rois_when_others_change_the_order(tmp_path):
+    write_suite2p(tmp_path, field(two_cells()))
+    stat = np.load(tmp_path / "stat.npy", allow_pickle=True)
+    np.save(tmp_path / "stat.npy", stat[[1, 0, 0]], allow_pickle=True)
+    np.save(tmp_path / "iscell.npy", np.ones((3, 2)))
+    found = read_suite2p(tmp_path)
+    assert found.roi_ids == ("roi 1", "roi 0", "2")
+    np.testing.assert_array_equal(found.masks, two_cells()[[1, 0, 0]])
+
+
+def test_the_traces_of_a_movie_are_not_replaced(tmp_path):
+    write_suite2p(tmp_path, field(two_cells()))
+    write_suite2p(tmp_path, field(two_cells()[:1]))
+    np.save(tmp_path / "F.npy", np.ones((1, 5), np.float32))
+    before = (tmp_path / "stat.npy").read_bytes()
+    with pytest.raises(WorkdirError, match="results of Suite2p itself"):
+        write_suite2p(tmp_path, field(two_cells()))
+    assert (tmp_path / "stat.npy").read_bytes() == before
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_few_rois_are_written_and_read(tmp_path, count):
+    remarks = write_suite2p(tmp_path, field(two_cells()[:count]))
+    assert any("opens no folder without any ROI" in remark for remark in remarks) == (count == 0)
+    assert read_suite2p(tmp_path).masks.shape == (count, 40, 50)
+    np.save(tmp_path / "iscell.npy", np.ones(count))
+    assert len(read_suite2p(tmp_path).masks) == count
+
+
+def test_newer_folders_have_the_content_of_ops_in_several_files(tmp_path):
+    recording = field(two_cells())
+    write_suite2p(tmp_path / "plane0", recording)
+    ops = np.load(tmp_path / "plane0" / "ops.npy", allow_pickle=True).item()
+    (tmp_path / "plane0" / "ops.npy").unlink()
+    for name, keys in {
+        "db": ["Ly", "Lx"], "settings": ["fs"], "reg_outputs": ["meanImg", "yrange", "xrange"],
+        "detect_outputs": ["max_proj"],
+    }.items():  # fmt: skip
+        values = {key: ops[key] for key in keys}
+        np.save(tmp_path / "plane0" / f"{name}.npy", values, allow_pickle=True)
+    found = read_suite2p(tmp_path)
+    np.testing.assert_array_equal(found.image, recording.image)
+    np.testing.assert_array_equal(found.masks, recording.masks)
+
+
+def test_a_dendrite_is_not_part_of_the_soma():
+    masks = np.zeros((1, 60, 60), bool)
+    y, x = np.mgrid[:60, :60]
+    masks[0] = np.hypot(y - 15, x - 15) < 6.5
+    disc = masks[0].copy()
+    masks[0, 15, 15:50] = True
+    entry = create_stat(masks)[0]
+    chosen = np.zeros((60, 60), bool)
+    chosen[entry["ypix"][entry["soma_crop"]], entry["xpix"][entry["soma_crop"]]] = True
+    assert entry["npix_soma"] == chosen.sum() < entry["npix"] == masks.sum()
+    assert not chosen[15, 25:].any()
+    assert (chosen & disc).sum() > 0.7 * disc.sum()
+
+
+def test_declared_sizes_ask_for_no_memory(tmp_path):
+    write_suite2p(tmp_path, field(two_cells()))
+    ops = np.load(tmp_path / "ops.npy", allow_pickle=True).item()
+    ops |= {"Ly": 2**15, "Lx": 2**15, "max_proj": np.ones((1, 1)), "yrange": [0, 1]}
+    np.save(tmp_path / "ops.npy", ops | {"xrange": [0, 1]}, allow_pickle=True)
+    with pytest.raises(RecordingError, match="Ly, Lx: are 32768 x 32768"):
+        read_suite2p(tmp_path)
+
+
+def test_iscell_without_columns_is_refused(tmp_path):
+    write_suite2p(tmp_path / "plane0", field(two_cells()))
+    np.save(tmp_path / "plane0" / "iscell.npy", np.zeros((2, 0)))
+    with pytest.raises(RecordingError, match="iscell"):
+        read_suite2p(tmp_path / "plane0")
