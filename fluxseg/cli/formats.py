@@ -33,22 +33,25 @@ def convert(
         overwrite: Write over files that exist.
     """
     from fluxseg.interop.convert import convert as convert_one
-    from fluxseg.interop.convert import detect_format
 
     console = create_console()
     configure_logging(create_console(stderr=True))
-    many = source.is_dir()
-    if many:
-        try:
-            many = not detect_format(source)
-        except FluxsegError:
-            many = True
-    if many:
+    if source.is_dir() and not _is_recording(source):
         return _convert_folder(source, target, format, overwrite)
     for remark in convert_one(source, target, format, image=image, overwrite=overwrite):
         console.print(f"remark: {remark}", markup=False)
     console.print(f"written: {target}", markup=False)
     return 0
+
+
+def _is_recording(folder: Path) -> bool:
+    from fluxseg.interop.convert import detect_format
+
+    try:
+        detect_format(folder)
+    except FluxsegError:
+        return False
+    return True
 
 
 def _convert_folder(source: Path, target: Path, format: Format | None, overwrite: bool) -> int:

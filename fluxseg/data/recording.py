@@ -117,6 +117,17 @@ def check_masks(masks: Any, image_shape: Sequence[int], field: str = "masks") ->
         raise RecordingError(field, f"must be bool, got dtype {masks.dtype}")
 
 
+def annotated_masks(recording: Recording) -> np.ndarray:
+    """Return the masks `[N, H, W]` bool of a recording that must have some to be written.
+
+    Raises:
+        RecordingError: if it is not annotated.
+    """
+    if recording.masks is None:
+        raise RecordingError("masks", f"{recording.id} is not annotated: there are no ROIs")
+    return recording.masks
+
+
 def group_of(metadata: Mapping[str, Any], fallback: str) -> str:
     """Group of a recording: the first of `GROUP_KEYS` that its metadata holds, else `fallback`."""
     for key in GROUP_KEYS:

@@ -16,6 +16,7 @@ from fluxseg.inference.inputs import Job, read_input, without_path
 from fluxseg.inference.predict import Predictor
 from fluxseg.interop.formats import ENDINGS
 from fluxseg.interop.labels import masks_from_labels
+from fluxseg.interop.pixels import write_image_tiff
 
 OutputFormat = Literal[
     "probability", "labels", "mask", "npz", "suite2p", "cellpose", "imagej", "nwb", "neurofinder",
@@ -158,12 +159,11 @@ def _write(
             continue
         file = f"{name}_prediction.npz" if kind == "npz" else f"{name}_{kind}.tif"
         files.append(file)
-        with atomic_path(output / file) as temporary:
-            if kind == "npz":
-                with temporary.open("wb") as stream:
-                    np.savez_compressed(stream, allow_pickle=False, **arrays)
-            else:
-                _write_tiff(temporary, arrays[kind], um_per_px)
+        if kind == "npz":
+            with atomic_path(output / file) as temporary, temporary.open("wb") as stream:
+                np.savez_compressed(stream, allow_pickle=False, **arrays)
+        else:
+            write_image_tiff(output / file, arrays[kind], um_per_px, compress=True)
     return tuple(files), neurons
 
 
@@ -180,13 +180,3 @@ def _write_format(output: Path, found: _Found, arrays: Mapping[str, np.ndarray],
     for remark in write_recording(output / file, recording, kind, overwrite=True):
         logger.debug("%s: %s", file, remark)
     return file
-
-
-def _write_tiff(path: Path, array: np.ndarray, um_per_px: float | None) -> None:
-    import tifffile
-
-    scale: dict[str, Any] = {}
-    if um_per_px:
-        per_cm = 1e4 / um_per_px
-        scale = {"resolution": (per_cm, per_cm), "resolutionunit": "CENTIMETER"}
-    tifffile.imwrite(path, array, photometric="minisblack", compression="zlib", **scale)

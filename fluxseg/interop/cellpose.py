@@ -16,13 +16,18 @@ import numpy as np
 from scipy import ndimage
 
 from fluxseg.data.npy import naming_file, read_pickled_dict
-from fluxseg.data.recording import NO_GROUP, Recording, check_image, group_of, pixel_size
+from fluxseg.data.recording import (
+    Recording,
+    annotated_masks,
+    check_image,
+    pixel_size,
+)
 from fluxseg.errors import RecordingError, WorkdirError
 from fluxseg.files import atomic_path
 from fluxseg.interop.finite import fill_outside, finite_image, pack_outside
-from fluxseg.interop.images import SUFFIXES, is_mask_name
+from fluxseg.interop.images import SUFFIXES, existing_images, is_mask_name
 from fluxseg.interop.labels import label_image, label_remarks, masks_from_labels
-from fluxseg.interop.metadata import clean_metadata, plain_text
+from fluxseg.interop.metadata import describe_origin, plain_text, read_origin
 from fluxseg.interop.pixels import read_pixels, write_image_tiff, write_label_tiff
 
 SEG_ENDING = "_seg.npy"
@@ -70,11 +75,9 @@ def read_cellpose(path: Path | str, image: Path | str | None = None) -> Recordin
     ids = extra.get("roi_ids")
     if isinstance(ids, list) and len(ids) == len(names) and all(isinstance(i, str) for i in ids):
         names = tuple(ids)
-    metadata = extra.get("metadata")
-    metadata = clean_metadata(metadata if isinstance(metadata, Mapping) else {})
+    metadata, group, remarks = read_origin(extra)
     if "um_per_px" in facts:
         metadata.setdefault("um_per_px", facts["um_per_px"])
-    group = plain_text(extra.get("group")) or group_of(metadata, "")
     return Recording(
         id=plain_text(extra.get("id")) or path.name.removesuffix(SEG_ENDING) or path.stem,
         image=fill_outside(pixels, extra.get("outside")),
@@ -82,7 +85,7 @@ def read_cellpose(path: Path | str, image: Path | str | None = None) -> Recordin
         roi_ids=names,
         group=group,
         metadata=metadata,
-        remarks=() if group else (NO_GROUP,),
+        remarks=remarks,
     )
 
 
@@ -103,7 +106,7 @@ def write_cellpose(path: Path | str, recording: Recording) -> tuple[str, ...]:
         WorkdirError: if the file is not named so, cannot be written, or `NAME.tif` is there and
             holds another image, which is left as it is.
     """
-    path, masks = Path(path), _masks(recording)
+    path, masks = Path(path), annotated_masks(recording)
     name = path.name.removesuffix(SEG_ENDING)
     if not path.name.endswith(SEG_ENDING) or not name:
         raise WorkdirError(f"{path}: Cellpose knows these files by names as NAME{SEG_ENDING}")
@@ -123,9 +126,7 @@ def write_cellpose(path: Path | str, recording: Recording) -> tuple[str, ...]:
         # That of the disc with as many pixels as the median ROI, as Cellpose measures it.
         "diameter": float(2 * np.median(areas / np.pi) ** 0.5) if len(areas) else float("nan"),
         EXTRA: {
-            "id": recording.id,
-            "group": recording.group,
-            "metadata": clean_metadata(recording.metadata),
+            **describe_origin(recording),
             "roi_ids": [recording.roi_ids[label - 1] for label in kept],
             "outside": pack_outside(recording.image),
         },
@@ -151,7 +152,7 @@ def write_cellpose_pair(path: Path | str, recording: Recording) -> tuple[str, ..
         RecordingError: if the recording is not annotated.
         WorkdirError: if the file is not named so, or cannot be written.
     """
-    path, masks = Path(path), _masks(recording)
+    path, masks = Path(path), annotated_masks(recording)
     if path.suffix not in (".tif", ".tiff") or is_mask_name(path):
         raise WorkdirError(f"{path}: must be named as an image: NAME.tif, not as masks")
     labels, lost = label_image(masks)
@@ -171,10 +172,9 @@ def find_cellpose_image(path: Path, values: Mapping[str, Any]) -> Path | None:
     """
     told = values.get("filename")
     name = re.split(r"[\\/]", told)[-1] if isinstance(told, str) else ""
-    stem = path.name.removesuffix(SEG_ENDING)
     names = [name] if Path(name).suffix.lower() in SUFFIXES and "\0" not in name else []
-    names += [f"{stem}{case}" for suffix in SUFFIXES for case in (suffix, suffix.upper())]
-    return next((p for n in names if (p := path.with_name(n)).is_file()), None)
+    beside = existing_images(path.parent, path.name.removesuffix(SEG_ENDING))
+    return next((p for p in (*map(path.with_name, names), *beside) if p.is_file()), None)
 
 
 def outline_labels(labels: np.ndarray) -> np.ndarray:
@@ -196,12 +196,6 @@ def outline_labels(labels: np.ndarray) -> np.ndarray:
             outer = ~ndimage.binary_fill_holes(mask)
             outlines[box][(mask & ndimage.binary_dilation(outer))[1:-1, 1:-1]] = label
     return outlines
-
-
-def _masks(recording: Recording) -> np.ndarray:
-    if recording.masks is None:
-        raise RecordingError("masks", f"{recording.id} is not annotated: there are no ROIs")
-    return recording.masks
 
 
 def _renumber(labels: np.ndarray) -> tuple[np.ndarray, list[int]]:

@@ -6,19 +6,18 @@ Run lengths go down the columns and begin with the background; the compressed fo
 """
 
 import itertools
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fluxseg.data.npy import naming_file
-from fluxseg.data.recording import NO_GROUP, Recording, group_of, pixel_size
+from fluxseg.data.recording import Recording, annotated_masks, pixel_size
 from fluxseg.errors import RecordingError
 from fluxseg.files import write_json
 from fluxseg.interop.finite import finite_image
 from fluxseg.interop.json_files import check_mask_count, read_image_for, read_json_file
-from fluxseg.interop.metadata import clean_metadata, plain_text
+from fluxseg.interop.metadata import describe_origin, plain_text, read_origin
 from fluxseg.interop.pixels import write_image_tiff
 from fluxseg.interop.polygons import fill_polygons
 
@@ -126,12 +125,9 @@ def read_coco(
             except RecordingError as error:
                 where = f"annotation {annotation.get('id')!r:.40}"
                 raise RecordingError(where, error.reason) from error
-        metadata = clean_metadata(
-            entry["metadata"] if isinstance(entry.get("metadata"), Mapping) else {}
-        )
+        metadata, group, unnamed = read_origin(entry)
         if (scale := pixel_size(entry) or facts.get("um_per_px")) is not None:
             metadata["um_per_px"] = scale
-        group = plain_text(entry.get("group")) or group_of(metadata, "")
         names = [plain_text(a.get("name")) or plain_text(a.get("id")) for a in mine]
         return Recording(
             id=plain_text(entry.get("recording")) or Path(str(entry.get("file_name", path))).stem,
@@ -140,7 +136,7 @@ def read_coco(
             roi_ids=tuple(name or str(number) for number, name in enumerate(names)),
             group=group,
             metadata=metadata,
-            remarks=() if group else (NO_GROUP,),
+            remarks=unnamed,
         )
 
 
@@ -159,19 +155,17 @@ def write_coco(path: Path | str, recording: Recording) -> tuple[str, ...]:
         WorkdirError: if a file cannot be written.
     """
     path = Path(path)
-    if recording.masks is None:
-        raise RecordingError("masks", f"{recording.id} is not annotated: there are no instances")
+    masks = annotated_masks(recording)
     height, width = recording.image.shape
     image, remarks = finite_image(recording.image)
     scale = pixel_size(recording.metadata)
     entry = {
+        **describe_origin(recording),
         "id": 1,
         "file_name": path.with_suffix(".tif").name,
         "height": height,
         "width": width,
         "recording": recording.id,
-        "group": recording.group,
-        "metadata": clean_metadata(recording.metadata),
         **({} if scale is None else {"um_per_px": scale}),
     }
     annotations = [
@@ -188,9 +182,7 @@ def write_coco(path: Path | str, recording: Recording) -> tuple[str, ...]:
             "bbox": _box(mask),
             "iscrowd": 0,
         }
-        for number, (mask, name) in enumerate(
-            zip(recording.masks, recording.roi_ids, strict=True), 1
-        )
+        for number, (mask, name) in enumerate(zip(masks, recording.roi_ids, strict=True), 1)
     ]
     categories = [{"id": 1, "name": "neuron", "supercategory": "cell"}]
     write_json(path, {"images": [entry], "annotations": annotations, "categories": categories})

@@ -12,9 +12,10 @@ from fluxseg.errors import RecordingError, WorkdirError
 from fluxseg.interop import coco, geojson, neurofinder
 from fluxseg.interop.allen import read_allen_npy, write_allen_npy
 from fluxseg.interop.allen_nwb import is_nwb, read_allen_nwb
-from fluxseg.interop.cellpose import read_cellpose, write_cellpose, write_cellpose_pair
+from fluxseg.interop.cellpose import SEG_ENDING, read_cellpose, write_cellpose, write_cellpose_pair
 from fluxseg.interop.finite import finite_image
 from fluxseg.interop.formats import Format
+from fluxseg.interop.hdf5 import MAGIC as HDF5_MAGIC
 from fluxseg.interop.imagej import read_imagej, write_imagej
 from fluxseg.interop.images import read_image
 from fluxseg.interop.json_files import read_json_file
@@ -28,7 +29,19 @@ from fluxseg.interop.suite2p import is_suite2p, read_suite2p, write_suite2p
 
 NEED_IMAGE = ("imagej", "neurofinder", "coco", "geojson", "cellpose")
 """Formats whose image is another file."""
-HDF5 = b"\x89HDF\r\n\x1a\n"
+_READERS: dict[str, Callable[..., Recording]] = {
+    "allen": read_allen_npy,
+    "npz": read_npz,
+    "image": read_image,
+    "cellpose": read_cellpose,
+    "suite2p": read_suite2p,
+    "imagej": read_imagej,
+    "nwb": read_nwb,
+    "allen-nwb": read_allen_nwb,
+    "neurofinder": neurofinder.read_neurofinder,
+    "coco": coco.read_coco,
+    "geojson": geojson.read_geojson,
+}
 _GUESSES: dict[str, Format] = {
     "_seg.npy": "cellpose",
     ".npy": "allen",
@@ -67,14 +80,14 @@ def detect_format(path: Path | str) -> str:
         if not start:
             raise RecordingError("", "is empty")
     if start.startswith(NPY_MAGIC):
-        return "cellpose" if path.name.endswith("_seg.npy") else "allen"
+        return "cellpose" if path.name.endswith(SEG_ENDING) else "allen"
     if start.startswith(tuple(IMAGE_MAGICS)):
         return "image"
     if start.startswith(b"Iout"):
         return "imagej"
     if start.startswith(b"PK\x03\x04"):
         return _detect_zip(path)
-    if start.startswith(HDF5):
+    if start.startswith(HDF5_MAGIC):
         return _detect_hdf5(path)
     if start.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"["):
         return _detect_json(path)
@@ -103,29 +116,8 @@ def read_any(path: Path | str, image: Path | str | None = None) -> Recording:
     """
     path = Path(path)
     kind = detect_format(path)
-    if image is not None and kind in NEED_IMAGE:
-        with_image: dict[str, Callable[[Path, Path | str], Recording]] = {
-            "imagej": read_imagej,
-            "neurofinder": neurofinder.read_neurofinder,
-            "coco": coco.read_coco,
-            "geojson": geojson.read_geojson,
-            "cellpose": read_cellpose,
-        }
-        return with_image[kind](path, image)
-    readers: dict[str, Callable[[Path], Recording]] = {
-        "allen": read_allen_npy,
-        "npz": read_npz,
-        "image": read_image,
-        "cellpose": read_cellpose,
-        "suite2p": read_suite2p,
-        "imagej": read_imagej,
-        "nwb": read_nwb,
-        "allen-nwb": read_allen_nwb,
-        "neurofinder": neurofinder.read_neurofinder,
-        "coco": coco.read_coco,
-        "geojson": geojson.read_geojson,
-    }
-    return readers[kind](path)
+    reader = _READERS[kind]
+    return reader(path, image) if image is not None and kind in NEED_IMAGE else reader(path)
 
 
 def guess_format(path: Path | str) -> Format:
@@ -170,11 +162,10 @@ def write_recording(
     kind = format or guess_format(path)
     if path.exists() and not overwrite and not (path.is_dir() and not any(path.iterdir())):
         raise WorkdirError(f"{path}: is there already; choose another name, or --overwrite")
-    if kind in ("suite2p", "neurofinder") and path.is_dir():
-        # Files of an earlier, larger result must not stay beside the new ones.
+    if kind == "neurofinder":
+        # Frames of an earlier, larger result must not stay beside the new one.
         for name in ("regions", "images"):
-            if kind == "neurofinder":
-                shutil.rmtree(path / name, ignore_errors=True)
+            shutil.rmtree(path / name, ignore_errors=True)
     if kind == "allen":
         write_allen_npy(path, recording)
         return ()

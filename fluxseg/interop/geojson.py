@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 
 from fluxseg.data.npy import naming_file
-from fluxseg.data.recording import NO_GROUP, Recording, group_of, pixel_size
+from fluxseg.data.recording import Recording, annotated_masks, pixel_size
 from fluxseg.errors import RecordingError
 from fluxseg.files import write_json
 from fluxseg.interop.finite import finite_image
 from fluxseg.interop.json_files import check_mask_count, read_image_for, read_json_file
-from fluxseg.interop.metadata import clean_metadata, plain_text
+from fluxseg.interop.metadata import describe_origin, plain_text, read_origin
 from fluxseg.interop.pixels import write_image_tiff
-from fluxseg.interop.polygons import fill_polygons, trace_polygons
+from fluxseg.interop.polygons import fill_polygons, group_rings, trace_polygons
 
 EXTRA = "fluxseg"
 
@@ -67,12 +67,9 @@ def read_geojson(path: Path | str, image: Path | str | None = None) -> Recording
                 mask |= fill_polygons(rings, shape)
             masks.append(mask)
             names.append(name)
-        metadata = clean_metadata(
-            extra["metadata"] if isinstance(extra.get("metadata"), Mapping) else {}
-        )
+        metadata, group, unnamed = read_origin(extra)
         if (scale := pixel_size(extra) or facts.get("um_per_px")) is not None:
             metadata["um_per_px"] = scale
-        group = plain_text(extra.get("group")) or group_of(metadata, "")
         return Recording(
             id=plain_text(extra.get("id")) or path.stem,
             image=pixels,
@@ -80,7 +77,7 @@ def read_geojson(path: Path | str, image: Path | str | None = None) -> Recording
             roi_ids=tuple(names),
             group=group,
             metadata=metadata,
-            remarks=(*remarks, *([] if group else [NO_GROUP])),
+            remarks=(*remarks, *unnamed),
         )
 
 
@@ -99,17 +96,17 @@ def write_geojson(path: Path | str, recording: Recording) -> tuple[str, ...]:
         WorkdirError: if a file cannot be written.
     """
     path = Path(path)
-    if recording.masks is None:
-        raise RecordingError("masks", f"{recording.id} is not annotated: there are no ROIs")
+    masks = annotated_masks(recording)
     image, changes = finite_image(recording.image)
     scale = pixel_size(recording.metadata)
     remarks = list(changes)
     features = []
-    for mask, name in zip(recording.masks, recording.roi_ids, strict=True):
+    for mask, name in zip(masks, recording.roi_ids, strict=True):
         if not mask.any():
             remarks.append(f"{name} has no pixel and was left out")
             continue
-        polygons = [[_closed(ring) for ring in rings] for rings in nest_rings(trace_polygons(mask))]
+        parts = group_rings(trace_polygons(mask))
+        polygons = [[_closed(ring) for ring in rings] for rings in parts]
         single = len(polygons) == 1
         geometry = {
             "type": "Polygon" if single else "MultiPolygon",
@@ -118,45 +115,14 @@ def write_geojson(path: Path | str, recording: Recording) -> tuple[str, ...]:
         properties = {"objectType": "annotation", "name": name}
         features.append({"type": "Feature", "geometry": geometry, "properties": properties})
     extra = {
-        "id": recording.id,
-        "group": recording.group,
+        **describe_origin(recording),
         "image": path.with_suffix(".tif").name,
         "shape": list(recording.image.shape),
         "um_per_px": scale,
-        "metadata": clean_metadata(recording.metadata),
     }
     write_json(path, {"type": "FeatureCollection", "features": features, EXTRA: extra})
     write_image_tiff(path.with_suffix(".tif"), image, scale)
     return tuple(remarks)
-
-
-def nest_rings(rings: list[np.ndarray]) -> list[list[np.ndarray]]:
-    """Sort rings of `trace_polygons` into polygons: an outer ring, then its holes.
-
-    Args:
-        rings: `[K, 2]` each; outer rings have a positive area, holes a negative one.
-
-    Returns:
-        A list of rings for each polygon.
-    """
-    outer = [[ring] for ring in rings if _area(ring) > 0]
-    for hole in (ring for ring in rings if _area(ring) < 0):
-        around = [part for part in outer if _inside(hole, part[0])]
-        min(around, key=lambda part: _area(part[0])).append(hole)
-    return outer
-
-
-def _area(ring: np.ndarray) -> float:
-    x, y = ring.T
-    return float(np.sum(x * np.roll(y, -1) - np.roll(x, -1) * y)) / 2
-
-
-def _inside(hole: np.ndarray, outer: np.ndarray) -> bool:
-    corner = np.minimum(hole.min(0), outer.min(0))
-    size = np.maximum(hole.max(0), outer.max(0)) - corner
-    shape = (int(size[1]), int(size[0]))
-    inner = fill_polygons([hole - corner], shape)
-    return bool(fill_polygons([outer - corner], shape)[inner].all())
 
 
 def _closed(ring: np.ndarray) -> list[list[int]]:

@@ -6,7 +6,6 @@ ROIs; the files in the archive are numbered, so that no name becomes a path. The
 knows the format itself.
 """
 
-import re
 import struct
 import zipfile
 import zlib
@@ -17,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fluxseg.data.npy import naming_file, open_regular
-from fluxseg.data.recording import NO_GROUP, Recording
+from fluxseg.data.recording import NO_GROUP, Recording, annotated_masks
 from fluxseg.errors import RecordingError
 from fluxseg.files import atomic_path
-from fluxseg.interop.images import SUFFIXES, is_mask_name
+from fluxseg.interop.images import SUFFIXES, existing_images, is_mask_name
 from fluxseg.interop.pixels import read_pixels
 from fluxseg.interop.polygons import fill_polygons, trace_polygons
 
@@ -139,14 +138,11 @@ def write_imagej(path: Path | str, recording: Recording) -> tuple[str, ...]:
         RecordingError: if the recording is not annotated.
         WorkdirError: if the file cannot be written.
     """
-    if recording.masks is None:
-        raise RecordingError("masks", f"{recording.id} is not annotated: there are no ROIs")
+    masks = annotated_masks(recording)
     remarks = ["an ImageJ ROI set holds no image, group or metadata"]
-    digits = len(str(len(recording.masks)))
+    digits = len(str(len(masks)))
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-        for number, (mask, name) in enumerate(
-            zip(recording.masks, recording.roi_ids, strict=True), 1
-        ):
+        for number, (mask, name) in enumerate(zip(masks, recording.roi_ids, strict=True), 1):
             if not mask.any():
                 remarks.append(f"{name} is empty and was left out")
                 continue
@@ -162,15 +158,11 @@ def find_roi_image(path: Path) -> Path | None:
     Raises:
         RecordingError: if there are several.
     """
-    beside = [
-        other
-        for other in sorted(path.parent.iterdir())
-        if other.suffix.lower() in SUFFIXES and not is_mask_name(other) and other.is_file()
-    ]
     stems = {path.stem[: len(path.stem) - len(e)] for e in _ENDINGS if _ends(path.stem, e)}
-    found = [other for other in beside if other.stem in stems]
-    if not found and re.fullmatch("roiset|rois", path.stem.lower()):
-        found = beside
+    found = [image for stem in sorted(stems) for image in existing_images(path.parent, stem)]
+    if not found and path.stem.lower() in ("roiset", "rois"):
+        found = sorted(p for p in path.parent.iterdir() if p.suffix.lower() in SUFFIXES)
+    found = [image for image in found if image.is_file() and not is_mask_name(image)]
     if len(found) > 1:
         names = ", ".join(other.name for other in found)
         raise RecordingError("image", f"several images are beside it: {names}; name one (--image)")

@@ -72,9 +72,9 @@ def is_mask_name(path: Path) -> bool:
 def find_image(path: Path) -> Path | None:
     """Return the image that a file named as masks belongs to, or None if it is not there."""
     stems = [path.stem.removesuffix(e) for e in MASK_ENDINGS if path.stem.endswith(e)]
-    found = [other for stem in stems for other in _existing(path.parent, stem)]
+    found = [other for stem in stems for other in existing_images(path.parent, stem)]
     if path.parent.name == "masks":
-        found += _existing(path.parent.with_name("images"), path.stem)
+        found += existing_images(path.parent.with_name("images"), path.stem)
     return found[0] if found else None
 
 
@@ -84,16 +84,17 @@ def find_mask(path: Path) -> Path | None:
     Raises:
         RecordingError: if there are several, naming them.
     """
-    found = [m for ending in MASK_ENDINGS for m in _existing(path.parent, path.stem + ending)]
+    found = [m for ending in MASK_ENDINGS for m in existing_images(path.parent, path.stem + ending)]
     if path.parent.name == "images":
-        found += _existing(path.parent.with_name("masks"), path.stem)
+        found += existing_images(path.parent.with_name("masks"), path.stem)
     if len(found) > 1:
         names = ", ".join(mask.name for mask in found)
         raise RecordingError("masks", f"several mask files are beside it: {names}; keep one")
     return found[0] if found else None
 
 
-def _existing(folder: Path, stem: str) -> list[Path]:
+def existing_images(folder: Path, stem: str) -> list[Path]:
+    """Return the image files of a name in a folder, whatever their ending, each once."""
     endings = [case for suffix in SUFFIXES for case in (suffix, suffix.upper())]
     found = [path for ending in endings if (path := folder / f"{stem}{ending}").is_file()]
     # Where file names do not know upper case, both spellings are the same file.

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from fluxseg.data.recording import NO_GROUP, Recording, group_of
+
 MAX_DEPTH = 8
 """Containers nested deeper are told in words."""
 MAX_ITEMS = 10_000
@@ -54,6 +56,28 @@ def plain_text(value: Any) -> str | None:
         return None
     text = _clean_text(str(_clean_int(value)) if isinstance(value, int) else value)
     return text if text.strip() else None
+
+
+def describe_origin(recording: Recording) -> dict[str, Any]:
+    """Return id, group and metadata of a recording, for formats with room for more of their own."""
+    return {
+        "id": recording.id,
+        "group": recording.group,
+        "metadata": clean_metadata(recording.metadata),
+    }
+
+
+def read_origin(extra: Mapping[str, Any]) -> tuple[dict[str, Any], str, tuple[str, ...]]:
+    """Read what `describe_origin` gave, from a file that may hold anything in its place.
+
+    Returns:
+        The metadata; the group that is told or follows from them, "" if none; and a remark if
+        there is none.
+    """
+    found = extra.get("metadata")
+    metadata = clean_metadata(found if isinstance(found, Mapping) else {})
+    group = plain_text(extra.get("group")) or group_of(metadata, "")
+    return metadata, group, () if group else (NO_GROUP,)
 
 
 class _Cleaner:

@@ -16,7 +16,6 @@ import numpy as np
 
 from fluxseg.data.npy import naming_file, open_regular
 from fluxseg.errors import RecordingError
-from fluxseg.files import atomic_path
 from fluxseg.interop.hdf5 import (
     MAGIC,
     check_dataset,
@@ -28,9 +27,16 @@ from fluxseg.interop.hdf5 import (
     read_attribute,
 )
 from fluxseg.interop.nwb import read_spacing
-from fluxseg.interop.pixels import MAGICS, MAX_PIXELS
-from fluxseg.interop.pixels import _check_segments as check_segments
-from fluxseg.interop.pixels import _um_per_px as read_scale
+from fluxseg.interop.pixels import (
+    DEFLATE,
+    MAGICS,
+    MAX_PIXELS,
+    RAW,
+    check_segments,
+    open_tiff,
+    read_scale,
+    write_image_tiff,
+)
 from fluxseg.interop.plane_masks import Order
 
 BLOCK_BYTES = 2**24
@@ -39,7 +45,6 @@ MAX_CHUNK = 2**28
 """Bytes that a stored chunk of an HDF5 dataset may take in memory."""
 _MAX_DEPTH = 8
 _MOST_CHANNELS = 4
-_RAW, _DEFLATE = 1, (8, 32946)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +81,7 @@ def read_movie_facts(path: Path | str, dataset: str = "", order: Order | None = 
     if _is_hdf5(path):
         with open_hdf5(path) as file:
             return _describe_dataset(_choose(file, dataset), order)[0]
-    with _open_tiff(path) as tiff:
+    with naming_file(path), open_tiff(path) as tiff:
         return _describe_tiff(path, tiff)[0]
 
 
@@ -109,7 +114,7 @@ def iterate_frames(
                 frames = np.asarray(found[start : start + step])
                 yield (frames.transpose(0, 2, 1) if transposed else frames).astype(facts.dtype)
         return
-    with _open_tiff(path) as tiff:
+    with naming_file(path), open_tiff(path) as tiff:
         facts, offset = _describe_tiff(path, tiff)
         step = _block_length(facts, chunk, None)
         blocks = _read_pages(path, tiff, facts, step) if offset is None else None
@@ -232,22 +237,6 @@ def _check_end(path: Path, tiff: Any, pages: int) -> None:
         raise RecordingError("", f"is truncated, or damaged: what follows page {pages} is missing")
 
 
-@contextlib.contextmanager
-def _open_tiff(path: Path) -> Iterator[Any]:
-    import tifffile
-
-    with naming_file(path):
-        try:
-            # Some formats name further files, which are none of ours to open.
-            with tifffile.TiffFile(path, is_ome=False, _multifile=False) as tiff:
-                yield tiff
-        except (RecordingError, OSError, MemoryError):
-            raise
-        except Exception as error:
-            # The library meets damaged files with exceptions of any kind.
-            raise RecordingError("", f"is damaged: {type(error).__name__}: {error}") from error
-
-
 def _describe_tiff(path: Path, tiff: Any) -> tuple[MovieFacts, int | None]:
     """Return the facts, and where the pixels begin if all frames are stored as one page."""
     tiff.pages.useframes = False
@@ -306,7 +295,7 @@ def _read_pages(path: Path, tiff: Any, facts: MovieFacts, step: int) -> Iterator
             if page.shape != first.shape or page.dtype != first.dtype:
                 what = f"{list(page.shape)} of {page.dtype}"
                 raise RecordingError("", f"page {number + 1} is {what}, unlike the first")
-            if page.compression in (_RAW, *_DEFLATE):
+            if page.compression in (RAW, *DEFLATE):
                 check_segments(path, page)
                 frame = page.asarray()
             else:
@@ -348,16 +337,5 @@ def write_projection(path: Path | str, image: np.ndarray, um_per_px: float | Non
     Raises:
         WorkdirError: if the file cannot be written.
     """
-    import tifffile
-
     values = image.astype(np.uint8) if image.dtype == bool else image
-    with atomic_path(path) as temporary:
-        tifffile.imwrite(
-            temporary,
-            values,
-            photometric="minisblack",
-            compression="zlib",
-            metadata=None,
-            resolution=None if um_per_px is None else (1e4 / um_per_px, 1e4 / um_per_px),
-            resolutionunit=None if um_per_px is None else "CENTIMETER",
-        )
+    write_image_tiff(path, values, um_per_px, compress=True)

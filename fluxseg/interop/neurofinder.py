@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from fluxseg.data.npy import naming_file
-from fluxseg.data.recording import NO_GROUP, Recording, group_of, pixel_size
+from fluxseg.data.recording import NO_GROUP, Recording, annotated_masks, group_of, pixel_size
 from fluxseg.errors import RecordingError
 from fluxseg.files import write_json
 from fluxseg.interop.finite import finite_image
@@ -57,8 +57,9 @@ def read_neurofinder(
     else:
         regions_path = path
         pixels, facts = read_image_for(path, image)
+    regions = read_json_file(regions_path)
     with naming_file(regions_path):
-        masks, names = _read_regions(read_json_file(regions_path), pixels.shape, order)
+        masks, names = _read_regions(regions, pixels.shape, order)
     metadata = clean_metadata(info)
     metadata |= {k: v for k, v in facts.items() if k == "um_per_px"}
     per_um = info.get(SCALE)
@@ -93,11 +94,10 @@ def write_neurofinder(path: Path | str, recording: Recording) -> tuple[str, ...]
         WorkdirError: if a file cannot be written.
     """
     path = Path(path)
-    if recording.masks is None:
-        raise RecordingError("masks", f"{recording.id} is not annotated: there are no regions")
+    masks = annotated_masks(recording)
     regions = [
         {"id": name, "coordinates": np.argwhere(mask).tolist()}
-        for name, mask in zip(recording.roi_ids, recording.masks, strict=True)
+        for name, mask in zip(recording.roi_ids, masks, strict=True)
     ]
     image, remarks = finite_image(recording.image)
     scale = pixel_size(recording.metadata)

@@ -1,8 +1,10 @@
 """Single-channel TIFF, PNG and JPEG files as arrays, with their exact values."""
 
+import contextlib
 import math
 import warnings
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +32,8 @@ MAGICS: dict[bytes, Literal["PNG", "JPEG", "TIFF"]] = {
 # Micrometres of the length units that TIFF tags and ImageJ know.
 _UNITS = {"um": 1.0, "µm": 1.0, "μm": 1.0, "\\u00b5m": 1.0, "micron": 1.0, "microns": 1.0}
 _UNITS |= {"nm": 1e-3, "mm": 1e3, "cm": 1e4, "inch": 25400.0}
-_RAW, _DEFLATE = 1, (8, 32946)
+RAW, DEFLATE = 1, (8, 32946)
+"""Compressions that are read with a check of what they unpack to; others go through Pillow."""
 
 
 def read_pixels(
@@ -84,21 +87,34 @@ def count_pages(path: Path | str) -> int:
     Raises:
         RecordingError: naming the file, if it cannot be read.
     """
-    import tifffile
-
     path = Path(path)
     with naming_file(path):
         with open_regular(path) as (file, _):
             start = file.read(4)
         if MAGICS.get(start) != "TIFF":
             return 1
-        try:
-            with tifffile.TiffFile(path, is_ome=False, _multifile=False) as tiff:
-                return len(tiff.pages)
-        except (OSError, MemoryError):
-            raise
-        except Exception as error:
-            raise RecordingError("", f"is damaged: {type(error).__name__}: {error}") from error
+        with open_tiff(path) as tiff:
+            return len(tiff.pages)
+
+
+@contextlib.contextmanager
+def open_tiff(path: Path) -> Iterator[Any]:
+    """Open a TIFF file with `tifffile`.
+
+    Raises:
+        RecordingError: without the name of the file, if what is read in the block is damaged.
+    """
+    import tifffile
+
+    try:
+        # Some formats name further files, which are none of ours to open.
+        with tifffile.TiffFile(path, is_ome=False, _multifile=False) as tiff:
+            yield tiff
+    except (RecordingError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        # The library meets damaged files with exceptions of any kind.
+        raise RecordingError("", f"is damaged: {type(error).__name__}: {error}") from error
 
 
 def write_label_tiff(path: Path | str, labels: np.ndarray) -> None:
@@ -111,30 +127,37 @@ def write_label_tiff(path: Path | str, labels: np.ndarray) -> None:
     Raises:
         WorkdirError: if the file cannot be written.
     """
-    import tifffile
-
-    with atomic_path(path) as temporary:
-        tifffile.imwrite(temporary, labels, photometric="minisblack", compression="zlib")
+    write_image_tiff(path, labels, compress=True)
 
 
-def write_image_tiff(path: Path | str, image: np.ndarray, um_per_px: float | None = None) -> None:
+def write_image_tiff(
+    path: Path | str,
+    image: np.ndarray,
+    um_per_px: float | None = None,
+    *,
+    compress: bool = False,
+) -> None:
     """Write an image as TIFF in its own dtype, with the size of a pixel where it is known.
 
     Args:
         path: file to write, whole or not at all.
         image: `[H, W]`.
         um_per_px: size of a pixel, um; `read_pixels` finds it again.
+        compress: without loss; not every tool reads that.
 
     Raises:
         WorkdirError: if the file cannot be written.
     """
     import tifffile
 
-    resolution = None if um_per_px is None else (1e4 / um_per_px, 1e4 / um_per_px)
-    unit = None if um_per_px is None else "CENTIMETER"
     with atomic_path(path) as temporary:
         tifffile.imwrite(
-            temporary, image, photometric="minisblack", resolution=resolution, resolutionunit=unit
+            temporary,
+            image,
+            photometric="minisblack",
+            compression="zlib" if compress else None,
+            resolution=None if um_per_px is None else (1e4 / um_per_px, 1e4 / um_per_px),
+            resolutionunit=None if um_per_px is None else "CENTIMETER",
         )
 
 
@@ -197,8 +220,7 @@ def _one_channel(image: np.ndarray) -> np.ndarray:
 def _read_tiff(path: Path, labels: bool, number: int | None) -> tuple[np.ndarray, float | None]:
     import tifffile
 
-    # Some formats name further files, which are none of ours to open.
-    with tifffile.TiffFile(path, is_ome=False, _multifile=False) as tiff:
+    with open_tiff(path) as tiff:
         stored, declared = len(tiff.pages), _declared_pages(tiff)
         if number is not None and not 0 <= number < stored:
             raise RecordingError("", f"has no page {number + 1}, it holds {stored}")
@@ -215,9 +237,9 @@ def _read_tiff(path: Path, labels: bool, number: int | None) -> tuple[np.ndarray
             raise RecordingError("", _several(max(stored, declared)))
         if samples > 4 or page.imagedepth > 1:
             raise RecordingError("", f"holds {list(page.shape)} values a page; save one channel")
-        scale = _um_per_px(tiff, page)
-        if page.compression in (_RAW, *_DEFLATE):
-            _check_segments(path, page)
+        scale = read_scale(tiff, page)
+        if page.compression in (RAW, *DEFLATE):
+            check_segments(path, page)
             image = page.asarray()
             planar = image.ndim == 3 and page.planarconfig == 2
             return (np.moveaxis(image, 0, -1) if planar else image), scale
@@ -234,17 +256,17 @@ def _declared_pages(tiff: Any) -> int:
     return 1 if series is None or not stored else math.prod(series.shape) // stored
 
 
-def _check_segments(path: Path, page: Any) -> None:
+def check_segments(path: Path, page: Any) -> None:
     """Raise unless the file holds what the page declares, and no segment decodes to more."""
     size = path.stat().st_size
-    packed = page.compression == _RAW and page.size * page.bitspersample // 8
+    packed = page.compression == RAW and page.size * page.bitspersample // 8
     if max(sum(page.databytecounts), packed) > size:
         raise RecordingError("", f"is truncated, or damaged: its pixels do not fit in {size} bytes")
     if len(page.dataoffsets) != math.prod(page.chunked) or 0 in page.databytecounts:
         raise RecordingError("", "is damaged: a part of its pixels is missing")
     if page.nbytes > MAX_BYTES:
         raise RecordingError("", f"would take {page.nbytes} bytes, the limit is {MAX_BYTES}")
-    if page.compression == _RAW:
+    if page.compression == RAW:
         return
     left = page.nbytes + 2**16
     with path.open("rb") as file:
@@ -255,7 +277,8 @@ def _check_segments(path: Path, page: Any) -> None:
                 raise RecordingError("", "is damaged: it holds more than the size it declares")
 
 
-def _um_per_px(tiff: Any, page: Any) -> float | None:
+def read_scale(tiff: Any, page: Any) -> float | None:
+    """Return the size of the pixels that a page of a TIFF file states, um; None if it does not."""
     x, y = (page.tags.get(name) for name in ("XResolution", "YResolution"))
     if x is None or y is None:
         return None

@@ -9,14 +9,16 @@ from fluxseg.config import Config
 from fluxseg.data.npy import naming_file
 from fluxseg.data.recording import Recording, Source
 from fluxseg.errors import ConfigError, RecordingError
+from fluxseg.interop.cellpose import SEG_ENDING
+from fluxseg.interop.imagej import find_roi_image
 from fluxseg.interop.images import SUFFIXES as IMAGE_SUFFIXES
-from fluxseg.interop.images import find_image, find_mask, is_mask_name
+from fluxseg.interop.images import existing_images, find_image, find_mask, is_mask_name
+from fluxseg.interop.neurofinder import REGIONS, is_neurofinder
+from fluxseg.interop.suite2p import PLANE_FILES, is_suite2p
 
 SUFFIXES = (".npy", ".npz", ".nwb", *IMAGE_SUFFIXES)
 """Endings of the files that a folder is searched for, in lower case; upper case counts as well."""
-SEG_ENDING = "_seg.npy"
-"""Ending of Cellpose's segmentations."""
-_DATASET_FILES = ("stat.npy", "iscell.npy", "ops.npy", "regions/regions.json", "info.json")
+_DATASET_FILES = (*PLANE_FILES, REGIONS, "info.json")
 ROI_SUFFIXES = (".zip", ".roi", ".geojson", ".json")
 """Endings of files that hold ROIs of an image beside them; without one they are no recordings."""
 
@@ -137,23 +139,14 @@ def find_companion(path: Path) -> Path | None:
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return find_mask(path)
     if path.suffix.lower() in ROI_SUFFIXES:
-        from fluxseg.interop.imagej import find_roi_image
-
         return find_roi_image(path)
-    return find_image_of_seg(path) if path.name.endswith(SEG_ENDING) else None
-
-
-def find_image_of_seg(path: Path) -> Path | None:
-    """Return the image beside a `NAME_seg.npy` of Cellpose, told by its name alone."""
-    stem = path.name.removesuffix(SEG_ENDING)
-    endings = (case for suffix in IMAGE_SUFFIXES for case in (suffix, suffix.upper()))
-    found = (path.with_name(stem + ending) for ending in endings)
-    return next((other for other in found if other.is_file()), None)
+    if not path.name.endswith(SEG_ENDING):
+        return None
+    return next(iter(existing_images(path.parent, path.name.removesuffix(SEG_ENDING))), None)
 
 
 def _is_dataset(folder: Path) -> bool:
-    suite2p = all((folder / name).is_file() for name in ("stat.npy", "ops.npy"))
-    return suite2p or (folder / "regions" / "regions.json").is_file()
+    return is_suite2p(folder) or is_neurofinder(folder)
 
 
 def _stamp(path: Path) -> str:

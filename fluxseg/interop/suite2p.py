@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 
 from fluxseg.data.npy import naming_file, read_npy, read_pickled_dict
-from fluxseg.data.recording import NO_GROUP, Recording, group_of
+from fluxseg.data.recording import NO_GROUP, Recording, annotated_masks, group_of
 from fluxseg.errors import RecordingError, WorkdirError
 from fluxseg.files import atomic_path
 from fluxseg.interop.metadata import plain_text
 from fluxseg.interop.suite2p_ops import (
     EXTRA,
+    OPS_PARTS,
     create_ops,
     read_extra,
     read_ops,
@@ -28,6 +29,8 @@ from fluxseg.interop.suite2p_stat import create_stat
 
 MAX_BYTES = 2**31
 """Bytes that the masks of a folder may take."""
+PLANE_FILES = ("stat.npy", "iscell.npy", "ops.npy", *(f"{part}.npy" for part in OPS_PARTS))
+"""Files of a plane that a recording is read from."""
 ROI_ID = "fluxseg_roi_id"
 """Key of an entry of `stat` with the name of the ROI."""
 
@@ -129,9 +132,8 @@ def write_suite2p(path: Path | str, recording: Recording) -> tuple[str, ...]:
         WorkdirError: if a file cannot be written, or the folder holds the results of Suite2p
             itself, which are left as they are.
     """
-    if recording.masks is None:
-        raise RecordingError("masks", f"{recording.id} is not annotated: there are no ROIs")
-    kept = np.flatnonzero(recording.masks.any(axis=(1, 2)))
+    masks = annotated_masks(recording)
+    kept = np.flatnonzero(masks.any(axis=(1, 2)))
     path = Path(path)
     _check_foreign(path)
     remarks = [
@@ -140,8 +142,8 @@ def write_suite2p(path: Path | str, recording: Recording) -> tuple[str, ...]:
     ]
     if not len(kept):
         remarks.append("the GUI of Suite2p opens no folder without any ROI")
-    if len(kept) < len(recording.masks):
-        empty = np.flatnonzero(~recording.masks.any(axis=(1, 2)))
+    if len(kept) < len(masks):
+        empty = np.flatnonzero(~masks.any(axis=(1, 2)))
         names = ", ".join(recording.roi_ids[k] for k in empty[:20]) + ", ..." * (len(empty) > 20)
         remarks.append(f"{len(empty)} ROIs without a pixel are left out: {names}")
     stat = _create_entries(recording, kept)
@@ -172,7 +174,7 @@ def _check_foreign(path: Path) -> None:
 
 
 def _create_entries(recording: Recording, kept: np.ndarray) -> np.ndarray:
-    masks = recording.masks[kept] if recording.masks is not None else np.zeros((0, 1, 1), bool)
+    masks = annotated_masks(recording)[kept]
     entries = np.empty(len(kept), object)
     for place, (number, entry) in enumerate(zip(kept, create_stat(masks), strict=True)):
         entries[place] = {**entry, ROI_ID: recording.roi_ids[number]}

@@ -18,7 +18,7 @@ EXTRA = "fluxseg"
 """Key of `ops` with what Suite2p has no place for."""
 _SCALES = ("um_per_px", "umPerPix")
 # Suite2p 1.0 can leave ops.npy out, and then has its content in these, later ones first.
-_PARTS = ("detect_outputs", "reg_outputs", "settings", "db")
+OPS_PARTS = ("detect_outputs", "reg_outputs", "settings", "db")
 _IMAGES = ("max_proj", "meanImg", "meanImgE")
 
 
@@ -84,7 +84,7 @@ def read_ops(folder: Path) -> dict[str, Any]:
     """
     if (folder / "ops.npy").exists():
         return read_pickled_dict(folder / "ops.npy")
-    parts = [folder / f"{name}.npy" for name in reversed(_PARTS)]
+    parts = [folder / f"{name}.npy" for name in reversed(OPS_PARTS)]
     return {k: v for part in parts if part.exists() for k, v in read_pickled_dict(part).items()}
 
 

@@ -20,9 +20,8 @@ from fluxseg.interop.coco import (
 )
 from fluxseg.interop.convert import convert, detect_format, read_any, write_recording
 from fluxseg.interop.formats import ENDINGS
-from fluxseg.interop.geojson import nest_rings
 from fluxseg.interop.neurofinder import read_neurofinder
-from fluxseg.interop.polygons import fill_polygons, trace_polygons
+from fluxseg.interop.polygons import fill_polygons, group_rings, trace_polygons
 from fluxseg.interop.sources import FolderSource, read_recording
 
 RNG = np.random.default_rng(0)
@@ -163,7 +162,7 @@ def test_coco_of_others_with_polygons_and_several_images(tmp_path):
 @given(MASK)
 def test_polygons_with_their_holes_are_valid_and_disjoint(mask):
     total = np.zeros(mask.shape, int)
-    for rings in nest_rings(trace_polygons(mask)):
+    for rings in group_rings(trace_polygons(mask)):
         total += fill_polygons(rings, mask.shape)
     np.testing.assert_array_equal(total, mask)
 
@@ -256,3 +255,14 @@ def test_unknown_content_is_told_apart(tmp_path, content, words):
     with pytest.raises(RecordingError, match=words) as raised:
         detect_format(path)
     assert str(raised.value).startswith(str(path))
+
+
+def test_an_error_names_its_file_once(tmp_path):
+    (tmp_path / "n" / "regions").mkdir(parents=True)
+    (tmp_path / "n" / "images").mkdir()
+    tifffile.imwrite(tmp_path / "n" / "images" / "a.tif", np.zeros((9, 9), np.uint8))
+    path = tmp_path / "n" / "regions" / "regions.json"
+    path.write_text("{")
+    with pytest.raises(RecordingError) as raised:
+        read_neurofinder(tmp_path / "n")
+    assert str(raised.value).count(str(path)) == 1

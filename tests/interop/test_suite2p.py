@@ -6,6 +6,7 @@ from hypothesis.extra.numpy import arrays
 
 from fluxseg.data.recording import Recording
 from fluxseg.errors import RecordingError, UnsafeFileError, WorkdirError
+from fluxseg.interop.sources import FolderSource
 from fluxseg.interop.suite2p import create_stat, read_suite2p, write_suite2p
 from tests.data.malicious import npy, unsafe
 
@@ -256,3 +257,15 @@ def test_iscell_without_columns_is_refused(tmp_path):
     np.save(tmp_path / "plane0" / "iscell.npy", np.zeros((2, 0)))
     with pytest.raises(RecordingError, match="iscell"):
         read_suite2p(tmp_path / "plane0")
+
+
+def test_a_plane_of_suite2p_1_is_one_recording_of_a_folder(tmp_path):
+    plane = tmp_path / "mouse" / "suite2p" / "plane0"
+    write_suite2p(plane, field(two_cells()))
+    (plane / "ops.npy").rename(plane / "db.npy")
+    source = FolderSource(str(tmp_path))
+    assert source.keys() == ["mouse/suite2p/plane0"]
+    assert len(source.read(source.keys()[0]).masks) == 2
+    before = source.stamp(source.keys()[0])
+    (plane / "db.npy").write_bytes((plane / "db.npy").read_bytes() + b" ")
+    assert source.stamp(source.keys()[0]) != before
