@@ -24,6 +24,7 @@ from fluxseg.model.calibration import (
     reliability_curve,
     sum_reliability,
 )
+from fluxseg.model.metrics import plain_scores
 from fluxseg.model.thresholds import choose_threshold
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def describe_calibration(
         scores = {key: float(score) for key, score in calibration_scores(total).items()}
         rng = np.random.default_rng(seed)
         parts[name] = {
-            "scores": {k: v if np.isfinite(v) else None for k, v in scores.items()},
+            "scores": plain_scores(scores),
             "intervals": bootstrap_calibration(sums, rng, confidence=confidence),
             "curve": reliability_curve(total),
         }

@@ -9,9 +9,9 @@ import numpy as np
 
 from fluxseg.data.cache import CacheEntry, CacheIndex, read_crops
 from fluxseg.data.tiles import uncrop_grid
-from fluxseg.data.touching import NEURON, TOUCHING
+from fluxseg.data.touching import NEURON
 from fluxseg.files import atomic_path, write_json
-from fluxseg.inference.predict import class_probabilities, neuron_probability
+from fluxseg.inference.predict import class_probabilities, neuron_probability, split_classes
 from fluxseg.training.state import TrainState
 
 
@@ -73,9 +73,8 @@ def stitch_recording(
     }
     if len(state.class_weights) > 2:
         arguments = (state.apply_fn, state.eval_params, image[..., None], temperature)
-        classes = np.asarray(class_probabilities(*arguments))
-        arrays["probability"] = np.clip(classes[..., 1:].sum(-1), 0, 1)
-        arrays["touching"] = classes[..., TOUCHING]
+        found = split_classes(np.asarray(class_probabilities(*arguments)))
+        arrays["probability"], arrays["touching"] = found
     else:
         arrays["probability"] = predict_crops(state, image, temperature)
     return {name: uncrop_grid(array, entry.shape) for name, array in arrays.items()}

@@ -10,8 +10,7 @@ from fluxseg.errors import RecordingError
 from fluxseg.inference.object_counts import ObjectCounts
 from fluxseg.inference.object_scores import score_objects
 from fluxseg.inference.predict import Predictor
-from fluxseg.model.metrics import scores_from_confusion
-from fluxseg.training.evaluation import plain_scores
+from fluxseg.model.metrics import plain_scores, scores_from_confusion
 
 
 def score_fields(model: Predictor, source: Source, keys: Iterable[str]) -> list[dict[str, Any]]:

@@ -1,7 +1,6 @@
 """Scores of the neurons found in a recording and in a set of recordings, with intervals."""
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from fluxseg.inference.object_counts import (
     count_values,
 )
 from fluxseg.inference.rois import find_rois
+from fluxseg.model.metrics import draw_groups, percentile_interval, plain_scores
 
 Field = tuple[str, Recording, np.ndarray] | tuple[str, Recording, np.ndarray, np.ndarray | None]
 """Key, recording, probability `[H, W]` of "neuron" and perhaps of "touching"."""
@@ -85,9 +85,10 @@ def object_scores_for_split(
         scale = pixel_size(recording.metadata)
         valid = np.isfinite(recording.image)
         seen = probability if valid.all() else np.where(valid, probability, np.nan)
-        if others:
-            settings = {**settings, "touching": others[0]}
-        result = score_objects(recording.masks, seen, threshold, um_per_px=scale, **settings)
+        touching = others[0] if others else None
+        result = score_objects(
+            recording.masks, seen, threshold, um_per_px=scale, touching=touching, **settings
+        )
         units.add("px" if scale is None else "um")
         groups.append(recording.group)
         parts.append(result["counts"])
@@ -98,7 +99,7 @@ def object_scores_for_split(
                 "group": recording.group,
                 "um_per_px": scale,
                 "counts": parts[-1].to_json(),
-                "scores": _plain(result["scores"]),
+                "scores": plain_scores(result["scores"]),
             }
         )
     total = ObjectCounts()
@@ -106,7 +107,7 @@ def object_scores_for_split(
         total = total.merge(part)
     return {
         "threshold": threshold,
-        "scores": _plain(total.scores()),
+        "scores": plain_scores(total.scores()),
         "counts": total.to_json(),
         "intervals": bootstrap_object_intervals(
             parts, groups, np.random.default_rng(seed), confidence=confidence
@@ -145,24 +146,13 @@ def bootstrap_object_intervals(
     names, index = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
     if len(names) < 2:
         return dict.fromkeys(compute_scores(ObjectCounts()))
-    draws = rng.integers(len(names), size=(samples, len(names)))
-    times = np.zeros((samples, len(names)))
-    np.add.at(times, (np.arange(samples)[:, None], draws), 1)
-    weights = times[:, index]
+    weights = draw_groups(len(names), rng, samples).astype(float)[:, index]
     drawn = ObjectCounts(
         *(
             np.tensordot(weights, np.stack(part), 1)
             for part in zip(*map(count_values, counts), strict=True)
         )
     )
-    tail = (1 - confidence) / 2
-    return {name: _interval(values, tail) for name, values in compute_scores(drawn).items()}
-
-
-def _interval(values: np.ndarray, tail: float) -> list[float] | None:
-    values = values[~np.isnan(values)]
-    return np.quantile(values, [tail, 1 - tail]).tolist() if len(values) else None
-
-
-def _plain(scores: Mapping[str, float]) -> dict[str, float | None]:
-    return {name: value if math.isfinite(value) else None for name, value in scores.items()}
+    scores = compute_scores(drawn)
+    intervals = {name: percentile_interval(v, confidence) for name, v in scores.items()}
+    return {name: None if pair is None else list(pair) for name, pair in intervals.items()}

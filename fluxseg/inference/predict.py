@@ -12,6 +12,7 @@ import numpy as np
 
 from fluxseg.config import Config, DataConfig, ModelConfig
 from fluxseg.data.recording import check_image
+from fluxseg.data.touching import TOUCHING
 from fluxseg.data.transforms import normalize_image, turn, unturn
 from fluxseg.errors import ConfigError
 from fluxseg.inference.tiling import blend_tiles, cut_tiles, pad_image, plan_tiles
@@ -134,8 +135,7 @@ class Predictor:
         """
         if "touching" not in self.classes:
             return self.predict(image, tta=tta, tile=tile, overlap=overlap), None
-        classes = self.predict_classes(image, tta=tta, tile=tile, overlap=overlap)
-        return np.clip(classes[..., 1:].sum(-1), 0, 1), classes[..., self.classes.index("touching")]
+        return split_classes(self.predict_classes(image, tta=tta, tile=tile, overlap=overlap))
 
     def _predict(
         self, kind: ApplyFn, image: Any, tta: bool, tile: int | None, overlap: int | None
@@ -309,6 +309,16 @@ def class_probabilities(
     foreground = jax.nn.sigmoid(log_odds / temperature)
     background = jax.nn.sigmoid(-log_odds / temperature)
     return jnp.concatenate([background, foreground * shares], -1)
+
+
+def split_classes(classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return what `find_rois` takes of the probabilities `[..., 3]` of `class_probabilities`.
+
+    Returns:
+        `[...]` float32, that of "neuron", which a touching pixel belongs to, and of "touching".
+    """
+    # Shares that add up to 1 in theory may exceed it by a rounding error.
+    return np.clip(classes[..., 1:].sum(-1), 0, 1), classes[..., TOUCHING]
 
 
 def neuron_log_odds(apply_fn: ApplyFn, params: Any, images: jax.Array) -> jax.Array:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fluxseg.errors import FluxsegError
+from fluxseg.model.metrics import draw_groups, percentile_interval
 
 BINS = 15
 """Bins of equal width of the reliability curve, as in Guo et al. 2017."""
@@ -214,17 +215,9 @@ def bootstrap_calibration(
     groups = len(sums.pixels)
     if groups < 2:
         return dict.fromkeys(("ece", "mce", "brier", "nll"))
-    draws = rng.integers(groups, size=(samples, groups))
-    times = np.zeros((samples, groups))
-    np.add.at(times, (np.arange(samples)[:, None], draws), 1)
-    tail = (1 - confidence) / 2
-    scores = calibration_scores(sums.weighted(times))
-    return {name: _interval(values, tail) for name, values in scores.items()}
-
-
-def _interval(values: np.ndarray, tail: float) -> list[float] | None:
-    values = values[~np.isnan(values)]
-    return np.quantile(values, [tail, 1 - tail]).tolist() if len(values) else None
+    scores = calibration_scores(sums.weighted(draw_groups(groups, rng, samples).astype(float)))
+    intervals = {name: percentile_interval(v, confidence) for name, v in scores.items()}
+    return {name: None if pair is None else list(pair) for name, pair in intervals.items()}
 
 
 def _check_histogram(histogram: Any, dimensions: int | None = None) -> np.ndarray:

@@ -191,18 +191,39 @@ def bootstrap_intervals(
         return dict.fromkeys(SCORE_NAMES)
     pooled = np.zeros((len(names), 2, 2), np.int64)
     np.add.at(pooled, index, confusions)
-    draws = rng.integers(len(names), size=(samples, len(names)))
-    times = np.zeros((samples, len(names)), np.int64)
-    np.add.at(times, (np.arange(samples)[:, None], draws), 1)
+    times = draw_groups(len(names), rng, samples)
     scores = _scores((times @ pooled.reshape(-1, 4)).reshape(-1, 2, 2))
-    tail = (1 - confidence) / 2
-    return {name: _interval(values, tail) for name, values in scores.items()}
+    return {name: percentile_interval(values, confidence) for name, values in scores.items()}
 
 
-def _interval(values: np.ndarray, tail: float) -> tuple[float, float] | None:
+def plain_scores(scores: Mapping[str, float]) -> dict[str, float | None]:
+    """Replace what is not finite, which JSON does not have, by None."""
+    return {name: float(v) if np.isfinite(v) else None for name, v in scores.items()}
+
+
+def draw_groups(count: int, rng: np.random.Generator, samples: int) -> np.ndarray:
+    """Draw groups with replacement, as many as there are, for a bootstrap.
+
+    Args:
+        count: number of groups.
+        rng: source of the draws: `rng.integers(count, size=(samples, count))`.
+        samples: number of samples.
+
+    Returns:
+        `[samples, count]` int64, how often each group is in each sample.
+    """
+    draws = rng.integers(count, size=(samples, count))
+    times = np.zeros((samples, count), np.int64)
+    np.add.at(times, (np.arange(samples)[:, None], draws), 1)
+    return times
+
+
+def percentile_interval(values: np.ndarray, confidence: float) -> tuple[float, float] | None:
+    """Return the percentile interval of bootstrap samples; NaN are left out, None if all are."""
     values = values[~np.isnan(values)]
     if not len(values):
         return None
+    tail = (1 - confidence) / 2
     low, high = np.quantile(values, [tail, 1 - tail])
     return float(low), float(high)
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from fluxseg.errors import FluxsegError
+from fluxseg.model.metrics import percentile_interval
 
 
 def paired_difference(
@@ -54,8 +55,7 @@ def paired_difference(
         sums, counts = np.bincount(index, values), np.bincount(index)
         draws = rng.integers(len(names), size=(samples, len(names)))
         means = sums[draws].sum(1) / counts[draws].sum(1)
-        tail = (1 - confidence) / 2
-        interval = np.quantile(means, [tail, 1 - tail]).tolist()
+        interval = list(percentile_interval(means, confidence) or ())
     return {
         "mean": float(values.mean()) if len(values) else None,
         "interval": interval,

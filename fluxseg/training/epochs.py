@@ -15,10 +15,10 @@ from jax.sharding import Mesh
 from fluxseg.config import Config, config_to_dict
 from fluxseg.data.pipeline import CropSource, make_batches, steps_per_epoch
 from fluxseg.errors import InterruptedRunError, TrainingError
-from fluxseg.model.metrics import Totals
+from fluxseg.model.metrics import Totals, plain_scores
 from fluxseg.training.checkpoints import Checkpoints, save_checkpoint
 from fluxseg.training.dataset import Dataset
-from fluxseg.training.evaluation import SplitScores, plain_scores, score_crops
+from fluxseg.training.evaluation import SplitScores, score_crops
 from fluxseg.training.progress import Progress
 from fluxseg.training.sharding import put_batch
 from fluxseg.training.state import TrainState, create_schedule

@@ -10,7 +10,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from fluxseg.data.pipeline import CropSource, iterate_evaluation
-from fluxseg.model.metrics import Totals, bootstrap_intervals, scores_from_confusion
+from fluxseg.model.metrics import (
+    Totals,
+    bootstrap_intervals,
+    plain_scores,
+    scores_from_confusion,
+)
 from fluxseg.training.sharding import put_batch
 from fluxseg.training.state import TrainState
 
@@ -125,7 +130,7 @@ def split_scores_to_json(
         for key in keys
     ]
     return {
-        "loss": _plain(scores.totals.mean_loss),
+        **plain_scores({"loss": scores.totals.mean_loss}),
         "confusion": scores.totals.confusion.tolist(),
         "scores": plain_scores(scores.totals.scores()),
         "intervals": {
@@ -136,12 +141,3 @@ def split_scores_to_json(
         "n_recordings": len(keys),
         "recordings": rows,
     }
-
-
-def plain_scores(scores: Mapping[str, float]) -> dict[str, float | None]:
-    """Replace NaN, which JSON does not have, by None."""
-    return {name: _plain(value) for name, value in scores.items()}
-
-
-def _plain(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
