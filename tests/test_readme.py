@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from fluxseg.config import Config
+from fluxseg.main import parse_main
 from tests.conftest import REPOSITORY
 
 TEXT = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -47,3 +49,16 @@ def test_every_verb_and_file_that_is_named_exists():
 def test_no_picture_is_missing():
     for name in re.findall(r"!\[.*?\]\((.*?)\)", TEXT):
         assert Path(REPOSITORY, name).stat().st_size > 10_000
+
+
+def test_every_setting_in_the_readme_can_be_given_like_that():
+    spans = re.findall(r"`([^`\n]+)`", TEXT) + "".join(blocks("bash")).splitlines()
+    option_and_value = r"(--config\.[\w.-]+)(?: ([^\s`#-]\S*))?"
+    found = [match for span in spans for match in re.findall(option_and_value, span)]
+    assert ("--config.data.touching", "") in found
+    assert ("--config.data.source", "FOLDER") in found
+    for option, value in found:
+        section, field = option.removeprefix("--config.").replace("-", "_").split(".")
+        default = getattr(getattr(Config(), section), field)
+        if value or isinstance(default, bool):
+            parse_main(["--workdir", "x", option, *([value] if value else [])], "main")
