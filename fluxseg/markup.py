@@ -72,7 +72,12 @@ def picture_address(pixels: np.ndarray) -> str:
     step = -(-max(pixels.shape[:2]) // MAX_SIDE)
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels[::step, ::step])).save(buffer, format="PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return png_address(buffer.getvalue())
+
+
+def png_address(png: bytes) -> str:
+    """Return the content of a PNG file as an address that holds it."""
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
 
 
 def _text(value: Any) -> str:

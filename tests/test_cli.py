@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,19 +11,8 @@ from fluxseg.config import SimulatorConfig
 from fluxseg.data.simulator import SimulatedSource
 from fluxseg.data.transforms import crop_quarters, merge_masks
 from fluxseg.interop.allen import write_allen_npy
+from tests.commands import run
 from tests.conftest import TINY, as_arguments, with_data, with_train
-
-
-def run(*arguments, code=0):
-    done = subprocess.run(
-        [sys.executable, "-m", "fluxseg", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    assert "Traceback" not in done.stdout + done.stderr
-    return done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,6 @@
 
 import itertools
 import json
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -16,19 +14,8 @@ from fluxseg.inference.predict import create_predictor
 from fluxseg.interop.allen import write_allen_npy
 from fluxseg.interop.npz import read_npz
 from fluxseg.training.state import create_train_state
+from tests.commands import run
 from tests.conftest import TINY
-
-
-def run(*arguments, code=0):
-    done = subprocess.run(
-        [sys.executable, "-m", "fluxseg", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    assert "Traceback" not in done.stdout + done.stderr
-    return done.stdout + done.stderr
 
 
 def write_fields(folder, containers, seed=0):

@@ -1,17 +1,11 @@
-import subprocess
-import sys
+import functools
 
 import numpy as np
 
 import fluxseg
+from tests import commands
 
-
-def run(*arguments, code=0):
-    command = [sys.executable, "-m", "fluxseg", *map(str, arguments)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert result.returncode == code, result.stdout + result.stderr
-    assert "Traceback" not in result.stderr
-    return result.stdout + result.stderr
+run = functools.partial(commands.run, timeout=120)
 
 
 def recording(name):

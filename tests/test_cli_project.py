@@ -1,8 +1,5 @@
 """`fluxseg project` in real processes."""
 
-import subprocess
-import sys
-
 import h5py
 import numpy as np
 import pytest
@@ -10,20 +7,13 @@ import tifffile
 
 from fluxseg.data.projections import CorrelationImage
 from fluxseg.interop.images import read_image
+from tests.commands import run
 
 MOVIE = np.random.default_rng(0).integers(0, 4000, (40, 24, 30)).astype(np.uint16)
 
 
 def project(*arguments, code=0):
-    done = subprocess.run(
-        [sys.executable, "-m", "fluxseg", "project", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    assert "Traceback" not in done.stdout + done.stderr
-    return done.stdout + done.stderr
+    return run("project", *arguments, code=code, timeout=120)
 
 
 @pytest.fixture

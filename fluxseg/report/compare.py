@@ -16,7 +16,7 @@ from fluxseg.report.compare_plots import (
     plot_overlaid_curves,
     plot_side_by_side,
 )
-from fluxseg.report.html import create_environment, describe_settings, embed_png
+from fluxseg.report.html import describe_settings, embed_png, render_template
 from fluxseg.report.plots import DPI
 from fluxseg.report.reliability import plot_reliability
 from fluxseg.report.workdir import (
@@ -79,7 +79,8 @@ def write_comparison(workdirs: Sequence[str | Path], output: str | Path) -> Path
     if len(folders) < 2 or len(set(folders)) < len(folders):
         raise ConfigError("a comparison needs two or more different folders of runs")
     runs = dict(zip(name_runs(folders), map(read_run, folders), strict=True))
-    page = render_comparison(runs, draw_figures(runs))
+    splits = compare_splits(runs)
+    page = render_comparison(runs, splits, draw_figures(runs, splits))
     write_text(output, page)
     return Path(output)
 
@@ -219,8 +220,15 @@ def compare_splits(runs: Mapping[str, RunFiles]) -> list[dict[str, Any]]:
     return result
 
 
-def draw_figures(runs: Mapping[str, RunFiles]) -> dict[str, list[dict[str, Any]]]:
-    """Draw all figures: "curves", "reliability", "differences" and "examples", some empty."""
+def draw_figures(
+    runs: Mapping[str, RunFiles], splits: Sequence[Mapping[str, Any]]
+) -> dict[str, list[dict[str, Any]]]:
+    """Draw all figures: "curves", "reliability", "differences" and "examples", some empty.
+
+    Args:
+        runs: name -> from `read_run`.
+        splits: from `compare_splits`.
+    """
     figures: dict[str, list[dict[str, Any]]] = {
         name: [] for name in ("curves", "reliability", "differences", "examples")
     }
@@ -228,7 +236,6 @@ def draw_figures(runs: Mapping[str, RunFiles]) -> dict[str, list[dict[str, Any]]
     if histories:
         alt = "Loss and neuron IoU of all runs over the epochs"
         figures["curves"].append(embed_figure(plot_overlaid_curves(histories), alt))
-    splits = compare_splits(runs)
     for split in splits[:1]:
         curves = {
             name: row["calibration"]["after"]["curve"]
@@ -289,25 +296,24 @@ def embed_figure(figure: Figure, alt: str) -> dict[str, Any]:
 
 
 def render_comparison(
-    runs: Mapping[str, RunFiles], figures: Mapping[str, Sequence[Mapping[str, Any]]]
+    runs: Mapping[str, RunFiles],
+    splits: Sequence[Mapping[str, Any]],
+    figures: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> str:
     """Render the page; the same for the same input.
 
     Args:
         runs: name -> from `read_run`; the others are compared with the first.
+        splits: from `compare_splits`.
         figures: from `draw_figures`.
     """
-    page = (
-        create_environment()
-        .get_template("compare.html")
-        .render(
-            names=list(runs),
-            runs=runs,
-            settings=compare_settings(runs),
-            splits=compare_splits(runs),
-            figures=figures,
-            titles=PAIRED,
-            calibrated=CALIBRATED,
-        )
+    return render_template(
+        "compare.html",
+        names=list(runs),
+        runs=runs,
+        settings=compare_settings(runs),
+        splits=splits,
+        figures=figures,
+        titles=PAIRED,
+        calibrated=CALIBRATED,
     )
-    return page.encode("utf-8", "replace").decode("utf-8")

@@ -4,7 +4,6 @@ Ids, metadata and reasons come from data files and are hostile text until shown 
 template escapes every value, and its content security policy forbids scripts and requests.
 """
 
-import base64
 import json
 import shlex
 import struct
@@ -19,6 +18,7 @@ from fluxseg.config import Config, config_to_dict
 from fluxseg.errors import WorkdirError
 from fluxseg.files import read_json, write_text
 from fluxseg.inference.object_counts import SCORE_SOURCES
+from fluxseg.markup import png_address
 from fluxseg.report.plots import (
     plot_confusion,
     plot_curves,
@@ -155,8 +155,7 @@ def embed_png(png: bytes, alt: str) -> dict[str, Any]:
     """Return `uri`, `width`, `height` and `alt` of a PNG file for a page."""
     # The size stands at a fixed place of every PNG; with it the page does not jump while loading.
     width, height = struct.unpack(">II", png[16:24])
-    uri = "data:image/png;base64," + base64.b64encode(png).decode("ascii")
-    return {"uri": uri, "width": width, "height": height, "alt": alt}
+    return {"uri": png_address(png), "width": width, "height": height, "alt": alt}
 
 
 def render_page(run: RunFiles, figures: Figures, versions: Mapping[str, str]) -> str:
@@ -170,34 +169,35 @@ def render_page(run: RunFiles, figures: Figures, versions: Mapping[str, str]) ->
     Returns:
         The HTML, the same for the same input.
     """
-    page = (
-        create_environment()
-        .get_template("template.html")
-        .render(
-            run=run,
-            main=run.splits[-1] if run.splits else None,
-            simulated=is_simulated(run),
-            best_epoch=best_epoch(run),
-            figures=figures,
-            settings=describe_settings(run.config),
-            command=create_command(run.config) if run.config else "",
-            versions=versions,
-            score_names=SCORES,
-            dialects=DIALECTS,
-            sources=SCORE_SOURCES,
-            calibration_names=CALIBRATION_SCORES,
-            monitors=MONITORS,
-            reliable_groups=RELIABLE_GROUPS,
-            suspicious=SUSPICIOUS_MACRO_IOU,
-            long_table=LONG_TABLE,
-        )
+    return render_template(
+        "template.html",
+        run=run,
+        main=run.splits[-1] if run.splits else None,
+        simulated=is_simulated(run),
+        best_epoch=best_epoch(run),
+        figures=figures,
+        settings=describe_settings(run.config),
+        command=create_command(run.config) if run.config else "",
+        versions=versions,
+        score_names=SCORES,
+        dialects=DIALECTS,
+        sources=SCORE_SOURCES,
+        calibration_names=CALIBRATION_SCORES,
+        monitors=MONITORS,
+        reliable_groups=RELIABLE_GROUPS,
+        suspicious=SUSPICIOUS_MACRO_IOU,
+        long_table=LONG_TABLE,
     )
+
+
+def render_template(name: str, **values: Any) -> str:
+    """Render a page from a template of this folder; every value is escaped."""
+    page = _create_environment().get_template(name).render(**values)
     # Names may hold halves of surrogate pairs, which no file can.
     return page.encode("utf-8", "replace").decode("utf-8")
 
 
-def create_environment() -> jinja2.Environment:
-    """Create the environment of the pages' templates: it escapes every value."""
+def _create_environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         autoescape=True,
         loader=jinja2.FileSystemLoader(Path(__file__).parent),

@@ -1,12 +1,10 @@
 """A review of labels to look through: contact sheets of the places, and one page of them all."""
 
-import base64
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
@@ -23,6 +21,8 @@ from fluxseg.inference.review_places import (
     ReviewedRecording,
     rank_places,
 )
+from fluxseg.markup import png_address
+from fluxseg.report.html import render_template
 from fluxseg.report.plots import DPI, STYLE, save_png
 
 COLUMNS = 8
@@ -126,7 +126,7 @@ def write_review_page(
             part = chosen[number * PER_SHEET : (number + 1) * PER_SHEET]
             path = output / f"sheet-{kind}-{number + 1}.png"
             save_png(plot_sheet(part, title), path)
-            sheets.append("data:image/png;base64," + base64.b64encode(path.read_bytes()).decode())
+            sheets.append(png_address(path.read_bytes()))
         sections.append(
             {
                 "kind": kind,
@@ -147,14 +147,8 @@ def render_review(
     remarks: Sequence[str],
 ) -> str:
     """Render the page of a review; the same for the same input."""
-    environment = jinja2.Environment(
-        autoescape=True,
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    page = environment.get_template("review.html").render(
+    return render_template(
+        "review.html",
         recordings=[
             {
                 "id": one.id,
@@ -168,5 +162,3 @@ def render_review(
         sections=sections,
         remarks=remarks,
     )
-    # Names may hold halves of surrogate pairs, which no file can.
-    return page.encode("utf-8", "replace").decode("utf-8")

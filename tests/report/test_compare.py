@@ -100,7 +100,8 @@ def runs_of(*folders):
 
 
 def text_of_runs(*folders):
-    return text_of(render_comparison(runs_of(*folders), NO_FIGURES))
+    runs = runs_of(*folders)
+    return text_of(render_comparison(runs, compare_splits(runs), NO_FIGURES))
 
 
 def test_differences_are_those_of_the_same_recordings(first, second):
@@ -128,7 +129,8 @@ def test_differences_are_those_of_the_same_recordings(first, second):
 
 
 def test_the_table_marks_the_best_and_says_what_is_missing(first, second, tmp_path):
-    page = render_comparison(runs_of(first, second), NO_FIGURES)
+    runs = runs_of(first, second)
+    page = render_comparison(runs, compare_splits(runs), NO_FIGURES)
     assert re.search(r"F1</b>.*?0\.700</td>.*?<b>0\.800</b>", page, re.DOTALL)
     # The lower calibration error is the better one.
     assert re.search(r"ECE</b>.*?<b>0\.0140</b>.*?0\.0160</td>", page, re.DOTALL)
