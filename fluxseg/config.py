@@ -199,6 +199,9 @@ class TrainConfig:
     """Passes over the training crops."""
     batch_size: int = 8
     """Crops per step over all devices and processes."""
+    micro_batch: int = 0
+    """Crops that go through the network at once on each device; a step adds up the gradients of
+    as many such parts as it needs. 0: on CPUs those that fill 512 x 512 px, else all."""
     learning_rate: float = 2e-3
     """Peak learning rate of Adam."""
     schedule: Literal["constant", "cosine"] = "cosine"
@@ -233,7 +236,7 @@ class TrainConfig:
         for field in ("epochs", "batch_size", "repeats", "log_every", "checkpoint_every"):
             _check(getattr(self, field) >= 1, f"train.{field}", getattr(self, field), ">= 1")
         _check(self.learning_rate > 0, "train.learning_rate", self.learning_rate, "> 0")
-        for field in ("warmup_steps", "weight_decay", "clip_norm", "patience"):
+        for field in ("micro_batch", "warmup_steps", "weight_decay", "clip_norm", "patience"):
             _check(getattr(self, field) >= 0, f"train.{field}", getattr(self, field), ">= 0")
         _check(0 <= self.ema_decay < 1, "train.ema_decay", self.ema_decay, "in [0, 1)")
 

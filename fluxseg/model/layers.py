@@ -10,7 +10,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-CONV_DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+from fluxseg.model.convolutions import convolve_fast, convolve_plain
+
 MAX_GROUPS = 8
 
 
@@ -76,28 +77,32 @@ def convolve(inputs: tuple[jax.Array, ...], kernel: jax.Array, fast: bool = Fals
     Args:
         inputs: each `[B, H, W, C_n]`, floating.
         kernel: `[K, K, sum of C_n, D]`, same dtype.
-        fast: one convolution per input, summed, in place of a concatenation; a 1x1 kernel
-            becomes a matrix product.
+        fast: `convolve_fast` for 3x3 kernels, a matrix product for 1x1 kernels.
 
     Returns:
         `[B, H, W, D]`, same dtype.
     """
     if not fast:
-        inputs = (jnp.concatenate(inputs, axis=-1),)
-    total: jax.Array | None = None
-    start = 0
-    for x in inputs:
-        part = kernel[:, :, start : start + x.shape[-1]]
-        start += x.shape[-1]
-        if fast and kernel.shape[:2] == (1, 1):
-            y = x @ part[0, 0]
-        else:
-            y = jax.lax.conv_general_dilated(
-                x, part, (1, 1), "SAME", dimension_numbers=CONV_DIMENSIONS
-            )
-        total = y if total is None else total + y
-    assert total is not None, "at least one input"  # noqa: S101
-    return total
+        return convolve_plain(jnp.concatenate(inputs, axis=-1), kernel)
+    if kernel.shape[:2] == (3, 3):
+        return convolve_fast(inputs, kernel)
+    if kernel.shape[:2] == (1, 1) and len(inputs) == 1:
+        return dense(inputs[0], kernel[0, 0])
+    return convolve_plain(jnp.concatenate(inputs, axis=-1), kernel)
+
+
+def dense(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Multiply each pixel's channels by a matrix.
+
+    Args:
+        x: `[B, H, W, C]`, floating.
+        kernel: `[C, D]`, same dtype.
+
+    Returns:
+        `[B, H, W, D]`, same dtype.
+    """
+    # One axis of pixels: over three of them XLA transposes x for the gradient of the kernel.
+    return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:3], -1)
 
 
 def convolve_transposed(x: jax.Array, kernel: jax.Array, fast: bool = False) -> jax.Array:
@@ -122,7 +127,7 @@ def convolve_transposed(x: jax.Array, kernel: jax.Array, fast: bool = False) -> 
     size, _, channels, features = kernel.shape
     if size == 2:
         phases = kernel[::-1, ::-1].transpose(2, 0, 1, 3).reshape(channels, 4 * features)
-        return pixel_shuffle(x @ phases, 2)
+        return pixel_shuffle(dense(x, phases), 2)
     # Even outputs see the pixels (i - 1, i) through taps 0 and 2, odd ones (i, i + 1) through
     # taps 1 and 3: tap = 2 * neighbour + phase.
     kernel = kernel.reshape(2, 2, 2, 2, channels, features)

@@ -20,7 +20,6 @@ from fluxseg.training.checkpoints import Checkpoints, save_checkpoint
 from fluxseg.training.dataset import Dataset
 from fluxseg.training.evaluation import SplitScores, score_crops
 from fluxseg.training.progress import Progress
-from fluxseg.training.sharding import put_batch
 from fluxseg.training.state import TrainState, create_schedule
 from fluxseg.training.stopping import StopFlag
 from fluxseg.training.writers import TensorBoard, format_epoch, write_history
@@ -60,8 +59,8 @@ class Run:
         tensorboard: where figures are shown.
         callbacks: who is told.
         stop: set when the process is asked to stop.
-        train_step: compiled for `mesh`.
-        eval_step: compiled for `mesh`.
+        train_step: from `make_train_step`.
+        eval_step: from `make_eval_step`.
     """
 
     config: Config
@@ -143,7 +142,7 @@ def _train_epoch(
     totals, step, step_in_epoch = progress.totals, progress.step, progress.step_in_epoch
     pending: deque[tuple[int, Any]] = deque()
     while step_in_epoch < run.steps_per_epoch and not run.stop():
-        state, metrics = run.train_step(state, put_batch(next(batches), run.mesh))
+        state, metrics = run.train_step(state, next(batches))
         step, step_in_epoch = step + 1, step_in_epoch + 1
         pending.append((step, metrics))
         if len(pending) >= 2 * config.log_every:

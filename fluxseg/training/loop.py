@@ -23,6 +23,7 @@ from fluxseg.training.evaluation import split_scores_to_json
 from fluxseg.training.progress import Progress, progress_from_json
 from fluxseg.training.sharding import (
     check_batch_size,
+    count_parts,
     make_eval_step,
     make_mesh,
     make_train_step,
@@ -162,7 +163,7 @@ def _train(
         tensorboard,
         callbacks,
         stop,
-        make_train_step(mesh),
+        make_train_step(mesh, count_parts(config, mesh)),
         make_eval_step(mesh),
     )
     try:

@@ -1,5 +1,6 @@
 """The mesh of devices, and the steps compiled for it."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -7,11 +8,22 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from fluxseg.config import Config
 from fluxseg.errors import ConfigError
-from fluxseg.training.steps import eval_step, train_step
+from fluxseg.model.convolutions import compiler_options
+from fluxseg.training.steps import (
+    add_gradients,
+    eval_step,
+    finish_step,
+    sum_gradients,
+    train_step,
+)
 
 AXIS = "data"
 """Name of the mesh axis over which batches are divided."""
+
+CPU_PIXELS = 512 * 512
+"""Pixels that CPUs compute at once: with more, what a layer leaves falls out of their caches."""
 
 ON_DEVICE = ("image", "label", "valid")
 """The parts of a batch that the steps need."""
@@ -29,6 +41,26 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
         raise ConfigError(
             f"train.batch_size must be a multiple of the {mesh.size} devices, got {batch_size}"
         )
+
+
+def count_parts(config: Config, mesh: Mesh) -> int:
+    """Count the parts in which each device computes its rows of a batch.
+
+    Args:
+        config: `train.batch_size`, `train.micro_batch` and `data.tile`.
+        mesh: the devices.
+
+    Returns:
+        The least number of equal parts with at most `train.micro_batch` crops each.
+    """
+    rows = config.train.batch_size // mesh.size
+    most = config.train.micro_batch
+    if most == 0:
+        on_cpu = mesh.devices.flat[0].platform == "cpu"
+        most = max(CPU_PIXELS // config.data.tile**2, 1) if on_cpu else rows
+    return next(
+        parts for parts in range(1, rows + 1) if rows % parts == 0 and rows // parts <= most
+    )
 
 
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
@@ -52,15 +84,50 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
-def make_train_step(mesh: Mesh) -> Callable[..., Any]:
-    """Compile `train_step` for batches divided over a mesh; the state passed in is consumed."""
+def make_train_step(mesh: Mesh, parts: int = 1) -> Callable[..., Any]:
+    """Compile `train_step` for batches of the host, which it divides over a mesh.
+
+    In several parts, what a step needs of memory is that of one part. The loop over them is the
+    host's: inside a compiled loop convolutions are tens of times slower on CPUs, and caches hold
+    a small part better than a large one.
+
+    Args:
+        mesh: from `make_mesh`.
+        parts: into how many parts each device's rows of a batch are divided; the gradients of
+            all parts are added up before the one update.
+
+    Returns:
+        Function from a state, which is consumed, and this process's rows of a batch to the next
+        state and the metrics.
+    """
     whole, divided = _shardings(mesh)
-    return jax.jit(
-        train_step,
-        in_shardings=(whole, divided),
+    compiled = functools.partial(jax.jit, compiler_options=compiler_options())
+    if parts == 1:
+        step = compiled(
+            train_step,
+            in_shardings=(whole, divided),
+            out_shardings=whole,
+            donate_argnames="state",
+        )
+        return lambda state, batch: step(state, put_batch(batch, mesh))
+    first = compiled(sum_gradients, in_shardings=(whole, divided), out_shardings=whole)
+    add = compiled(
+        add_gradients,
+        in_shardings=(whole, whole, divided, whole),
         out_shardings=whole,
-        donate_argnames="state",
+        donate_argnames="sums",
     )
+    finish = compiled(finish_step, in_shardings=whole, out_shardings=whole, donate_argnames="state")
+
+    def step_in_parts(state: Any, batch: Mapping[str, np.ndarray]) -> Any:
+        pieces = {name: np.array_split(batch[name], parts) for name in ON_DEVICE}
+        sums: Any = None
+        for part in range(parts):
+            rows = put_batch({name: piece[part] for name, piece in pieces.items()}, mesh)
+            sums = first(state, rows) if part == 0 else add(state, sums, rows, np.int32(part))
+        return finish(state, sums)
+
+    return step_in_parts
 
 
 def make_eval_step(mesh: Mesh) -> Callable[..., Any]:

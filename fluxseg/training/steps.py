@@ -28,13 +28,17 @@ class StepMetrics(struct.PyTreeNode):
     grad_norm: jax.Array
 
 
-def compute_gradients(
-    state: TrainState, batch: dict[str, jax.Array], *, axis_name: str | None = None
+def sum_gradients(
+    state: TrainState,
+    batch: dict[str, jax.Array],
+    *,
+    axis_name: str | None = None,
+    part: int | jax.Array | None = None,
 ) -> tuple[Any, StepMetrics]:
-    """Compute the gradient of the weighted mean loss over the global batch.
+    """Compute the gradient of the weighted loss summed over a global batch or a part of one.
 
-    Sums are added up over the devices before one division, so that devices with unequal weights
-    (padding, few neurons) count as they should.
+    Sums add up over parts and devices and are divided once (`mean_gradients`), so that parts and
+    devices with unequal weights (padding, few neurons) count as they should.
 
     Args:
         state: current state.
@@ -42,11 +46,14 @@ def compute_gradients(
             classes the label holds the bits of `fluxseg.data.touching`.
         axis_name: name of the device axis under `jax.pmap` or `jax.shard_map`, over which the
             batch is divided; None under `jax.jit`, where the compiler sees the whole batch.
+        part: number of the part, each of which has its own dropout; None for a whole batch.
 
     Returns:
-        Gradients like `state.params`, and the metrics of the batch.
+        Gradients like `state.params`, and the metrics of the batch but for `grad_norm`.
     """
     key = jax.random.fold_in(state.key, state.step)
+    if part is not None:
+        key = jax.random.fold_in(key, part)
     params = state.params
     if axis_name is not None:
         key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
@@ -61,9 +68,39 @@ def compute_gradients(
     confusion = confusion_matrix(*_scored(batch["label"], logits), batch["valid"])
     if axis_name is not None:
         total, weight, confusion, grads = jax.lax.psum((total, weight, confusion, grads), axis_name)
+    return grads, StepMetrics(total, weight, confusion, jnp.zeros(()))
+
+
+def mean_gradients(sums: Any, metrics: StepMetrics) -> tuple[Any, StepMetrics]:
+    """Divide summed gradients by the sum of weights.
+
+    Args:
+        sums: from `sum_gradients`, added up over the parts of a batch.
+        metrics: likewise.
+
+    Returns:
+        Gradients of the weighted mean loss, and the metrics with their norm.
+    """
     # A batch of padding alone has no weight and no gradient.
-    grads = jax.tree.map(lambda g: g / jnp.where(weight > 0, weight, 1), grads)
-    return grads, StepMetrics(total, weight, confusion, optax.tree.norm(grads))
+    weight = jnp.where(metrics.weight_sum > 0, metrics.weight_sum, 1)
+    grads = jax.tree.map(lambda g: g / weight, sums)
+    return grads, metrics.replace(grad_norm=optax.tree.norm(grads))
+
+
+def compute_gradients(
+    state: TrainState, batch: dict[str, jax.Array], *, axis_name: str | None = None
+) -> tuple[Any, StepMetrics]:
+    """Compute the gradient of the weighted mean loss over the global batch.
+
+    Args:
+        state: current state.
+        batch: see `sum_gradients`.
+        axis_name: see `sum_gradients`.
+
+    Returns:
+        Gradients like `state.params`, and the metrics of the batch.
+    """
+    return mean_gradients(*sum_gradients(state, batch, axis_name=axis_name))
 
 
 def _scored(label: jax.Array, logits: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -96,13 +133,57 @@ def train_step(
 
     Args:
         state: current state.
-        batch: see `compute_gradients`.
-        axis_name: see `compute_gradients`.
+        batch: see `sum_gradients`.
+        axis_name: see `sum_gradients`.
 
     Returns:
         The next state, and the metrics of this batch before the update.
     """
     grads, metrics = compute_gradients(state, batch, axis_name=axis_name)
+    return apply_gradients(state, grads), metrics
+
+
+def add_gradients(
+    state: TrainState, sums: Any, batch: dict[str, jax.Array], part: jax.Array
+) -> Any:
+    """Add the gradients and metrics of one more part of a batch to those of the parts before it.
+
+    Args:
+        state: current state.
+        sums: what `sum_gradients` or this function returned for the parts before.
+        batch: the part, see `sum_gradients`.
+        part: its number.
+
+    Returns:
+        The sums.
+    """
+    return jax.tree.map(jnp.add, sums, sum_gradients(state, batch, part=part))
+
+
+def finish_step(state: TrainState, sums: Any) -> tuple[TrainState, StepMetrics]:
+    """Take one optimiser step with the gradients of all parts of a batch.
+
+    Args:
+        state: current state.
+        sums: from `add_gradients`.
+
+    Returns:
+        As `train_step`.
+    """
+    grads, metrics = mean_gradients(*sums)
+    return apply_gradients(state, grads), metrics
+
+
+def apply_gradients(state: TrainState, grads: Any) -> TrainState:
+    """Update parameters, their running average and the optimiser's state.
+
+    Args:
+        state: current state.
+        grads: like `state.params`.
+
+    Returns:
+        The next state.
+    """
     updates, opt_state = state.tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     step = state.step + 1
@@ -111,8 +192,7 @@ def train_step(
         # The average forgets its random start quickly and slows down to `ema_decay`.
         decay = jnp.minimum(state.ema_decay, (1 + step) / (10 + step))
         ema_params = optax.incremental_update(params, ema_params, 1 - decay)
-    state = state.replace(step=step, params=params, opt_state=opt_state, ema_params=ema_params)
-    return state, metrics
+    return state.replace(step=step, params=params, opt_state=opt_state, ema_params=ema_params)
 
 
 def eval_step(
@@ -122,8 +202,8 @@ def eval_step(
 
     Args:
         state: its `eval_params` are used.
-        batch: see `compute_gradients`; examples whose `valid` is 0 count nothing.
-        axis_name: see `compute_gradients`.
+        batch: see `sum_gradients`; examples whose `valid` is 0 count nothing.
+        axis_name: see `sum_gradients`.
 
     Returns:
         Sums over the global batch, and the confusion matrix of each example `[B, 2, 2]` int32.

@@ -1,0 +1,102 @@
+"""The fast forms of a convolution compute what the plain one does, and so do their gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fluxseg.model import convolutions
+from fluxseg.model.convolutions import (
+    LEAST_CHANNELS,
+    LEAST_PIXELS,
+    compiler_options,
+    convolve_fast,
+    convolve_plain,
+    kernel_gradient,
+)
+
+SHAPES = [
+    (1, 64, 64, (3,), 5),
+    (2, 64, 48, (LEAST_CHANNELS,), 8),
+    (2, 64, 48, (LEAST_CHANNELS, 4), 8),
+    (1, 65, 67, (LEAST_CHANNELS, LEAST_CHANNELS + 1), 3),
+    (2, 8, 6, (LEAST_CHANNELS, 4), 8),
+    (1, 1, 4100, (LEAST_CHANNELS,), 2),
+    (1, 4100, 1, (2,), 2),
+]
+
+
+@pytest.mark.parametrize(("batch", "height", "width", "channels", "features"), SHAPES)
+def test_output_and_gradients_are_those_of_the_plain_form(batch, height, width, channels, features):
+    rng = np.random.default_rng(0)
+
+    def draw(*shape):
+        return jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+    inputs = tuple(draw(batch, height, width, count) for count in channels)
+    kernel = draw(3, 3, sum(channels), features)
+    cotangent = draw(batch, height, width, features)
+
+    def plain(inputs, kernel):
+        return convolve_plain(jnp.concatenate(inputs, -1), kernel)
+
+    found, pull = jax.vjp(convolve_fast, inputs, kernel)
+    expected, pull_plain = jax.vjp(plain, inputs, kernel)
+    pairs = zip(
+        jax.tree.leaves((found, pull(cotangent))),
+        jax.tree.leaves((expected, pull_plain(cotangent))),
+        strict=True,
+    )
+    for ours, theirs in pairs:
+        assert ours.shape == theirs.shape
+        scale = float(jnp.abs(theirs).max())
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5 * scale)
+
+
+def test_every_form_is_met_by_the_shapes_above():
+    pixels = [b * h * w for b, h, w, _, _ in SHAPES]
+    assert min(pixels) < LEAST_PIXELS <= max(pixels)
+    counts = [c for _, _, _, channels, _ in SHAPES for c in channels]
+    assert min(counts) < LEAST_CHANNELS <= max(counts)
+
+
+def test_the_kernel_gradient_by_brute_force():
+    rng = np.random.default_rng(1)
+    x, cotangent = rng.normal(size=(1, 70, 60, 2)), rng.normal(size=(1, 70, 60, 3))
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    expected = np.zeros((3, 3, 2, 3))
+    for row in range(3):
+        for column in range(3):
+            window = padded[:, row : row + 70, column : column + 60]
+            expected[row, column] = np.einsum("bhwc,bhwd->cd", window, cotangent)
+    found = kernel_gradient((jnp.asarray(x, jnp.float32),), jnp.asarray(cotangent, jnp.float32))
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_the_compiler_keeps_the_barriers_of_a_step():
+    def gradient(x, kernel):
+        def total(kernel):
+            return convolve_fast((jax.nn.relu(x * 2),), kernel).sum()
+
+        return jax.grad(total)(kernel)
+
+    arguments = (jnp.ones((1, 64, 64, 4)), jnp.ones((3, 3, 4, 4)))
+    with_options = jax.jit(gradient, compiler_options=compiler_options())
+    text = with_options.lower(*arguments).compile().as_text()
+    assert "opt-barrier" in text
+    np.testing.assert_allclose(with_options(*arguments), jax.jit(gradient)(*arguments), rtol=1e-6)
+
+
+def test_an_xla_without_the_pass_is_told_nothing(monkeypatch):
+    def fail(*_, **__):
+        raise jax.errors.JaxRuntimeError("UNIMPLEMENTED")
+
+    monkeypatch.setattr(jax.stages.Lowered, "compile", fail)
+    compiler_options.cache_clear()
+    try:
+        assert compiler_options() == {}
+    finally:
+        compiler_options.cache_clear()
+    monkeypatch.setattr(convolutions.jax, "default_backend", lambda: "gpu")
+    assert compiler_options() == {}
+    compiler_options.cache_clear()
