@@ -62,8 +62,28 @@ def augment_intensity(
     out *= np.float32(np.exp(gain))
     out += np.float32(offset)
     if config.noise:
-        out += np.float32(noise) * rng.standard_normal(out.shape, np.float32)
+        out += np.float32(noise) * draw_noise(out.shape, rng)
     return np.clip(out, low, high, out=out)
+
+
+def draw_noise(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Draw noise of mean 0 and standard deviation 1 that is Gaussian to the eye.
+
+    The number of heads of 64 coins, in steps of a quarter: four times as fast as normal variates,
+    which took a third of the loader's time.
+
+    Args:
+        shape: of the result.
+        rng: source of the coins.
+
+    Returns:
+        `[*shape]` float32.
+    """
+    coins = rng.integers(0, 2**64, shape, np.uint64)
+    heads = np.bitwise_count(coins).astype(np.float32)
+    heads -= np.float32(32)
+    heads *= np.float32(0.25)
+    return heads
 
 
 def blur_image(image: np.ndarray, sigma: float) -> np.ndarray:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from fluxseg.config import AugmentConfig
-from fluxseg.data.augment import augment_crop, augment_intensity, blur_image
+from fluxseg.data.augment import augment_crop, augment_intensity, blur_image, draw_noise
 from fluxseg.data.transforms import turn
 
 NONE = AugmentConfig(flips=False, gain=0, offset=0, gamma=0, noise=0, blur=0)
@@ -63,6 +63,18 @@ def test_each_strength_covers_its_range_and_no_more(config, low, high):
     ]
     assert low - 1e-5 <= min(values) < low + 0.1 * (high - low)
     assert high + 1e-5 >= max(values) > high - 0.1 * (high - low)
+
+
+def test_noise_is_gaussian_but_for_its_steps():
+    from scipy.stats import norm
+
+    noise = draw_noise((1000, 1000), np.random.default_rng(0))
+    assert noise.dtype == np.float32
+    assert abs(noise.mean()) < 0.005
+    assert abs(noise.std() - 1) < 0.005
+    for level in np.arange(-3, 3.25, 0.25):
+        # Half a step further is where the steps of the two distributions meet.
+        assert abs((noise <= level).mean() - norm.cdf(level + 0.125)) < 0.003
 
 
 def test_noise_has_the_spread_it_says():
