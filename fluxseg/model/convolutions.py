@@ -82,6 +82,8 @@ def _divide(kernel: jax.Array, inputs: tuple[jax.Array, ...]) -> list[jax.Array]
 
 
 def _convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    if x.shape[-1] == 1:
+        return _convolve_by_taps(x, kernel)
     if x.shape[-1] < LEAST_CHANNELS or _pixels(x) < LEAST_PIXELS:
         return convolve_plain(x, kernel)
     return _convolve_by_columns(x, kernel)
@@ -102,6 +104,16 @@ def _convolve_by_columns(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return parts[0] + parts[1] + parts[2]
 
 
+def _convolve_by_taps(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Convolve a single channel as nine products and sums, which become one loop."""
+    taps = _shift(x, ((0, 1, 2), (0, 1, 2)))
+    products = [
+        tap * weights[None, None]
+        for tap, weights in zip(taps, kernel.reshape(9, 1, -1), strict=True)
+    ]
+    return sum(products[1:], start=products[0])
+
+
 def kernel_gradient(inputs: tuple[jax.Array, ...], cotangent: jax.Array) -> jax.Array:
     """Compute the gradient of a 3x3 kernel as one matrix product for each input.
 
@@ -116,30 +128,49 @@ def kernel_gradient(inputs: tuple[jax.Array, ...], cotangent: jax.Array) -> jax.
         `[3, 3, sum of C_n, D]`.
     """
     features = cotangent.shape[-1]
-    rows = _side_by_side(cotangent, axis=1, order=(2, 1, 0)).reshape(-1, 3 * features)
+    rows: jax.Array | None = None
     gradients = []
     for x in inputs:
-        columns = _side_by_side(x, axis=2, order=(0, 1, 2)).reshape(-1, 3 * x.shape[-1])
-        product = jax.lax.dot_general(columns, rows, (((0,), (0,)), ((), ())))
-        gradients.append(product.reshape(3, -1, 3, features).transpose(2, 0, 1, 3))
+        channels = x.shape[-1]
+        if channels == 1:
+            # All nine shifts of the input are less than three of the cotangent.
+            taps = _side_by_side(_shift(x, ((0, 1, 2), (0, 1, 2))))
+            gradients.append(_multiply(taps, cotangent).reshape(3, 3, 1, features))
+            continue
+        if rows is None:
+            rows = _side_by_side(_shift(cotangent, ((2, 1, 0), (1,))))
+        product = _multiply(_side_by_side(_shift(x, ((1,), (0, 1, 2)))), rows)
+        gradients.append(product.reshape(3, channels, 3, features).transpose(2, 0, 1, 3))
     return jnp.concatenate(gradients, axis=2)
 
 
-def _side_by_side(x: jax.Array, axis: int, order: tuple[int, int, int]) -> jax.Array:
-    """Put x, shifted along an axis by each place of a 3-tap window, side by side as channels."""
-    length, channels = x.shape[axis], x.shape[-1]
-    border = [(0, 0)] * 4
-    border[axis] = (1, 1)
-    padded = jnp.pad(x, border)
-    total: jax.Array | None = None
-    for place, start in enumerate(order):
-        part = jax.lax.slice_in_dim(padded, start, start + length, axis=axis)
-        # Sums of padded arrays become one loop; a concatenation does not.
-        room = [(0, 0)] * 3 + [(place * channels, (2 - place) * channels)]
-        part = jnp.pad(part, room)
-        total = part if total is None else total + part
-    assert total is not None  # noqa: S101
-    return total
+def _multiply(first: jax.Array, second: jax.Array) -> jax.Array:
+    """Sum the products of all pairs of channels over all pixels."""
+    first, second = (x.reshape(-1, x.shape[-1]) for x in (first, second))
+    return jax.lax.dot_general(first, second, (((0,), (0,)), ((), ())))
+
+
+def _shift(x: jax.Array, starts: tuple[tuple[int, ...], tuple[int, ...]]) -> list[jax.Array]:
+    """Shift x with zeros at the border to each place of a window of 3 x 3; 1 is the middle."""
+    height, width = x.shape[1:3]
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    return [
+        padded[:, row : row + height, column : column + width]
+        for row in starts[0]
+        for column in starts[1]
+    ]
+
+
+def _side_by_side(parts: list[jax.Array]) -> jax.Array:
+    """Concatenate by channel."""
+    channels = parts[0].shape[-1]
+    # A sum of padded arrays becomes one loop; a concatenation does not.
+    room = [(place * channels, (len(parts) - 1 - place) * channels) for place in range(len(parts))]
+    padded = [
+        jnp.pad(part, ((0, 0), (0, 0), (0, 0), around))
+        for part, around in zip(parts, room, strict=True)
+    ]
+    return sum(padded[1:], start=padded[0])
 
 
 def _pixels(x: jax.Array) -> int:

@@ -17,6 +17,9 @@ from fluxseg.model.convolutions import (
 
 SHAPES = [
     (1, 64, 64, (3,), 5),
+    (2, 64, 48, (1,), 8),
+    (1, 64, 64, (2, 5), 6),
+    (1, 7, 5, (1,), 2),
     (2, 64, 48, (LEAST_CHANNELS,), 8),
     (2, 64, 48, (LEAST_CHANNELS, 4), 8),
     (1, 65, 67, (LEAST_CHANNELS, LEAST_CHANNELS + 1), 3),
