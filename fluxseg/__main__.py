@@ -2,7 +2,7 @@
 
 import sys
 
-from fluxseg.cli.app import main
+from fluxseg.cli.app import launch
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(launch())

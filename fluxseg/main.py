@@ -5,12 +5,16 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fluxseg.arguments import split_config_file
 from fluxseg.compilation import enable_compilation_cache
 from fluxseg.config import Config
+from fluxseg.launch import asks_for_help, tune_allocator
 from fluxseg.terminal import configure_logging, create_console, progress_bars, run_guarded
+
+if TYPE_CHECKING:
+    from fluxseg.training.loop import TrainResult
 
 logger = logging.getLogger("fluxseg.main")
 
@@ -39,6 +43,9 @@ class MainArguments:
     """Folder of the run; it is created, or resumed if it holds one."""
     config: Config
     """Settings of the run."""
+    profile: bool = False
+    """Trace some steps of the first epoch; WORKDIR/profile gets the trace, for TensorBoard or
+    Perfetto, and steps.json, the shares of a step."""
 
 
 def parse_main(arguments: Sequence[str], prog: str) -> MainArguments:
@@ -62,12 +69,6 @@ def run_main(arguments: MainArguments) -> int:
     enable_compilation_cache()
     import jax
 
-    from fluxseg.inference.calibrate import calibrate
-    from fluxseg.inference.examples import write_examples
-    from fluxseg.inference.objects import write_object_scores
-    from fluxseg.inference.run_model import training_pixel_size, write_run_model
-    from fluxseg.interop.sources import open_source
-    from fluxseg.report.html import write_report
     from fluxseg.training.loop import Callbacks, train_and_evaluate
 
     devices = jax.devices()
@@ -75,8 +76,24 @@ def run_main(arguments: MainArguments) -> int:
     bars = (("Preparing", "recordings"), ("Training", "steps"))
     with progress_bars(console, *bars) as (on_prepare, on_step):
         callbacks = Callbacks(on_prepare=on_prepare, on_step=on_step)
-        result = train_and_evaluate(arguments.config, arguments.workdir, callbacks)
-    workdir, config, state = arguments.workdir, arguments.config, result.state
+        result = train_and_evaluate(
+            arguments.config, arguments.workdir, callbacks, profile=arguments.profile
+        )
+    score_and_report(arguments.config, arguments.workdir, result)
+    return 0
+
+
+def score_and_report(config: Config, workdir: Path, result: "TrainResult") -> None:
+    """Calibrate a trained network, score its neurons, and write its model file and its report."""
+    # Imported only now, so that training begins sooner.
+    from fluxseg.inference.calibrate import calibrate
+    from fluxseg.inference.examples import write_examples
+    from fluxseg.inference.objects import write_object_scores
+    from fluxseg.inference.run_model import training_pixel_size, write_run_model
+    from fluxseg.interop.sources import open_source
+    from fluxseg.report.html import write_report
+
+    state = result.state
     index, crops = result.dataset.index, result.dataset.manifest.crops
     splits = {split: crops(split) for split in result.scores["splits"]}
     scores, point = calibrate(state, index, splits, result.scores, workdir)
@@ -90,7 +107,6 @@ def run_main(arguments: MainArguments) -> int:
     log_scores(scores)
     logger.info("Model: %s", model)
     logger.info("Report: %s", page)
-    return 0
 
 
 def log_scores(scores: Mapping[str, Any]) -> None:
@@ -128,6 +144,11 @@ def log_scores(scores: Mapping[str, Any]) -> None:
             logger.info("  %-8s single neurons at IoU 0.5: %s", "", ", ".join(parts))
 
 
+def train(arguments: MainArguments) -> int:
+    """Train on recordings, score, and write a report: the same as python -m fluxseg.main."""
+    return run_main(arguments)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, run, and return the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -135,4 +156,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    if not asks_for_help(sys.argv[1:]):
+        tune_allocator()
     sys.exit(main())

@@ -12,7 +12,7 @@ import fluxseg
 
 ROOT = Path(fluxseg.__file__).parent
 FLOORS = (
-    ("errors", "config", "files", "markup"),
+    ("errors", "config", "files", "markup", "launch"),
     ("data",),
     ("interop",),
     ("model",),

@@ -24,11 +24,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-MALLOC_SETTINGS = {
-    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0"
-    ":glibc.malloc.trim_threshold=17179869184:glibc.malloc.arena_max=1"
-    ":glibc.malloc.top_pad=268435456"
-}
+from fluxseg.launch import SETTINGS, SWITCH, TUNABLES
+
+MALLOC_SETTINGS = {TUNABLES: SETTINGS}
 """The allocator settings that fluxseg's own launchers apply, for any process."""
 RESULTS = Path(__file__).parent / "results"
 FIGURES = Path(__file__).parents[1] / "figures"
@@ -105,7 +103,7 @@ def run_interleaved(variants: Sequence[Variant], rounds: int) -> Results:
 def run_variant(variant: Variant) -> Figures:
     """Run one variant once; see `run_interleaved`."""
     # The allocator is the variant's own choice: fluxseg's launchers must not change it.
-    environment = {"FLUXSEG_ALLOCATOR": "default", **os.environ, **variant.environment}
+    environment = {SWITCH: "default", **os.environ, **variant.environment}
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         began = time.perf_counter()
         process = subprocess.Popen(

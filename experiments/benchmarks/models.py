@@ -40,3 +40,16 @@ MODELS = {
     "reference": reference_model(),
 }
 """Name -> architecture."""
+
+CANDIDATES = {
+    "preset": ModelConfig(),
+    "one conv a level": ModelConfig(convs=1),
+    "narrow": ModelConfig(features=(8, 16, 32, 64, 96)),
+    "wide": ModelConfig(features=(24, 48, 96, 128, 160)),
+    "stem 1": ModelConfig(features=(8, 16, 32, 64, 96, 128), stem=1),
+    "stem 4": ModelConfig(features=(32, 64, 96, 128), stem=4),
+    "stem 4, wide": ModelConfig(features=(64, 96, 128), stem=4),
+    "stem 4, one conv": ModelConfig(features=(64, 96, 128, 160), stem=4, convs=1),
+}
+"""Variants of fluxseg's own network, name -> architecture."""
+MODELS |= CANDIDATES

@@ -36,7 +36,7 @@ def time_steps(step: Callable[[], None], seconds: float) -> float:
     for _ in range(2):
         step()
     durations: list[float] = []
-    while sum(durations) < seconds or len(durations) < 3:
+    while sum(durations) < seconds or len(durations) < 2:
         began = time.perf_counter()
         step()
         durations.append(time.perf_counter() - began)
@@ -112,7 +112,13 @@ def time_torch(model: str, channels_last: bool, batch_size: int, seconds: float)
 def main() -> None:
     """Run the benchmark, or one worker of it."""
     parser = create_parser(__doc__, "train_step", 5)
-    parser.add_argument("--models", nargs="+", default=["reference/4", "classic-16", "fluxseg"])
+    parser.add_argument("--models", nargs="*", default=["classic-16", "fluxseg"])
+    parser.add_argument(
+        "--brief",
+        nargs="*",
+        default=["classic-32", "reference/4"],
+        help="models of which only fluxseg and PyTorch at its best are measured",
+    )
     parser.add_argument("--contestants", nargs="+", default=list(CONTESTANTS))
     parser.add_argument("--batch", type=int, default=16, help="crops in a step")
     parser.add_argument("--micro", type=int, default=2, help="crops at once in fluxseg's step")
@@ -124,14 +130,17 @@ def main() -> None:
         return
     results: Results = {}
     summary: dict[str, list[Row]] = {}
-    for model in arguments.models:
+    all_of_them = (arguments.contestants, arguments.allocators)
+    brief = (["torch-channels-last", "fluxseg"], ["tuned"])
+    plans = dict.fromkeys(arguments.models, all_of_them) | dict.fromkeys(arguments.brief, brief)
+    for model, (contestants, allocators) in plans.items():
         variants = [
             _variant(arguments, model, contestant, allocator)
-            for allocator in arguments.allocators
-            for contestant in arguments.contestants
+            for allocator in allocators
+            for contestant in contestants
         ]
         found = run_interleaved(variants, arguments.rounds)
-        reference = f"{model}, {arguments.contestants[0]}, {arguments.allocators[0]} allocator"
+        reference = variants[0].name
         rows = summarise(found, "crops_per_second", reference)
         print_table(f"Training step, {model}", rows, "crops/s")
         results |= found

@@ -1,17 +1,10 @@
 """The `fluxseg` command: one verb per task."""
 
+import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-import tyro
-
-from fluxseg.cli.adapt import finetune, review
-from fluxseg.cli.apply import export, predict
-from fluxseg.cli.formats import convert
-from fluxseg.cli.project import project
-from fluxseg.cli.recordings import check, prepare, simulate
-from fluxseg.cli.scores import compare, evaluate, report
-from fluxseg.main import MainArguments, parse_main, run_main
+from fluxseg.launch import is_computing, tune_allocator
 from fluxseg.terminal import run_guarded
 
 DESCRIPTION = """Segment neurons in two-photon calcium imaging: train a U-Net and score it honestly.
@@ -20,32 +13,104 @@ DESCRIPTION = """Segment neurons in two-photon calcium imaging: train a U-Net an
 check, or an image could not be predicted, a movie not projected or a recording not converted;
 2 bad input or settings; 130 and 143 stopped by Ctrl-C or SIGTERM.
 """
+VERBS = {
+    "train": (
+        "main",
+        "Train on recordings, score, and write a report: the same as python -m fluxseg.main.",
+    ),
+    "check": (
+        "cli.recordings",
+        "Say of each file of a folder whether it is usable, and find duplicates.",
+    ),
+    "prepare": (
+        "cli.recordings",
+        "Prepare the crops of a folder of recordings, or write it as image files.",
+    ),
+    "evaluate": (
+        "cli.scores",
+        "Score the best checkpoint of a run on its own splits, or on other recordings.",
+    ),
+    "compare": (
+        "cli.scores",
+        "Compare runs on one page: settings, scores, paired differences, curves, examples.",
+    ),
+    "predict": ("cli.apply", "Predict where neurons are in images of any size."),
+    "export": ("cli.apply", "Export a model for use without fluxseg."),
+    "report": (
+        "cli.scores",
+        "Write report.html of a run again from the files in its workdir.",
+    ),
+    "simulate": (
+        "cli.recordings",
+        "Write simulated recordings as .npy files, in the form that the Allen data have.",
+    ),
+    "convert": (
+        "cli.formats",
+        "Convert a recording, or a folder of recordings, to the format of another tool.",
+    ),
+    "project": (
+        "cli.project",
+        "Project movies over time: each MOVIE becomes NAME_max.tif and so on.",
+    ),
+    "finetune": (
+        "cli.adapt",
+        "Tune a trained model to a few labelled fields of one's own, "
+        "and score it before and after.",
+    ),
+    "review": (
+        "cli.adapt",
+        "List where a model and the labels disagree and the model is sure: cells that were missed.",
+    ),
+}
+"""Verb -> module of the function of that name, and the first line of its docstring: the list of
+verbs is shown without importing them."""
 
 
-def _train(arguments: Sequence[str]) -> int:
-    return run_main(parse_main(arguments, "fluxseg train"))
+def format_verbs() -> str:
+    """Return what `fluxseg --help` prints."""
+    width = max(map(len, VERBS))
+    lines = [f"  {verb:<{width}}  {summary}" for verb, (_, summary) in VERBS.items()]
+    head = "usage: fluxseg [-h] VERB ..."
+    return "\n".join([head, "", DESCRIPTION, "verbs:", *lines])
+
+
+def read_verb(verb: str) -> Callable[..., int]:
+    """Import the function of a verb."""
+    function: Callable[..., int] = getattr(
+        importlib.import_module(f"fluxseg.{VERBS[verb][0]}"), verb
+    )
+    return function
 
 
 def _run(arguments: Sequence[str]) -> int:
-    if arguments and arguments[0] == "train":
+    verb, rest = (arguments[0], arguments[1:]) if arguments else ("", ())
+    if verb in ("-h", "--help"):
+        print(format_verbs())
+        return 0
+    if verb == "train":
         # Its config file must be read before its options are known.
-        return _train(arguments[1:])
+        from fluxseg.main import parse_main, run_main
+
+        return run_main(parse_main(rest, "fluxseg train"))
+    import tyro
+
+    if verb in VERBS:
+        return int(tyro.cli(read_verb(verb), prog=f"fluxseg {verb}", args=list(rest)) or 0)
+    # A verb that does not exist, or the completion of a shell, which needs all of them.
     app = tyro.extras.SubcommandApp()
-    verbs = (
-        train, check, prepare, evaluate, compare, predict, export, report, simulate, convert,
-        project, finetune, review,
-    )  # fmt: skip
-    for verb in verbs:
-        app.command(verb)
+    for name in VERBS:
+        app.command(read_verb(name))
     return int(app.cli(prog="fluxseg", description=DESCRIPTION, args=list(arguments)) or 0)
-
-
-def train(arguments: MainArguments) -> int:
-    """Train on recordings, score, and write a report: the same as python -m fluxseg.main."""
-    return run_main(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, run the verb, and return the exit code."""
     given = sys.argv[1:] if arguments is None else arguments
     return run_guarded(lambda: _run(given))
+
+
+def launch() -> int:
+    """Do as `main` does, as a command of its own: with memory settings for verbs that compute."""
+    if is_computing(sys.argv[1:]):
+        tune_allocator()
+    return main()

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
 
 from fluxseg.data.npy import naming_file, read_pickled_dict
 from fluxseg.data.recording import (
@@ -189,6 +188,8 @@ def outline_labels(labels: np.ndarray) -> np.ndarray:
     Returns:
         `[H, W]` of the same dtype: the labels of the border pixels, else 0.
     """
+    from scipy import ndimage  # slow to import
+
     outlines = np.zeros_like(labels)
     for label, box in enumerate(ndimage.find_objects(labels), 1):
         if box is not None:

@@ -8,7 +8,6 @@ half a pixel on each side; those along the edges lose none.
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import ndimage
 
 from fluxseg.errors import RecordingError
 
@@ -40,6 +39,8 @@ def trace_polygons(mask: np.ndarray) -> list[np.ndarray]:
     if not len(rows):
         return []
     top, left = int(rows[0]), int(columns[0])
+    from scipy import ndimage  # slow to import
+
     parts = ndimage.label(mask[top : rows[-1] + 1, left : columns[-1] + 1])[0]
     edges = _find_edges(parts)
     found: dict[int, list[np.ndarray]] = {}

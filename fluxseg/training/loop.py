@@ -20,6 +20,7 @@ from fluxseg.training.checkpoints import (
 from fluxseg.training.dataset import Dataset, create_class_weights, prepare_dataset
 from fluxseg.training.epochs import Callbacks, Run, interrupted, score_split, train_epochs
 from fluxseg.training.evaluation import split_scores_to_json
+from fluxseg.training.profiling import StepProfiler, announce_first_step
 from fluxseg.training.progress import Progress, progress_from_json
 from fluxseg.training.sharding import (
     check_batch_size,
@@ -68,6 +69,8 @@ def train_and_evaluate(
     workdir: str | Path,
     callbacks: Callbacks | None = None,
     init: Any = None,
+    *,
+    profile: bool = False,
 ) -> TrainResult:
     """Run the main job in a workdir, or go on with the one that was begun there.
 
@@ -85,6 +88,8 @@ def train_and_evaluate(
         callbacks: functions that are told how it goes.
         init: parameters of the network to start from; None for random ones. A run that is
             resumed has its own.
+        profile: trace some steps of the first epoch; the trace and the shares of a step go to
+            the folder `profile`.
 
     Returns:
         The best state, the history, and the scores.
@@ -104,7 +109,7 @@ def train_and_evaluate(
         if not dataset.crops("train"):
             raise FluxsegError("the training split is empty: set data.train_fraction higher")
         with catch_signals() as stop:
-            return _train(config, workdir, dataset, checkpoints, callbacks, stop, init)
+            return _train(config, workdir, dataset, checkpoints, callbacks, stop, init, profile)
     finally:
         checkpoints.close()
 
@@ -138,6 +143,7 @@ def _train(
     callbacks: Callbacks,
     stop: StopFlag,
     init: Any = None,
+    profile: bool = False,
 ) -> TrainResult:
     mesh = make_mesh()
     check_batch_size(config.train.batch_size, mesh)
@@ -153,6 +159,11 @@ def _train(
     if not progress.is_finished(config.train):
         write_json(workdir / "versions.json", collect_versions())
     tensorboard = TensorBoard(workdir, progress.step)
+    train_step = announce_first_step(make_train_step(mesh, count_parts(config, mesh)))
+    profiler = None
+    if profile:
+        profiler = StepProfiler(workdir / "profile", total_steps // config.train.epochs)
+        train_step, callbacks = profiler.wrap(train_step, callbacks)
     run = Run(
         config,
         workdir,
@@ -163,13 +174,15 @@ def _train(
         tensorboard,
         callbacks,
         stop,
-        make_train_step(mesh, count_parts(config, mesh)),
+        train_step,
         make_eval_step(mesh),
     )
     try:
         state, progress = train_epochs(run, state, progress)
     finally:
         tensorboard.close()
+        if profiler:
+            profiler.close()
     state = restore_state(checkpoints.best, state)
     scores = _final_scores(run, state, progress)
     return TrainResult(state, list(progress.history), scores, dataset)

@@ -15,8 +15,8 @@ from fluxseg.training.steps import (
     add_gradients,
     eval_step,
     finish_step,
-    sum_gradients,
     train_step,
+    zero_sums,
 )
 
 AXIS = "data"
@@ -110,7 +110,8 @@ def make_train_step(mesh: Mesh, parts: int = 1) -> Callable[..., Any]:
             donate_argnames="state",
         )
         return lambda state, batch: step(state, put_batch(batch, mesh))
-    first = compiled(sum_gradients, in_shardings=(whole, divided), out_shardings=whole)
+    # A program of its own for the first part would take as long to compile as that for the others.
+    zeros = jax.jit(zero_sums, in_shardings=whole, out_shardings=whole)
     add = compiled(
         add_gradients,
         in_shardings=(whole, whole, divided, whole),
@@ -121,10 +122,10 @@ def make_train_step(mesh: Mesh, parts: int = 1) -> Callable[..., Any]:
 
     def step_in_parts(state: Any, batch: Mapping[str, np.ndarray]) -> Any:
         pieces = {name: np.array_split(batch[name], parts) for name in ON_DEVICE}
-        sums: Any = None
+        sums = zeros(state.params)
         for part in range(parts):
             rows = put_batch({name: piece[part] for name, piece in pieces.items()}, mesh)
-            sums = first(state, rows) if part == 0 else add(state, sums, rows, np.int32(part))
+            sums = add(state, sums, rows, np.int32(part))
         return finish(state, sums)
 
     return step_in_parts

@@ -100,6 +100,14 @@ def create_optimizer(config: TrainConfig, total_steps: int) -> optax.GradientTra
     return adapt_optimizer(optax.chain(*parts), config)
 
 
+def _quick_to_compile() -> dict[str, bool | int]:
+    # The random numbers of each layer are much code, run once: at full effort compiling it takes
+    # a third of a first start, with the same bits as its result.
+    if jax.default_backend() != "cpu":
+        return {}
+    return {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
+
 _loss_of = functools.cache(make_loss)
 _touching_loss_of = functools.cache(make_touching_loss)
 _model_of = functools.cache(create_unet)
@@ -139,7 +147,10 @@ def create_train_state(
     init_key, step_key = jax.random.split(key)
     tile = tile or config.data.tile
     image = jnp.zeros((1, tile, tile, 1), jnp.float32)
-    params = jax.jit(lambda k, x: model.init(k, x, train=False)["params"])(init_key, image)
+    draw = jax.jit(
+        lambda k, x: model.init(k, x, train=False)["params"], compiler_options=_quick_to_compile()
+    )
+    params = draw(init_key, image)
     if init is not None:
         check_initial(params, init)
         # Copied, as steps consume their state.
@@ -148,7 +159,7 @@ def create_train_state(
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        opt_state=tx.init(params),
+        opt_state=jax.jit(tx.init)(params),
         ema_params=jax.tree.map(jnp.copy, params) if config.train.ema_decay else None,
         class_weights=jnp.asarray(class_weights, jnp.float32),
         key=step_key,

@@ -143,6 +143,20 @@ def train_step(
     return apply_gradients(state, grads), metrics
 
 
+def zero_sums(params: Any) -> tuple[Any, StepMetrics]:
+    """Return what `add_gradients` begins with.
+
+    Args:
+        params: parameters of the network.
+
+    Returns:
+        Zeros in the form of what `sum_gradients` returns.
+    """
+    zero = jnp.zeros(())
+    metrics = StepMetrics(zero, zero, jnp.zeros((2, 2), jnp.int32), zero)
+    return jax.tree.map(jnp.zeros_like, params), metrics
+
+
 def add_gradients(
     state: TrainState, sums: Any, batch: dict[str, jax.Array], part: jax.Array
 ) -> Any:
@@ -150,7 +164,7 @@ def add_gradients(
 
     Args:
         state: current state.
-        sums: what `sum_gradients` or this function returned for the parts before.
+        sums: what this function returned for the parts before, or `zero_sums`.
         batch: the part, see `sum_gradients`.
         part: its number.
 

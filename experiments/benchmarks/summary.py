@@ -1,0 +1,113 @@
+"""The targets, and what the records in `results` say of them, as a table in Markdown.
+
+Command: python -m experiments.benchmarks.summary
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from experiments.benchmarks import epoch, startup
+from experiments.benchmarks.measure import RESULTS, summarise
+
+FLUXSEG, NAIVE = "fluxseg, {} allocator", "flax-naive, {} allocator"
+EAGER, BEST = "torch-eager, default allocator", "torch-channels-last, tuned allocator"
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """One row of the table.
+
+    Attributes:
+        what: what is compared with what.
+        must: what has to be reached.
+        aim: what would be good.
+        record: name of the file in `results`.
+        ours: the variant that is judged.
+        reference: the one that it is compared with; empty: the figure itself is judged.
+        figure: what is compared.
+        larger_is_better: whether a larger figure is better.
+        unit: behind the number.
+    """
+
+    what: str
+    must: str
+    aim: str
+    record: str
+    ours: str
+    reference: str = ""
+    figure: str = "crops_per_second"
+    larger_is_better: bool = True
+    unit: str = "x"
+
+
+def _step(model: str, what: str, must: str, aim: str, ours: str, reference: str) -> Target:
+    ours, reference = f"{model}, {ours}", f"{model}, {reference}"
+    return Target(f"{what}, {model}", must, aim, "train_step", ours, reference)
+
+
+TUNED = FLUXSEG.format("tuned")
+TARGETS = (
+    _step("classic-16", "training step against the same maths in plain Flax, default allocator",
+          "2.5", "3.5", FLUXSEG.format("default"), NAIVE.format("default")),
+    _step("classic-16", "the same, both with the tuned allocator", "2.5", "3.5", TUNED,
+          NAIVE.format("tuned")),
+    _step("classic-16", "training step against PyTorch as it comes (eager, NCHW)", "1.5", "2",
+          TUNED, EAGER),
+    *(
+        _step(model, "training step against PyTorch at its best", "0.6", "1", TUNED, BEST)
+        for model in ("classic-16", "classic-32", "reference/4", "fluxseg")
+    ),
+    *(
+        Target(f"prediction of 512 x 512 px against PyTorch at its best, {model}", "0.7", "1.2",
+               "predict_field", f"{model}, {TUNED}", f"{model}, {BEST}", "fields_per_second")
+        for model in ("classic-16", "reference/4", "fluxseg")
+    ),
+    Target("loader alone against what the training eats", "50", "200", "epoch",
+           "the loader alone", epoch.FLUXSEG),
+    Target("the same without augmentation", "50", "200", "epoch",
+           "the loader alone, no augmentation", epoch.FLUXSEG),
+    Target("from the command to the first step, compile cache warm", "< 6 s", "< 3 s", "startup",
+           startup.WARM, figure="seconds", unit=" s"),
+    Target("`fluxseg --help`", "< 0.5 s", "< 0.2 s", "startup", startup.HELP, figure="seconds",
+           unit=" s"),
+    *(
+        Target(f"peak memory against PyTorch at its best, {model}", "<= 1", "0.5", "train_step",
+               f"{model}, {TUNED}", f"{model}, {BEST}", "peak_mb")
+        for model in ("classic-16", "fluxseg")
+    ),
+)  # fmt: skip
+"""Everything that a record of two variants can tell."""
+
+
+def read_record(name: str, folder: Path = RESULTS) -> dict[str, Any]:
+    """Read a record that a benchmark has written."""
+    record: dict[str, Any] = json.loads((folder / f"{name}.json").read_text())
+    return record
+
+
+def format_row(target: Target, folder: Path = RESULTS) -> str:
+    """Format a target and what its record says of it."""
+    rounds = read_record(target.record, folder)["rounds"]
+    reference = target.reference or target.ours
+    names = dict.fromkeys((reference, target.ours))
+    rows = summarise(
+        {name: rounds[name] for name in names}, target.figure, reference, target.larger_is_better
+    )
+    ours = rows[-1]
+    if target.reference:
+        found = f"{ours.ratio:.2f}{target.unit} ({ours.ratio_low:.2f} to {ours.ratio_high:.2f})"
+    else:
+        found = f"{ours.median:.2f}{target.unit} ({ours.low:.2f} to {ours.high:.2f})"
+    return f"| {target.what} | {target.must} | {target.aim} | {found} |"
+
+
+def format_table(folder: Path = RESULTS) -> str:
+    """Format all targets as a table in Markdown."""
+    head = ["| what | must | aim | measured, median (rounds) |", "|---|---|---|---|"]
+    return "\n".join([*head, *(format_row(target, folder) for target in TARGETS)])
+
+
+if __name__ == "__main__":
+    print(format_table())

@@ -1,0 +1,75 @@
+"""What a run compiles: each program once, and nothing if an earlier run has left it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fluxseg.compilation import cache_folder
+
+ROOT = Path(__file__).resolve().parents[1]
+# The crops divide into batches of 8 neither in training nor in validation.
+SCRIPT = """
+import collections, json, os, sys
+from pathlib import Path
+import jax
+compiled, hits = collections.Counter(), [0]
+def on_duration(event, seconds, **about):
+    if event.endswith("/backend_compile_duration"):
+        compiled[about["fun_name"]] += 1
+def on_event(event, **about):
+    hits[0] += event == "/jax/compilation_cache/cache_hits"
+jax.monitoring.register_event_duration_secs_listener(on_duration)
+jax.monitoring.register_event_listener(on_event)
+from fluxseg.compilation import enable_compilation_cache
+from fluxseg.training.loop import train_and_evaluate
+from tests.conftest import TINY, with_train
+# Importing the tests' settings has chosen the cache of the tests, which hides what is compiled.
+del os.environ["JAX_COMPILATION_CACHE_DIR"]
+enable_compilation_cache()
+config = with_train(TINY, epochs=2, batch_size=8, score_test_each_epoch=True)
+result = train_and_evaluate(config, Path(sys.argv[1]))
+sizes = [len(result.dataset.crops(split)) for split in ("train", "val", "test")]
+print(json.dumps({"compiled": compiled, "hits": hits[0], "sizes": sizes}))
+"""
+
+
+def run(workdir, home):
+    left_out = ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
+    environment = {name: value for name, value in os.environ.items() if name not in left_out}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(workdir)],
+        cwd=ROOT,
+        env={**environment, "XDG_CACHE_HOME": str(home), "HOME": str(home)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the folder is another one there")
+def test_each_program_is_compiled_once_and_kept(tmp_path):
+    first = run(tmp_path / "one", tmp_path / "home")
+    assert any(size % 8 for size in first["sizes"])
+    # A program that is compiled anew would be found in the cache that the first one went to.
+    assert first["hits"] == 0
+    for name in ("jit(train_step)", "jit(eval_step)"):
+        assert first["compiled"][name] == 1
+    second = run(tmp_path / "two", tmp_path / "home")
+    assert second["compiled"] == first["compiled"]
+    assert second["hits"] == sum(second["compiled"].values())
+
+
+def test_the_folder_is_the_users(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "fluxseg"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_folder() == Path.home() / ".cache" / "fluxseg"
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert cache_folder() == Path.home() / "Library" / "Caches" / "fluxseg"
