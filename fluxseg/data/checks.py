@@ -2,16 +2,17 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 
+from fluxseg.data.arrays import reusing_memory
 from fluxseg.data.duplicates import Entry, NearDuplicate, Resolution, resolve_duplicates
 from fluxseg.data.fingerprint import Fingerprint, blank_fingerprint, digest, fingerprint
-from fluxseg.data.parallel import map_in_processes
+from fluxseg.data.parallel import map_in_processes, worker_count
 from fluxseg.data.recording import Recording, Source
-from fluxseg.data.transforms import merge_masks
+from fluxseg.data.transforms import merge_and_count
 from fluxseg.errors import RecordingError
 
 MIN_SIDE = 32
@@ -22,6 +23,8 @@ MAX_FOREGROUND = 0.6
 """Masks that cover a larger share of the image are remarked on."""
 MAX_ROIS = 2000
 """More ROIs are remarked on; the Allen Brain Observatory has about 250 a field."""
+KEYS_PER_TASK = 8
+"""Recordings that a process checks in one go."""
 
 STATUSES = ("usable", "remark", "unusable")
 Status = Literal["usable", "remark", "unusable"]
@@ -135,8 +138,9 @@ def inspect_image(image: np.ndarray) -> tuple[str, tuple[str, ...]]:
     if min(image.shape) < MIN_SIDE:
         size = f"{image.shape[0]} x {image.shape[1]}"
         return f"image is {size} px, at least {MIN_SIDE} px are needed on each side", ()
-    finite = np.isfinite(image)
-    values = image.ravel() if finite.all() else image[finite]
+    values = image.ravel()
+    if image.dtype.kind == "f" and not (finite := np.isfinite(values)).all():
+        values = values[finite]
     if values.size == 0:
         return "image has no finite pixel", ()
     remarks = []
@@ -156,13 +160,17 @@ def inspect_image(image: np.ndarray) -> tuple[str, tuple[str, ...]]:
 
 
 def inspect_masks(
-    masks: np.ndarray | None, label: np.ndarray | None, known: tuple[str, ...] = ()
+    masks: np.ndarray | None,
+    label: np.ndarray | None,
+    empty: int = 0,
+    known: tuple[str, ...] = (),
 ) -> tuple[str, ...]:
     """Look for what is odd about the masks of a recording; nothing makes them unusable.
 
     Args:
         masks: `[N, H, W]` bool, or None if not annotated.
         label: `[H, W]` bool, the merged mask, or None.
+        empty: number of masks without any pixel, see `merge_and_count`.
         known: remarks that the reader has made already; they are not repeated.
 
     Returns:
@@ -173,7 +181,6 @@ def inspect_masks(
     if len(masks) == 0:
         return ("annotated without any ROI: every pixel counts as background",)
     remarks = []
-    empty = sum(not mask.any() for mask in masks)
     if empty and not any("all-zero" in text for text in known):
         remarks.append(f"{empty} of {len(masks)} ROIs are all-zero")
     foreground = float(label.mean())
@@ -204,9 +211,10 @@ def check_recording(source: Source, key: str) -> Checked:
         row = CheckRow(key, "", "", "unusable", (reason,), (), "", None, None)
         return Checked(row, None, None, blank_fingerprint(), "")
     image, masks = recording.image, recording.masks
-    label = None if masks is None else merge_masks(masks)
+    label, empty = (None, 0) if masks is None else merge_and_count(masks)
     unusable, remarks = inspect_image(image)
-    remarks = (*recording.remarks, *remarks, *inspect_masks(masks, label, recording.remarks))
+    known = recording.remarks
+    remarks = (*known, *remarks, *inspect_masks(masks, label, empty, known))
     row = CheckRow(
         key=key,
         id=recording.id,
@@ -235,11 +243,17 @@ def check_source(
         The report; copies and recordings of the same field of view are marked in its rows.
     """
     keys = sorted(source.keys())
+    # Several in a task, which share their memory; few enough that all processes have work.
+    processes = worker_count(workers)
+    share = len(keys) // (4 * processes) if processes > 1 else KEYS_PER_TASK
+    size = min(KEYS_PER_TASK, max(1, share))
+    tasks = [keys[start : start + size] for start in range(0, len(keys), size)]
     found: list[tuple[CheckRow, Fingerprint, str]] = []
-    for _, result in map_in_processes(functools.partial(_check_key, source), keys, workers):
-        found.append(result)
-        if progress:
-            progress(len(found), len(keys))
+    for _, results in map_in_processes(functools.partial(_check_keys, source), tasks, workers):
+        for result in results:
+            found.append(result)
+            if progress:
+                progress(len(found), len(keys))
     resolved = resolve_duplicates(
         [
             Entry(row.key, row.id, row.group, content, mark)
@@ -256,10 +270,16 @@ def check_source(
     )
 
 
-def _check_key(source: Source, key: str) -> tuple[CheckRow, Fingerprint, str]:
-    # The recording itself stays in the worker process.
-    checked = check_recording(source, key)
-    return checked.row, checked.fingerprint, checked.digest
+def _check_keys(source: Source, keys: Sequence[str]) -> list[tuple[CheckRow, Fingerprint, str]]:
+    results = []
+    with reusing_memory() as memory:
+        for key in keys:
+            checked = check_recording(source, key)
+            # The recording itself stays in the worker process.
+            results.append((checked.row, checked.fingerprint, checked.digest))
+            del checked
+            memory.release()
+    return results
 
 
 def _mark_row(row: CheckRow, resolved: Resolution) -> CheckRow:

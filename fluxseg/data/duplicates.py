@@ -16,7 +16,9 @@ SIMILARITY_THRESHOLD = 0.3
 """Correlation from which two recordings are said to show the same field of view."""
 
 _PADDED = THUMBNAIL + MAX_SHIFT
-_BLOCK = 1024
+_ROWS, _COLUMNS, _SPECTRA = 4096, 1024, 256
+_CACHED = 32
+"""So many transforms, and what is made of them, stay in the cache of a processor core."""
 _NAMED = 3
 
 
@@ -139,7 +141,8 @@ def near_duplicates(
 
     Each is compared closely with the `candidates` others whose spectra are the most similar, so
     up to `candidates + 1` recordings are compared without exception, and the costly part of the
-    work grows only linearly. Of a field with more sessions than that some pairs may be missing.
+    work grows only linearly: 10,000 recordings take seconds, reading them takes minutes. Of a
+    field with more sessions than that some pairs may be missing.
 
     Args:
         fingerprints: one of each recording.
@@ -153,22 +156,23 @@ def near_duplicates(
         return []
     pairs = _candidate_pairs(np.stack([f.spectrum for f in fingerprints]), candidates)
     thumbnails = np.stack([f.thumbnail for f in fingerprints])
-    # Sorted by blocks, so that only the transforms of two blocks are held at a time.
-    row_block, column_block = (pairs // _BLOCK).T
     found: list[Pair] = []
-    rows_at = -1
-    for block in np.unique(row_block * len(fingerprints) + column_block):
-        row, column = divmod(int(block), len(fingerprints))
-        if row != rows_at:
-            rows, rows_at = _transforms(thumbnails[row * _BLOCK : (row + 1) * _BLOCK]), row
-        columns = _transforms(thumbnails[column * _BLOCK : (column + 1) * _BLOCK])
-        chosen = pairs[(row_block == row) & (column_block == column)]
-        similarities = _best_correlations(rows, columns, chosen % _BLOCK)
-        found += [
-            Pair(int(first), int(second), round(float(similarity), 3))
-            for (first, second), similarity in zip(chosen, similarities, strict=True)
-            if similarity >= threshold
-        ]
+    # By blocks, so that the transforms of a part of the recordings are held at a time. Columns are
+    # transformed once for each block of rows: these are so large that it costs little.
+    for start in range(0, len(thumbnails), _ROWS):
+        rows = _transforms(thumbnails[start : start + _ROWS])
+        mine = pairs[slice(*np.searchsorted(pairs[:, 0], (start, start + _ROWS)))]
+        for column in range(start, len(thumbnails), _COLUMNS):
+            chosen = mine[(mine[:, 1] >= column) & (mine[:, 1] < column + _COLUMNS)]
+            columns = rows[column - start : column - start + _COLUMNS]
+            if column >= start + _ROWS:
+                columns = _transforms(thumbnails[column : column + _COLUMNS])
+            similarities = _best_correlations(rows, columns, chosen - (start, column))
+            found += [
+                Pair(int(first), int(second), round(float(similarity), 3))
+                for (first, second), similarity in zip(chosen, similarities, strict=True)
+                if similarity >= threshold
+            ]
     return sorted(found)
 
 
@@ -177,8 +181,10 @@ def _remark_equal_ids(kept: Sequence[Entry], remarks: dict[str, list[str]]) -> N
     for name, same in groupby(by_id, key=lambda entry: entry.id):
         keys = [entry.key for entry in same]
         for key in keys if len(keys) > 1 else ():
-            others = _list_keys([other for other in keys if other != key])
-            remarks.setdefault(key, []).append(f"the id {name!r} is also that of {others}")
+            # Not all others: every recording may have the same id.
+            others = [other for other in keys[: _NAMED + 1] if other != key]
+            named = _list_keys(others, len(keys) - 1)
+            remarks.setdefault(key, []).append(f"the id {name!r} is also that of {named}")
 
 
 def _remark_unknown_kinship(pairs: Sequence[NearDuplicate], remarks: dict[str, list[str]]) -> None:
@@ -189,13 +195,13 @@ def _remark_unknown_kinship(pairs: Sequence[NearDuplicate], remarks: dict[str, l
             partners.setdefault(pair.second, []).append(pair.first)
     for key, others in partners.items():
         remarks.setdefault(key, []).append(
-            f"shows the same field of view as {_list_keys(sorted(others))}, but has another "
-            "group: give them the same group, or a split may leak"
+            f"shows the same field of view as {_list_keys(sorted(others), len(others))}, but has "
+            "another group: give them the same group, or a split may leak"
         )
 
 
-def _list_keys(keys: Sequence[str]) -> str:
-    more = f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else ""
+def _list_keys(keys: Sequence[str], count: int) -> str:
+    more = f" and {count - _NAMED} more" if count > _NAMED else ""
     return ", ".join(keys[:_NAMED]) + more
 
 
@@ -205,8 +211,8 @@ def _candidate_pairs(spectra: np.ndarray, candidates: int) -> np.ndarray:
     candidates = min(candidates, count - 1)
     units = _unit_rows(spectra)
     chosen = []
-    for start in range(0, count, _BLOCK):
-        products = units[start : start + _BLOCK] @ units.T
+    for start in range(0, count, _SPECTRA):
+        products = units[start : start + _SPECTRA] @ units.T
         rows = np.arange(start, start + len(products))
         products[np.arange(len(products)), rows] = -np.inf
         nearest = np.argpartition(-products, candidates - 1, axis=1)[:, :candidates]
@@ -221,17 +227,23 @@ def _unit_rows(values: np.ndarray) -> np.ndarray:
 
 
 def _transforms(thumbnails: np.ndarray) -> np.ndarray:
-    units = _unit_rows(thumbnails).reshape(thumbnails.shape)
-    return np.fft.rfft2(units, s=(_PADDED, _PADDED), axes=(1, 2))
+    transforms = np.empty((len(thumbnails), _PADDED, _PADDED // 2 + 1), np.complex64)
+    for start in range(0, len(thumbnails), _CACHED):
+        part = thumbnails[start : start + _CACHED]
+        units = _unit_rows(part).reshape(part.shape)
+        transforms[start : start + _CACHED] = np.fft.rfft2(units, (_PADDED, _PADDED), (1, 2))
+    return transforms
 
 
 def _best_correlations(rows: np.ndarray, columns: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     """Largest correlation over all shifts up to `MAX_SHIFT`, of each pair `[P, 2]`."""
     shifts = np.arange(-MAX_SHIFT, MAX_SHIFT + 1)
     best = np.empty(len(pairs), np.float32)
-    for start in range(0, len(pairs), 256):
-        part = pairs[start : start + 256]
+    for start in range(0, len(pairs), _CACHED):
+        part = pairs[start : start + _CACHED]
         crossed = rows[part[:, 0]] * columns[part[:, 1]].conj()
-        surface = np.fft.irfft2(crossed, s=(_PADDED, _PADDED), axes=(1, 2))
-        best[start : start + 256] = surface[:, shifts[:, None], shifts].max((1, 2))
+        # What `irfft2` does, with the rows left out that are no shift of interest.
+        shifted = np.fft.ifft(crossed, axis=1)[:, shifts]
+        surface = np.fft.irfft(shifted, _PADDED, axis=2)[:, :, shifts]
+        best[start : start + _CACHED] = surface.max((1, 2))
     return best

@@ -81,8 +81,9 @@ def digest(image: np.ndarray, label: np.ndarray | None = None) -> str:
         32 hexadecimal digits.
     """
     values = np.array(image, "<f8", order="C")
-    values[np.isnan(values)] = np.nan  # one NaN of the many
-    values += 0.0  # no negative zero
+    if image.dtype.kind == "f":
+        values[np.isnan(values)] = np.nan  # one NaN of the many
+        values += 0.0  # no negative zero
     content = hashlib.blake2b(repr(image.shape).encode(), digest_size=16)
     content.update(values.data)
     if label is not None:
@@ -112,27 +113,51 @@ def decode_fingerprint(text: str) -> Fingerprint:
     return Fingerprint(values[:SPECTRUM_SIZE], values[SPECTRUM_SIZE:].reshape(THUMBNAIL, THUMBNAIL))
 
 
-def _bin(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _bin(image: np.ndarray) -> tuple[np.ndarray, "_Weights"]:
     """Bin to the grid, centred: mean of the finite pixels, and weight that fades at the border."""
     factor = 2 ** max(0, round(np.log2(max(image.shape) / GRID)))
-    padding = [(0, -side % factor) for side in image.shape]
+    normalized = normalize_image(image)
+    finite = None if image.dtype.kind != "f" else np.isfinite(image)
+    if finite is None or finite.all():
+        weights = _whole_weights(image.shape, factor)
+    else:
+        # Pixels that are not finite are 0 here, so that the sums are those of the others.
+        normalized = np.where(finite, normalized, 0)
+        weights = _Weights(_block_sums(finite, factor), factor)
+    means = _block_sums(normalized, factor) / np.maximum(weights.counts, 1)
+    return _center(means), weights
 
-    def sums(values: np.ndarray) -> np.ndarray:
-        padded = np.pad(values, padding)
-        rows, columns = (side // factor for side in padded.shape)
-        blocks = padded.reshape(rows, factor, columns, factor)
-        return np.asarray(blocks.sum((1, 3), dtype=np.float64))
 
-    finite = np.isfinite(image)
-    counts = sums(finite)
-    # Pixels that are not finite are 0 here, so that the sums are those of the others.
-    means = sums(np.where(finite, normalize_image(image), 0)) / np.maximum(counts, 1)
-    fades = [
-        ((np.minimum(np.arange(side), np.arange(side)[::-1]) - _MARGIN + 0.5) / _TAPER).clip(0, 1)
-        for side in counts.shape
-    ]
-    weights = counts / factor**2 * np.outer(fades[0], fades[1])
-    return _center(means), _center(weights)
+def _block_sums(values: np.ndarray, factor: int) -> np.ndarray:
+    padded = np.zeros([-(-side // factor) * factor for side in values.shape])
+    padded[: values.shape[0], : values.shape[1]] = values
+    rows = padded.reshape(-1, factor, padded.shape[1]).sum(1)
+    # Sums of slices: an axis of a few elements is slow to sum.
+    return np.asarray(sum(rows[:, start::factor] for start in range(factor)))
+
+
+class _Weights:
+    """How much each bin counts, and what is derived from that; the same for most recordings.
+
+    Attributes:
+        counts: finite pixels of each bin of the image.
+        grid: `[GRID, GRID]`, weight that fades at the border.
+        norms: the weights smoothed, for each width that is needed.
+    """
+
+    def __init__(self, counts: np.ndarray, factor: int):
+        fades = [
+            ((np.minimum(np.arange(n), np.arange(n)[::-1]) - _MARGIN + 0.5) / _TAPER).clip(0, 1)
+            for n in counts.shape
+        ]
+        self.counts = counts
+        self.grid = _center(counts / factor**2 * np.outer(fades[0], fades[1]))
+        self.norms = {s: _smooth(self.grid, s) for s in (_DETAIL, _BACKGROUND, _CONTRAST)}
+
+
+@functools.lru_cache(maxsize=4)
+def _whole_weights(shape: tuple[int, int], factor: int) -> _Weights:
+    return _Weights(_block_sums(np.ones(shape), factor), factor)
 
 
 def _center(values: np.ndarray) -> np.ndarray:
@@ -145,12 +170,13 @@ def _center(values: np.ndarray) -> np.ndarray:
     return grid
 
 
-def _texture(means: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def _texture(means: np.ndarray, weighting: _Weights) -> np.ndarray:
     """Band-pass, even out the local contrast, and fade at the border; `[GRID, GRID]`."""
+    weights = weighting.grid
 
     # Weighted means take no notice of what lies outside the image or is not finite.
     def blur(values: np.ndarray, sigma: float) -> np.ndarray:
-        total, norm = _smooth(values * weights, sigma), _smooth(weights, sigma)
+        total, norm = _smooth(values * weights, sigma), weighting.norms[sigma]
         return np.asarray(np.divide(total, norm, out=np.zeros_like(total), where=norm > 1e-6))
 
     detail = blur(means - blur(means, _BACKGROUND), _DETAIL)

@@ -27,7 +27,7 @@ from fluxseg.data.admitted import (
     shorten,
     unsafe,
 )
-from fluxseg.data.arrays import check_shape, create_array
+from fluxseg.data.arrays import allocate_bytes, check_shape, create_array
 from fluxseg.errors import RecordingError
 
 MAX_OPERATIONS = 2_000_000
@@ -36,6 +36,9 @@ MAX_DEPTH = 64
 """Nesting of containers."""
 MAX_KEYS = 10_000
 """Set members, and dict keys other than texts: a file could make their hashes collide."""
+LARGE = 2**20
+"""Content of an array from this size on, bytes, is read into memory that numpy gives: on Linux it
+comes in large pages, which takes half the time of the bytes that Python would make of it."""
 
 _PLAIN = KEY_TYPES | {bytearray}
 _SIZED = (str, bytes, bytearray, list, tuple, set, dict, np.ndarray)
@@ -225,14 +228,27 @@ class _Machine:
     def push_text(self, width: int) -> None:
         self.stack.append(self.take(self.number(width)).decode("utf-8", "surrogatepass"))
 
+    def push_bytes(self, width: int) -> None:
+        count = self.number(width)
+        # What follows a dtype and an order is the content of an array (see `ArrayNode`).
+        of_array = len(self.stack) > 1 and type(self.stack[-2]) is DtypeNode
+        if count < LARGE or not of_array:
+            self.stack.append(self.take(count))
+            return
+        content = self.read_array(count)
+        content.flags.writeable = False
+        self.stack.append(content)
+
     def push_bytearray(self) -> None:
         # An array, since a bytearray would be filled with zeros first; `_Finisher` knows.
-        count = self.number(8)
+        self.stack.append(self.read_array(self.number(8)))
+
+    def read_array(self, count: int) -> np.ndarray:
         self.claim(count)
-        content = np.empty(count, np.uint8)
+        content = allocate_bytes(count) if count >= LARGE else np.empty(count, np.uint8)
         if self.file.readinto(content) != count:  # type: ignore[attr-defined]
             raise RecordingError("", "is truncated")
-        self.stack.append(content)
+        return content
 
     def push_tuple(self, count: int) -> None:
         if len(self.stack) < count:
@@ -279,9 +295,9 @@ _HANDLERS: dict[bytes, Callable[[_Machine], None]] = {
     b"X": lambda m: m.push_text(4),
     b"\x8c": lambda m: m.push_text(1),
     b"\x8d": lambda m: m.push_text(8),
-    b"B": _push(lambda m: m.take(m.number(4))),
-    b"C": _push(lambda m: m.take(m.number(1))),
-    b"\x8e": _push(lambda m: m.take(m.number(8))),
+    b"B": lambda m: m.push_bytes(4),
+    b"C": lambda m: m.push_bytes(1),
+    b"\x8e": lambda m: m.push_bytes(8),
     b"\x96": _Machine.push_bytearray,
     b")": _push(lambda m: ()),
     b"\x85": lambda m: m.push_tuple(1),
@@ -334,7 +350,7 @@ class _Finisher:
         kind = type(node)
         if kind is np.ndarray:
             self.charge(node.size)
-            return bytearray(node), 1, 0
+            return bytearray(node) if node.flags.writeable else node.tobytes(), 1, 0
         if kind is ArrayNode:
             return self._convert_array(node, depth)
         if kind in (dict, OrderedDict):

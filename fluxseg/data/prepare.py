@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fluxseg.config import DataConfig
+from fluxseg.data.arrays import reusing_memory
 from fluxseg.data.cache import (
     INDEX_NAME,
     CacheEntry,
@@ -168,40 +169,19 @@ def _write_shard(task: _ShardTask) -> dict[str, Any]:
     entries: list[dict[str, Any]] = []
     left_out: list[list[str]] = []
     written = 0
-    with atomic_path(shard) as temporary:
+    with atomic_path(shard) as temporary, reusing_memory() as memory:
         writer = ArrayRecordWriter(str(temporary), WRITER_OPTIONS)
         for key, _ in task.stamps:
-            checked = check_recording(task.source, key)
-            recording = checked.recording
-            if checked.row.status == "unusable" or recording is None:
-                left_out.append([key, "; ".join(checked.row.reasons)])
+            prepared = _prepare_recording(task, key, written)
+            memory.release()
+            if isinstance(prepared, str):
+                left_out.append([key, prepared])
                 continue
-            if recording.masks is None or checked.label is None:
-                left_out.append([key, "not annotated: it has no masks to learn from"])
-                continue
-            touching = "touching" in task.settings
-            whole = touching_label(recording.masks) if touching else checked.label
-            image, label, valid = create_crops(recording.image, whole, task.settings)
-            for crop in zip(image, label, valid, strict=True):
-                writer.write(encode_crop(*crop))
-            entry = CacheEntry(
-                key=key,
-                id=recording.id,
-                group=recording.group,
-                shape=(int(recording.image.shape[0]), int(recording.image.shape[1])),
-                n_rois=len(recording.masks),
-                digest=checked.digest,
-                fingerprint=encode_fingerprint(checked.fingerprint),
-                remarks=checked.row.reasons,
-                neuron_pixels=_count((label & NEURON) & valid),
-                valid_pixels=_count(valid),
-                shard=shard.name,
-                first=written,
-                um_per_px=pixel_size(recording.metadata),
-                touching_pixels=_count((label >= TOUCHING) & valid) if touching else (),
-            )
+            entry, crops = prepared
+            for crop in crops:
+                writer.write(crop)
             entries.append(dataclasses.asdict(entry))
-            written += len(image)
+            written += len(crops)
         writer.close()
     content = {
         "size": shard.stat().st_size,
@@ -211,3 +191,35 @@ def _write_shard(task: _ShardTask) -> dict[str, Any]:
     }
     write_json(sidecar, content)
     return content
+
+
+def _prepare_recording(
+    task: _ShardTask, key: str, first: int
+) -> tuple[CacheEntry, list[bytes]] | str:
+    """Return the entry and the encoded crops of a recording, or why it is left out."""
+    checked = check_recording(task.source, key)
+    recording = checked.recording
+    if checked.row.status == "unusable" or recording is None:
+        return "; ".join(checked.row.reasons)
+    if recording.masks is None or checked.label is None:
+        return "not annotated: it has no masks to learn from"
+    touching = "touching" in task.settings
+    whole = touching_label(recording.masks) if touching else checked.label
+    image, label, valid = create_crops(recording.image, whole, task.settings)
+    entry = CacheEntry(
+        key=key,
+        id=recording.id,
+        group=recording.group,
+        shape=(int(recording.image.shape[0]), int(recording.image.shape[1])),
+        n_rois=len(recording.masks),
+        digest=checked.digest,
+        fingerprint=encode_fingerprint(checked.fingerprint),
+        remarks=checked.row.reasons,
+        neuron_pixels=_count((label & NEURON) & valid),
+        valid_pixels=_count(valid),
+        shard=f"{task.name}.array_record",
+        first=first,
+        um_per_px=pixel_size(recording.metadata),
+        touching_pixels=_count((label >= TOUCHING) & valid) if touching else (),
+    )
+    return entry, [encode_crop(*crop) for crop in zip(image, label, valid, strict=True)]

@@ -20,13 +20,32 @@ def merge_masks(masks: np.ndarray) -> np.ndarray:
     Raises:
         RecordingError: if `masks` is not 3-D.
     """
+    return merge_and_count(masks)[0]
+
+
+def merge_and_count(masks: np.ndarray) -> tuple[np.ndarray, int]:
+    """Merge masks as `merge_masks` does, and count those that are empty, in one pass.
+
+    Args:
+        masks: see `merge_masks`.
+
+    Returns:
+        `[H, W]` bool, and the number of ROIs without any pixel.
+
+    Raises:
+        RecordingError: if `masks` is not 3-D.
+    """
     if masks.ndim != 3:
         raise RecordingError("masks", f"must be [N, H, W], got shape {list(masks.shape)}")
     merged = np.zeros(masks.shape[1:], bool)
-    # One ROI at a time: float masks of hundreds of ROIs never exist a second time as bool.
+    empty = 0
+    # One ROI at a time: float masks of hundreds of ROIs never exist a second time as bool, and
+    # what the second look at a mask needs is still in the cache.
     for mask in masks:
-        np.logical_or(merged, mask if mask.dtype == np.bool_ else mask > 0, out=merged)
-    return merged
+        inside = mask if mask.dtype == np.bool_ else mask > 0
+        np.logical_or(merged, inside, out=merged)
+        empty += not inside.reshape(-1).any()
+    return merged, empty
 
 
 def crop_quarters(image: np.ndarray) -> np.ndarray:
@@ -86,22 +105,60 @@ def normalize_image(
     """
     if not 0 <= low_percentile < high_percentile <= 100:
         raise ValueError(f"need 0 <= low < high <= 100, got {low_percentile}, {high_percentile}")
+    table = _normalize_levels(image, low_percentile, high_percentile)
+    if table is not None:
+        return table
     # float64, because differences of large integers (or of float16) are not exact below it.
     values = np.asarray(image, np.float64)
     finite = np.isfinite(values)
-    kept = values.ravel() if finite.all() else values[finite]
+    whole = bool(finite.all())
+    kept = values.ravel() if whole else values[finite]
     if kept.size == 0:
         return np.zeros(image.shape, np.float32)
     low, high = np.percentile(kept, (low_percentile, high_percentile))
     if high <= low:
         # Nearly all pixels are equal; what contrast there is lies in the few others.
         low, high = kept.min(), kept.max()
+    return _scale(values if whole else np.where(finite, values, low), low, high)
+
+
+def _scale(values: np.ndarray, low: float, high: float) -> np.ndarray:
     # Halved, since the difference of two finite numbers may not be finite.
     span = high / 2 - low / 2
     if span <= 0:
-        return np.zeros(image.shape, np.float32)
-    scaled = np.clip((np.where(finite, values, low) / 2 - low / 2) / span, *CLIP)
-    return scaled.astype(np.float32)
+        return np.zeros(values.shape, np.float32)
+    return np.clip((values / 2 - low / 2) / span, *CLIP).astype(np.float32)
+
+
+def _normalize_levels(
+    image: np.ndarray, low_percentile: float, high_percentile: float
+) -> np.ndarray | None:
+    """Do the same by a table of all levels, where an image of integers has few of them."""
+    if image.dtype.kind not in "iu" or image.dtype.itemsize > 4 or not image.size:
+        return None
+    bottom, top = int(image.min()), int(image.max())
+    # Each step is then a fraction of the work on all pixels.
+    if top - bottom > min(image.size // 4, 2**16):
+        return None
+    levels = image.astype(np.intp).ravel()
+    levels -= bottom
+    below = np.cumsum(np.bincount(levels))
+    low, high = (_percentile(below, bottom, p) for p in (low_percentile, high_percentile))
+    if high <= low:
+        low, high = float(bottom), float(top)
+    table = _scale(np.arange(bottom, top + 1, dtype=np.float64), low, high)
+    return np.take(table, levels).reshape(image.shape)
+
+
+def _percentile(below: np.ndarray, bottom: int, percent: float) -> float:
+    """Percentile of integers, of which `below[i]` are at most `bottom + i`, rounded as numpy's."""
+    count = int(below[-1])
+    position = (count - 1) * (percent / 100)
+    first = int(position)
+    ranks = (first + 1, min(first + 2, count))
+    start, end = (float(bottom + level) for level in np.searchsorted(below, ranks).tolist())
+    share = position - first
+    return start + (end - start) * share if share < 0.5 else end - (end - start) * (1 - share)
 
 
 def quantize(image: np.ndarray) -> np.ndarray:

@@ -18,12 +18,16 @@ from fluxseg.data.cache import (
     read_index,
     source_stamps,
 )
+from fluxseg.data.checks import check_source
 from fluxseg.data.crops import create_crops, decode_crop, encode_crop
+from fluxseg.data.fingerprint import digest
 from fluxseg.data.prepare import prepare_cache
 from fluxseg.data.recording import Recording
 from fluxseg.data.tiles import uncrop_grid
 from fluxseg.data.transforms import dequantize, merge_masks, normalize_image, quantize
 from fluxseg.errors import FluxsegError, RecordingError, WorkdirError
+from fluxseg.interop.allen import write_allen_npy
+from fluxseg.interop.sources import FolderSource
 from tests.conftest import REPOSITORY
 
 CONFIG = DataConfig(tile=32, workers=1)
@@ -82,6 +86,38 @@ def test_crops_give_the_recording_back(prepared):
         assert valid.all()
         assert sum(entry.neuron_pixels) == merge_masks(recording.masks).sum()
         assert sum(entry.valid_pixels) == recording.image.size
+
+
+def test_files_that_share_memory_are_not_mixed_up(tmp_path):
+    rng = np.random.default_rng(0)
+    recordings = {}
+    # Contents on both sides of the size from which memory is shared, growing and shrinking.
+    for number, count in enumerate((70, 40, 90, 3, 90, 71)):
+        masks = rng.random((count, 128, 130)) < 0.3 / count
+        image = rng.normal(300, 50, (128, 130)).astype(("f8", "u2")[number % 2])
+        names = tuple(map(str, range(count)))
+        recordings[f"{number}.npy"] = Recording(f"r{number}", image, masks, names, "g")
+        write_allen_npy(tmp_path / "files" / f"{number}.npy", recordings[f"{number}.npy"])
+    whole = (tmp_path / "files" / "2.npy").read_bytes()
+    (tmp_path / "files" / "2-cut.npy").write_bytes(whole[:-50_000])
+    source = FolderSource(str(tmp_path / "files"))
+    index = prepare_cache(source, tmp_path / "cache", CONFIG)
+    assert [key for key, _ in index.left_out] == ["2-cut.npy"]
+    assert [entry.key for entry in index.entries] == list(recordings)
+    for entry in index.entries:
+        recording = recordings[entry.key]
+        image, label, _ = (
+            uncrop_grid(np.stack(part), entry.shape)
+            for part in zip(*read_crops(index, entry), strict=True)
+        )
+        expected = normalize_image(recording.image, CONFIG.low_percentile, CONFIG.high_percentile)
+        np.testing.assert_array_equal(image, dequantize(quantize(expected)))
+        np.testing.assert_array_equal(label, merge_masks(recording.masks))
+        assert entry.digest == digest(recording.image, merge_masks(recording.masks))
+    rows = check_source(source).rows
+    assert [row.foreground for row in rows if row.status != "unusable"] == [
+        round(float(merge_masks(recording.masks).mean()), 6) for recording in recordings.values()
+    ]
 
 
 def test_records_round_trip():

@@ -16,7 +16,7 @@ from fluxseg.data.checks import (
     inspect_masks,
 )
 from fluxseg.data.recording import Recording
-from fluxseg.data.transforms import merge_masks
+from fluxseg.data.transforms import merge_and_count
 from fluxseg.errors import RecordingError
 from tests.data.fields import create_sessions
 
@@ -219,6 +219,7 @@ def test_saturation_is_a_share_of_the_pixels(share, dtype):
     ],
 )
 def test_inspect_masks(masks, remark):
-    remarks = inspect_masks(masks, None if masks is None else merge_masks(masks))
+    label, empty = (None, 0) if masks is None else merge_and_count(masks)
+    remarks = inspect_masks(masks, label, empty)
     assert remark in "; ".join(remarks)
     assert bool(remark) == bool(remarks)

@@ -77,7 +77,8 @@ def all_similarities(fingerprints):
 
 
 def test_against_all_pairs_and_all_shifts(sessions, monkeypatch):
-    monkeypatch.setattr(duplicates, "_BLOCK", 32)
+    monkeypatch.setattr(duplicates, "_ROWS", 48)
+    monkeypatch.setattr(duplicates, "_COLUMNS", 16)
     fingerprints = sessions[0]
     expected = all_similarities(fingerprints)
     found = near_duplicates(fingerprints, threshold=0.1, candidates=len(fingerprints))
@@ -217,7 +218,18 @@ def test_long_lists_of_keys_are_cut(sessions):
     entries = [entry(f"{n}", blank_fingerprint(), name="x") for n in range(9)]
     remarks = resolve_duplicates(entries).remarks
     assert remarks["0"] == ("the id 'x' is also that of 1, 2, 3 and 5 more",)
+    assert remarks["8"] == ("the id 'x' is also that of 0, 1, 2 and 5 more",)
     assert len(remarks) == 9
+
+
+def test_one_id_for_thousands_takes_no_time():
+    entries = [entry(f"{n:05d}", blank_fingerprint(), name="x") for n in range(4000)]
+    remarks: dict[str, list[str]] = {}
+    start = time.perf_counter()
+    duplicates._remark_equal_ids(entries, remarks)
+    # Comparing each with all others would take some seconds.
+    assert time.perf_counter() - start < 0.3
+    assert len(remarks) == 4000
 
 
 def test_nothing_to_resolve():

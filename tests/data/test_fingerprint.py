@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
+from fluxseg.data import fingerprint as module
 from fluxseg.data.duplicates import SIMILARITY_THRESHOLD, near_duplicates
 from fluxseg.data.fingerprint import (
     SPECTRUM_SIZE,
@@ -193,3 +195,28 @@ def test_digest_depends_on_the_shape_and_leaves_the_image_alone():
     before = image.copy()
     assert digest(image) != digest(image.reshape(6, 4))
     np.testing.assert_array_equal(image, before)
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (200, 131), (128, 300), (600, 333), (31, 700)])
+def test_one_lost_pixel_hardly_matters(shape):
+    # Images without such pixels share their weights, those with them have weights of their own.
+    image = np.random.default_rng(0).normal(500, 90, shape).astype(np.float32)
+    holed = image.copy()
+    holed[shape[0] // 2, shape[1] // 2] = np.nan
+    first, second = fingerprint(image), fingerprint(holed)
+    assert similarity(first, second) > 0.98
+    assert np.corrcoef(first.spectrum, second.spectrum)[0, 1] > 0.95
+
+
+@given(
+    values=hnp.arrays("float32", hnp.array_shapes(min_dims=2, max_dims=2, max_side=20)),
+    factor=st.integers(1, 8),
+)
+@settings(max_examples=50, deadline=None)
+def test_block_sums(values, factor):
+    values = np.nan_to_num(values, nan=0, posinf=0, neginf=0).clip(-9, 9)
+    found = module._block_sums(values, factor)
+    for (row, column), total in np.ndenumerate(found):
+        block = values[row * factor :, column * factor :][:factor, :factor]
+        assert total == pytest.approx(block.sum(dtype=np.float64), abs=1e-9)
+    assert found.sum() == pytest.approx(values.sum(dtype=np.float64), abs=1e-6)

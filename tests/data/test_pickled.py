@@ -14,7 +14,7 @@ from collections import OrderedDict
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -115,6 +115,37 @@ def test_plain_values_come_back_exactly(value, protocol, python):
     expected = pickle.loads(data)
     assert same(load(data), expected)
     assert protocol < 4 or same(expected, value)
+
+
+@pytest.fixture
+def nothing_is_small(monkeypatch):
+    """Read the content of every array the way that of large ones is read."""
+    monkeypatch.setattr(pickled, "LARGE", 0)
+
+
+@settings(
+    max_examples=80,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(value=VALUES, protocol=PROTOCOLS)
+def test_large_content_comes_back_exactly(nothing_is_small, value, protocol):
+    data = pickle.dumps(value, protocol)
+    assert same(load(data), pickle.loads(data))
+
+
+def test_large_content_that_is_cut_off_is_an_error(nothing_is_small):
+    data = pickle.dumps(np.arange(5000), 4)
+    for length in (200, 5000, len(data) - 3):
+        with pytest.raises(RecordingError):
+            load(data[:length])
+
+
+def test_bytes_that_only_seem_to_be_of_an_array_stay_bytes(nothing_is_small):
+    dtype_and_order = b"cnumpy\ndtype\nX\x02\x00\x00\x00u1\x85R\x89"
+    # All three are dropped, and the bytes are fetched again from the memo.
+    data = b"\x80\x03" + dtype_and_order + b"B\x03\x00\x00\x00abcq\x05000h\x05."
+    assert same(load(data), b"abc")
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])

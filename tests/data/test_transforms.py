@@ -36,6 +36,29 @@ def test_merge_masks_is_or_over_rois(masks):
     np.testing.assert_array_equal(transforms.merge_masks(masks), expected)
 
 
+@given(
+    hnp.arrays(
+        st.sampled_from(["bool", "uint8", "int8", "float32"]),
+        hnp.array_shapes(min_dims=3, max_dims=3, max_side=4),
+        elements=st.sampled_from([0, 0, 0, 1]),
+    ),
+    st.booleans(),
+)
+@settings(max_examples=50, deadline=None)
+def test_empty_masks_are_counted_while_merging(masks, fortran):
+    masks = np.asfortranarray(masks) if fortran else masks
+    merged, empty = transforms.merge_and_count(masks)
+    np.testing.assert_array_equal(merged, transforms.merge_masks(masks))
+    assert empty == [mask.max() > 0 for mask in masks].count(False)
+
+
+def test_merging_takes_values_above_zero_only():
+    masks = np.array([[[np.nan, -1, -np.inf, -0.0]], [[np.inf, 1e-30, 0, 0]]])
+    merged, empty = transforms.merge_and_count(masks)
+    assert merged.tolist() == [[True, True, False, False]]
+    assert empty == 1
+
+
 def test_merge_masks_of_no_roi_is_empty():
     assert not transforms.merge_masks(np.zeros((0, 4, 5), bool)).any()
     assert transforms.merge_masks(np.zeros((0, 4, 5), bool)).shape == (4, 5)
@@ -97,6 +120,37 @@ def test_normalize_puts_the_percentiles_at_0_and_1():
     normalized = transforms.normalize_image(image, 10, 90)
     assert np.percentile(normalized, 10) == pytest.approx(0, abs=1e-3)
     assert np.percentile(normalized, 90) == pytest.approx(1, abs=1e-3)
+
+
+@given(
+    image=hnp.arrays(
+        st.sampled_from(["uint8", "int8", "uint16", ">u2", "int16", "int32", "uint32"]),
+        hnp.array_shapes(min_dims=2, max_dims=2, min_side=6, max_side=20),
+        elements=st.integers(0, 12),
+    ),
+    step=st.integers(1, 3),
+    start=st.sampled_from(["min", "zero", "max"]),
+    percentiles=st.tuples(st.floats(0, 49), st.floats(50, 100)) | st.just((1.0, 99.5)),
+)
+@settings(max_examples=150, deadline=None)
+def test_images_of_integers_are_normalized_as_numpy_would(image, step, start, percentiles):
+    info = np.iinfo(image.dtype)
+    first = {"min": info.min, "zero": 0, "max": info.max - 120}[start]
+    image = (image.astype(np.int64) * step + first).astype(image.dtype)
+    # Floats are normalised by way of `numpy.percentile`.
+    expected = transforms.normalize_image(image.astype(np.float64), *percentiles)
+    found = transforms.normalize_image(image, *percentiles)
+    assert found.dtype == np.float32
+    assert found.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "int16", "int32", "uint64"])
+def test_many_levels_make_no_difference(dtype):
+    rng = np.random.default_rng(0)
+    for top in (30, 2000, 60_000):
+        image = rng.integers(0, min(top, np.iinfo(dtype).max), (96, 64)).astype(dtype)
+        expected = transforms.normalize_image(image.astype(np.float64))
+        assert transforms.normalize_image(image).tobytes() == expected.tobytes()
 
 
 @given(gain=st.floats(1e-3, 1e3), offset=st.floats(-1e3, 1e3))

@@ -1,0 +1,68 @@
+"""The benchmarks of the data path, each once on the smallest scale."""
+
+import numpy as np
+import pytest
+
+from experiments.benchmarks import growth_recordings, prepare
+from experiments.benchmarks.measure import Variant, run_interleaved
+from fluxseg.config import SimulatorConfig
+from fluxseg.data.checks import check_source
+from fluxseg.data.simulator import simulate_recording
+from fluxseg.interop.sources import FolderSource
+
+
+@pytest.fixture(scope="module", params=["uint8", "float32"])
+def files(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("files") / request.param
+    prepare.write_files(folder, request.param, 2, size=128, rois=30)
+    return folder
+
+
+def test_files_are_usable_and_have_masks_of_the_type(files):
+    report = check_source(FolderSource(str(files)))
+    assert [row.n_rois for row in report.rows] == [30, 30]
+    assert report.counts["unusable"] == 0
+    for path in files.glob("*.npy"):
+        assert np.load(path, allow_pickle=True).item()["roi_mask_array"].dtype == files.name
+
+
+def test_recordings_are_crowded_by_their_own_rois():
+    recording = simulate_recording(SimulatorConfig(size=128), 0)
+    own = len(recording.masks)
+    assert own > 0
+    crowded = prepare.crowd(recording, 2 * own + 1)
+    np.testing.assert_array_equal(crowded.masks[:own], recording.masks)
+    assert len(crowded.masks) == len(crowded.roi_ids) == 2 * own + 1
+
+
+def test_every_job_is_timed_in_a_process_of_its_own(files):
+    this = ("-m", "experiments.benchmarks.prepare", "--folder", str(files))
+    variants = [Variant(name, (*this, "--worker", job)) for name, job in prepare.WORKERS.items()]
+    results = run_interleaved(variants, 1)
+    assert set(results) == set(prepare.WORKERS)
+    for (figures,) in results.values():
+        assert 0 < figures["seconds"] < 30
+        assert 0 < figures["cpu"] < 30
+        assert figures["peak_mb"] > 10
+
+
+def test_growth_is_measured_and_drawn(tmp_path):
+    growth_recordings.write_files(tmp_path / "files", 7)
+    assert growth_recordings.time_check(tmp_path / "files", 7)["seconds"] > 0
+    assert growth_recordings.time_audit(100)["seconds"] > 0
+    assert growth_recordings.time_split(40)["seconds"] > 0
+    report = growth_recordings.time_report(20)
+    assert report["page_mb"] > 0.01
+    # Twice the recordings, twice the time: an exponent of 1.
+    results = {
+        f"{name}, {size}": [{"seconds": size / 100, "peak_mb": 50.0}]
+        for name, sizes in growth_recordings.SIZES.items()
+        for size in sizes
+    }
+    curves = growth_recordings.collect_curves(results)
+    for curve in curves.values():
+        assert curve["exponent_seconds"] == pytest.approx(1)
+        assert curve["last_exponent_seconds"] == pytest.approx(1)
+        assert curve["exponent_peak_mb"] == pytest.approx(0, abs=1e-9)
+    growth_recordings.draw_curves(tmp_path / "figure.png", curves)
+    assert 5_000 < (tmp_path / "figure.png").stat().st_size < 150_000
