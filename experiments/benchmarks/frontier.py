@@ -79,7 +79,7 @@ def draw_frontier(path: Path, speeds: list[Row], scores: dict[str, Any]) -> None
     for speed, score, name in points:
         axes.scatter(speed, score, color="C3" if name == PRESET else "C0", zorder=2)
         axes.annotate(name, (speed, score), (5, 5), textcoords="offset points", fontsize=8)
-    axes.set_xscale("log")
+    axes.margins(x=0.15)
     axes.set_xlabel("crops a second in training, times the preset's")
     axes.set_ylabel("neuron IoU on validation")
     figure.savefig(path)

@@ -93,6 +93,9 @@ def draw_growth(path: Path, curves: dict[str, Any]) -> None:
         (other,) = memory.loglog(sizes, curve["peak_mb"], "s--", color="C1", label=label)
         memory.set_ylim(100, 20000)
         memory.set_ylabel("MB")
+        # Only now: the second curve sets the scale anew.
+        axis.set_xticks(sizes, [f"{size:.3g}" for size in sizes], fontsize=8)
+        axis.set_xticks([], minor=True)
         axis.legend(handles=[line, other], loc="upper left")
     figure.savefig(path)
     plt.close(figure)
