@@ -43,14 +43,20 @@ CONTESTANTS = {
 }
 
 
-def open_batches(cache: Path, augment: bool = True) -> Iterator[Any]:
-    """Open the endless batches of all crops of a cache."""
+def open_cache(cache: Path, count: int | None = None) -> CropSource:
+    """Open the crops of a cache: all of them, or so many, repeated as often as that takes."""
     index = read_index(cache)
     assert index is not None
     crops = [(e.key, n) for e in index.entries for n in range(len(e.valid_pixels))]
+    return CropSource(index, crops if count is None else (crops * count)[:count])
+
+
+def open_batches(cache: Path, augment: bool = True) -> Iterator[Any]:
+    """Open the endless batches of all crops of a cache."""
     settings = AugmentConfig() if augment else None
-    source = CropSource(index, crops)
-    batches = make_batches(source, BATCH, augment=settings, seed=0, epochs=None, threads=THREADS)
+    batches = make_batches(
+        open_cache(cache), BATCH, augment=settings, seed=0, epochs=None, threads=THREADS
+    )
     return iter(batches)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.benchmarks.epoch import make_fluxseg, open_cache
 from experiments.benchmarks.measure import (
     FIGURES,
     MALLOC_SETTINGS,
@@ -26,8 +27,7 @@ from experiments.benchmarks.measure import (
     write_results,
 )
 from fluxseg.config import Config, SimulatorConfig
-from fluxseg.data.cache import read_index
-from fluxseg.data.pipeline import CropSource, make_batches
+from fluxseg.data.pipeline import make_batches
 from fluxseg.data.prepare import prepare_cache
 from fluxseg.interop.sources import open_source
 
@@ -37,12 +37,7 @@ SIDES = (256, 512, 1024, 2048, 4096)
 
 def time_epoch(cache: Path, count: int) -> float:
     """Return the duration of an epoch on so many crops, after one step, in seconds."""
-    from experiments.benchmarks.epoch import make_fluxseg
-
-    index = read_index(cache)
-    assert index is not None
-    crops = [(e.key, n) for e in index.entries for n in range(len(e.valid_pixels))]
-    source = CropSource(index, (crops * count)[:count])
+    source = open_cache(cache, count)
     consume = make_fluxseg()
     batches = make_batches(source, 8, augment=Config().augment, seed=0, epochs=2)
     consume(next(batches))

@@ -82,11 +82,9 @@ def convolve(inputs: tuple[jax.Array, ...], kernel: jax.Array, fast: bool = Fals
     Returns:
         `[B, H, W, D]`, same dtype.
     """
-    if not fast:
-        return convolve_plain(jnp.concatenate(inputs, axis=-1), kernel)
-    if kernel.shape[:2] == (3, 3):
+    if fast and kernel.shape[:2] == (3, 3):
         return convolve_fast(inputs, kernel)
-    if kernel.shape[:2] == (1, 1) and len(inputs) == 1:
+    if fast and kernel.shape[:2] == (1, 1) and len(inputs) == 1:
         return dense(inputs[0], kernel[0, 0])
     return convolve_plain(jnp.concatenate(inputs, axis=-1), kernel)
 
