@@ -43,6 +43,10 @@ class TrainingError(FluxsegError):
     """Training cannot go on, for example because the loss is not finite."""
 
 
+class ProcessError(FluxsegError):
+    """Another process of the same job has failed, hangs, or cannot be found."""
+
+
 class InterruptedRunError(FluxsegError):
     """A run was asked to stop, and has saved its state.
 

@@ -11,9 +11,19 @@ from fluxseg.arguments import split_config_file
 from fluxseg.compilation import enable_compilation_cache
 from fluxseg.config import Config
 from fluxseg.launch import asks_for_help, tune_allocator
+from fluxseg.processes import (
+    Processes,
+    is_first_process,
+    join_processes,
+    leave,
+    naming_failures,
+    run_in_first,
+)
 from fluxseg.terminal import configure_logging, create_console, progress_bars, run_guarded
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from fluxseg.training.loop import TrainResult
 
 logger = logging.getLogger("fluxseg.main")
@@ -30,8 +40,12 @@ Without any setting the recordings come from the embedded simulator; your own:
 
 --config FILE.py starts from the settings of a config file (a Python file with get_config(); it
 is executed), and every option below overrides it. Running the same command again resumes an
-interrupted run. Exit codes: 0 done; 2 bad input or settings; 130 and 143 stopped by Ctrl-C or
-SIGTERM, with everything saved.
+interrupted run. Exit codes: 0 done; 2 bad input or settings; 130, 138 and 143 stopped by
+Ctrl-C, SIGUSR1 or SIGTERM, with everything saved.
+
+Several processes, each with its own devices, train together if each runs this command: under
+SLURM with srun; elsewhere --processes.coordinator HOST:PORT --processes.count N and
+--processes.index 0 to N-1 say who they are.
 """
 
 
@@ -46,6 +60,8 @@ class MainArguments:
     profile: bool = False
     """Trace some steps of the first epoch; WORKDIR/profile gets the trace, for TensorBoard or
     Perfetto, and steps.json, the shares of a step."""
+    processes: Processes = dataclasses.field(default_factory=Processes)
+    """The processes of the job, if it has several."""
 
 
 def parse_main(arguments: Sequence[str], prog: str) -> MainArguments:
@@ -66,20 +82,33 @@ def run_main(arguments: MainArguments) -> int:
     """Train, evaluate and report; returns the exit code."""
     console = create_console()
     configure_logging(console)
+    join_processes(arguments.processes)
     enable_compilation_cache()
+    with naming_failures():
+        return _run_joined(arguments, console)
+
+
+def _run_joined(arguments: MainArguments, console: "Console") -> int:
     import jax
 
     from fluxseg.training.loop import Callbacks, train_and_evaluate
 
-    devices = jax.devices()
-    logger.info("Devices: %d x %s", len(devices), devices[0].device_kind)
+    first = is_first_process()
+    if not first:
+        # They would say the same.
+        logging.getLogger("fluxseg").setLevel(logging.WARNING)
+    devices, count = jax.devices(), jax.process_count()
+    several = f" in {count} processes" if count > 1 else ""
+    logger.info("Devices: %d x %s%s", len(devices), devices[0].device_kind, several)
     bars = (("Preparing", "recordings"), ("Training", "steps"))
     with progress_bars(console, *bars) as (on_prepare, on_step):
-        callbacks = Callbacks(on_prepare=on_prepare, on_step=on_step)
+        callbacks = Callbacks(on_prepare=on_prepare, on_step=on_step) if first else None
         result = train_and_evaluate(
             arguments.config, arguments.workdir, callbacks, profile=arguments.profile
         )
-    score_and_report(arguments.config, arguments.workdir, result)
+    run_in_first(
+        lambda: score_and_report(arguments.config, arguments.workdir, result), "the report"
+    )
     return 0
 
 
@@ -158,4 +187,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 if __name__ == "__main__":
     if not asks_for_help(sys.argv[1:]):
         tune_allocator()
-    sys.exit(main())
+    code = main()
+    leave(code)
+    sys.exit(code)

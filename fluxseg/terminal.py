@@ -3,9 +3,12 @@
 import contextlib
 import logging
 import sys
+import threading
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
 from fluxseg.errors import FluxsegError, InterruptedRunError
 
@@ -45,9 +48,39 @@ def configure_logging(console: "Console", *, verbose: bool = False) -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[_ConsoleHandler(console)], force=True)
     logging.getLogger("fluxseg").setLevel(logging.DEBUG if verbose else logging.INFO)
     # Their messages are about the machinery, not about anything a user can change.
-    for noisy in ("absl", "orbax", "grain", "jax"):
+    for noisy in ("grain", "jax"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
+    # What fails in these is raised as well.
+    for noisy in ("absl", "orbax", "asyncio"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", module=r"(orbax|flax|jax|grain)\b.*")
+    warnings.filterwarnings("ignore", message=r"coroutine .* was never awaited")
+    _silence_aftermath()
+
+
+def _silence_aftermath() -> None:
+    """Keep quiet about what Orbax leaves behind in threads when a checkpoint fails.
+
+    The failure itself is raised, and told in one line.
+    """
+    unraisable, threaded = sys.unraisablehook, threading.excepthook
+
+    def on_unraisable(event: Any) -> None:
+        code = getattr(event.object, "cr_code", None)
+        # TensorStore reports to an event loop that has gone with the failure.
+        late = str(event.exc_value) == "Event loop is closed"
+        if not (late or _is_orbax(event.exc_traceback) or (code and "orbax" in code.co_filename)):
+            unraisable(event)
+
+    def on_thread(event: Any) -> None:
+        if not _is_orbax(event.exc_traceback):
+            threaded(event)
+
+    sys.unraisablehook, threading.excepthook = on_unraisable, on_thread
+
+
+def _is_orbax(trace: TracebackType | None) -> bool:
+    return any("orbax" in frame.filename for frame in traceback.extract_tb(trace))
 
 
 @contextlib.contextmanager

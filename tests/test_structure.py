@@ -12,8 +12,9 @@ import fluxseg
 
 ROOT = Path(fluxseg.__file__).parent
 FLOORS = (
-    ("errors", "config", "files", "markup", "launch"),
+    ("errors", "config", "files", "markup", "launch", "processes"),
     ("data",),
+    ("simulation",),
     ("interop",),
     ("model",),
     ("training",),
@@ -66,7 +67,7 @@ def test_imports_form_a_dag_and_never_point_to_a_later_floor():
             assert floor(target) <= floor(name), f"{name} imports {target}"
 
 
-@pytest.mark.parametrize("package", ["data", "interop"])
+@pytest.mark.parametrize("package", ["data", "simulation", "interop"])
 def test_reading_and_cutting_needs_no_accelerator(package):
     for name, path in modules().items():
         if name.startswith(f"fluxseg.{package}."):

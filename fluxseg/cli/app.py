@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from fluxseg.launch import is_computing, tune_allocator
+from fluxseg.processes import leave
 from fluxseg.terminal import run_guarded
 
 DESCRIPTION = """Segment neurons in two-photon calcium imaging: train a U-Net and score it honestly.
@@ -113,4 +114,6 @@ def launch() -> int:
     """Do as `main` does, as a command of its own: with memory settings for verbs that compute."""
     if is_computing(sys.argv[1:]):
         tune_allocator()
-    return main()
+    code = main()
+    leave(code)
+    return code

@@ -1,16 +1,29 @@
 """Orbax checkpoints of a run: the last two states, and the best one on validation."""
 
+import contextlib
 import dataclasses
+import hashlib
+import json
+import logging
+import re
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from fluxseg.errors import WorkdirError
+from fluxseg.errors import FluxsegError, WorkdirError
+from fluxseg.processes import run_in_all, run_in_first
 from fluxseg.training.state import TrainState
 
+logger = logging.getLogger(__name__)
+
 KEEP_LAST = 2
+ARRAYS_SUM, DIGEST = "arrays_sum", "digest"
+"""Names under which a checkpoint holds the checksums of its arrays and of its other values."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,27 +39,49 @@ class Checkpoints:
     best: ocp.CheckpointManager
 
     def wait(self) -> None:
-        """Wait until everything that is being saved is on the disk."""
-        self.last.wait_until_finished()
-        self.best.wait_until_finished()
+        """Wait until everything that is being saved is on the disk.
+
+        Raises:
+            WorkdirError: if it cannot be written.
+        """
+        for manager in (self.last, self.best):
+            with _saving(manager, "a checkpoint"):
+                manager.wait_until_finished()
 
     def close(self) -> None:
         """Wait, and free the threads."""
-        self.last.close()
-        self.best.close()
+        for manager in (self.last, self.best):
+            with _saving(manager, "a checkpoint"):
+                manager.close()
 
 
-def open_checkpoints(workdir: Path) -> Checkpoints:
-    """Open, or make, the checkpoint folders of a workdir."""
+def open_checkpoints(workdir: Path, *, tidy: bool = False) -> Checkpoints:
+    """Open, or make, the checkpoint folders of a workdir.
+
+    Args:
+        workdir: folder of the run.
+        tidy: remove what a killed process has left half written; for the run itself only.
+
+    Raises:
+        WorkdirError: if the folders cannot be made.
+    """
 
     def open_one(name: str, keep: int) -> ocp.CheckpointManager:
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, create=True, enable_async_checkpointing=True
+            max_to_keep=keep,
+            create=True,
+            cleanup_tmp_directories=tidy,
+            enable_async_checkpointing=True,
         )
         path = (workdir / "checkpoints" / name).resolve()
         return ocp.CheckpointManager(path, options=options)
 
-    return Checkpoints(open_one("last", KEEP_LAST), open_one("best", 1))
+    try:
+        return Checkpoints(open_one("last", KEEP_LAST), open_one("best", 1))
+    except OSError as error:
+        raise WorkdirError(
+            f"{workdir / 'checkpoints'}: cannot be used: {error.strerror or error}"
+        ) from error
 
 
 def arrays_of(state: TrainState) -> dict[str, Any]:
@@ -60,8 +95,33 @@ def arrays_of(state: TrainState) -> dict[str, Any]:
     }
 
 
+@jax.jit
+def sum_arrays(tree: Any) -> jax.Array:
+    """Compute a checksum of arrays: of their bits, whatever devices they are divided over.
+
+    The 32-bit words are summed modulo 2^32, each multiplied by an odd number of its place: a
+    change of any one word changes the sum. Integers add up to the same in any order.
+
+    Args:
+        tree: arrays of 32-bit values.
+
+    Returns:
+        uint32 scalar.
+    """
+    total = jnp.uint32(0)
+    for number, leaf in enumerate(jax.tree.leaves(tree)):
+        words = jax.lax.bitcast_convert_type(leaf, jnp.uint32)
+        place = jnp.zeros(leaf.shape, jnp.uint32)
+        for axis, side in enumerate(leaf.shape):
+            place = place * jnp.uint32(side) + jax.lax.broadcasted_iota(
+                jnp.uint32, leaf.shape, axis
+            )
+        total += jnp.uint32(2 * number + 1) * (words * (2 * place + 1)).sum(dtype=jnp.uint32)
+    return total
+
+
 def save_checkpoint(
-    manager: ocp.CheckpointManager, state: TrainState, progress: dict[str, Any]
+    manager: ocp.CheckpointManager, state: TrainState, progress: Mapping[str, Any]
 ) -> None:
     """Save a state and the progress of its run, in the background.
 
@@ -71,52 +131,171 @@ def save_checkpoint(
         progress: plain values that JSON holds: history, position in the data, totals.
 
     Raises:
-        WorkdirError: if the disk is full or cannot be written.
+        WorkdirError: if the disk is full or cannot be written, now or for the checkpoint before.
     """
     step = int(state.step)
     if step in manager.all_steps():
         return
-    try:
+    arrays = arrays_of(state)
+    values = {**progress, ARRAYS_SUM: int(sum_arrays(arrays))}
+    values[DIGEST] = _digest(values)
+    with _saving(manager, f"step {step}"):
         manager.save(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(arrays_of(state)),
-                progress=ocp.args.JsonSave(progress),
+                state=ocp.args.StandardSave(arrays),
+                progress=ocp.args.JsonSave(values),
             ),
         )
-    except (OSError, ValueError) as error:
-        raise WorkdirError(f"{manager.directory}: step {step} cannot be saved: {error}") from error
 
 
-def read_progress(manager: ocp.CheckpointManager) -> dict[str, Any] | None:
-    """Read the progress of the newest checkpoint; None if there is none."""
-    step = manager.latest_step()
+@contextlib.contextmanager
+def _saving(manager: ocp.CheckpointManager, what: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError) as error:
+        folder = Path(manager.directory)
+        workdir = folder.parents[1]
+        # Its folders may have been made anew on the way.
+        if not (workdir / "config.json").exists():
+            raise WorkdirError(f"{workdir}: is gone; {what} cannot be saved") from error
+        raise WorkdirError(
+            f"{folder}: {what} cannot be saved: {_first_line(error)}; earlier checkpoints are as "
+            "they were: when that is mended, run the same command again"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    # TensorStore tells the whole request; the reason stands at its end.
+    reason = re.search(
+        r"\[?(No space left on device|Permission denied|Read-only file system)", text
+    )
+    if reason:
+        return reason[1]
+    return str(text).strip().splitlines()[0][:300]
+
+
+def _digest(values: Mapping[str, Any]) -> str:
+    plain = {name: value for name, value in values.items() if name != DIGEST}
+    return hashlib.blake2b(json.dumps(plain, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def read_progress(manager: ocp.CheckpointManager, step: int | None = None) -> dict[str, Any] | None:
+    """Read the progress of a checkpoint.
+
+    Args:
+        manager: one of `Checkpoints`.
+        step: its step; default the newest.
+
+    Returns:
+        The values; None if there is no checkpoint.
+
+    Raises:
+        WorkdirError: if it is damaged.
+    """
+    step = manager.latest_step() if step is None else step
     if step is None:
         return None
-    try:
-        restored = manager.restore(step, args=ocp.args.Composite(progress=ocp.args.JsonRestore()))
-    except (OSError, ValueError, KeyError) as error:
-        raise WorkdirError(f"{manager.directory}: step {step} cannot be read: {error}") from error
-    return dict(restored["progress"])
+    with _reading(manager, step):
+        args = ocp.args.Composite(progress=ocp.args.JsonRestore())
+        values = dict(manager.restore(step, args=args)["progress"])
+    if values.get(DIGEST, _digest(values)) != _digest(values):
+        raise WorkdirError(f"{manager.directory}: step {step} is damaged: its progress has changed")
+    return values
 
 
-def restore_state(manager: ocp.CheckpointManager, state: TrainState) -> TrainState:
-    """Restore the newest checkpoint into a state of the same structure and sharding.
+def restore_state(
+    manager: ocp.CheckpointManager, state: TrainState, step: int | None = None
+) -> TrainState:
+    """Restore a checkpoint into a state of the same structure and sharding.
+
+    Args:
+        manager: one of `Checkpoints`.
+        state: a state of the same model, on any devices.
+        step: its step; default the newest.
 
     Raises:
         WorkdirError: if there is none, it is damaged, or it is of another model.
     """
-    step = manager.latest_step()
+    step = manager.latest_step() if step is None else step
     if step is None:
         raise WorkdirError(f"{manager.directory}: holds no checkpoint")
     like = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding),
         arrays_of(state),
     )
-    try:
-        restored = manager.restore(
-            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like))
+    with _reading(manager, step):
+        args = ocp.args.Composite(
+            state=ocp.args.StandardRestore(like), progress=ocp.args.JsonRestore()
         )
-    except (OSError, ValueError, KeyError) as error:
-        raise WorkdirError(f"{manager.directory}: step {step} cannot be read: {error}") from error
+        restored = manager.restore(step, args=args)
+    expected = restored["progress"].get(ARRAYS_SUM)
+    if expected is not None and int(sum_arrays(restored["state"])) != expected:
+        raise WorkdirError(f"{manager.directory}: step {step} is damaged: its arrays have changed")
     return state.replace(**restored["state"])
+
+
+@contextlib.contextmanager
+def _reading(manager: ocp.CheckpointManager, step: int) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        # What a damaged file leads to in the libraries below has no common type.
+        raise WorkdirError(
+            f"{manager.directory}: step {step} cannot be read: {_first_line(error)}"
+        ) from error
+
+
+def restore_newest(
+    manager: ocp.CheckpointManager, state: TrainState
+) -> tuple[TrainState, dict[str, Any]] | None:
+    """Restore the newest checkpoint that is whole, and put damaged ones aside.
+
+    Args:
+        manager: one of `Checkpoints`.
+        state: as for `restore_state`.
+
+    Returns:
+        The state and the progress of its run; None if there is no checkpoint.
+
+    Raises:
+        WorkdirError: if all checkpoints are damaged.
+    """
+    damaged: list[int] = []
+    for step in sorted(manager.all_steps(), reverse=True):
+
+        def restore(step: int = step) -> tuple[TrainState, dict[str, Any]]:
+            progress = read_progress(manager, step)
+            return restore_state(manager, state, step), progress or {}
+
+        try:
+            found = run_in_all(restore, f"reading the checkpoint of step {step}")
+        except FluxsegError as error:
+            logger.warning("%s", error)
+            damaged.append(step)
+            continue
+        if damaged:
+            logger.warning("Using the checkpoint before it, of step %d", step)
+            _put_aside(manager, damaged)
+        return found
+    if damaged:
+        raise WorkdirError(
+            f"{manager.directory}: no checkpoint can be read; delete {manager.directory.parent} "
+            "to begin this run anew (prepared crops are kept)"
+        )
+    return None
+
+
+def _put_aside(manager: ocp.CheckpointManager, steps: list[int]) -> None:
+    folder = Path(manager.directory).parent / "damaged"
+
+    def move() -> None:
+        folder.mkdir(exist_ok=True)
+        for step in steps:
+            target = folder / f"{Path(manager.directory).name}-{step}"
+            shutil.rmtree(target, ignore_errors=True)
+            (Path(manager.directory) / str(step)).rename(target)
+
+    run_in_first(move, "putting damaged checkpoints aside")
+    manager.reload()

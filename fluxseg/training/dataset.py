@@ -25,10 +25,11 @@ from fluxseg.data.splits import (
     manifest_from_json,
     straddling_pairs,
 )
-from fluxseg.errors import WorkdirError
+from fluxseg.errors import FluxsegError, WorkdirError
 from fluxseg.files import read_json, write_json
 from fluxseg.interop.sources import open_source
 from fluxseg.model.losses import class_weights, touching_class_weights
+from fluxseg.processes import run_in_first
 
 logger = logging.getLogger(__name__)
 
@@ -109,8 +110,12 @@ def prepare_dataset(
         "moved": list(manifest.moved),
         "straddling": straddling,
     }
-    write_json(workdir / "split.json", manifest.to_json())
-    write_json(workdir / "data.json", summary)
+
+    def write() -> None:
+        write_json(workdir / "split.json", manifest.to_json())
+        write_json(workdir / "data.json", summary)
+
+    run_in_first(write, "writing split.json and data.json")
     _log_summary(summary)
     return dataclasses.replace(dataset, summary=summary)
 
@@ -205,6 +210,11 @@ def _log_summary(summary: dict[str, Any]) -> None:
 def create_class_weights(config: Config, dataset: Dataset) -> np.ndarray:
     """Weights `[C]` of `config.data.classes`, counted over the training crops."""
     counts = dataset.pixel_counts("train")
+    if not counts[0]:
+        raise FluxsegError(
+            "the training masks hold no neuron pixel: there is nothing to learn; `fluxseg check "
+            f"{dataset.index.source.get('root', 'FOLDER')}` tells what the files hold"
+        )
     if config.data.touching:
         return touching_class_weights(config.loss, *counts, dataset.touching_pixels("train"))
     return class_weights(config.loss, *counts)

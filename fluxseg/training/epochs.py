@@ -56,7 +56,7 @@ class Run:
         mesh: the devices.
         train_source: the training crops.
         checkpoints: where states are saved.
-        tensorboard: where figures are shown.
+        tensorboard: where figures are shown; None in all processes but the first, which writes.
         callbacks: who is told.
         stop: set when the process is asked to stop.
         train_step: from `make_train_step`.
@@ -69,7 +69,7 @@ class Run:
     mesh: Mesh
     train_source: CropSource
     checkpoints: Checkpoints
-    tensorboard: TensorBoard
+    tensorboard: TensorBoard | None
     callbacks: Callbacks
     stop: StopFlag
     train_step: Callable[..., Any]
@@ -102,7 +102,8 @@ def train_epochs(run: Run, state: TrainState, progress: Progress) -> tuple[Train
         InterruptedRunError: if `run.stop` was set; everything is saved.
     """
     config = run.config.train
-    write_history(run.workdir, progress.history)
+    if run.tensorboard:
+        write_history(run.workdir, progress.history)
     batches = make_batches(
         run.train_source,
         config.batch_size,
@@ -127,8 +128,9 @@ def train_epochs(run: Run, state: TrainState, progress: Progress) -> tuple[Train
         row["seconds"] = round(seconds, 3)
         progress = progress.finish_epoch(row, config)
         _save_epoch(run, state, progress)
-        write_history(run.workdir, progress.history)
-        run.tensorboard.write_epoch(row)
+        if run.tensorboard:
+            write_history(run.workdir, progress.history)
+            run.tensorboard.write_epoch(row)
         logger.info(format_epoch(row))
         if run.callbacks.on_epoch:
             run.callbacks.on_epoch(row)
@@ -165,7 +167,8 @@ def _fetch(run: Run, pending: deque[tuple[int, Any]], count: int, totals: Totals
         )
         loss = float(metrics.loss_sum) / max(float(metrics.weight_sum), 1e-30)
         values = {"loss": loss, "grad_norm": float(metrics.grad_norm)}
-        run.tensorboard.write_step(step, values)
+        if run.tensorboard:
+            run.tensorboard.write_step(step, values)
     return totals
 
 

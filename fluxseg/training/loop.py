@@ -1,6 +1,10 @@
 """The main job: prepare, train, choose on validation, score the test split once."""
 
+import contextlib
+import dataclasses
 import logging
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,15 +15,23 @@ from fluxseg.data.pipeline import CropSource, steps_per_epoch
 from fluxseg.errors import FluxsegError, WorkdirError
 from fluxseg.files import read_json, write_json
 from fluxseg.model.score_table import score_table
+from fluxseg.processes import (
+    current_process,
+    gather_values,
+    is_first_process,
+    run_in_all,
+    run_in_first,
+)
 from fluxseg.training.checkpoints import (
     Checkpoints,
     open_checkpoints,
-    read_progress,
+    restore_newest,
     restore_state,
 )
 from fluxseg.training.dataset import Dataset, create_class_weights, prepare_dataset
 from fluxseg.training.epochs import Callbacks, Run, interrupted, score_split, train_epochs
 from fluxseg.training.evaluation import split_scores_to_json
+from fluxseg.training.lock import LOCK_NAME, lock_workdir
 from fluxseg.training.profiling import StepProfiler, announce_first_step
 from fluxseg.training.progress import Progress, progress_from_json
 from fluxseg.training.sharding import (
@@ -38,6 +50,11 @@ from fluxseg.training.writers import History, TensorBoard
 __all__ = ["Callbacks", "TrainResult", "train_and_evaluate"]
 
 logger = logging.getLogger(__name__)
+
+UNUSABLE = frozenset("[]\\")
+"""Characters that the path of a workdir must not hold."""
+SHOWN_WITHIN = 20
+"""Seconds after which every process must see what one has written."""
 
 
 class TrainResult(NamedTuple):
@@ -79,6 +96,9 @@ def train_and_evaluate(
     At the end the best checkpoint scores the test split, once. The same call on the same machine
     resumes an interrupted run and ends with the same bits.
 
+    In a job of several processes (`jax.distributed`) each calls this with the same arguments and
+    a workdir that all of them see. Each trains on its share of every batch; the first writes.
+
     The workdir gets `config.json`, `versions.json`, `split.json`, `data.json`, `metrics.jsonl`,
     `metrics.csv`, `tensorboard`, `checkpoints` and `scores.json`.
 
@@ -95,44 +115,79 @@ def train_and_evaluate(
         The best state, the history, and the scores.
 
     Raises:
-        WorkdirError: if the workdir holds a run with other settings or other data, or cannot be
-            written.
+        WorkdirError: if the workdir holds a run with other settings or other data, is in use by
+            another one, or cannot be written.
         TrainingError: if the loss is not finite.
         InterruptedRunError: after SIGINT or SIGTERM, when everything is saved.
         FluxsegError: for unusable data or settings.
     """
     workdir = Path(workdir)
     callbacks = callbacks or Callbacks()
-    checkpoints = _claim_workdir(config, workdir)
-    try:
+    with contextlib.ExitStack() as stack:
+        run_in_first(lambda: stack.enter_context(_claim(workdir)), "claiming the workdir")
+        run_in_all(lambda: _check_shared(workdir), "finding the workdir")
+        checkpoints = run_in_all(
+            lambda: open_checkpoints(workdir, tidy=True), "opening the checkpoints"
+        )
+        stack.callback(checkpoints.close)
+        run_in_first(lambda: _record_settings(config, workdir, checkpoints), "writing config.json")
         dataset = prepare_dataset(config, workdir, callbacks.on_prepare)
         if not dataset.crops("train"):
             raise FluxsegError("the training split is empty: set data.train_fraction higher")
         with catch_signals() as stop:
             return _train(config, workdir, dataset, checkpoints, callbacks, stop, init, profile)
-    finally:
-        checkpoints.close()
 
 
-def _claim_workdir(config: Config, workdir: Path) -> Checkpoints:
-    path = workdir / "config.json"
+@contextlib.contextmanager
+def _claim(workdir: Path) -> Iterator[None]:
+    _check_name(workdir)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        checkpoints = open_checkpoints(workdir)
     except OSError as error:
         raise WorkdirError(f"{workdir}: cannot be used: {error.strerror or error}") from error
+    with lock_workdir(workdir):
+        yield
+
+
+def _check_name(workdir: Path) -> None:
+    # The checkpoint library takes the path for a pattern, and would not find what it has saved.
+    path = str(workdir.resolve())
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        raise WorkdirError(f"{path!r} is not valid text; use another --workdir") from error
+    found = UNUSABLE & set(path)
+    if found:
+        raise WorkdirError(
+            f"{path}: the path of a workdir must not hold {' or '.join(sorted(found))}; use "
+            "another --workdir"
+        )
+
+
+def _check_shared(workdir: Path) -> None:
+    # Network file systems may show a new file a few seconds late.
+    for _ in range(SHOWN_WITHIN):
+        if (workdir / LOCK_NAME).exists():
+            return
+        time.sleep(1)
+    raise WorkdirError(
+        f"{workdir}: what the first process has written there cannot be seen; --workdir must be on "
+        "a file system that all processes share"
+    )
+
+
+def _record_settings(config: Config, workdir: Path, checkpoints: Checkpoints) -> None:
+    path = workdir / "config.json"
     if checkpoints.last.latest_step() is not None and path.exists():
         saved = config_from_dict(read_json(path))
         differences = resume_difference(saved, config)
         if differences:
-            checkpoints.close()
             raise WorkdirError(
                 f"{workdir} holds a run with other settings, which cannot be resumed with these; "
                 "use another --workdir, or the settings of that run (before -> now):\n  "
                 + "\n  ".join(differences)
             )
     write_json(path, config_to_dict(config))
-    return checkpoints
 
 
 def _train(
@@ -156,12 +211,13 @@ def _train(
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     logger.info("The model has %s parameters", f"{count:,}")
     state, progress = _resume(state, checkpoints, dataset, workdir)
-    if not progress.is_finished(config.train):
+    writes = is_first_process()
+    if writes and not progress.is_finished(config.train):
         write_json(workdir / "versions.json", collect_versions())
-    tensorboard = TensorBoard(workdir, progress.step)
+    tensorboard = TensorBoard(workdir, progress.step) if writes else None
     train_step = announce_first_step(make_train_step(mesh, count_parts(config, mesh)))
     profiler = None
-    if profile:
+    if profile and writes:
         profiler = StepProfiler(workdir / "profile", total_steps // config.train.epochs)
         train_step, callbacks = profiler.wrap(train_step, callbacks)
     run = Run(
@@ -180,39 +236,78 @@ def _train(
     try:
         state, progress = train_epochs(run, state, progress)
     finally:
-        tensorboard.close()
+        if tensorboard:
+            tensorboard.close()
         if profiler:
             profiler.close()
-    state = restore_state(checkpoints.best, state)
+    state, progress = _restore_best(run, state, progress)
     scores = _final_scores(run, state, progress)
-    return TrainResult(state, list(progress.history), scores, dataset)
+    return TrainResult(_bring_home(state), list(progress.history), scores, dataset)
 
 
 def _resume(
     state: TrainState, checkpoints: Checkpoints, dataset: Dataset, workdir: Path
 ) -> tuple[TrainState, Progress]:
     split_hash = dataset.manifest.content_hash
-    values = read_progress(checkpoints.last)
-    if values is None:
+    found = restore_newest(checkpoints.last, state)
+    if found is None:
         return state, Progress(split_hash=split_hash)
+    state, values = found
     progress = progress_from_json(values, str(checkpoints.last.directory))
     if progress.split_hash != split_hash:
         raise WorkdirError(
             f"{workdir}: the recordings or their split have changed since this run began, so it "
             "cannot be resumed; use another --workdir"
         )
-    state = restore_state(checkpoints.last, state)
     logger.info("Resuming after epoch %d, step %d", progress.epoch, progress.step)
     return state, progress
 
 
+def _bring_home(state: TrainState) -> TrainState:
+    """Return a state whose arrays are all on this process's first device."""
+    if current_process()[1] == 1:
+        return state
+    from jax.experimental import multihost_utils
+
+    def bring(leaf: Any) -> Any:
+        if leaf.is_fully_replicated:
+            return leaf.addressable_data(0)
+        return jax.numpy.asarray(multihost_utils.process_allgather(leaf, tiled=True))
+
+    return jax.tree.map(bring, state)
+
+
+def _restore_best(run: Run, state: TrainState, progress: Progress) -> tuple[TrainState, Progress]:
+    try:
+        best = run_in_all(
+            lambda: restore_state(run.checkpoints.best, state), "reading the best checkpoint"
+        )
+    except FluxsegError as error:
+        # It is the only one of its epoch, but the last epochs are there.
+        logger.warning("%s", error)
+        found = restore_newest(run.checkpoints.last, state)
+        if found is None:
+            raise
+        state, values = found
+        kept = progress_from_json(values, str(run.checkpoints.last.directory))
+        row = kept.history[-1] if kept.history else {}
+        logger.warning("Using the newest state instead, of epoch %d", kept.epoch)
+        best_row = {"epoch": kept.epoch, "step": kept.step, "monitor": None, "value": None}
+        monitor = run.config.train.monitor
+        if monitor in row:
+            best_row |= {"monitor": monitor, "value": row[monitor]}
+        return state, dataclasses.replace(progress, best=best_row)
+    return best, progress
+
+
 def _final_scores(run: Run, state: TrainState, progress: Progress) -> dict[str, Any]:
     path = run.workdir / "scores.json"
-    if path.exists():
-        scores: dict[str, Any] = read_json(path)
-        if scores.get("checkpoint") == progress.best:
-            logger.info("This run is finished; train.epochs can be raised to train on")
-            return scores
+    # What the first process sees decides for all.
+    written = is_first_process() and path.exists()
+    known: Any = gather_values(read_json(path) if written else None, "reading scores.json")[0]
+    if known and known.get("checkpoint") == progress.best:
+        logger.info("This run is finished; train.epochs can be raised to train on")
+        return dict(known)
     splits: dict[str, Any] = {}
     for split in ("val", "test"):
         if not run.dataset.crops(split):
@@ -223,5 +318,5 @@ def _final_scores(run: Run, state: TrainState, progress: Progress) -> dict[str, 
             raise interrupted(run, progress)
         splits[split] = split_scores_to_json(result, run.dataset.ids())
     scores = {"checkpoint": progress.best, "splits": splits}
-    write_json(path, scores)
+    run_in_first(lambda: write_json(path, scores), "writing scores.json")
     return scores

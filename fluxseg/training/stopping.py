@@ -1,10 +1,13 @@
-"""Ctrl-C and SIGTERM as a flag that the training loop looks at."""
+"""Ctrl-C, SIGTERM and SIGUSR1 as a flag that the training loop looks at."""
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
+
+import jax
 
 
 class StopFlag:
@@ -18,24 +21,55 @@ class StopFlag:
         return self.signal_number != 0
 
 
+class SharedStopFlag(StopFlag):
+    """Tells whether one of several processes was asked to stop: all learn it at the same call.
+
+    SIGTERM is caught by JAX's preemption service, which agrees with the other processes on the
+    call at which to stop. All of them must ask equally often.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._calls = 0
+
+    def __call__(self) -> bool:
+        """Return True once a signal has come to one of the processes and all have agreed."""
+        from jax.experimental import multihost_utils
+
+        if not self.signal_number:
+            self._calls += 1
+            if multihost_utils.reached_preemption_sync_point(self._calls):
+                self.signal_number = signal.SIGTERM
+        return self.signal_number != 0
+
+
 @contextlib.contextmanager
 def catch_signals() -> Iterator[StopFlag]:
-    """Turn SIGINT and SIGTERM into a flag while the block runs.
+    """Turn SIGINT, SIGTERM and SIGUSR1 into a flag while the block runs.
+
+    SIGUSR1 is what SLURM can be asked to send some time before it ends a job.
 
     A second signal acts at once, as it would have without this. Outside the main thread, where
-    Python cannot handle signals, the flag is never set.
+    Python cannot handle signals, the flag is never set. In a job of several processes a signal
+    to one of them stops them all.
     """
-    flag = StopFlag()
+    several = jax.process_count() > 1
+    flag = SharedStopFlag() if several else StopFlag()
     if threading.current_thread() is not threading.main_thread():
         yield flag
         return
-    signals = (signal.SIGINT, signal.SIGTERM)
+    signals = [signal.SIGINT, signal.SIGUSR1]
+    if not several:
+        signals.append(signal.SIGTERM)
     before = {number: signal.getsignal(number) for number in signals}
 
     def ask(number: int, _frame: FrameType | None) -> None:
-        flag.signal_number = number
         for known in signals:
             signal.signal(known, before[known])
+        if several:
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            flag.signal_number = number
 
     for number in signals:
         signal.signal(number, ask)

@@ -35,6 +35,7 @@ def test_the_workdir_holds_everything(run):
     config, workdir, result, _ = run
     names = {path.name for path in workdir.iterdir()}
     assert names == {
+        ".lock",
         "cache",
         "checkpoints",
         "config.json",

@@ -1,0 +1,283 @@
+"""Several processes of one job, on one host or many: how they find and wait for each other.
+
+JAX's distributed runtime is the engine. Every process runs the same command; with one process
+nothing here does anything, and JAX is not even imported.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+
+from fluxseg.errors import ConfigError, FluxsegError, ProcessError
+
+T = TypeVar("T")
+
+PATIENCE = 7 * 24 * 3600
+"""Seconds that a process waits for slower ones: a dead one is noticed by its missing heartbeat."""
+DIAGNOSIS = 3
+"""Seconds in which the processes that are left say so, when one has failed."""
+
+SIGNALLED = 128
+"""Exit codes from here on mean that a signal has stopped the job."""
+
+_lost: list[str] = []
+"""What was being waited for when another process was found to have failed."""
+_agreed: list[str] = []
+"""Failures that every process knows of."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Processes:
+    """The processes of a job; under SLURM's srun, Open MPI and on Cloud TPUs say nothing."""
+
+    coordinator: str = ""
+    """HOST:PORT of the first process, which listens there; the same for every process."""
+    count: int = 0
+    """Number of processes."""
+    index: int = -1
+    """Number of this process, from 0."""
+    cluster: str = ""
+    """Name of JAX's detection method to use, such as k8s or mpi4py; "deactivate": a single process
+    even where a cluster is found."""
+    local_devices: tuple[int, ...] = ()
+    """GPUs of this host that this process uses; empty: all, or one for each process that a
+    cluster's launcher has started."""
+    timeout: int = 60
+    """Seconds without a sign of life after which a process is given up and the others stop."""
+
+    def __post_init__(self) -> None:
+        given = (bool(self.coordinator), self.count > 0, self.index >= 0)
+        if any(given) and not all(given):
+            raise ConfigError(
+                "processes.coordinator, processes.count and processes.index belong together: give "
+                "all three or none"
+            )
+        if all(given) and not self.index < self.count:
+            raise ConfigError(
+                f"processes.index must be less than processes.count, got {self.index} of "
+                f"{self.count}"
+            )
+        if self.coordinator and not re.fullmatch(r".+:\d+", self.coordinator):
+            raise ConfigError(f"processes.coordinator must be HOST:PORT, got {self.coordinator!r}")
+        if self.timeout < 1:
+            raise ConfigError(f"processes.timeout must be >= 1 s, got {self.timeout}")
+
+
+def is_cluster(environ: Mapping[str, str]) -> bool:
+    """Tell whether a launcher has started this process as one of several.
+
+    A batch script of SLURM that does not use `srun` is one process, whatever its allocation.
+
+    Args:
+        environ: environment variables of the process.
+    """
+    try:
+        several = any(
+            int(environ.get(name, 1)) > 1
+            for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+        )
+    except ValueError:
+        several = False
+    return several or "," in environ.get("TPU_WORKER_HOSTNAMES", "")
+
+
+def join_processes(settings: Processes) -> None:
+    """Join the other processes of the job; to be called before JAX computes anything.
+
+    Args:
+        settings: who the others are; by default found from the environment.
+
+    Raises:
+        ProcessError: if they do not come together in five minutes.
+    """
+    explicit = bool(settings.coordinator)
+    wanted = explicit or settings.cluster or is_cluster(os.environ)
+    if not wanted or settings.cluster == "deactivate" or settings.count == 1:
+        return
+    import jax
+
+    if jax.distributed.is_initialized():
+        return
+    try:
+        jax.distributed.initialize(
+            settings.coordinator or None,
+            settings.count if explicit else None,
+            settings.index if explicit else None,
+            list(settings.local_devices) or None,
+            cluster_detection_method=settings.cluster or None,
+            heartbeat_timeout_seconds=settings.timeout,
+            shutdown_timeout_seconds=settings.timeout,
+        )
+    except (RuntimeError, ValueError) as error:
+        raise ProcessError(f"the processes of this job cannot find each other: {error}") from error
+
+
+def current_process() -> tuple[int, int]:
+    """Return the number of this process and how many there are; (0, 1) if it is alone."""
+    jax = sys.modules.get("jax")
+    if jax is None or not jax.distributed.is_initialized():
+        return 0, 1
+    return jax.process_index(), jax.process_count()
+
+
+def is_first_process() -> bool:
+    """Tell whether this process is the one that writes what there is one of."""
+    return current_process()[0] == 0
+
+
+def share_of(items: Sequence[T]) -> list[T]:
+    """Return the items that are this process's part of the work: every count-th."""
+    index, count = current_process()
+    return list(items[index::count])
+
+
+def wait_for_all(name: str) -> None:
+    """Wait until every process has come here.
+
+    Args:
+        name: what the processes have done, for the error.
+
+    Raises:
+        ProcessError: naming the processes that did not come.
+    """
+    if current_process()[1] == 1:
+        return
+    _barrier(name, PATIENCE)
+
+
+def gather_values(value: Any, name: str) -> list[Any]:
+    """Give every process the value of each.
+
+    Args:
+        value: plain values that JSON holds.
+        name: what the values are, for the error.
+
+    Returns:
+        The values in the order of the processes.
+
+    Raises:
+        ProcessError: naming the processes that did not come.
+    """
+    if current_process()[1] == 1:
+        return [value]
+    from jax.experimental import multihost_utils
+
+    # The slow ones are waited for here: a collective of the devices would give up.
+    wait_for_all(name)
+    data = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    lengths = np.asarray(multihost_utils.process_allgather(np.int32(len(data)))).reshape(-1)
+    padded = np.zeros(int(lengths.max()), np.uint8)
+    padded[: len(data)] = data
+    rows = np.asarray(multihost_utils.process_allgather(padded))
+    pairs = zip(rows, lengths, strict=True)
+    return [json.loads(row[:length].tobytes()) for row, length in pairs]
+
+
+def run_in_all(function: Callable[[], T], name: str) -> T:
+    """Call a function in every process; if it fails in one, it fails in all.
+
+    Args:
+        function: what to call.
+        name: what it does, for the error.
+
+    Returns:
+        What it returned in this process.
+
+    Raises:
+        FluxsegError: as the function raised it; `ProcessError` where it succeeded itself.
+    """
+    if current_process()[1] == 1:
+        return function()
+    result: Any = None
+    failure: FluxsegError | None = None
+    try:
+        result = function()
+    except FluxsegError as error:
+        failure = error
+    messages = gather_values("" if failure is None else str(failure) or "failed", name)
+    _agreed.extend(message for message in messages if message)
+    if failure is not None:
+        raise failure
+    for number, message in enumerate(messages):
+        if message:
+            raise ProcessError(f"process {number} of {len(messages)}: {message}")
+    return result
+
+
+def run_in_first(function: Callable[[], T], name: str) -> T | None:
+    """Call a function in the first process while the others wait; its error reaches them all.
+
+    Args:
+        function: what to call.
+        name: what it does, for the error.
+
+    Returns:
+        What it returned; None in the others.
+    """
+    return run_in_all(lambda: function() if is_first_process() else None, name)
+
+
+@contextlib.contextmanager
+def naming_failures() -> Iterator[None]:
+    """Turn what a failure of another process leads to in this one into an error that names it.
+
+    Raises:
+        ProcessError: naming the process, if the block fails because of it.
+    """
+    if current_process()[1] == 1:
+        yield
+        return
+    import jax
+
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        # A connection that broke does not say whose it was; the coordinator knows.
+        _barrier("its part of a step", DIAGNOSIS)
+        raise ProcessError(f"the processes lost each other: {error}") from error
+
+
+def leave(code: int) -> None:
+    """End the process now if it fails alone, or another one has: an ordinary end would wait.
+
+    Args:
+        code: exit code.
+    """
+    alone = bool(_lost) or not _agreed
+    # Stopped by a signal, all of them are.
+    if code and code < SIGNALLED and alone and current_process()[1] > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _barrier(name: str, seconds: int) -> None:
+    import jax
+    import orbax.checkpoint as ocp
+
+    try:
+        ocp.multihost.get_barrier_sync_fn()(key=name, timeout_ms=seconds * 1000)
+    except jax.errors.JaxRuntimeError as error:
+        _lost.append(name)
+        raise ProcessError(
+            f"{_who(str(error))} (waiting for: {name}). See what it said; the same command for all "
+            "processes goes on from the last checkpoint."
+        ) from error
+
+
+def _who(message: str) -> str:
+    # The coordinator lists them one to a line.
+    found = re.findall(r"task:(\d+)|^(\d+)$", message, re.MULTILINE)
+    tasks = sorted({int(number) for pair in found for number in pair if number})
+    count = current_process()[1]
+    if not tasks:
+        return f"process 0 of {count}, or the network to it, has failed"
+    named = " and ".join(str(number) for number in tasks)
+    return f"process {named} of {count} has failed or does not answer"

@@ -1,0 +1,72 @@
+"""One run at a time in a workdir: the second one is refused, and told which is the first."""
+
+import contextlib
+import datetime
+import fcntl
+import json
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from fluxseg.errors import WorkdirError
+
+logger = logging.getLogger(__name__)
+
+LOCK_NAME = ".lock"
+
+
+@contextlib.contextmanager
+def lock_workdir(workdir: str | Path) -> Iterator[None]:
+    """Hold a workdir while the block runs.
+
+    The lock is one of the system (`flock`): it ends with its process, however that ends. Its file
+    stays, and says who holds or last held it.
+
+    Args:
+        workdir: folder of a run; it must exist.
+
+    Raises:
+        WorkdirError: naming the process that holds it.
+    """
+    path = Path(workdir) / LOCK_NAME
+    try:
+        file = path.open("a+", encoding="utf-8")
+    except OSError as error:
+        raise WorkdirError(f"{path}: cannot be written: {error.strerror or error}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise WorkdirError(
+                f"{workdir} is in use by {_describe_holder(path)}; wait for it, stop it, or use "
+                "another --workdir"
+            ) from error
+        except OSError as error:
+            # Some cluster file systems are mounted without locks.
+            logger.warning(
+                "%s: this file system has no locks (%s); be sure that no other run uses this "
+                "workdir",
+                path,
+                error.strerror or error,
+            )
+        holder = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "since": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        }
+        with contextlib.suppress(OSError):
+            # A full disk is no reason to stop here: the lock itself takes no space.
+            file.truncate(0)
+            file.write(json.dumps(holder) + "\n")
+            file.flush()
+        yield
+
+
+def _describe_holder(path: Path) -> str:
+    try:
+        holder = json.loads(path.read_text(encoding="utf-8"))
+        return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"
