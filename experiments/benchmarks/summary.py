@@ -44,12 +44,7 @@ class Target:
 
 def _step(model: str, what: str, must: str, aim: str, ours: str, reference: str) -> Target:
     ours, reference = f"{model}, {ours}", f"{model}, {reference}"
-    # PyTorch was measured anew with the machine to itself.
-    record = {"classic-16": "train_step_classic", "classic-32": "train_step"}.get(
-        model, "train_step_pytorch"
-    )
-    record = record if "torch" in reference else "train_step"
-    return Target(f"{what}, {model}", must, aim, record, ours, reference)
+    return Target(f"{what}, {model}", must, aim, "train_step", ours, reference)
 
 
 TUNED = FLUXSEG.format("tuned")
@@ -60,9 +55,16 @@ TARGETS = (
           NAIVE.format("tuned")),
     _step("classic-16", "training step against PyTorch as it comes (eager, NCHW)", "1.5", "2",
           TUNED, EAGER),
+    _step("classic-16", "the same, fluxseg with the default allocator as well", "1.5", "2",
+          FLUXSEG.format("default"), EAGER),
     *(
         _step(model, "training step against PyTorch at its best", "0.6", "1", TUNED, BEST)
         for model in ("classic-16", "classic-32", "reference/4", "fluxseg")
+    ),
+    *(
+        Target(f"prediction of a 512 x 512 field against PyTorch at its best, {model}", "0.7", "1.2",
+               "predict_field", f"{model}, {TUNED}", f"{model}, {BEST}", "fields_per_second")
+        for model in ("classic-16", "reference/4", "fluxseg")
     ),
     Target("`fluxseg prepare` against `np.load` of the same files, per core", "0.67", "0.91",
            "prepare", "fluxseg prepare, uint8 masks", "np.load, uint8 masks", "seconds", False),
