@@ -13,8 +13,6 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-import numpy as np
-
 from fluxseg.errors import ConfigError, FluxsegError, ProcessError
 
 T = TypeVar("T")
@@ -167,6 +165,7 @@ def gather_values(value: Any, name: str) -> list[Any]:
     """
     if current_process()[1] == 1:
         return [value]
+    import numpy as np
     from jax.experimental import multihost_utils
 
     # The slow ones are waited for here: a collective of the devices would give up.
@@ -268,13 +267,14 @@ def _barrier(name: str, seconds: int) -> None:
         _lost.append(name)
         raise ProcessError(
             f"{_who(str(error))} (waiting for: {name}). See what it said; the same command for all "
-            "processes goes on from the last checkpoint."
+            "processes goes on from what is saved."
         ) from error
 
 
 def _who(message: str) -> str:
     # The coordinator lists them one to a line.
-    found = re.findall(r"task:(\d+)|^(\d+)$", message, re.MULTILINE)
+    forms = r"task:(\d+)|^(\d+)$|\bTask (\d+) heartbeat timeout"
+    found = re.findall(forms, message, re.MULTILINE)
     tasks = sorted({int(number) for pair in found for number in pair if number})
     count = current_process()[1]
     if not tasks:

@@ -62,8 +62,8 @@ TARGETS = (
         for model in ("classic-16", "classic-32", "reference/4", "fluxseg")
     ),
     *(
-        Target(f"prediction of a 512 x 512 field against PyTorch at its best, {model}", "0.7", "1.2",
-               "predict_field", f"{model}, {TUNED}", f"{model}, {BEST}", "fields_per_second")
+        Target(f"prediction of a 512 x 512 field against PyTorch at its best, {model}", "0.7",
+               "1.2", "predict_field", f"{model}, {TUNED}", f"{model}, {BEST}", "fields_per_second")
         for model in ("classic-16", "reference/4", "fluxseg")
     ),
     Target("`fluxseg prepare` against `np.load` of the same files, per core", "0.67", "0.91",

@@ -5,7 +5,9 @@ from typing import Literal
 
 import tyro
 
+from fluxseg.cli.joined import joined
 from fluxseg.compilation import enable_compilation_cache
+from fluxseg.processes import Processes
 from fluxseg.terminal import configure_logging, create_console, progress_bars
 
 PredictFormat = Literal[
@@ -23,10 +25,12 @@ def predict(
     tta: bool = False,
     threshold: float | None = None,
     tile: int | None = None,
+    processes: Processes = Processes(),  # noqa: B008
 ) -> int:
     """Predict where neurons are in images of any size.
 
-    Exit code 1 if an image failed; predictions.json in the output folder tells of each.
+    Exit code 1 if an image failed; predictions.json in the output folder tells of each. Several
+    processes that run the same command share out the images.
 
     Args:
         inputs: Image files or recordings, folders of them, or patterns such as "data/*.tif"; of a
@@ -43,30 +47,30 @@ def predict(
             chosen on validation.
         tile: Images with a longer side are predicted in overlapping tiles of this side, px; 512 by
             default.
+        processes: The processes of the job, if it has several.
     """
     from fluxseg.inference.inputs import plan_jobs
     from fluxseg.inference.predict_files import predict_files
     from fluxseg.inference.run_model import load_model
 
-    console = create_console()
-    configure_logging(console)
-    enable_compilation_cache()
-    loaded = load_model(model)
-    jobs = plan_jobs(inputs, output)
-    with progress_bars(console, ("Predicting", "images")) as (progress,):
-        outcomes = predict_files(
-            loaded,
-            jobs,
-            output,
-            format,
-            threshold=threshold,
-            tta=tta,
-            tile=tile,
-            progress=progress,
-        )
-    failed = sum(bool(outcome.error) for outcome in outcomes)
-    done = len(outcomes) - failed
-    console.print(f"{done} of {len(outcomes)} images predicted in {output}", markup=False)
+    with joined(processes) as console:
+        enable_compilation_cache()
+        loaded = load_model(model)
+        jobs = plan_jobs(inputs, output)
+        with progress_bars(console, ("Predicting", "images")) as (progress,):
+            outcomes = predict_files(
+                loaded,
+                jobs,
+                output,
+                format,
+                threshold=threshold,
+                tta=tta,
+                tile=tile,
+                progress=progress,
+            )
+        failed = sum(bool(outcome.error) for outcome in outcomes)
+        done = len(outcomes) - failed
+        console.print(f"{done} of {len(outcomes)} images predicted in {output}", markup=False)
     return 1 if failed or not outcomes else 0
 
 

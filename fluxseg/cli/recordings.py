@@ -7,8 +7,11 @@ from typing import Annotated, Literal
 
 import tyro
 
+from fluxseg.cli.joined import joined
 from fluxseg.config import Config, DataConfig, SimulatorConfig
-from fluxseg.terminal import configure_logging, create_console, progress_bars
+from fluxseg.errors import ConfigError
+from fluxseg.processes import Processes, is_first_process, run_in_all, run_in_first
+from fluxseg.terminal import create_console, progress_bars
 
 
 def check(
@@ -16,31 +19,33 @@ def check(
     /,
     json_: Annotated[bool, tyro.conf.arg(name="json")] = False,
     workers: int = 0,
+    processes: Processes = Processes(),  # noqa: B008
 ) -> int:
     """Say of each file of a folder whether it is usable, and find duplicates.
 
-    Exit code 1 if any file is unusable.
+    Exit code 1 if any file is unusable. Several processes that run the same command share out the
+    files.
 
     Args:
         source: A folder of recordings, one file, or "simulator".
         json_: Print JSON instead of lines.
         workers: Processes to use; 0: one per CPU core.
+        processes: The processes of the job, if it has several.
     """
     from fluxseg.data.checks import STATUS_WORDS, check_source, format_check
     from fluxseg.interop.sources import open_source
 
-    console = create_console()
-    configure_logging(create_console(stderr=True))
     config = Config(data=DataConfig(source=source))
-    with progress_bars(create_console(stderr=True), ("Checking", "recordings")) as (progress,):
-        report = check_source(open_source(config), workers, progress)
-    if json_:
-        print(json.dumps(report.to_json(), indent=1))
-    else:
-        for row in report.rows:
-            console.print(format_check(row), markup=False, soft_wrap=True)
-        counts = ", ".join(f"{count} {STATUS_WORDS[name]}" for name, count in report.counts.items())
-        console.print(f"{len(report.rows)} recordings: {counts}", markup=False)
+    with joined(processes, log_to_stderr=True) as console:
+        with progress_bars(create_console(stderr=True), ("Checking", "recordings")) as (progress,):
+            report = check_source(open_source(config), workers, progress)
+        if json_ and is_first_process():
+            print(json.dumps(report.to_json(), indent=1))
+        elif not json_:
+            for row in report.rows:
+                console.print(format_check(row), markup=False, soft_wrap=True)
+            counts = ", ".join(f"{n} {STATUS_WORDS[name]}" for name, n in report.counts.items())
+            console.print(f"{len(report.rows)} recordings: {counts}", markup=False)
     return 1 if report.counts["unusable"] else 0
 
 
@@ -51,12 +56,15 @@ def prepare(
     format: Literal["cache", "jpg", "png"] = "cache",
     mask_format: Literal["png", "jpg"] = "png",
     quarters: bool = False,
+    repair: bool = False,
     data: DataConfig = DataConfig(),  # noqa: B008
+    processes: Processes = Processes(),  # noqa: B008
 ) -> int:
     """Prepare the crops of a folder of recordings, or write it as image files.
 
     An interrupted call goes on where it stopped. Use the result with
-    --config.data.source SOURCE --config.data.cache OUTPUT.
+    --config.data.source SOURCE --config.data.cache OUTPUT. Several processes that run the same
+    command share out the recordings.
 
     Args:
         source: A folder of recordings, or "simulator".
@@ -65,27 +73,49 @@ def prepare(
             recording, as the reference protocol has them.
         mask_format: Format of the masks written with --format jpg or png; jpg blurs their edges.
         quarters: With --format jpg or png, cut each recording into its four quarters.
+        repair: Read all crops in OUTPUT, and make those again that are damaged or missing, and
+            only those.
         data: Crop size, normalisation and number of processes.
+        processes: The processes of the job, if it has several.
     """
-    from fluxseg.data.prepare import prepare_cache
+    from fluxseg.data.prepare import prepare_cache, repair_cache
     from fluxseg.interop.export import export_images
     from fluxseg.interop.sources import open_source
 
-    console = create_console()
-    configure_logging(console)
+    if repair and format != "cache":
+        raise ConfigError("--repair is for crops (--format cache)")
     data = dataclasses.replace(data, source=source)
-    opened = open_source(Config(data=data))
-    with progress_bars(console, ("Preparing", "recordings")) as (progress,):
-        if format == "cache":
-            index = prepare_cache(opened, output, data, progress)
-            used, left_out = len(index.entries), index.left_out
-        else:
-            used, left_out = export_images(
-                opened, output, data, format, mask_format, quarters=quarters, progress=progress
-            )
-    for key, reason in left_out:
-        console.print(f"left out: {key}: {reason}", markup=False)
-    console.print(f"{used} recordings prepared in {output}, {len(left_out)} left out", markup=False)
+    with joined(processes) as console:
+        opened = run_in_all(lambda: open_source(Config(data=data)), "opening the recordings")
+        with progress_bars(console, ("Preparing", "recordings")) as (progress,):
+            if repair:
+                index, remade = repair_cache(opened, output, data, progress)
+                used, left_out = len(index.entries), index.left_out
+                console.print(
+                    f"{len(remade)} of {len(index.shards)} shards were damaged", markup=False
+                )
+            elif format == "cache":
+                index = prepare_cache(opened, output, data, progress)
+                used, left_out = len(index.entries), index.left_out
+            else:
+                exported = run_in_first(
+                    lambda: export_images(
+                        opened,
+                        output,
+                        data,
+                        format,
+                        mask_format,
+                        quarters=quarters,
+                        progress=progress,
+                    ),
+                    "writing the images",
+                )
+                used, left_out = exported or (0, ())
+        for key, reason in left_out:
+            console.print(f"left out: {key}: {reason}", markup=False)
+        console.print(
+            f"{used} recordings prepared in {output}, {len(left_out)} left out", markup=False
+        )
     return 0
 
 

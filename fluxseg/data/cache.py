@@ -1,6 +1,10 @@
 """The index of prepared crops: what there is, what it was made from, and how to read it."""
 
+import contextlib
 import dataclasses
+import hashlib
+import json
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,9 +16,12 @@ from fluxseg.data.crops import crop_settings, decode_crop
 from fluxseg.data.recording import Source
 from fluxseg.data.splits import SplitItem
 from fluxseg.errors import WorkdirError
-from fluxseg.files import read_json
+from fluxseg.files import read_json, write_json
 
 INDEX_NAME = "index.json"
+CHECKSUM = "checksum"
+"""Name under which the files beside the shards hold the checksum of their other values. A shard
+needs none: its own format has one for every block, which is compared whenever a crop is read."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,19 +127,59 @@ def index_to_json(index: CacheIndex) -> dict[str, Any]:
     return values
 
 
+def add_checksum(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Add to plain values, as `CHECKSUM`, what `has_checksum` compares."""
+    return {**values, CHECKSUM: _checksum(values)}
+
+
+def has_checksum(values: Mapping[str, Any]) -> bool:
+    """Tell whether plain values are as they were; also if they come from an earlier version."""
+    return bool(values.get(CHECKSUM, _checksum(values)) == _checksum(values))
+
+
+def _checksum(values: Mapping[str, Any]) -> str:
+    plain = {name: value for name, value in values.items() if name != CHECKSUM}
+    return hashlib.blake2b(json.dumps(plain, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def write_index(index: CacheIndex) -> None:
+    """Write the index, which makes the cache complete.
+
+    Raises:
+        WorkdirError: if the folder cannot be written.
+    """
+    write_json(index.directory / INDEX_NAME, add_checksum(index_to_json(index)))
+
+
 def read_index(directory: str | Path) -> CacheIndex | None:
     """Read the index of a cache; None if the folder holds no finished cache.
 
     Raises:
         WorkdirError: if the index is damaged, or a shard is missing or truncated.
     """
+    index = read_index_alone(directory)
+    if index is None:
+        return None
+    for name, (size, _) in index.shards.items():
+        found = _size_of(index.directory / name)
+        if found is None:
+            raise damaged_shard(index, name, "is missing")
+        if found != size:
+            raise damaged_shard(index, name, f"has {found} bytes instead of {size}")
+    return index
+
+
+def read_index_alone(directory: str | Path) -> CacheIndex | None:
+    """Do as `read_index` does, without a look at the shards."""
     directory = Path(directory)
     path = directory / INDEX_NAME
-    if not path.exists():
+    if _size_of(path) is None:
         return None
     values = read_json(path)
     try:
-        index = CacheIndex(
+        if not has_checksum(values):
+            raise ValueError("its checksum is another")
+        return CacheIndex(
             directory=directory,
             settings=dict(values["settings"]),
             stamps=dict(values["stamps"]),
@@ -142,15 +189,80 @@ def read_index(directory: str | Path) -> CacheIndex | None:
             near_duplicates=tuple((a, b, float(s)) for a, b, s in values["near_duplicates"]),
             shards={k: (int(v[0]), int(v[1])) for k, v in values["shards"].items()},
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise WorkdirError(f"{path}: is damaged ({error!r}); delete the folder") from error
-    for name, (size, _) in index.shards.items():
-        shard = directory / name
-        found = shard.stat().st_size if shard.exists() else None
-        if found != size:
-            what = "is missing" if found is None else f"has {found} bytes instead of {size}"
-            raise WorkdirError(f"{shard}: {what}; delete {path} to have it made again")
-    return index
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise WorkdirError(
+            f"{path}: is damaged ({error!r}); delete it to have it made again from the crops "
+            "beside it"
+        ) from error
+
+
+def _size_of(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise WorkdirError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def damaged_shard(index: CacheIndex, name: str, what: str = "is damaged") -> WorkdirError:
+    """Return the error that names a shard, and says how to have it alone made again.
+
+    Args:
+        index: the cache.
+        name: file name of the shard.
+        what: what is wrong with it.
+    """
+    where = index.directory
+    root = shlex.quote(str(index.source.get("root", "SOURCE")))
+    return WorkdirError(
+        f"{where / name}: {what}; `fluxseg prepare {root} --output {shlex.quote(str(where))} "
+        f"--repair` makes it again, and so does the same command once more if you delete this "
+        f"file and {where / INDEX_NAME}"
+    )
+
+
+def find_damage(index: CacheIndex, name: str) -> str:
+    """Read a whole shard, and say what is wrong with it; empty if nothing is.
+
+    Args:
+        index: the cache.
+        name: file name of the shard.
+    """
+    path = index.directory / name
+    size, crops = index.shards[name]
+    try:
+        if path.stat().st_size != size:
+            return f"has {path.stat().st_size} bytes instead of {size}"
+        with _open_shard(path) as reader:
+            if reader.num_records() != crops:
+                return f"holds {reader.num_records()} crops instead of {crops}"
+            for number in range(crops):
+                decode_crop(reader.read([number])[0], index.tile)
+    except FileNotFoundError:
+        return "is missing"
+    except OSError as error:
+        return f"cannot be read: {error.strerror or error}"
+    except (RuntimeError, IndexError, ValueError) as error:
+        return f"is damaged: {_first_part(error)}"
+    return ""
+
+
+@contextlib.contextmanager
+def _open_shard(path: Path) -> Iterator[Any]:
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    reader = ArrayRecordReader(str(path), "readahead_buffer_size:0")
+    try:
+        yield reader
+    finally:
+        # What a damaged file led to is raised here once more.
+        with contextlib.suppress(RuntimeError):
+            reader.close()
+
+
+def _first_part(error: BaseException) -> str:
+    return str(error).partition(";")[0]
 
 
 def entry_from_json(values: Mapping[str, Any]) -> CacheEntry:
@@ -181,17 +293,10 @@ def common_pixel_size(entries: Iterable[CacheEntry], tolerance: float = 0.05) ->
 
 def read_crops(index: CacheIndex, entry: CacheEntry) -> Iterator[tuple[np.ndarray, ...]]:
     """Read the crops of one recording in the order of `tile_positions` (see `decode_crop`)."""
-    from array_record.python.array_record_module import ArrayRecordReader
-
-    reader = ArrayRecordReader(str(index.directory / entry.shard), "readahead_buffer_size:0")
     try:
-        for number in range(len(entry.valid_pixels)):
-            record = reader.read([entry.first + number])[0]
-            yield decode_crop(record, index.tile)
-    except (RuntimeError, IndexError) as error:
-        raise WorkdirError(
-            f"{index.directory / entry.shard}: is damaged; delete "
-            f"{index.directory / INDEX_NAME} and this file to have it made again"
-        ) from error
-    finally:
-        reader.close()
+        with _open_shard(index.directory / entry.shard) as reader:
+            for number in range(len(entry.valid_pixels)):
+                record = reader.read([entry.first + number])[0]
+                yield decode_crop(record, index.tile)
+    except (RuntimeError, OSError, IndexError, ValueError) as error:
+        raise damaged_shard(index, entry.shard) from error

@@ -9,11 +9,19 @@ import numpy as np
 
 from fluxseg.data.arrays import reusing_memory
 from fluxseg.data.duplicates import Entry, NearDuplicate, Resolution, resolve_duplicates
-from fluxseg.data.fingerprint import Fingerprint, blank_fingerprint, digest, fingerprint
-from fluxseg.data.parallel import map_in_processes, worker_count
+from fluxseg.data.fingerprint import (
+    Fingerprint,
+    blank_fingerprint,
+    decode_fingerprint,
+    digest,
+    encode_fingerprint,
+    fingerprint,
+)
+from fluxseg.data.parallel import map_in_processes, worker_count_of_process
 from fluxseg.data.recording import Recording, Source
 from fluxseg.data.transforms import merge_and_count
 from fluxseg.errors import RecordingError
+from fluxseg.processes import current_process, gather_values, run_in_all, share_of
 
 MIN_SIDE = 32
 """A smaller image is unusable, px."""
@@ -234,26 +242,19 @@ def check_source(
 ) -> CheckReport:
     """Check every recording of a source, with one recording in the memory of each process.
 
+    In a job of several processes (`fluxseg.processes`) each calls this, and checks its part.
+
     Args:
         source: where the recordings come from.
         workers: number of processes, see `fluxseg.data.parallel.worker_count`.
-        progress: called with (recordings done, recordings in all).
+        progress: called with (recordings done, recordings in all), of this process's part.
 
     Returns:
         The report; copies and recordings of the same field of view are marked in its rows.
     """
-    keys = sorted(source.keys())
-    # Several in a task, which share their memory; few enough that all processes have work.
-    processes = worker_count(workers)
-    share = len(keys) // (4 * processes) if processes > 1 else KEYS_PER_TASK
-    size = min(KEYS_PER_TASK, max(1, share))
-    tasks = [keys[start : start + size] for start in range(0, len(keys), size)]
-    found: list[tuple[CheckRow, Fingerprint, str]] = []
-    for _, results in map_in_processes(functools.partial(_check_keys, source), tasks, workers):
-        for result in results:
-            found.append(result)
-            if progress:
-                progress(len(found), len(keys))
+    workers = worker_count_of_process(workers)
+    mine = run_in_all(lambda: _check_share(source, workers, progress), "its part of the check")
+    found = _gather(mine)
     resolved = resolve_duplicates(
         [
             Entry(row.key, row.id, row.group, content, mark)
@@ -268,6 +269,40 @@ def check_source(
         near_duplicates=resolved.near_duplicates,
         counts={status: sum(row.status == status for row in rows) for status in STATUSES},
     )
+
+
+def _check_share(
+    source: Source, workers: int, progress: Callable[[int, int], None] | None
+) -> list[tuple[CheckRow, Fingerprint, str]]:
+    keys = share_of(sorted(source.keys()))
+    # Several in a task, which share their memory; few enough that all processes have work.
+    share = len(keys) // (4 * workers) if workers > 1 else KEYS_PER_TASK
+    size = min(KEYS_PER_TASK, max(1, share))
+    tasks = [keys[start : start + size] for start in range(0, len(keys), size)]
+    found: list[tuple[CheckRow, Fingerprint, str]] = []
+    for _, results in map_in_processes(functools.partial(_check_keys, source), tasks, workers):
+        for result in results:
+            found.append(result)
+            if progress:
+                progress(len(found), len(keys))
+    return found
+
+
+def _gather(
+    mine: list[tuple[CheckRow, Fingerprint, str]],
+) -> list[tuple[CheckRow, Fingerprint, str]]:
+    """Return what all processes have found, sorted by key."""
+    if current_process()[1] == 1:
+        return mine
+    values = [
+        [dataclasses.asdict(row), encode_fingerprint(mark), content] for row, mark, content in mine
+    ]
+    found = []
+    for part in gather_values(values, "what was found in the recordings"):
+        for fields, mark, content in part:
+            fields |= {name: tuple(fields[name]) for name in ("reasons", "shape")}
+            found.append((CheckRow(**fields), decode_fingerprint(mark), content))
+    return sorted(found, key=lambda result: result[0].key)
 
 
 def _check_keys(source: Source, keys: Sequence[str]) -> list[tuple[CheckRow, Fingerprint, str]]:

@@ -9,9 +9,8 @@ import numpy as np
 
 from fluxseg.config import AugmentConfig
 from fluxseg.data.augment import augment_crop
-from fluxseg.data.cache import INDEX_NAME, CacheIndex
+from fluxseg.data.cache import CacheIndex, damaged_shard, find_damage
 from fluxseg.data.crops import decode_crop
-from fluxseg.errors import WorkdirError
 
 Batch = dict[str, np.ndarray]
 """image `[B, H, W, 1]` float32; label `[B, H, W]` uint8, 0 and 1 or the bits of
@@ -34,10 +33,11 @@ class CropSource:
         shards = sorted({entries[key].shard for key, _ in crops})
         self.tile = index.tile
         self._index = index
-        self._paths = [str(index.directory / shard) for shard in shards]
-        self._records = grain.sources.ArrayRecordDataSource(self._paths) if shards else ()
+        self._shards = shards
+        self._records = _open_shards(index, shards)
         counts = [index.shards[shard][1] for shard in shards]
-        first = dict(zip(shards, np.cumsum([0, *counts])[:-1].tolist(), strict=True))
+        self._first = np.cumsum([0, *counts])[:-1]
+        first = dict(zip(shards, self._first.tolist(), strict=True))
         self._positions = [
             first[entries[key].shard] + entries[key].first + number for key, number in crops
         ]
@@ -46,16 +46,30 @@ class CropSource:
         return len(self._positions)
 
     def __getitem__(self, item: int) -> dict[str, np.ndarray]:
+        position = self._positions[item]
         try:
-            record = self._records[self._positions[item]]
-        except RuntimeError as error:
-            where = self._index.directory
-            raise WorkdirError(
-                f"{where}: a shard is damaged ({str(error)[:200]}); delete that file and "
-                f"{where / INDEX_NAME} to have it made again"
-            ) from error
-        image, label, valid = decode_crop(record, self._index.tile)
+            image, label, valid = decode_crop(self._records[position], self._index.tile)
+        except (RuntimeError, IndexError, ValueError) as error:
+            shard = self._shards[int(np.searchsorted(self._first, position, "right")) - 1]
+            raise damaged_shard(self._index, shard) from error
         return {"image": image, "label": label, "valid": valid, "crop": np.array(item, np.int32)}
+
+
+def _open_shards(index: CacheIndex, shards: Sequence[str]) -> Any:
+    if not shards:
+        return ()
+    paths = [str(index.directory / shard) for shard in shards]
+    try:
+        records = grain.sources.ArrayRecordDataSource(paths)
+        if len(records) == sum(index.shards[shard][1] for shard in shards):
+            return records
+        cause: Exception | None = None
+    except (RuntimeError, OSError, ValueError) as error:
+        cause = error
+    # Only the whole of them is known to be wrong.
+    found = [(shard, what) for shard in shards if (what := find_damage(index, shard))]
+    shard, what = found[0] if found else (shards[0], f"cannot be opened: {cause}")
+    raise damaged_shard(index, shard, what) from cause
 
 
 class _Rows(grain.MapDataset):

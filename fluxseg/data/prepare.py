@@ -1,38 +1,47 @@
 """Prepare recordings for training: their crops as shards on disk, in parallel processes."""
 
 import dataclasses
+import functools
 import hashlib
 import json
+import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from fluxseg.config import DataConfig
-from fluxseg.data.arrays import reusing_memory
 from fluxseg.data.cache import (
     INDEX_NAME,
-    CacheEntry,
     CacheIndex,
+    cache_difference,
     entry_from_json,
-    index_to_json,
+    find_damage,
+    read_index_alone,
     source_stamps,
+    write_index,
 )
-from fluxseg.data.checks import check_recording
-from fluxseg.data.crops import create_crops, crop_settings, encode_crop
+from fluxseg.data.crops import crop_settings
 from fluxseg.data.duplicates import Entry, resolve_duplicates
-from fluxseg.data.fingerprint import decode_fingerprint, encode_fingerprint
-from fluxseg.data.parallel import map_in_processes
-from fluxseg.data.recording import Source, pixel_size
-from fluxseg.data.touching import NEURON, TOUCHING, touching_label
+from fluxseg.data.fingerprint import decode_fingerprint
+from fluxseg.data.parallel import map_in_processes, worker_count_of_process
+from fluxseg.data.recording import Source
+from fluxseg.data.shards import ShardTask, read_sidecar, write_shard
 from fluxseg.errors import FluxsegError, WorkdirError
-from fluxseg.files import TEMPORARY, atomic_path, read_json, write_json
+from fluxseg.files import TEMPORARY
+from fluxseg.processes import (
+    current_process,
+    gather_values,
+    run_in_all,
+    run_in_first,
+    share_of,
+)
+
+logger = logging.getLogger(__name__)
 
 RECORDINGS_PER_SHARD = 8
-# Uncompressed, since reading a crop then costs a third of the time; the crops of a recording
-# take about a hundredth of its masks.
-WRITER_OPTIONS = "group_size:1,uncompressed"
+VISIBLE = 60
+"""Seconds in which a file that one process has written must be seen by the others."""
 
 
 def prepare_cache(
@@ -43,6 +52,9 @@ def prepare_cache(
 ) -> CacheIndex:
     """Prepare the crops of all recordings, in parallel processes with one recording in each.
 
+    In a job of several processes (`fluxseg.processes`) each calls this, and makes its part of
+    the shards in a folder that all see; the first then writes the index.
+
     A shard that an earlier, interrupted call has finished is not made again. The index is
     written last, so a folder with an index is complete.
 
@@ -50,7 +62,7 @@ def prepare_cache(
         source: where the recordings come from.
         directory: folder of the cache; it is created.
         config: crop size, normalisation and number of processes.
-        progress: called with (recordings done, recordings in all).
+        progress: called with (recordings done, recordings in all), of this process's part.
 
     Returns:
         The index of the finished cache.
@@ -58,51 +70,208 @@ def prepare_cache(
     Raises:
         WorkdirError: if the folder cannot be written.
         FluxsegError: if no recording is usable.
+        ProcessError: if another process of the job has failed.
     """
     directory = Path(directory)
-    stamps = source_stamps(source)
-    settings = crop_settings(config)
+    stamps = run_in_all(lambda: source_stamps(source), "listing the recordings")
+    tasks = _plan_shards(source, directory, crop_settings(config), stamps)
+    _check_agreement(tasks)
+    workers = worker_count_of_process(config.workers)
+    run_in_all(lambda: _make_directory(directory), "making the folder of the crops")
+    run_in_all(lambda: _make_shards(share_of(tasks), workers, progress), "its part of the crops")
+    index = run_in_first(
+        lambda: _assemble(source, directory, config, tasks, stamps), "the index of the crops"
+    )
+    return run_in_all(lambda: index or _see_index(directory, tasks), "reading the index")
+
+
+def repair_cache(
+    source: Source,
+    directory: str | Path,
+    config: DataConfig,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[CacheIndex, tuple[str, ...]]:
+    """Read every shard of a cache, and make those again that are damaged or missing.
+
+    In a job of several processes each calls this.
+
+    Args:
+        source: where its recordings come from.
+        directory: folder of the cache.
+        config: number of processes; all that the crops depend on is taken from the index, if
+            there is one.
+        progress: see `prepare_cache`.
+
+    Returns:
+        The index of the whole cache, and the file names of the shards that were made again.
+
+    Raises:
+        WorkdirError: if the recordings are no longer those that the crops were made from, or see
+            `prepare_cache`.
+    """
+    directory = Path(directory)
+    index = run_in_all(lambda: _read_index_to_repair(directory), "reading the index")
+    if index is None:
+        return prepare_cache(source, directory, config, progress), ()
+    settings = index.settings
+    config = dataclasses.replace(
+        config,
+        tile=settings["tile"],
+        low_percentile=settings["low_percentile"],
+        high_percentile=settings["high_percentile"],
+        touching="touching" in settings,
+    )
+    if difference := cache_difference(index, source_stamps(source), config):
+        raise WorkdirError(
+            f"{directory}: cannot be repaired, as it does not fit what it was made from "
+            f"({difference}); prepare it without --repair"
+        )
+    workers = worker_count_of_process(config.workers)
+    mine = [(index, name) for name in share_of(sorted(index.shards))]
+    damaged = run_in_all(lambda: _remove_damaged(mine, workers), "its part of the check")
+    everyone = gather_values(damaged, "the damaged shards")
+    names = tuple(sorted(name for names in everyone for name in names))
+    return prepare_cache(source, directory, config, progress), names
+
+
+def _read_index_to_repair(directory: Path) -> CacheIndex | None:
+    try:
+        return read_index_alone(directory)
+    except WorkdirError as error:
+        logger.warning("%s", error)
+        return None
+
+
+def _remove_damaged(items: Sequence[tuple[CacheIndex, str]], workers: int) -> list[str]:
+    found: list[str] = []
+    for (index, name), what in map_in_processes(_find_damage, items, workers):
+        if what:
+            logger.warning("%s: %s; it is made again", index.directory / name, what)
+            shard = index.directory / name
+            try:
+                shard.unlink(missing_ok=True)
+                shard.with_suffix(".json").unlink(missing_ok=True)
+            except OSError as error:
+                raise WorkdirError(
+                    f"{shard}: cannot be deleted: {error.strerror or error}"
+                ) from error
+            found.append(name)
+    return found
+
+
+def _find_damage(item: tuple[CacheIndex, str]) -> str:
+    return find_damage(*item)
+
+
+def _plan_shards(
+    source: Source, directory: Path, settings: Mapping[str, Any], stamps: Mapping[str, str]
+) -> list[ShardTask]:
     items = list(stamps.items())
-    tasks = [
-        _ShardTask(source, str(directory), settings, tuple(items[i : i + RECORDINGS_PER_SHARD]))
+    return [
+        ShardTask(source, str(directory), settings, tuple(items[i : i + RECORDINGS_PER_SHARD]))
         for i in range(0, len(items), RECORDINGS_PER_SHARD)
     ]
-    _make_directory(directory)
-    entries: list[CacheEntry] = []
-    left_out: list[tuple[str, str]] = []
-    shards: dict[str, tuple[int, int]] = {}
-    done = 0
-    for task, content in map_in_processes(_write_shard, tasks, config.workers):
-        entries += [entry_from_json(values) for values in content["entries"]]
-        left_out += [(key, reason) for key, reason in content["left_out"]]
-        shards[f"{task.name}.array_record"] = (content["size"], content["crops"])
+
+
+def _check_agreement(tasks: Sequence[ShardTask]) -> None:
+    """Raise in every process if they are about to make different caches."""
+    seen = [[task.name for task in tasks], sum(len(task.stamps) for task in tasks)]
+    text = hashlib.blake2b(json.dumps(seen).encode(), digest_size=16).hexdigest()
+    everyone = gather_values([text, seen[1]], "listing the recordings")
+    for number, (other, count) in enumerate(everyone):
+        if other != everyone[0][0]:
+            raise WorkdirError(
+                f"the processes of this job see different recordings or settings: process 0 sees "
+                f"{everyone[0][1]} recordings, process {number} {count}, with other times of "
+                "change or settings; all must read one folder, which nothing writes meanwhile"
+            )
+
+
+def _make_shards(
+    tasks: Sequence[ShardTask], workers: int, progress: Callable[[int, int], None] | None
+) -> None:
+    total = sum(len(task.stamps) for task in tasks)
+    missing = [task for task in tasks if read_sidecar(task) is None]
+    done = total - sum(len(task.stamps) for task in missing)
+    if done and progress:
+        progress(done, total)
+    for task, _ in map_in_processes(write_shard, missing, workers):
         done += len(task.stamps)
         if progress:
-            progress(done, len(items))
-    index = _create_index(directory, settings, stamps, source, entries, left_out, shards)
+            progress(done, total)
+
+
+def _assemble(
+    source: Source,
+    directory: Path,
+    config: DataConfig,
+    tasks: Sequence[ShardTask],
+    stamps: Mapping[str, str],
+) -> CacheIndex:
+    """Write the index of finished shards, and remove what belongs to others."""
+    contents = {task.name: _wait_for(functools.partial(read_sidecar, task)) for task in tasks}
+    for task in tasks:
+        if contents[task.name] is None:
+            raise WorkdirError(
+                f"{task.shard}: another process has made it, but it cannot be seen here; the "
+                "folder must be one that all processes share"
+            )
+    index = _create_index(source, directory, config, tasks, stamps, contents)
     if not index.entries:
         raise FluxsegError(_nothing_usable(index))
-    write_json(directory / INDEX_NAME, index_to_json(index))
-    _remove_stale(directory, {task.name for task in tasks})
+    write_index(index)
+    _remove_stale(index.directory, set(contents))
     return index
 
 
+def _see_index(directory: Path, tasks: Sequence[ShardTask]) -> CacheIndex:
+    """Read the index that the first process has just written."""
+    names = {task.shard.name for task in tasks}
+
+    def read() -> CacheIndex | None:
+        index = read_index_alone(directory)
+        return index if index is not None and set(index.shards) == names else None
+
+    index = _wait_for(read)
+    if index is None:
+        raise WorkdirError(
+            f"{directory}: the index that the first process has written cannot be seen here; the "
+            "folder must be one that all processes share"
+        )
+    return index
+
+
+def _wait_for(read: Callable[[], Any]) -> Any:
+    """Return what a function reads as soon as it is there: network disks show files late."""
+    deadline = time.monotonic() + (VISIBLE if current_process()[1] > 1 else 0)
+    while (found := read()) is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return found
+
+
 def _create_index(
-    directory: Path,
-    settings: Mapping[str, Any],
-    stamps: Mapping[str, str],
     source: Source,
-    entries: Sequence[CacheEntry],
-    left_out: Sequence[tuple[str, str]],
-    shards: Mapping[str, tuple[int, int]],
+    directory: Path,
+    config: DataConfig,
+    tasks: Sequence[ShardTask],
+    stamps: Mapping[str, str],
+    contents: Mapping[str, Any],
 ) -> CacheIndex:
+    entries = [
+        entry_from_json(values) for task in tasks for values in contents[task.name]["entries"]
+    ]
+    left_out = [(key, reason) for task in tasks for key, reason in contents[task.name]["left_out"]]
+    sizes = {
+        task.shard.name: (contents[task.name]["size"], contents[task.name]["crops"])
+        for task in tasks
+    }
     resolved = resolve_duplicates(
         [Entry(e.key, e.id, e.group, e.digest, decode_fingerprint(e.fingerprint)) for e in entries]
     )
     kept = [entry for entry in entries if entry.key not in resolved.left_out]
     return CacheIndex(
         directory=directory,
-        settings=settings,
+        settings=crop_settings(config),
         stamps=stamps,
         source=source.describe(),
         entries=tuple(
@@ -113,7 +282,7 @@ def _create_index(
         near_duplicates=tuple(
             (pair.first, pair.second, pair.similarity) for pair in resolved.near_duplicates
         ),
-        shards=shards,
+        shards=sizes,
     )
 
 
@@ -137,89 +306,3 @@ def _nothing_usable(index: CacheIndex) -> str:
     if more > 0:
         lines.append(f"  ... and {more} more")
     return "\n".join(["no recording is usable for training:", *lines])
-
-
-@dataclasses.dataclass(frozen=True)
-class _ShardTask:
-    source: Source
-    directory: str
-    settings: Mapping[str, Any]
-    stamps: tuple[tuple[str, str], ...]
-
-    @property
-    def name(self) -> str:
-        # The name is a hash of all that the content depends on: a shard that exists is right.
-        described = json.dumps([self.settings, self.stamps], sort_keys=True)
-        return f"crops-{hashlib.blake2b(described.encode(), digest_size=12).hexdigest()}"
-
-
-def _count(crops: np.ndarray) -> tuple[int, ...]:
-    return tuple(int(n) for n in crops.sum((1, 2)))
-
-
-def _write_shard(task: _ShardTask) -> dict[str, Any]:
-    from array_record.python.array_record_module import ArrayRecordWriter
-
-    sidecar = Path(task.directory, f"{task.name}.json")
-    shard = Path(task.directory, f"{task.name}.array_record")
-    if sidecar.exists() and shard.exists():
-        content: dict[str, Any] = read_json(sidecar)
-        if shard.stat().st_size == content["size"]:
-            return content
-    entries: list[dict[str, Any]] = []
-    left_out: list[list[str]] = []
-    written = 0
-    with atomic_path(shard) as temporary, reusing_memory() as memory:
-        writer = ArrayRecordWriter(str(temporary), WRITER_OPTIONS)
-        for key, _ in task.stamps:
-            prepared = _prepare_recording(task, key, written)
-            memory.release()
-            if isinstance(prepared, str):
-                left_out.append([key, prepared])
-                continue
-            entry, crops = prepared
-            for crop in crops:
-                writer.write(crop)
-            entries.append(dataclasses.asdict(entry))
-            written += len(crops)
-        writer.close()
-    content = {
-        "size": shard.stat().st_size,
-        "crops": written,
-        "entries": entries,
-        "left_out": left_out,
-    }
-    write_json(sidecar, content)
-    return content
-
-
-def _prepare_recording(
-    task: _ShardTask, key: str, first: int
-) -> tuple[CacheEntry, list[bytes]] | str:
-    """Return the entry and the encoded crops of a recording, or why it is left out."""
-    checked = check_recording(task.source, key)
-    recording = checked.recording
-    if checked.row.status == "unusable" or recording is None:
-        return "; ".join(checked.row.reasons)
-    if recording.masks is None or checked.label is None:
-        return "not annotated: it has no masks to learn from"
-    touching = "touching" in task.settings
-    whole = touching_label(recording.masks) if touching else checked.label
-    image, label, valid = create_crops(recording.image, whole, task.settings)
-    entry = CacheEntry(
-        key=key,
-        id=recording.id,
-        group=recording.group,
-        shape=(int(recording.image.shape[0]), int(recording.image.shape[1])),
-        n_rois=len(recording.masks),
-        digest=checked.digest,
-        fingerprint=encode_fingerprint(checked.fingerprint),
-        remarks=checked.row.reasons,
-        neuron_pixels=_count((label & NEURON) & valid),
-        valid_pixels=_count(valid),
-        shard=f"{task.name}.array_record",
-        first=first,
-        um_per_px=pixel_size(recording.metadata),
-        touching_pixels=_count((label >= TOUCHING) & valid) if touching else (),
-    )
-    return entry, [encode_crop(*crop) for crop in zip(image, label, valid, strict=True)]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -18,9 +19,11 @@ from fluxseg.data.splits import SPLITS, manifest_from_json
 from fluxseg.errors import FluxsegError, WorkdirError
 from fluxseg.files import read_json, write_json
 from fluxseg.interop.sources import open_source
+from fluxseg.model.metrics import Totals
+from fluxseg.processes import gather_values, run_in_all, run_in_first, share_of
 from fluxseg.training.checkpoints import open_checkpoints, read_progress, restore_state
 from fluxseg.training.dataset import open_cache
-from fluxseg.training.evaluation import score_crops, split_scores_to_json
+from fluxseg.training.evaluation import SplitScores, score_crops, split_scores_to_json
 from fluxseg.training.sharding import make_eval_step, make_mesh, replicate
 from fluxseg.training.state import TrainState, create_train_state
 
@@ -35,7 +38,7 @@ class TrainedRun:
         workdir: folder of the run.
         config: its settings.
         state: state of the best checkpoint, on `mesh`.
-        mesh: the devices.
+        mesh: the devices of this process.
         checkpoint: epoch, step, monitored figure and its value.
     """
 
@@ -48,6 +51,8 @@ class TrainedRun:
 
 def load_run(workdir: str | Path) -> TrainedRun:
     """Load the best checkpoint of a run.
+
+    In a job of several processes each calls this, and gets a state of its own.
 
     Raises:
         WorkdirError: if the folder holds no run, or no checkpoint yet.
@@ -62,7 +67,7 @@ def load_run(workdir: str | Path) -> TrainedRun:
         progress = read_progress(checkpoints.best)
         if progress is None:
             raise WorkdirError(f"{workdir}: the run has no checkpoint yet; train at least an epoch")
-        mesh = make_mesh()
+        mesh = make_mesh(jax.local_devices())
         # Only the structure matters here: every array is replaced by the checkpoint's.
         state = replicate(create_train_state(config, np.ones(len(config.data.classes)), 1), mesh)
         state = restore_state(checkpoints.best, state)
@@ -106,19 +111,39 @@ def index_crops(index: CacheIndex) -> list[tuple[str, int]]:
 
 
 def _score(run: TrainedRun, index: CacheIndex, crops: list[tuple[str, int]]) -> dict[str, Any]:
+    """Score crops, each in one of the processes of the job; all get the scores of all."""
+    scored = run_in_all(lambda: _score_share(run, index, crops), "its part of the scores")
+    mine = {
+        "totals": scored.totals.to_json(),
+        "recordings": {key: counts.tolist() for key, counts in scored.recordings.items()},
+    }
+    totals = Totals()
+    recordings: dict[str, np.ndarray] = {}
+    for part in gather_values(mine, "the scores of the crops"):
+        totals = totals.merge(Totals.from_json(part["totals"]))
+        for key, counts in part["recordings"].items():
+            recordings[key] = recordings.get(key, 0) + np.asarray(counts, np.int64)
+    ids = {entry.key: (entry.id, entry.group) for entry in index.entries}
+    return split_scores_to_json(SplitScores(totals, recordings), ids)
+
+
+def _score_share(run: TrainedRun, index: CacheIndex, crops: list[tuple[str, int]]) -> SplitScores:
+    # Whole batches are shared out, those of one process, so that sums are rounded as there.
+    size = run.config.train.batch_size
+    batches = [crops[start : start + size] for start in range(0, len(crops), size)]
+    mine = [crop for batch in share_of(batches) for crop in batch]
     scores = score_crops(
         make_eval_step(run.mesh),
         run.state,
-        CropSource(index, crops),
-        crops,
+        CropSource(index, mine),
+        mine,
         run.mesh,
         batch_size=_batch_size(run),
         threads=run.config.data.threads,
     )
     if scores is None:
         raise AssertionError("scoring without a stop function cannot be abandoned")
-    ids = {entry.key: (entry.id, entry.group) for entry in index.entries}
-    return split_scores_to_json(scores, ids)
+    return scores
 
 
 def _batch_size(run: TrainedRun) -> int:
@@ -128,6 +153,8 @@ def _batch_size(run: TrainedRun) -> int:
 
 def evaluate_run(run: TrainedRun) -> dict[str, Any]:
     """Score the validation and test splits of a run with its best checkpoint.
+
+    In a job of several processes each calls this, and scores its part of the crops.
 
     Args:
         run: from `load_run`.
@@ -145,7 +172,7 @@ def evaluate_run(run: TrainedRun) -> dict[str, Any]:
         if crops and split != "train"
     }
     scores = {"checkpoint": dict(run.checkpoint), "splits": splits}
-    write_json(run.workdir / "scores.json", scores)
+    run_in_first(lambda: write_json(run.workdir / "scores.json", scores), "writing scores.json")
     return scores
 
 
@@ -156,6 +183,8 @@ def evaluate_data(
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Score all annotated recordings of a folder that the run has not seen.
+
+    In a job of several processes each calls this, and prepares and scores its part.
 
     Recordings that show a field of view that the run was trained on are named in the log and in
     `data.json`: their scores are too good.
@@ -182,6 +211,16 @@ def evaluate_data(
         "checkpoint": dict(run.checkpoint),
         "splits": {"external": _score(run, index, crops)},
     }
+
+    def write() -> None:
+        _write_data_summary(run, index, output)
+        write_json(output / "scores.json", scores)
+
+    run_in_first(write, "writing the scores")
+    return scores
+
+
+def _write_data_summary(run: TrainedRun, index: CacheIndex, output: Path) -> None:
     seen = _seen_in_training(run, index)
     for row in seen[:10]:
         logger.warning(
@@ -204,15 +243,13 @@ def evaluate_data(
             "external": {
                 "recordings": len(index.entries),
                 "groups": len({entry.group for entry in index.entries}),
-                "crops": len(crops),
+                "crops": len(index_crops(index)),
                 "neuron_share": neuron / valid if valid else None,
             }
         },
         "straddling": seen,
     }
     write_json(output / "data.json", summary)
-    write_json(output / "scores.json", scores)
-    return scores
 
 
 def _seen_in_training(run: TrainedRun, index: CacheIndex) -> list[dict[str, Any]]:

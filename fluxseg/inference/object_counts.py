@@ -78,6 +78,16 @@ class ObjectCounts:
         """Return the counts as plain values."""
         return {name: np.asarray(getattr(self, name)).tolist() for name in _NAMES}
 
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "ObjectCounts":
+        """Restore what `to_json` returned, to the last bit."""
+        return cls(
+            *(
+                np.asarray(values[name]) if isinstance(values[name], list) else values[name]
+                for name in _NAMES
+            )
+        )
+
 
 _NAMES = tuple(field.name for field in dataclasses.fields(ObjectCounts))
 

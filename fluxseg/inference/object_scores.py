@@ -78,7 +78,19 @@ def object_scores_for_split(
     Raises:
         RecordingError: if a recording has no masks, or see `score_objects`.
     """
-    rows, parts, groups, units = [], [], [], set()
+    rows = score_recordings(recordings, threshold, **settings)
+    return pool_recordings(rows, threshold, seed=seed, confidence=confidence)
+
+
+def score_recordings(
+    recordings: Iterable[Field], threshold: float = 0.5, **settings: Any
+) -> list[dict[str, Any]]:
+    """Score the neurons of each recording; arguments and errors as `object_scores_for_split`.
+
+    Returns:
+        A row of plain values for each: `id`, `key`, `group`, `um_per_px`, `counts`, `scores`.
+    """
+    rows = []
     for key, recording, probability, *others in recordings:
         if recording.masks is None:
             raise RecordingError("masks", f"{recording.id} is not annotated, so it has no scores")
@@ -89,19 +101,30 @@ def object_scores_for_split(
         result = score_objects(
             recording.masks, seen, threshold, um_per_px=scale, touching=touching, **settings
         )
-        units.add("px" if scale is None else "um")
-        groups.append(recording.group)
-        parts.append(result["counts"])
         rows.append(
             {
                 "id": recording.id,
                 "key": key,
                 "group": recording.group,
                 "um_per_px": scale,
-                "counts": parts[-1].to_json(),
+                "counts": result["counts"].to_json(),
                 "scores": plain_scores(result["scores"]),
             }
         )
+    return rows
+
+
+def pool_recordings(
+    rows: Sequence[dict[str, Any]],
+    threshold: float = 0.5,
+    *,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> dict[str, Any]:
+    """Add up the rows of `score_recordings`; see `object_scores_for_split`."""
+    parts = [ObjectCounts.from_json(row["counts"]) for row in rows]
+    groups = [row["group"] for row in rows]
+    units = {"px" if row["um_per_px"] is None else "um" for row in rows}
     total = ObjectCounts()
     for part in parts:
         total = total.merge(part)
@@ -118,7 +141,7 @@ def object_scores_for_split(
         "sources": dict(SCORE_SOURCES),
         "n_groups": len(set(groups)),
         "n_recordings": len(rows),
-        "recordings": rows,
+        "recordings": list(rows),
     }
 
 

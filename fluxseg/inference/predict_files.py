@@ -1,6 +1,7 @@
 """Prediction of files: what is written for each, and what went wrong with which."""
 
 import dataclasses
+import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,13 +11,14 @@ import jax
 import numpy as np
 
 from fluxseg.data.recording import Recording
-from fluxseg.errors import ConfigError, RecordingError
+from fluxseg.errors import ConfigError, RecordingError, WorkdirError
 from fluxseg.files import atomic_path, write_json
 from fluxseg.inference.inputs import Job, read_input, without_path
 from fluxseg.inference.predict import Predictor
 from fluxseg.interop.formats import ENDINGS
 from fluxseg.interop.labels import masks_from_labels
 from fluxseg.interop.pixels import write_image_tiff
+from fluxseg.processes import current_process, gather_values, run_in_all, run_in_first, share_of
 
 OutputFormat = Literal[
     "probability", "labels", "mask", "npz", "suite2p", "cellpose", "imagej", "nwb", "neurofinder",
@@ -62,6 +64,8 @@ def predict_files(
 ) -> list[Outcome]:
     """Predict images and write what was asked for; a bad one does not stop the others.
 
+    In a job of several processes each calls this, and predicts its part of the jobs.
+
     Args:
         model: the model.
         jobs: from `plan_jobs`.
@@ -70,10 +74,10 @@ def predict_files(
         threshold: least probability of a neuron pixel; None for the model's own.
         tta: see `Predictor.predict`.
         tile: see `Predictor.predict`.
-        progress: called with (images done, images in all).
+        progress: called with (images done, images in all), of this process's part.
 
     Returns:
-        The outcome of each job, in their order.
+        The outcome of each job, in their order, whichever process has predicted it.
 
     Raises:
         ConfigError: if a setting is out of its range.
@@ -86,31 +90,75 @@ def predict_files(
         raise ConfigError(f"there is no format {unknown[0]!r}")
     if not formats:
         raise ConfigError("formats must name at least one format")
-    outcomes: list[Outcome] = []
-    for number, job in enumerate(jobs, 1):
-        outcome = Outcome(job, error=job.error)
-        if not job.error:
-            try:
-                image, scale = read_input(job.path, job.page)
-                probability, touching = model.predict_touching(image, tta=tta, tile=tile)
-            except RecordingError as error:
-                outcome = Outcome(job, error=without_path(error, job.path))
-            except (MemoryError, jax.errors.JaxRuntimeError) as error:
-                first = (str(error) or "no memory is left").splitlines()[0]
-                outcome = Outcome(job, error=f"cannot be predicted, try smaller tiles: {first}")
-            else:
-                scale = scale or model.um_per_px
-                found = _Found(job.name, image, probability, threshold, scale, touching)
-                files, neurons = _write(output, found, formats)
-                outcome = Outcome(job, files, neurons)
-        outcomes.append(outcome)
-        if outcome.error:
-            logger.warning("failed: %s: %s", job.path, outcome.error)
-        if progress:
-            progress(number, len(jobs))
+    _check_agreement(jobs)
+
+    def predict() -> list[Outcome]:
+        outcomes: list[Outcome] = []
+        mine = share_of(jobs)
+        for number, job in enumerate(mine, 1):
+            outcomes.append(_predict_job(model, job, output, formats, threshold, tta, tile))
+            if outcomes[-1].error:
+                logger.warning("failed: %s: %s", job.path, outcomes[-1].error)
+            if progress:
+                progress(number, len(mine))
+        return outcomes
+
+    outcomes = _gather(jobs, run_in_all(predict, "its part of the images"))
     rows = [_row(outcome) for outcome in outcomes]
-    write_json(output / SUMMARY, {"threshold": threshold, "tta": tta, "images": rows})
+    summary = {"threshold": threshold, "tta": tta, "images": rows}
+    run_in_first(lambda: write_json(output / SUMMARY, summary), f"writing {SUMMARY}")
     return outcomes
+
+
+def _predict_job(
+    model: Predictor,
+    job: Job,
+    output: Path,
+    formats: Sequence[OutputFormat],
+    threshold: float,
+    tta: bool,
+    tile: int | None,
+) -> Outcome:
+    if job.error:
+        return Outcome(job, error=job.error)
+    try:
+        image, scale = read_input(job.path, job.page)
+        probability, touching = model.predict_touching(image, tta=tta, tile=tile)
+    except RecordingError as error:
+        return Outcome(job, error=without_path(error, job.path))
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        first = (str(error) or "no memory is left").splitlines()[0]
+        return Outcome(job, error=f"cannot be predicted, try smaller tiles: {first}")
+    scale = scale or model.um_per_px
+    found = _Found(job.name, image, probability, threshold, scale, touching)
+    files, neurons = _write(output, found, formats)
+    return Outcome(job, files, neurons)
+
+
+def _check_agreement(jobs: Sequence[Job]) -> None:
+    """Raise in every process if they are about to predict different images."""
+    if current_process()[1] == 1:
+        return
+    text = "\n".join(f"{job.path} {job.page} {job.name} {job.error}" for job in jobs)
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+    everyone = gather_values([digest, len(jobs)], "listing the images")
+    for number, (other, count) in enumerate(everyone):
+        if other != everyone[0][0]:
+            raise WorkdirError(
+                f"the processes of this job see different images: process 0 lists "
+                f"{everyone[0][1]}, process {number} {count}; all must see the same folders"
+            )
+
+
+def _gather(jobs: Sequence[Job], mine: Sequence[Outcome]) -> list[Outcome]:
+    """Return the outcomes of all processes in the order of the jobs."""
+    values = [[outcome.files, outcome.neurons, outcome.error] for outcome in mine]
+    parts = gather_values(values, "what became of the images")
+    return [
+        Outcome(job, tuple(files), neurons, error)
+        for number, job in enumerate(jobs)
+        for files, neurons, error in [parts[number % len(parts)][number // len(parts)]]
+    ]
 
 
 def _row(outcome: Outcome) -> dict[str, Any]:

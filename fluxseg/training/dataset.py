@@ -25,11 +25,11 @@ from fluxseg.data.splits import (
     manifest_from_json,
     straddling_pairs,
 )
-from fluxseg.errors import FluxsegError, WorkdirError
+from fluxseg.errors import FluxsegError
 from fluxseg.files import read_json, write_json
 from fluxseg.interop.sources import open_source
 from fluxseg.model.losses import class_weights, touching_class_weights
-from fluxseg.processes import run_in_first
+from fluxseg.processes import gather_values, run_in_all, run_in_first
 
 logger = logging.getLogger(__name__)
 
@@ -128,16 +128,13 @@ def open_cache(
 ) -> CacheIndex:
     """Reuse a cache that fits the source and the settings, else make it; say which in the log."""
     stamps = source_stamps(source)
-    try:
-        index = read_index(directory)
-    except WorkdirError as error:
-        logger.warning("%s", error)
-        raise
+    index = run_in_all(lambda: read_index(directory), "reading the index of the crops")
+    difference = cache_difference(index, stamps, config) if index else "there are none"
+    # If one of several processes has to make them, all have to.
+    if not any(gather_values(difference, "comparing the crops")) and index:
+        logger.info("Using the crops prepared in %s", directory)
+        return index
     if index is not None:
-        difference = cache_difference(index, stamps, config)
-        if not difference:
-            logger.info("Using the crops prepared in %s", directory)
-            return index
         logger.info("The crops in %s are stale (%s); preparing them again", directory, difference)
     else:
         logger.info("Preparing the crops of %d recordings in %s", len(stamps), directory)

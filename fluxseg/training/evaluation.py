@@ -55,7 +55,8 @@ def score_crops(
         state: the state, on the mesh.
         source: the crops, in the order of `crops`.
         crops: (key, crop number) of each.
-        mesh: devices to use.
+        mesh: devices to use: those of all processes, which then call this together, or of this
+            process alone, which then scores the crops by itself.
         batch_size: crops per global batch, a multiple of the number of devices.
         threads: threads that read ahead.
         stop: asked before each batch; if it says True, scoring is abandoned.
@@ -77,7 +78,8 @@ def score_crops(
         for (key, _), confusion in zip(crops[first : first + batch_size], each, strict=False):
             recordings[key] = recordings.get(key, 0) + confusion.astype(np.int64)
 
-    process = (jax.process_index(), jax.process_count())
+    alone = all(device.process_index == jax.process_index() for device in mesh.devices.flat)
+    process = (0, 1) if alone else (jax.process_index(), jax.process_count())
     batches = iterate_evaluation(source, batch_size, threads=threads, process=process)
     for number, batch in enumerate(batches):
         if stop():

@@ -292,7 +292,12 @@ def _restore_best(run: Run, state: TrainState, progress: Progress) -> tuple[Trai
         kept = progress_from_json(values, str(run.checkpoints.last.directory))
         row = kept.history[-1] if kept.history else {}
         logger.warning("Using the newest state instead, of epoch %d", kept.epoch)
-        best_row = {"epoch": kept.epoch, "step": kept.step, "monitor": None, "value": None}
+        best_row: dict[str, Any] = {
+            "epoch": kept.epoch,
+            "step": kept.step,
+            "monitor": None,
+            "value": None,
+        }
         monitor = run.config.train.monitor
         if monitor in row:
             best_row |= {"monitor": monitor, "value": row[monitor]}
