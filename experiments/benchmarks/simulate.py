@@ -1,0 +1,116 @@
+"""How many fields of 512 x 512 a second are simulated, against reading recordings from disk.
+
+What: `fluxseg.simulation`: fields with their instance labels, drawn from all of the ranges, in one
+    process and in one process per CPU core; the older `fluxseg.data.simulator` in one process; and
+    `np.load` of `.npy` files of recordings with about 240 masks, which are in the system's cache.
+    Numerical libraries use one thread in each process.
+Command: python -m experiments.benchmarks.simulate
+Takes: 3 minutes.
+"""
+
+import argparse
+import functools
+import multiprocessing
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from experiments.benchmarks.measure import (
+    Variant,
+    create_parser,
+    print_json,
+    print_table,
+    run_interleaved,
+    summarise,
+    write_results,
+)
+from experiments.benchmarks.prepare import write_files
+
+FILES, ROIS = 6, 240
+READ = "np.load of recordings"
+OLDER = "older simulator, one process"
+ONE = "simulation, one process"
+ALL = "simulation, a process per core"
+THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
+
+def simulate_labelled(number: int) -> float:
+    """Simulate a field with its labels; return the processor's seconds."""
+    from fluxseg.simulation.fields import simulate_field
+    from fluxseg.simulation.labels import LabelRules, create_labels
+
+    began = time.process_time()
+    rng = np.random.default_rng(number)
+    create_labels(simulate_field(rng), LabelRules(), rng)
+    return time.process_time() - began
+
+
+def simulate_older(number: int) -> float:
+    """Simulate a recording as the older simulator does; return the processor's seconds."""
+    from fluxseg.config import SimulatorConfig
+    from fluxseg.data.simulator import simulate_recording
+
+    began = time.process_time()
+    simulate_recording(SimulatorConfig(containers=number + 1, sessions=1), number)
+    return time.process_time() - began
+
+
+def read_one(folder: Path, number: int) -> float:
+    """Read one of the recordings; return the processor's seconds."""
+    began = time.process_time()
+    np.load(sorted(folder.glob("*.npy"))[number % FILES], allow_pickle=True).item()
+    return time.process_time() - began
+
+
+def run_worker(worker: str, folder: Path, fields: int) -> dict[str, float]:
+    """Do one variant's work; return `fields_per_second` and `cpu_ms` of a field."""
+    work: Callable[[int], float] = simulate_labelled
+    if worker in ("read", "older"):
+        work = functools.partial(read_one, folder) if worker == "read" else simulate_older
+    if worker == "all":
+        count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        with multiprocessing.get_context("spawn").Pool(count) as pool:
+            pool.map(work, range(2 * (count or 1)), chunksize=1)
+            began = time.perf_counter()
+            used = pool.map(work, range(fields), chunksize=2)
+            wall = time.perf_counter() - began
+    else:
+        work(0)
+        began = time.perf_counter()
+        used = [work(number) for number in range(fields)]
+        wall = time.perf_counter() - began
+    return {"fields_per_second": fields / wall, "cpu_ms": 1000 * sum(used) / fields}
+
+
+def main() -> None:
+    """Run the benchmark, or one worker of it."""
+    parser = create_parser(__doc__, "simulate", 3)
+    parser.add_argument("--fields", type=int, default=60, help="fields of each variant")
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        print_json(run_worker(arguments.worker, arguments.folder, arguments.fields))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        recordings = Path(folder) / "recordings"
+        write_files(recordings, "uint8", FILES, 512, ROIS)
+        module = ("-m", "experiments.benchmarks.simulate")
+        this = (*module, "--folder", str(recordings), "--fields", str(arguments.fields), "--worker")
+        workers = {READ: "read", OLDER: "older", ONE: "one", ALL: "all"}
+        variants = [Variant(name, (*this, worker), THREADS) for name, worker in workers.items()]
+        results = run_interleaved(variants, arguments.rounds)
+    summary = {
+        "Fields of 512 x 512": summarise(results, "fields_per_second", READ),
+        "Processor time of a field": summarise(results, "cpu_ms", READ, larger_is_better=False),
+    }
+    for (title, rows), unit in zip(summary.items(), ("fields/s", "ms"), strict=True):
+        print_table(title, rows, unit)
+    write_results(arguments.output, results, summary)
+
+
+if __name__ == "__main__":
+    main()

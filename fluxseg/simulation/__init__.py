@@ -1,0 +1,1 @@
+"""A simulator of two-photon projections that never repeats itself, to train networks on."""

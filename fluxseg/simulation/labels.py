@@ -1,0 +1,210 @@
+"""Labels of simulated cells: exact ones, and such as people and automatic pipelines make."""
+
+import dataclasses
+
+import numpy as np
+
+from fluxseg.data.touching import NEURON, RADIUS, TOUCHING
+from fluxseg.simulation.fields import Field
+from fluxseg.simulation.grids import Shape, patch_index, take_patches
+
+OUTSIDE_UM = 0.6
+"""How far outside of the half-height outline annotators draw, um."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelRules:
+    """Which cells are labelled, and how; the defaults give exact labels of visible cells."""
+
+    visible: tuple[float, float] = (0.5, 1.2)
+    """Visibilities (see `Field`) below which a cell is background, and above which it
+    is labelled; between them it is ignored."""
+    least_section: float = 0.6
+    """Cells whose outline is smaller than this share of their radius are at most ignored."""
+    least_shown: float = 0.45
+    """So are cells of whose footprint other cells leave less than this share."""
+    active_only: bool = False
+    """Label active cells only; the others count as background."""
+    missed: float = 0.0
+    """Share of labelled cells that are left out, as background."""
+    wider: tuple[float, float] = (0.0, 0.0)
+    """Mean and standard deviation of the error of an outline's radius, relative to it."""
+    moved: float = 0.0
+    """Standard deviation of an outline's shift along each axis, relative to the radius."""
+    merged: float = 0.0
+    """Share of touching pairs that become one label."""
+    border_um: float = 0.0
+    """Cells whose centre is closer to the field's border are background."""
+
+    def __post_init__(self) -> None:
+        if not self.visible[0] <= self.visible[1]:
+            raise ValueError(f"visible must rise, got {self.visible}")
+
+
+ALLEN = LabelRules(
+    active_only=True,
+    missed=0.08,
+    wider=(0.0, 0.07),
+    moved=0.08,
+    merged=0.05,
+    border_um=10.0,
+)
+"""Rules that resemble the Allen Brain Observatory's automatic labels."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Labels:
+    """The labels of a field.
+
+    Attributes:
+        instances: `[H, W]` int32, 0 where no cell is labelled, else its number from 1.
+        ignore: `[H, W]` bool, true where a cell is too doubtful for a pixel to count.
+        cells: `[M]` int, which of the field's cells each label is (of merged ones, the first).
+    """
+
+    instances: np.ndarray
+    ignore: np.ndarray
+    cells: np.ndarray
+
+    def masks(self) -> np.ndarray:
+        """Return one mask for each label, `[M, H, W]` bool."""
+        return self.instances == np.arange(1, len(self.cells) + 1)[:, None, None]
+
+    def semantic(self) -> np.ndarray:
+        """Return the bits of `fluxseg.data.touching`, `[H, W]` uint8."""
+        return semantic_bits(self.instances)
+
+
+def semantic_bits(instances: np.ndarray) -> np.ndarray:
+    """Label each pixel with the bits `NEURON` and `TOUCHING`, as `touching_label` does.
+
+    Args:
+        instances: `[H, W]` int, 0 or the number of a cell.
+
+    Returns:
+        `[H, W]` uint8.
+    """
+    reach = int(RADIUS)
+    none = np.iinfo(np.int32).max
+    height, width = instances.shape
+    high = np.pad(instances.astype(np.int32), reach)
+    low = np.where(high > 0, high, none)
+    largest, least = np.zeros((2, height, width), np.int32)
+    least += none
+    for row in range(-reach, reach + 1):
+        for column in range(-reach, reach + 1):
+            if row * row + column * column <= RADIUS * RADIUS:
+                part = np.s_[reach + row :, reach + column :]
+                np.maximum(largest, high[part][:height, :width], out=largest)
+                np.minimum(least, low[part][:height, :width], out=least)
+    touching = (largest > 0) & (least != largest)
+    return (instances > 0) * np.uint8(NEURON) + touching * np.uint8(TOUCHING)
+
+
+def paint(shape: Shape, index: np.ndarray, inside: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Paint footprints onto an image; where several overlap, the one of least `order` shows.
+
+    Args:
+        shape: height and width, px.
+        index: `[N, P, P]` from `patch_index`.
+        inside: `[N, P, P]` bool, the footprints.
+        order: `[N, P, P]` float.
+
+    Returns:
+        `[H, W]` int32: 0, or the number of the footprint from 1.
+    """
+    side = index.shape[1]
+    framed = np.zeros((shape[0] + 2 * side, shape[1] + 2 * side), np.int32)
+    number = np.broadcast_to(np.arange(1, len(index) + 1)[:, None, None], index.shape)[inside]
+    # Of values assigned to one pixel, the last stays.
+    first = np.argsort(-order[inside], kind="stable")
+    framed.reshape(-1)[index[inside][first]] = number[first]
+    return framed[side:-side, side:-side]
+
+
+def create_labels(field: Field, rules: LabelRules, rng: np.random.Generator) -> Labels:
+    """Label a field.
+
+    Args:
+        field: the field.
+        rules: which cells, and with which errors.
+        rng: source of the errors; not used if the rules have none.
+    """
+    count, shape = len(field.radius), field.image.shape
+    index = patch_index((shape[0], shape[1]), field.corner, field.outline.shape[1])
+    margin = 1 + OUTSIDE_UM / np.maximum(field.radius * field.section, 1.0)
+    outline = field.outline
+    if any(rules.wider) or rules.moved:
+        margin = margin * np.maximum(1 + rng.normal(*rules.wider, count), 0.7)
+        outline = _move(outline, rng.normal(0, rules.moved, (count, 2)) * field.radius_px[:, None])
+    inside = outline < margin[:, None, None].astype(np.float32)
+    low, high = rules.visible
+    some = field.visibility >= low
+    sure = (field.visibility >= high) & (field.section >= rules.least_section)
+    if rules.active_only:
+        some, sure = some & field.active, sure & field.active
+    if rules.missed:
+        missed = rng.random(count) < rules.missed
+        some, sure = some & ~missed, sure & ~missed
+    if rules.border_um:
+        some, sure = (
+            some & (field.border >= rules.border_um),
+            sure & (field.border >= rules.border_um),
+        )
+    chosen = np.flatnonzero(some)
+    # Between two cells the border is half-way, a little nearer to the dimmer one.
+    depth = (
+        outline[chosen]
+        - np.float32(0.15) * np.log(field.light[chosen]).astype(np.float32)[:, None, None]
+    )
+    painted = paint((shape[0], shape[1]), index[chosen], inside[chosen], depth)
+    area = np.bincount(painted.ravel(), minlength=len(chosen) + 1)[1:]
+    whole = _inside_area(shape, index[chosen], inside[chosen])
+    fine = sure[chosen] & (area >= np.maximum(rules.least_shown * whole, 1))
+    number = np.zeros(len(chosen) + 1, np.int32)
+    kept = np.flatnonzero(fine)
+    number[1 + kept] = np.arange(1, len(kept) + 1)
+    instances, cells = number[painted], chosen[kept]
+    ignore = (painted > 0) & (instances == 0)
+    if rules.merged:
+        instances, cells = _merge(instances, cells, rules.merged, rng)
+    return Labels(instances, ignore, cells)
+
+
+def _move(outline: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    shift = np.rint(shift).astype(int)
+    return (
+        np.stack(
+            [
+                np.roll(patch, step, (0, 1))
+                for patch, step in zip(outline, shift.tolist(), strict=True)
+            ]
+        )
+        if len(outline)
+        else outline
+    )
+
+
+def _inside_area(shape: tuple[int, ...], index: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    there = take_patches(np.ones(shape, np.float32), index, 0.0)
+    return (there * inside).sum((1, 2))
+
+
+def _merge(
+    instances: np.ndarray, cells: np.ndarray, share: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    pairs = [
+        np.stack([first.ravel(), second.ravel()], 1)
+        for first, second in (
+            (instances[:, :-1], instances[:, 1:]),
+            (instances[:-1], instances[1:]),
+        )
+    ]
+    both = np.sort(np.concatenate(pairs), 1)
+    both = np.unique(both[(both[:, 0] > 0) & (both[:, 0] != both[:, 1])], axis=0)
+    target = np.arange(len(cells) + 1)
+    for first, second in both[rng.random(len(both)) < share].tolist():
+        target[target == target[second]] = target[first]
+    used = np.unique(target)
+    number = np.searchsorted(used, target)
+    return number.astype(np.int32)[instances], cells[used[1:] - 1]

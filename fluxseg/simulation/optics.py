@@ -1,0 +1,107 @@
+"""How the microscope shows the tissue: light that falls off, residual motion, scanned lines."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from fluxseg.simulation.grids import Shape, blur
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """The part of a field that is rendered; what lies outside of it is never drawn.
+
+    Attributes:
+        shape: height and width of the part, px.
+        field: height and width of the whole field, px.
+        corner: row and column of the part's first pixel in the field.
+    """
+
+    shape: Shape
+    field: Shape
+    corner: tuple[int, int] = (0, 0)
+
+    def edges(self) -> tuple[bool, bool, bool, bool]:
+        """Tell whether the part reaches the field's top, bottom, left and right border."""
+        (height, width), (row, column) = self.shape, self.corner
+        rows, columns = self.field
+        return row == 0, row + height == rows, column == 0, column + width == columns
+
+
+def draw_illumination(
+    rng: np.random.Generator, window: Window, values: Mapping[str, Any]
+) -> np.ndarray:
+    """Draw how the field is lit: a vignette, a slope, dark ends of the lines.
+
+    Args:
+        rng: source of all randomness.
+        window: what part of the field is rendered.
+        values: see `fluxseg.simulation.ranges.draw_parameters`.
+
+    Returns:
+        `[H, W]` float32, at most about 1.
+    """
+    row, column = (
+        ((np.arange(n) + first + 0.5) / whole * 2 - 1).astype(np.float32)
+        for n, whole, first in zip(window.shape, window.field, window.corner, strict=True)
+    )
+    middle = rng.uniform(-0.35, 0.35, 2).astype(np.float32)
+    fall = np.float32(values["vignette"])
+    light = 1 - fall * 0.4 * ((row - middle[0]) ** 2)[:, None]
+    light = light - fall * 0.4 * (column - middle[1]) ** 2
+    down, right = rng.normal(0, values["slope"], 2).astype(np.float32)
+    light = np.maximum(light, 0.15) * np.exp(down * row)[:, None] * np.exp(right * column)
+    width = np.float32(values["line_ends_width"])
+    ends = np.float32(values["line_ends"]) * np.exp((np.abs(column) - 1) / width)
+    return light * (1 - ends)
+
+
+def resolve(light: np.ndarray, um_per_px: float, values: Mapping[str, Any]) -> np.ndarray:
+    """Blur by the lateral resolution, and by the motion that is left.
+
+    Args:
+        light: `[H, W]` float32.
+        um_per_px: size of a pixel, um.
+        values: see `fluxseg.simulation.ranges.draw_parameters`.
+
+    Returns:
+        `[H, W]` float32.
+    """
+    # What a maximum shows has been sharp in some frame.
+    moved = values["motion"] * (1.0 if values["mode"] == "mean" else 0.5)
+    return blur(light, float(np.hypot(values["lateral"], moved)) / um_per_px)
+
+
+def scan(
+    rng: np.random.Generator, light: np.ndarray, um_per_px: float, values: Mapping[str, Any]
+) -> np.ndarray:
+    """Apply what scanning by lines, and motion under a maximum, do to a projection.
+
+    A maximum shows each bright point wherever it went.
+
+    Args:
+        rng: source of all randomness.
+        light: `[H, W]` float32.
+        um_per_px: size of a pixel, um.
+        values: see `fluxseg.simulation.ranges.draw_parameters`.
+
+    Returns:
+        `[H, W]` float32.
+    """
+    motion = values["motion"] / um_per_px
+    if values["mode"] != "mean":
+        reach = int(np.clip(round(motion), 0, 2))
+        angle = rng.uniform(0, np.pi)
+        step = (round(reach * np.sin(angle)), round(reach * np.cos(angle)))
+        if any(step):
+            there, back = np.roll(light, step, (0, 1)), np.roll(light, (-step[0], -step[1]), (0, 1))
+            light = np.maximum(light, np.float32(0.9) * np.maximum(there, back))
+    if rng.random() < 0.15:
+        share = np.float32(abs(values["phase"]))
+        odd = light[1::2]
+        light = light.copy()
+        light[1::2] = (1 - share) * odd + share * np.roll(odd, 1 if values["phase"] > 0 else -1, 1)
+    gain = rng.normal(1, values["line_noise"], (len(light), 1)).astype(np.float32)
+    return light * gain

@@ -1,0 +1,327 @@
+"""What the simulator draws each field from: a range for every parameter, with its source.
+
+The ranges are wider than any one laboratory's data. Sources, by the names used below:
+
+- NAOMi: Song et al. 2021, J Neurosci Methods 358:109173 (geometry of somata, nuclei, vessels).
+- Allen: de Vries et al. 2020, Nat Neurosci 23:138 (cre lines, depths, 0.78 um pixels).
+- Mesoscope: Sofroniew et al. 2016, eLife 5:e14472 (axial resolution, pixels of 0.5 to 2 um).
+- Optics: Zipfel et al. 2003, Nat Biotechnol 21:1369; Helmchen & Denk 2005, Nat Methods 2:932.
+- GCaMP: Chen et al. 2013, Nature 499:295; Dana et al. 2019, Nat Methods 16:649.
+- Density: Keller et al. 2018, Front Neuroanat 12:83 (neurons per volume of mouse cortex).
+- Seen: set to make the images look and measure like real projections (`experiments/fidelity.py`).
+"""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from fluxseg.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """A range that values are drawn from.
+
+    Attributes:
+        low: least value.
+        high: largest value.
+        log: whether the logarithm is uniform, rather than the value.
+    """
+
+    low: float
+    high: float
+    log: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.low <= self.high or (self.log and self.low <= 0):
+            raise ConfigError(f"a range must rise, from above 0 if logarithmic, got {self}")
+
+    def draw(self, rng: np.random.Generator) -> float:
+        """Draw a value."""
+        if not self.log:
+            return float(rng.uniform(self.low, self.high))
+        value = np.exp(rng.uniform(np.log(self.low), np.log(self.high)))
+        return float(np.clip(value, self.low, self.high))
+
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value <= self.high
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """Cells of one kind: a cre line, a layer or a virus.
+
+    Attributes:
+        name: what they are.
+        weight: how often the family is drawn, relative to the others.
+        radius: median radius of a cell body, um (NAOMi; Allen).
+        density: cells with indicator per mm^3 (Density, times the share that is labelled).
+        brightness: median light of a cell body where it fills the section, relative to the
+            neuropil's (Seen).
+        spread: standard deviation of the logarithm of that (Seen; GCaMP).
+        filled: share of cells with indicator in the nucleus too (GCaMP: of long expression).
+        fibres: amount of dendrites and axons relative to dense neuropil (Seen).
+    """
+
+    name: str
+    weight: float
+    radius: Range
+    density: Range
+    brightness: Range
+    spread: Range
+    filled: Range
+    fibres: Range
+
+
+FAMILIES = (
+    Family(
+        "excitatory, all layers (Emx1, Slc17a7)", 2.5,
+        Range(5.3, 7.2), Range(6e4, 1.6e5, True), Range(0.25, 2.6, True), Range(0.4, 1.0),
+        Range(0.0, 0.08), Range(0.4, 1.2),
+    ),
+    Family(
+        "layer 2/3 (Cux2)", 2.0,
+        Range(5.3, 7.0), Range(4e4, 1.2e5, True), Range(0.25, 2.8, True), Range(0.4, 1.0),
+        Range(0.0, 0.08), Range(0.3, 1.0),
+    ),
+    Family(
+        "layer 4 (Rorb, Scnn1a, Nr5a1)", 1.5,
+        Range(4.6, 6.0), Range(6e4, 1.6e5, True), Range(0.35, 2.4, True), Range(0.35, 0.9),
+        Range(0.0, 0.06), Range(0.2, 0.8),
+    ),
+    Family(
+        "layer 5 (Rbp4, Fezf2)", 1.0,
+        Range(6.3, 9.0), Range(5e3, 3e4, True), Range(0.5, 3.0, True), Range(0.4, 0.9),
+        Range(0.0, 0.1), Range(0.6, 2.0),
+    ),
+    Family(
+        "layer 6 (Ntsr1)", 0.7,
+        Range(4.6, 6.2), Range(3e4, 9e4, True), Range(0.3, 1.6, True), Range(0.3, 1.0),
+        Range(0.0, 0.05), Range(0.2, 0.8),
+    ),
+    Family(
+        "interneurons (Vip, Sst, Pvalb)", 1.2,
+        Range(5.0, 7.8), Range(8e2, 1e4, True), Range(0.8, 6.0, True), Range(0.5, 1.0),
+        Range(0.1, 0.4), Range(0.2, 1.5),
+    ),
+    Family(
+        "virus (AAV, synapsin)", 2.0,
+        Range(5.3, 8.0), Range(3e4, 1.1e5, True), Range(0.25, 2.8, True), Range(0.5, 1.0),
+        Range(0.03, 0.25), Range(0.3, 1.2),
+    ),
+    Family(
+        "packed (hippocampus, dense small cells)", 0.8,
+        Range(4.8, 6.8), Range(1.1e5, 2.2e5, True), Range(0.5, 2.0, True), Range(0.3, 0.6),
+        Range(0.0, 0.06), Range(0.1, 0.5),
+    ),
+)  # fmt: skip
+"""The families that are drawn by default."""
+
+MODES = ("maximum", "mean", "percentile")
+"""How a movie is collapsed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranges:
+    """The range of every parameter of a field; lengths in um where not said otherwise."""
+
+    families: tuple[Family, ...] = FAMILIES
+    """Kinds of cells."""
+    modes: tuple[float, float, float] = (0.5, 0.35, 0.15)
+    """Shares of the ways of collapsing a movie, in the order of `MODES`."""
+    um_per_px: Range = Range(0.5, 2.0, True)
+    """Size of a pixel (Allen; Mesoscope)."""
+    diameter_px: Range | None = None
+    """If given, the pixel size is chosen such that the median cell has this diameter, px."""
+    stretch: Range = Range(0.88, 1.14, True)
+    """Height of what a pixel shows relative to its width: scanners are rarely calibrated."""
+    axial: Range = Range(0.9, 3.2)
+    """Standard deviation of the section's thickness: 2 to 7.5 um wide at half height (Optics;
+    Mesoscope), drift along the axis included."""
+    lateral: Range = Range(0.3, 0.8)
+    """Standard deviation of the lateral blur: 0.7 to 1.9 um wide at half height (Optics)."""
+    radius_spread: Range = Range(0.06, 0.14)
+    """Standard deviation of the logarithm of a cell's radius (NAOMi)."""
+    roundness: Range = Range(0.04, 0.14)
+    """Amplitude of the outline's waves relative to the radius (NAOMi: of the somata's meshes)."""
+    nucleus: Range = Range(0.62, 0.8)
+    """Radius of the nucleus relative to the cell's (NAOMi)."""
+    nucleus_dim: Range = Range(0.35, 0.95)
+    """Share of the light that is missing in a nucleus (GCaMP: kept out by its export signal)."""
+    mottle: Range = Range(0.05, 0.35)
+    """Standard deviation of the light within a cell body, over 2 um (Seen)."""
+    shade: Range = Range(0.1, 0.35)
+    """Standard deviation of a slope of light across a cell body, along each axis (Seen)."""
+    apart: Range = Range(1.55, 2.05)
+    """Least distance of two cells' centres, in median radii."""
+    patchy: Range = Range(0.0, 0.7)
+    """Standard deviation of the logarithm of the local density of labelled cells (Seen)."""
+    bare: Range = Range(1e4, 8e4, True)
+    """Cells without indicator per mm^3, which are holes in the neuropil (Density)."""
+    displaced: Range = Range(0.05, 0.4)
+    """Share of the neuropil's light that is missing where a cell body fills the section (Seen)."""
+    uneven: Range = Range(0.05, 0.45)
+    """Standard deviation of the logarithm of the expression over 100 um and more (Seen)."""
+    grain: Range = Range(0.02, 0.16)
+    """Standard deviation of the neuropil's texture between 2 and 30 um (Seen)."""
+    roughness: Range = Range(0.5, 1.0)
+    """Amplitude of each octave of that texture relative to the next coarser one (Seen)."""
+    felt: Range = Range(0.0, 0.14)
+    """Strength of the thin curved processes that make neuropil look like felt (Seen)."""
+    dendrites: Range = Range(0.8, 8.0, True)
+    """Dendrites that run in the plane, per 10,000 um^2 (Seen)."""
+    axons: Range = Range(1.5, 15.0, True)
+    """Axons with boutons, per 10,000 um^2 (Seen)."""
+    boutons: Range = Range(2.0, 40.0, True)
+    """Single bright specks, boutons or spines, per 10,000 um^2 (Seen)."""
+    speck_light: Range = Range(0.3, 2.0, True)
+    """Light of a speck at its peak, relative to the neuropil (Seen)."""
+    stubs: Range = Range(0.1, 1.0)
+    """Share of cells with a dendrite leaving the body in the plane, per dendrite of three."""
+    haze: Range = Range(0.03, 0.4, True)
+    """Light of cells out of focus relative to their light in focus (Optics)."""
+    vessels: Range = Range(0.0, 3.0)
+    """Vessels wider than capillaries, per field of 400 x 400 um (NAOMi)."""
+    vessel_dark: Range = Range(0.1, 0.75)
+    """Light that is missing behind the darkest vessels (Seen)."""
+    capillaries: Range = Range(1.0, 9.0)
+    """Capillaries in or near the plane, per field of 400 x 400 um (NAOMi)."""
+    vignette: Range = Range(0.0, 0.6)
+    """Light that is missing in the corners (Optics)."""
+    slope: Range = Range(0.0, 0.45)
+    """Standard deviation of the logarithm of a slope of light over half a field (Seen)."""
+    line_ends: Range = Range(0.0, 0.65)
+    """Light that is missing at the ends of the lines, where a resonant mirror turns (Seen)."""
+    line_ends_width: Range = Range(0.05, 0.4, True)
+    """How far in that reaches, relative to half a line (Seen)."""
+    active: Range = Range(0.35, 0.95)
+    """Share of cells that fire (Allen)."""
+    transient: Range = Range(0.6, 3.0, True)
+    """Mean of a firing cell's largest dF/F (GCaMP)."""
+    frames: Range = Range(500.0, 50_000.0, True)
+    """Frames of the movie."""
+    photons: Range = Range(0.3, 30.0, True)
+    """Photons of the neuropil in a pixel of a frame, averages over frames included (Optics)."""
+    read_noise: Range = Range(0.1, 1.5)
+    """Standard deviation of the amplifier's noise, photons."""
+    tail_scale: Range = Range(0.03, 0.16)
+    """Scale of the maximum's noise relative to its bias; 0.054 for Gaussian noise of 10,000
+    frames, 0.1 for exponential gain of a photomultiplier (real projections: 0.12 to 0.16)."""
+    tail_shape: Range = Range(0.02, 0.22)
+    """Shape of its extreme-value distribution (real projections: 0.1 to 0.2)."""
+    percentile: Range = Range(80.0, 99.9)
+    """Percentile over time, where that is how a movie is collapsed."""
+    motion: Range = Range(0.0, 1.0)
+    """Standard deviation of the motion that is left after correction."""
+    resampled: Range = Range(-0.5, 0.7)
+    """Standard deviation of the interpolation's blur of the noise, px; none if negative."""
+    phase: Range = Range(-0.35, 0.35)
+    """Shift of every other line in bidirectional scanning, px; none for most fields."""
+    line_noise: Range = Range(0.0, 0.012)
+    """Standard deviation of a line's gain."""
+    border: Range = Range(0.0, 9.0)
+    """Rows and columns at a border that motion brings in and out of view, px."""
+    saturated: Range = Range(-5.5, -2.3)
+    """Decadic logarithm of the share of pixels at the upper limit."""
+    offset: Range = Range(0.0, 0.2)
+    """Detector's offset relative to the upper limit."""
+    gamma: Range = Range(0.8, 1.15)
+    """Exponent that an export may apply to the intensities of an 8-bit image."""
+    levels: Range = Range(60.0, 4000.0, True)
+    """Digital levels up to the upper limit; 8 bits if at most 255, which scales them up."""
+
+
+DEFAULT = Ranges()
+"""All of the ranges."""
+
+MESOSCOPE = dataclasses.replace(
+    DEFAULT,
+    families=(
+        dataclasses.replace(
+            FAMILIES[5], brightness=Range(0.8, 2.5, True), density=Range(8e2, 5e3, True)
+        ),
+    ),
+    modes=(1.0, 0.0, 0.0),
+    um_per_px=Range(0.7, 0.85, True),
+    stretch=Range(0.97, 1.03, True),
+    axial=Range(2.0, 3.2),
+    displaced=Range(0.05, 0.2),
+    uneven=Range(0.05, 0.08),
+    vignette=Range(0.0, 0.25),
+    grain=Range(0.02, 0.05),
+    felt=Range(0.0, 0.05),
+    haze=Range(0.03, 0.12, True),
+    vessels=Range(0.0, 0.3),
+    capillaries=Range(1.0, 3.0),
+    slope=Range(0.0, 0.1),
+    line_ends=Range(0.25, 0.5),
+    line_ends_width=Range(0.2, 0.4, True),
+    photons=Range(0.3, 0.9, True),
+    read_noise=Range(0.1, 0.3),
+    resampled=Range(-0.5, 0.2),
+    saturated=Range(-5.5, -4.5),
+    offset=Range(0.0, 0.05),
+    levels=Range(255.0, 255.0),
+    tail_scale=Range(0.14, 0.155),
+    tail_shape=Range(0.15, 0.19),
+)
+"""The part of the ranges that maximum projections of sparse interneurons, imaged by a mesoscope
+with little light, come from (Allen Brain Observatory, multiplane)."""
+
+AVERAGES = dataclasses.replace(
+    DEFAULT,
+    families=tuple(
+        dataclasses.replace(FAMILIES[i], brightness=Range(0.25, 0.4, True), spread=Range(0.8, 1.0))
+        for i in (0, 1, 6)
+    ),
+    modes=(0.0, 1.0, 0.0),
+    um_per_px=Range(0.7, 0.9, True),
+    slope=Range(0.25, 0.45),
+    axial=Range(1.8, 3.2),
+    lateral=Range(0.4, 0.8),
+    displaced=Range(0.1, 0.3),
+    uneven=Range(0.1, 0.35),
+    grain=Range(0.04, 0.1),
+    speck_light=Range(0.3, 0.9, True),
+    felt=Range(0.03, 0.1),
+    haze=Range(0.05, 0.25, True),
+    vessels=Range(0.3, 1.5),
+    vessel_dark=Range(0.15, 0.5),
+    capillaries=Range(1.0, 4.0),
+    line_noise=Range(0.0, 0.003),
+    saturated=Range(-5.5, -2.8),
+    offset=Range(0.0, 0.1),
+    frames=Range(10_000.0, 50_000.0, True),
+    levels=Range(60.0, 255.0, True),
+)
+"""The part of the ranges that 8-bit average projections of densely labelled cells come from (Allen
+Brain Observatory, one plane)."""
+
+
+def draw_parameters(rng: np.random.Generator, ranges: Ranges) -> dict[str, Any]:
+    """Draw one field's parameters.
+
+    Args:
+        rng: source of all randomness.
+        ranges: what to draw them from.
+
+    Returns:
+        A value for each field of `Ranges` that is a `Range` and of the family; `family` and
+        `mode` are texts.
+    """
+    weights = np.array([family.weight for family in ranges.families])
+    family = ranges.families[int(rng.choice(len(weights), p=weights / weights.sum()))]
+    shares = np.array(ranges.modes)
+    values: dict[str, Any] = {
+        "family": family.name,
+        "mode": MODES[int(rng.choice(len(MODES), p=shares / shares.sum()))],
+    }
+    for owner in (family, ranges):
+        for field in dataclasses.fields(owner):
+            value = getattr(owner, field.name)
+            if isinstance(value, Range):
+                values[field.name] = value.draw(rng)
+    if ranges.diameter_px is not None:
+        values["um_per_px"] = 2 * values["radius"] / values["diameter_px"]
+    return values

@@ -1,0 +1,87 @@
+"""A Grain source without a disk: crop number i is simulated when it is read."""
+
+import dataclasses
+
+import numpy as np
+
+from fluxseg.data.transforms import normalize_image
+from fluxseg.simulation.fields import Field, simulate_field
+from fluxseg.simulation.labels import LabelRules, create_labels
+from fluxseg.simulation.optics import Window
+from fluxseg.simulation.ranges import Ranges
+
+ENDLESS = 2**31 - 1
+"""Number of crops of a source that never ends: the last number that an int32 holds."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SimulatedFields:
+    """Random access to simulated crops, which `fluxseg.data.pipeline.make_batches` takes.
+
+    Crop i depends on the seed, the settings and i alone, whoever reads it and in which order. It
+    is rendered directly: the rest of its field is never drawn.
+
+    Attributes:
+        seed: another seed gives other crops.
+        tile: height and width of a crop, px.
+        field: height and width of the field that a crop is a part of, px; crops lie on a grid
+            within it, as those of recordings do.
+        ranges: what the fields are drawn from.
+        rules: which cells are labelled, and how.
+        length: number of crops.
+        percentiles: percentiles of a crop that become 0 and 1 (see `normalize_image`).
+    """
+
+    seed: int = 0
+    tile: int = 256
+    field: int = 512
+    ranges: Ranges = dataclasses.field(default_factory=Ranges)
+    rules: LabelRules = dataclasses.field(default_factory=LabelRules)
+    length: int = ENDLESS
+    percentiles: tuple[float, float] = (1.0, 99.5)
+
+    def __post_init__(self) -> None:
+        if self.field % self.tile:
+            raise ValueError(f"a field of {self.field} px has no grid of crops of {self.tile} px")
+        if not 1 <= self.length <= ENDLESS:
+            raise ValueError(f"length must be 1 to {ENDLESS}, got {self.length}")
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, item: int) -> dict[str, np.ndarray]:
+        """Simulate one crop.
+
+        Returns:
+            image `[t, t]` float32, normalised; label `[t, t]` uint8, the bits of
+            `fluxseg.data.touching`; valid `[t, t]` uint8, 0 on doubtful cells; crop `[]` int32,
+            the number.
+        """
+        field, rng = self.simulate(item)
+        labels = create_labels(field, self.rules, rng)
+        return {
+            "image": normalize_image(field.image, *self.percentiles),
+            "label": labels.semantic(),
+            "valid": (~labels.ignore).astype(np.uint8),
+            "crop": np.array(item, np.int32),
+        }
+
+    def simulate(self, item: int) -> tuple[Field, np.random.Generator]:
+        """Return a crop as a `Field`, and the generator that its labels' errors come from.
+
+        Raises:
+            IndexError: if there is no such crop.
+        """
+        item = int(item)
+        if not 0 <= item < self.length:
+            raise IndexError(f"crop {item} of {self.length}")
+        tissue, errors = (
+            np.random.default_rng(np.random.SeedSequence((self.seed, item, part)))
+            for part in (0, 1)
+        )
+        parts = self.field // self.tile
+        row, column = tissue.integers(0, parts, 2).tolist()
+        window = Window(
+            (self.tile, self.tile), (self.field, self.field), (row * self.tile, column * self.tile)
+        )
+        return simulate_field(tissue, self.ranges, window=window), errors

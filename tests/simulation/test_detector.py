@@ -1,0 +1,109 @@
+import numpy as np
+import pytest
+from scipy.special import ndtri
+
+from fluxseg.simulation.detector import collapse, digitise, spoil_borders
+from fluxseg.simulation.optics import Window, draw_illumination, resolve, scan
+from fluxseg.simulation.ranges import DEFAULT, draw_parameters
+
+ALL = (True, True, True, True)
+
+
+def drawn(**changes):
+    return draw_parameters(np.random.default_rng(0), DEFAULT) | {"resampled": -1.0} | changes
+
+
+def movie(values, frames, pixels=4000):
+    rng = np.random.default_rng(1)
+    spread = np.sqrt(values["photons"] + values["read_noise"] ** 2)
+    return rng.normal(values["photons"], spread, (frames, pixels))
+
+
+@pytest.mark.parametrize("mode", ["maximum", "mean", "percentile"])
+def test_a_projection_is_like_that_of_a_movie_drawn_frame_by_frame(mode):
+    values = drawn(mode=mode, photons=20.0, read_noise=1.0, frames=1000.0, percentile=95.0)
+    # What Gaussian noise of so many frames has.
+    values |= {"tail_scale": 1 / ndtri(0.999) ** 2, "tail_shape": 1e-3}
+    frames = movie(values, 1000)
+    functions = {
+        "maximum": np.max,
+        "mean": np.mean,
+        "percentile": lambda x, axis: np.percentile(x, 95, axis),
+    }
+    expected = functions[mode](frames, axis=0)
+    light = np.ones((64, 64), np.float32)
+    image = collapse(np.random.default_rng(2), light, values)
+    assert image.mean() == pytest.approx(expected.mean(), rel=0.06)
+    assert image.std() == pytest.approx(expected.std(), rel=0.35)
+
+
+def test_a_maximum_is_biased_to_the_bright_side_and_has_a_heavy_tail():
+    values = drawn(mode="maximum", photons=1.0, tail_scale=0.14, tail_shape=0.18)
+    image = collapse(np.random.default_rng(0), np.ones((256, 256), np.float32), values)
+    assert image.min() > 1
+    low, middle, high = np.percentile(image, (0.1, 50, 99.9))
+    assert high - middle > 3 * (middle - low)
+
+
+def test_digits_stay_in_their_type_and_the_brightest_saturate():
+    rng = np.random.default_rng(0)
+    image = rng.gamma(2.0, 10, (128, 128)).astype(np.float32)
+    for levels, dtype in (
+        (100.0, np.uint8),
+        (255.0, np.uint8),
+        (256.0, np.uint16),
+        (4000.0, np.uint16),
+    ):
+        out = digitise(np.random.default_rng(1), image, drawn(levels=levels, saturated=-2.0))
+        assert out.dtype == dtype
+        share = (out == out.max()).mean()
+        assert 0.008 < share < 0.05
+        assert (
+            np.corrcoef(out.ravel(), np.minimum(image, np.percentile(image, 99)).ravel())[0, 1]
+            > 0.98
+        )
+
+
+def test_few_levels_are_seen():
+    image = np.random.default_rng(0).random((64, 64)).astype(np.float32)
+    counts = {
+        len(np.unique(digitise(np.random.default_rng(i), image, drawn(levels=60.0, offset=0.0))))
+        for i in range(12)
+    }
+    assert min(counts) <= 61
+
+
+@pytest.mark.parametrize("mode", ["maximum", "mean"])
+def test_only_the_fields_borders_are_spoiled(mode):
+    image = np.random.default_rng(0).random((80, 80)).astype(np.float32) + 1
+    values = drawn(mode=mode, border=9.0)
+    changed = np.zeros((80, 80), bool)
+    for seed in range(20):
+        out = spoil_borders(np.random.default_rng(seed), image, (True, False, False, True), values)
+        changed |= out != image
+    assert changed[:3].all()
+    assert changed[:, -3:].all()
+    assert not changed[12:, :68].any()
+
+
+def test_parts_of_a_field_are_lit_as_the_whole_is():
+    values = drawn()
+    whole = draw_illumination(np.random.default_rng(0), Window((64, 64), (64, 64)), values)
+    part = draw_illumination(np.random.default_rng(0), Window((32, 32), (64, 64), (32, 0)), values)
+    np.testing.assert_allclose(part, whole[32:, :32], rtol=1e-5)
+    assert whole.min() > 0
+    assert Window((32, 32), (64, 64), (32, 0)).edges() == (False, True, True, False)
+    assert Window((64, 64), (64, 64)).edges() == ALL
+
+
+def test_motion_blurs_a_mean_and_widens_a_maximum():
+    light = np.zeros((33, 33), np.float32)
+    light[16, 16] = 1
+    still = {"line_noise": 0.0, "phase": 0.0}
+    seen = {}
+    for mode in ("mean", "maximum"):
+        values = drawn(mode=mode, motion=1.0, lateral=0.5, **still)
+        seen[mode] = scan(np.random.default_rng(0), resolve(light, 1.0, values), 1.0, values)
+    assert seen["mean"].sum() == pytest.approx(1, rel=0.02)
+    assert seen["maximum"].sum() > 1.5
+    assert seen["maximum"].max() > seen["mean"].max()

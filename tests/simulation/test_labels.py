@@ -1,0 +1,162 @@
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fluxseg.data.touching import touching_label
+from fluxseg.simulation.fields import simulate_field
+from fluxseg.simulation.grids import patch_index
+from fluxseg.simulation.labels import (
+    ALLEN,
+    LabelRules,
+    create_labels,
+    paint,
+    semantic_bits,
+)
+from fluxseg.simulation.ranges import FAMILIES, Range, Ranges
+from fluxseg.simulation.visibility import measure_visibility
+
+CROWDED = Ranges(
+    families=(dataclasses.replace(FAMILIES[0], brightness=Range(1.5, 2.0)),),
+    um_per_px=Range(0.8, 1.0),
+)
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+@pytest.fixture(scope="module")
+def fields():
+    return [simulate_field(rng(seed), CROWDED, (200, 180)) for seed in range(6)]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_bits_of_instances_are_those_of_masks_that_do_not_overlap(seed):
+    instances = rng(seed).integers(0, 5, (7, 8)).repeat(3, 0).repeat(3, 1)
+    instances *= rng(seed + 1).random(instances.shape) < 0.9
+    masks = instances == np.arange(1, 5)[:, None, None]
+    np.testing.assert_array_equal(semantic_bits(instances), touching_label(masks))
+
+
+def test_where_footprints_overlap_the_least_order_shows():
+    corner = np.array([[0, 0], [0, 2], [-1, 7]])
+    index = patch_index((4, 9), corner, 4)
+    inside = np.ones((3, 4, 4), bool)
+    painted = paint((4, 9), index, inside, np.array([1.0, 0.5, 0.7])[:, None, None] * inside)
+    np.testing.assert_array_equal(painted[0], [1, 1, 2, 2, 2, 2, 0, 3, 3])
+    np.testing.assert_array_equal(painted[3], [1, 1, 2, 2, 2, 2, 0, 0, 0])
+
+
+def test_labels_are_numbered_and_lie_on_their_cells(fields):
+    for field in fields:
+        labels = create_labels(field, LabelRules(), rng())
+        assert labels.instances.shape == labels.ignore.shape == field.image.shape
+        np.testing.assert_array_equal(np.unique(labels.instances), np.arange(len(labels.cells) + 1))
+        assert not (labels.ignore & (labels.instances > 0)).any()
+        masks = labels.masks()
+        assert (masks.sum(0) <= 1).all()
+        side = field.outline.shape[1]
+        for mask, cell in zip(masks, labels.cells, strict=True):
+            top, left = field.corner[cell]
+            rows, columns = np.nonzero(mask)
+            assert ((rows >= top) & (rows < top + side)).all()
+            assert ((columns >= left) & (columns < left + side)).all()
+        assert (field.visibility[labels.cells] >= LabelRules().visible[1]).all()
+
+
+def test_a_label_covers_the_whole_cell_with_its_dim_nucleus(fields):
+    # Of cells that stand alone: the outline's area and a margin, without a hole.
+    found = 0
+    for field in fields:
+        labels = create_labels(field, LabelRules(), rng())
+        for number, cell in enumerate(labels.cells, 1):
+            side = field.outline.shape[1]
+            top, left = field.corner[cell]
+            if min(top, left) < 0 or top + side > 200 or left + side > 180:
+                continue
+            part = labels.instances[top : top + side, left : left + side]
+            if set(np.unique(part)) - {0, number}:
+                continue
+            inside = field.outline[cell] < 1
+            alone = labels.ignore[top : top + side, left : left + side]
+            assert (part[inside & ~alone] == number).all()
+            area = (part == number).sum() + (alone & inside).sum()
+            assert 1.0 < area / inside.sum() < 1.9
+            found += 1
+    assert found > 5
+
+
+def test_a_stricter_cut_labels_fewer_cells_and_between_the_two_they_are_ignored(fields):
+    for field in fields:
+        lax = create_labels(
+            field, LabelRules(visible=(0.5, 0.5), least_section=0.0, least_shown=0.0), rng()
+        )
+        strict = create_labels(
+            field, LabelRules(visible=(0.5, 2.5), least_section=0.0, least_shown=0.0), rng()
+        )
+        assert set(strict.cells) <= set(lax.cells)
+        assert not lax.ignore.any()
+        np.testing.assert_array_equal(lax.instances > 0, (strict.instances > 0) | strict.ignore)
+
+
+def test_labels_like_allens_have_errors_and_only_active_cells(fields):
+    exact, noisy, wrong = 0, 0, 0
+    for number, field in enumerate(fields):
+        clean = create_labels(field, LabelRules(), rng())
+        allen = create_labels(field, ALLEN, rng(number))
+        again = create_labels(field, ALLEN, rng(number))
+        np.testing.assert_array_equal(allen.instances, again.instances)
+        assert field.active[allen.cells].all()
+        assert (field.border[allen.cells] >= ALLEN.border_um).all()
+        exact, noisy = exact + len(clean.cells), noisy + len(allen.cells)
+        both = (clean.instances > 0) & (allen.instances > 0)
+        wrong += ((clean.instances > 0) != (allen.instances > 0))[
+            both | (allen.instances > 0)
+        ].sum()
+    assert noisy < 0.9 * exact
+    assert wrong > 0
+
+
+def test_merging_joins_touching_cells_only(fields):
+    for field in fields:
+        rules = LabelRules(merged=1.0)
+        joined = create_labels(field, rules, rng())
+        clean = create_labels(field, LabelRules(), rng())
+        assert len(joined.cells) <= len(clean.cells)
+        np.testing.assert_array_equal(joined.instances > 0, clean.instances > 0)
+        bits = semantic_bits(joined.instances)
+        beside = (
+            (joined.instances[:, :-1] != joined.instances[:, 1:])
+            & (joined.instances[:, :-1] > 0)
+            & (joined.instances[:, 1:] > 0)
+        )
+        assert not beside.any()
+        assert bits.max() <= 3
+
+
+def test_brighter_cells_are_more_visible_and_noise_hides_them():
+    side, corner = 15, np.array([[20, 20], [20, 60], [60, 20]])
+    index = patch_index((100, 100), corner, side)
+    y, x = np.mgrid[:side, :side] - 7
+    outline = np.repeat((np.hypot(y, x) / 5)[None], 3, 0).astype(np.float32)
+    light = (outline < 1).astype(np.float32)
+    bodies = np.zeros((100, 100), np.float32)
+    image = rng().normal(10, 0.5, (100, 100)).astype(np.float32)
+    for (row, column), strength in zip(corner, (8.0, 2.0, 0.0), strict=True):
+        image[row : row + side, column : column + side] += strength * light[0]
+        bodies[row : row + side, column : column + side] += light[0]
+    visible, contrast = measure_visibility(image, index, light, outline, bodies, 5.0)
+    assert visible[0] > visible[1] > 1.2
+    assert visible[2] < 0.5
+    assert contrast[0] > contrast[1] > contrast[2]
+    noisy = image + rng(1).normal(0, 8, image.shape).astype(np.float32)
+    assert measure_visibility(noisy, index, light, outline, bodies, 5.0)[0][1] < 0.7 * visible[1]
+
+
+def test_rules_must_rise():
+    with pytest.raises(ValueError, match="rise"):
+        LabelRules(visible=(2.0, 1.0))

@@ -1,0 +1,89 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from fluxseg.errors import ConfigError
+from fluxseg.simulation.ranges import (
+    AVERAGES,
+    DEFAULT,
+    FAMILIES,
+    MESOSCOPE,
+    MODES,
+    Family,
+    Range,
+    Ranges,
+    draw_parameters,
+)
+
+
+def ranges_of(owner):
+    pairs = ((field.name, getattr(owner, field.name)) for field in dataclasses.fields(owner))
+    return {name: value for name, value in pairs if isinstance(value, Range)}
+
+
+def test_every_value_that_is_drawn_lies_in_its_range():
+    families = {family.name: family for family in FAMILIES}
+    for number in range(200):
+        values = draw_parameters(np.random.default_rng(number), DEFAULT)
+        documented = ranges_of(DEFAULT) | ranges_of(families[values["family"]])
+        assert set(values) == {*documented, "family", "mode"}
+        for name, expected in documented.items():
+            assert values[name] in expected, name
+
+
+def test_families_and_modes_are_drawn_by_their_weights():
+    drawn = [draw_parameters(np.random.default_rng(i), DEFAULT) for i in range(3000)]
+    for number, mode in enumerate(MODES):
+        share = np.mean([values["mode"] == mode for values in drawn])
+        assert share == pytest.approx(DEFAULT.modes[number], abs=0.04)
+    whole = sum(family.weight for family in FAMILIES)
+    for family in FAMILIES:
+        share = np.mean([values["family"] == family.name for values in drawn])
+        assert share == pytest.approx(family.weight / whole, abs=0.04)
+
+
+def test_a_logarithmic_range_draws_small_and_large_values_alike():
+    wide = Range(0.01, 100.0, log=True)
+    drawn = np.array([wide.draw(np.random.default_rng(i)) for i in range(1000)])
+    assert 0.45 < (drawn < 1).mean() < 0.55
+    assert drawn.min() >= 0.01
+    assert drawn.max() <= 100
+
+
+def test_the_cells_diameter_can_be_asked_for():
+    wanted = Ranges(diameter_px=Range(11.0, 13.0))
+    for number in range(30):
+        values = draw_parameters(np.random.default_rng(number), wanted)
+        assert 11 <= 2 * values["radius"] / values["um_per_px"] <= 13
+
+
+@pytest.mark.parametrize("part", [MESOSCOPE, AVERAGES], ids=["mesoscope", "averages"])
+def test_the_ranges_of_an_instrument_are_part_of_the_default(part):
+    for name, narrow in ranges_of(part).items():
+        wide = ranges_of(DEFAULT)[name]
+        assert wide.low <= narrow.low <= narrow.high <= wide.high, name
+    families = {family.name: family for family in FAMILIES}
+    for family in part.families:
+        for name, narrow in ranges_of(family).items():
+            wide = ranges_of(families[family.name])[name]
+            assert wide.low <= narrow.low <= narrow.high <= wide.high, (family.name, name)
+
+
+def test_every_range_is_documented():
+    from pathlib import Path
+
+    import fluxseg.simulation.ranges as module
+
+    text = Path(module.__file__).read_text(encoding="utf-8")
+    for name in ranges_of(DEFAULT):
+        following = text.split(f"    {name}: Range = ")[1].split("\n", 1)[1]
+        assert following.lstrip().startswith('"""'), name
+    for field in dataclasses.fields(Family):
+        assert f"        {field.name}: " in Family.__doc__
+
+
+@pytest.mark.parametrize(("low", "high", "log"), [(2.0, 1.0, False), (0.0, 1.0, True)])
+def test_a_range_that_cannot_be_drawn_from_is_refused(low, high, log):
+    with pytest.raises(ConfigError, match="range"):
+        Range(low, high, log)
