@@ -142,6 +142,9 @@ class ModelConfig:
     """Whether whole channels or single values are dropped."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Compute dtype; parameters stay float32. auto: bfloat16 on GPU and TPU, float32 on CPU."""
+    remat: bool = dataclasses.field(default=False, metadata=FREE)
+    """Keep only the ends of each level for the gradient and compute the rest again: less memory,
+    longer steps, the same results."""
 
     def __post_init__(self) -> None:
         _check(len(self.features) >= 1, "model.features", self.features, "at least one level")
@@ -199,7 +202,7 @@ class TrainConfig:
     """Passes over the training crops."""
     batch_size: int = 8
     """Crops per step over all devices and processes."""
-    micro_batch: int = 0
+    micro_batch: int = dataclasses.field(default=0, metadata=FREE)
     """Crops that go through the network at once on each device; a step adds up the gradients of
     as many such parts as it needs. 0: on CPUs those that fill 512 x 512 px, else all."""
     learning_rate: float = 2e-3
@@ -214,6 +217,9 @@ class TrainConfig:
     """Gradients are scaled down to this global norm; 0: never."""
     ema_decay: float = 0.0
     """Decay per step of the averaged parameters that are evaluated; 0: no average."""
+    shard_optimizer: bool = dataclasses.field(default=False, metadata=FREE)
+    """Divide the optimiser's state and the averaged parameters among the devices in place of a
+    copy on each: less memory, more messages, the same results."""
     monitor: Literal["val_neuron_iou", "val_macro_iou", "val_loss"] = "val_neuron_iou"
     """Validation figure that chooses the best checkpoint and stops early."""
     encoder: Literal["free", "discounted", "frozen"] = "free"

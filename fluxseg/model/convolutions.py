@@ -106,12 +106,14 @@ def _convolve_by_columns(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 def _convolve_by_taps(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Convolve a single channel as nine products and sums, which become one loop."""
-    taps = _shift(x, ((0, 1, 2), (0, 1, 2)))
+    # At least in float32, as the gradient of a weight is a sum over all pixels.
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    taps = _shift(x.astype(dtype), ((0, 1, 2), (0, 1, 2)))
     products = [
         tap * weights[None, None]
-        for tap, weights in zip(taps, kernel.reshape(9, 1, -1), strict=True)
+        for tap, weights in zip(taps, kernel.astype(dtype).reshape(9, 1, -1), strict=True)
     ]
-    return sum(products[1:], start=products[0])
+    return sum(products[1:], start=products[0]).astype(x.dtype)
 
 
 def kernel_gradient(inputs: tuple[jax.Array, ...], cotangent: jax.Array) -> jax.Array:
@@ -146,8 +148,14 @@ def kernel_gradient(inputs: tuple[jax.Array, ...], cotangent: jax.Array) -> jax.
 
 def _multiply(first: jax.Array, second: jax.Array) -> jax.Array:
     """Sum the products of all pairs of channels over all pixels."""
-    first, second = (x.reshape(-1, x.shape[-1]) for x in (first, second))
-    return jax.lax.dot_general(first, second, (((0,), (0,)), ((), ())))
+    left, right = (x.reshape(-1, x.shape[-1]) for x in (first, second))
+    product = jax.lax.dot_general(
+        left,
+        right,
+        (((0,), (0,)), ((), ())),
+        preferred_element_type=jnp.promote_types(left.dtype, jnp.float32),
+    )
+    return product.astype(first.dtype)
 
 
 def _shift(x: jax.Array, starts: tuple[tuple[int, ...], tuple[int, ...]]) -> list[jax.Array]:

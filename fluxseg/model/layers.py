@@ -9,10 +9,23 @@ convolutions and reshapes. The parameters are those of `flax.linen.Conv` and
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 from fluxseg.model.convolutions import convolve_fast, convolve_plain
 
 MAX_GROUPS = 8
+
+
+class Rows(struct.PyTreeNode):
+    """Which rows of a larger batch a batch holds.
+
+    Attributes:
+        numbers: `[B]` int32, their numbers in the larger one.
+        total: how many rows the larger one has.
+    """
+
+    numbers: jax.Array
+    total: int = struct.field(pytree_node=False)
 
 
 def pixel_unshuffle(x: jax.Array, factor: int) -> jax.Array:
@@ -207,7 +220,7 @@ class Conv(nn.Module):
         if not self.use_bias:
             return y
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return y + bias.astype(self.dtype)[None, None, None]
+        return _add_bias(y, bias)
 
 
 class ConvTranspose(nn.Module):
@@ -226,7 +239,12 @@ class ConvTranspose(nn.Module):
         kernel = self.param("kernel", init, (self.size, self.size, x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         y = convolve_transposed(x.astype(self.dtype), kernel.astype(self.dtype), self.fast)
-        return y + bias.astype(self.dtype)[None, None, None]
+        return _add_bias(y, bias)
+
+
+def _add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
+    # In float32, as the gradient of the bias is a sum over all pixels.
+    return (y.astype(jnp.float32) + bias[None, None, None]).astype(y.dtype)
 
 
 class GroupNorm(nn.Module):
@@ -242,3 +260,42 @@ class GroupNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
         return normalise_groups(x.astype(jnp.float32), scale, bias, groups).astype(self.dtype)
+
+
+class Dropout(nn.Module):
+    """Dropout (Srivastava et al., JMLR 2014) whose draws depend on a row's number in the batch.
+
+    A batch may be computed in pieces, one after the other or on several devices: each row gets
+    what it would get in the whole batch.
+
+    Attributes:
+        rate: probability to be dropped; what is kept is divided by 1 - rate.
+        channels: drop whole channels of an image, or else single values.
+    """
+
+    rate: float
+    channels: bool = True
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool, rows: Rows | None = None) -> jax.Array:
+        """Map `[B, H, W, C]` to the same shape and dtype.
+
+        Args:
+            x: the values.
+            train: drop some of them; needs an rng named "dropout".
+            rows: which rows these are, if they are a piece of a batch.
+        """
+        if not train or self.rate == 0:
+            return x
+        key, kept = self.make_rng("dropout"), 1 - self.rate
+        total = x.shape[0] if rows is None else rows.total
+        if self.channels:
+            # All rows of the whole batch are drawn: they are few numbers.
+            mask = jax.random.bernoulli(key, kept, (total, 1, 1, x.shape[-1]))
+            mask = mask if rows is None else mask[rows.numbers]
+        else:
+            keys = jax.random.split(key, total)
+            keys = keys if rows is None else keys[rows.numbers]
+            mask = jax.vmap(lambda k: jax.random.bernoulli(k, kept, x.shape[1:]))(keys)
+        mask = jnp.broadcast_to(mask, x.shape)
+        return jax.lax.select(mask, x / kept, jnp.zeros_like(x))

@@ -52,12 +52,15 @@ class UNet(nn.Module):
     formulation: Formulation = "auto"
 
     @nn.compact
-    def __call__(self, image: jax.Array, train: bool = False) -> jax.Array:
+    def __call__(
+        self, image: jax.Array, train: bool = False, rows: layers.Rows | None = None
+    ) -> jax.Array:
         """Compute the logits.
 
         Args:
             image: `[B, H, W, 1]`, floating, normalised intensities, any H and W >= 1.
             train: apply dropout; needs an rng named "dropout".
+            rows: which rows of a larger batch these are, for the same dropout as there.
 
         Returns:
             `[B, H, W, num_classes]`, float32.
@@ -67,18 +70,22 @@ class UNet(nn.Module):
         stride = config.stem * 2 ** (len(config.features) - 1)
         x = layers.pixel_unshuffle(_pad_to_multiple(image, stride), config.stem)
         skips: list[jax.Array] = []
+        block = UNet._block
+        if config.remat and train:
+            # Of each level only the ends are kept; what is between is computed again backwards.
+            block = nn.remat(UNet._block, static_argnums=(1, 2, 3, 4))
         for level in range(len(config.features)):
             if level > 0 and config.pool == "first":
                 x = layers.max_pool(x, self._fast)
-            x = self._block(f"encoder_{level}", level, config.convs, train, x)
+            x = block(self, f"encoder_{level}", level, config.convs, train, rows, x)
             if level > 0 and config.pool == "last":
                 x = layers.max_pool(x, self._fast)
             skips.append(x)
         if config.bottleneck_convs:
-            x = self._block("bottleneck", -1, config.bottleneck_convs, train, x)
+            x = block(self, "bottleneck", -1, config.bottleneck_convs, train, rows, x)
         for level in reversed(range(len(config.features) - 1)):
             x = self._up(f"up_{level}", level, x)
-            x = self._block(f"decoder_{level}", level, config.convs, train, x, skips[level])
+            x = block(self, f"decoder_{level}", level, config.convs, train, rows, x, skips[level])
         # The head stays in float32: rounded logits would tie where the classes are close.
         features = self.num_classes * config.stem**2
         head = layers.Conv(features, 1, fast=self._fast, scale=1.0, name="head")
@@ -98,7 +105,13 @@ class UNet(nn.Module):
         return jnp.dtype(self.config.dtype)
 
     def _block(
-        self, name: str, level: int, convs: int, train: bool, *inputs: jax.Array
+        self,
+        name: str,
+        level: int,
+        convs: int,
+        train: bool,
+        rows: layers.Rows | None,
+        *inputs: jax.Array,
     ) -> jax.Array:
         config = self.config
         for index in range(convs):
@@ -113,11 +126,10 @@ class UNet(nn.Module):
             if config.norm == "group":
                 x = layers.GroupNorm(self._dtype, name=f"{name}_norm_{index}")(x)
             inputs = (nn.relu(x),)
-        # A channel is dropped over the whole image, one draw per image and channel.
-        shared = (1, 2) if config.dropout_kind == "channel" else ()
-        dropout = nn.Dropout(config.dropout, broadcast_dims=shared, name=f"{name}_dropout")
-        kept: jax.Array = dropout(inputs[0], deterministic=not train)
-        return kept
+        dropout = layers.Dropout(
+            config.dropout, config.dropout_kind == "channel", name=f"{name}_dropout"
+        )
+        return dropout(inputs[0], train, rows)
 
     def _up(self, name: str, level: int, x: jax.Array) -> jax.Array:
         config = self.config

@@ -1,26 +1,28 @@
-"""The mesh of devices, and the steps compiled for it."""
+"""The mesh of devices, what is put on it, and the steps that run there."""
 
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from fluxseg.config import Config
 from fluxseg.errors import ConfigError
-from fluxseg.model.convolutions import compiler_options
-from fluxseg.training.steps import (
-    add_gradients,
-    eval_step,
-    finish_step,
-    train_step,
-    zero_sums,
+from fluxseg.training.memory import MemoryUse, measure_memory
+from fluxseg.training.programs import (
+    AXIS,
+    DIVIDED,
+    WHOLE,
+    eval_program,
+    part_programs,
+    whole_program,
+    without_optimizer,
 )
-
-AXIS = "data"
-"""Name of the mesh axis over which batches are divided."""
+from fluxseg.training.state import TrainState
+from fluxseg.training.steps import StepMetrics
 
 CPU_PIXELS = 512 * 512
 """Pixels that CPUs compute at once: with more, what a layer leaves falls out of their caches."""
@@ -67,75 +69,173 @@ def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
     """Put this process's rows of a batch on its devices, as parts of the global batch.
 
     Args:
-        batch: arrays `[B / processes, ...]`.
+        batch: arrays `[B / processes, ...]`; `image`, `label`, `valid`, and `row` if it is there.
         mesh: from `make_mesh`.
 
     Returns:
         Global arrays `[B, ...]`, divided over the devices.
     """
-    sharding = NamedSharding(mesh, PartitionSpec(AXIS))
-    return {
-        name: jax.make_array_from_process_local_data(sharding, batch[name]) for name in ON_DEVICE
-    }
+    sharding = NamedSharding(mesh, DIVIDED)
+    names = [*ON_DEVICE, *(["row"] if "row" in batch else [])]
+    return {name: jax.make_array_from_process_local_data(sharding, batch[name]) for name in names}
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """Put a whole copy of a tree of arrays on every device."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    """Put a whole copy of a tree of arrays on every device; every process must have the same."""
+    return _put(tree, jax.tree.map(lambda _: NamedSharding(mesh, WHOLE), tree))
 
 
-def make_train_step(mesh: Mesh, parts: int = 1) -> Callable[..., Any]:
+def _put(tree: Any, shardings: Any) -> Any:
+    if all(sharding.is_fully_addressable for sharding in jax.tree.leaves(shardings)):
+        return jax.device_put(tree, shardings)
+
+    def put(leaf: jax.Array, sharding: NamedSharding) -> jax.Array:
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            data = put(jax.random.key_data(leaf), sharding)
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+        values = np.asarray(leaf)
+        return jax.make_array_from_callback(values.shape, sharding, values.__getitem__)
+
+    return jax.tree.map(put, tree, shardings)
+
+
+def state_shardings(state: TrainState, mesh: Mesh, shard_optimizer: bool = False) -> TrainState:
+    """Say where each array of a state belongs.
+
+    Args:
+        state: the state, or its shapes.
+        mesh: from `make_mesh`.
+        shard_optimizer: divide the kernels' optimiser state and running averages among the
+            devices, each along its largest axis that can be divided equally, in place of a copy
+            on each device (stage 1 of ZeRO; Rajbhandari et al., SC 2020, arXiv:1910.02054).
+
+    Returns:
+        A sharding for each array.
+    """
+
+    def divided(leaf: jax.Array) -> NamedSharding:
+        sides = [side if side % mesh.size == 0 else 0 for side in leaf.shape]
+        # Biases and the like are not worth a message.
+        if leaf.ndim < 2 or max(sides) == 0:
+            return NamedSharding(mesh, WHOLE)
+        largest = sides.index(max(sides))
+        return NamedSharding(mesh, PartitionSpec(*[None] * largest, AXIS))
+
+    placed: TrainState = jax.tree.map(lambda _: NamedSharding(mesh, WHOLE), state)
+    if not shard_optimizer:
+        return placed
+    averages = jax.tree.map(divided, state.ema_params)
+    return placed.replace(opt_state=jax.tree.map(divided, state.opt_state), ema_params=averages)
+
+
+def place_state(state: TrainState, mesh: Mesh, shard_optimizer: bool = False) -> TrainState:
+    """Put a state on the devices; every process must have the same.
+
+    Args:
+        state: the state, not yet divided.
+        mesh: from `make_mesh`.
+        shard_optimizer: see `state_shardings`.
+
+    Returns:
+        The state, whose shardings `make_train_step` keeps. Checkpoints do not depend on them.
+    """
+    placed: TrainState = _put(state, state_shardings(state, mesh, shard_optimizer))
+    return placed
+
+
+def make_train_step(
+    mesh: Mesh | None = None,
+    parts: int = 1,
+    check: Callable[[MemoryUse], None] | None = None,
+) -> Callable[..., tuple[TrainState, StepMetrics]]:
     """Compile `train_step` for batches of the host, which it divides over a mesh.
 
     In several parts, what a step needs of memory is that of one part. The loop over them is the
     host's: inside a compiled loop convolutions are tens of times slower on CPUs, and caches hold
     a small part better than a large one.
 
+    The results depend on parts and devices only in the order of sums.
+
     Args:
-        mesh: from `make_mesh`.
+        mesh: from `make_mesh`; by default all devices.
         parts: into how many parts each device's rows of a batch are divided; the gradients of
             all parts are added up before the one update.
+        check: told, before the first step is taken, what memory it needs; an error that it
+            raises is passed on.
 
     Returns:
-        Function from a state, which is consumed, and this process's rows of a batch to the next
-        state and the metrics.
+        Function from a state, which is consumed, and this process's rows of a batch (`image`,
+        `label` and `valid`, see `train_step`) to the next state and the metrics. The state stays
+        where `place_state` has put it.
     """
-    whole, divided = _shardings(mesh)
-    compiled = functools.partial(jax.jit, compiler_options=compiler_options())
-    if parts == 1:
-        step = compiled(
-            train_step,
-            in_shardings=(whole, divided),
-            out_shardings=whole,
-            donate_argnames="state",
-        )
-        return lambda state, batch: step(state, put_batch(batch, mesh))
-    # A program of its own for the first part would take as long to compile as that for the others.
-    zeros = jax.jit(zero_sums, in_shardings=whole, out_shardings=whole)
-    add = compiled(
-        add_gradients,
-        in_shardings=(whole, whole, divided, whole),
-        out_shardings=whole,
-        donate_argnames="sums",
-    )
-    finish = compiled(finish_step, in_shardings=whole, out_shardings=whole, donate_argnames="state")
+    mesh = mesh or make_mesh()
+    make = _make_step if parts == 1 else functools.partial(_make_step_in_parts, parts)
+    step: Callable[..., tuple[TrainState, StepMetrics]] | None = None
 
-    def step_in_parts(state: Any, batch: Mapping[str, np.ndarray]) -> Any:
-        pieces = {name: np.array_split(batch[name], parts) for name in ON_DEVICE}
-        sums = zeros(state.params)
-        for part in range(parts):
-            rows = put_batch({name: piece[part] for name, piece in pieces.items()}, mesh)
-            sums = add(state, sums, rows, np.int32(part))
-        return finish(state, sums)
+    def train(state: TrainState, batch: Mapping[str, np.ndarray]) -> tuple[TrainState, StepMetrics]:
+        nonlocal step
+        if step is None:
+            step = make(mesh, _shardings_of(state, mesh), check)
+        return step(state, batch)
 
-    return step_in_parts
+    return train
 
 
 def make_eval_step(mesh: Mesh) -> Callable[..., Any]:
     """Compile `eval_step` for batches divided over a mesh; its results are on every device."""
-    whole, divided = _shardings(mesh)
-    return jax.jit(eval_step, in_shardings=(whole, divided), out_shardings=whole)
+    return eval_program(mesh)
 
 
-def _shardings(mesh: Mesh) -> tuple[NamedSharding, NamedSharding]:
-    return NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(AXIS))
+def _make_step(mesh: Mesh, placed: Any, check: Any) -> Callable[..., Any]:
+    program = whole_program(mesh, placed)
+
+    def step(state: TrainState, batch: Mapping[str, np.ndarray]) -> Any:
+        nonlocal check
+        rows = put_batch(batch, mesh)
+        if check:
+            # The call below finds what is compiled here.
+            check(measure_memory(state, [(program.lower(state, rows).compile(), None)]))
+            check = None
+        return program(state, rows)
+
+    return step
+
+
+def _make_step_in_parts(parts: int, mesh: Mesh, placed: Any, check: Any) -> Callable[..., Any]:
+    zeros, add, finish = part_programs(mesh, placed, parts)
+
+    def step(state: TrainState, batch: Mapping[str, np.ndarray]) -> Any:
+        nonlocal check
+        network = without_optimizer(state)
+        sums = zeros(state.params)
+        for piece in _divide_rows(batch, parts):
+            rows = put_batch(piece, mesh)
+            if check:
+                kept = (state.opt_state, state.ema_params)
+                adding = add.lower(network, sums, rows).compile()
+                finishing = finish.lower(state, sums).compile()
+                check(measure_memory(state, [(adding, kept), (finishing, None)]))
+                check = None
+            sums = add(network, sums, rows)
+        return finish(state, sums)
+
+    return step
+
+
+def _divide_rows(batch: Mapping[str, np.ndarray], parts: int) -> list[dict[str, np.ndarray]]:
+    size = len(batch["image"])
+    # This process's rows follow those of the processes before it.
+    row = np.arange(size, dtype=np.int32) + size * jax.process_index()
+    pieces = {name: np.array_split(batch[name], parts) for name in ON_DEVICE}
+    pieces["row"] = np.array_split(row, parts)
+    return [{name: piece[part] for name, piece in pieces.items()} for part in range(parts)]
+
+
+def _shardings_of(state: TrainState, mesh: Mesh) -> TrainState:
+    def sharding(leaf: Any) -> NamedSharding:
+        found = getattr(leaf, "sharding", None)
+        if isinstance(found, NamedSharding) and found.mesh == mesh:
+            return found
+        return NamedSharding(mesh, WHOLE)
+
+    return jax.tree.map(sharding, state)

@@ -3,11 +3,13 @@
 from typing import Any
 
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import optax
 from flax import struct
 
 from fluxseg.data.touching import NEURON
+from fluxseg.model.layers import Rows
 from fluxseg.model.metrics import confusion_matrix, confusion_per_example
 from fluxseg.training.state import TrainState
 
@@ -33,41 +35,60 @@ def sum_gradients(
     batch: dict[str, jax.Array],
     *,
     axis_name: str | None = None,
-    part: int | jax.Array | None = None,
+    parts: int = 1,
 ) -> tuple[Any, StepMetrics]:
-    """Compute the gradient of the weighted loss summed over a global batch or a part of one.
+    """Compute the gradient of the weighted loss summed over the rows of a batch that are here.
 
-    Sums add up over parts and devices and are divided once (`mean_gradients`), so that parts and
-    devices with unequal weights (padding, few neurons) count as they should.
+    Sums add up over parts (`add_gradients`) and devices (`add_over_devices`) and are divided once
+    (`mean_gradients`), so that parts and devices with unequal weights (padding, few neurons) count
+    as they should. Dropout depends on the number of a row in the global batch, and so neither on
+    parts nor on devices.
 
     Args:
         state: current state.
         batch: image `[B, H, W, 1]`, label `[B, H, W]`, valid `[B, H, W]`; for a network of three
-            classes the label holds the bits of `fluxseg.data.touching`.
+            classes the label holds the bits of `fluxseg.data.touching`. With several parts also
+            row `[B]` int32, the numbers of these rows in the global batch.
         axis_name: name of the device axis under `jax.pmap` or `jax.shard_map`, over which the
             batch is divided; None under `jax.jit`, where the compiler sees the whole batch.
-        part: number of the part, each of which has its own dropout; None for a whole batch.
+        parts: number of the equal parts of the global batch of which this is one.
 
     Returns:
-        Gradients like `state.params`, and the metrics of the batch but for `grad_norm`.
+        Gradients like `state.params`, float32, and the metrics of the batch but for `grad_norm`.
     """
-    key = jax.random.fold_in(state.key, state.step)
-    if part is not None:
-        key = jax.random.fold_in(key, part)
-    params = state.params
-    if axis_name is not None:
-        key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
-        params = _vary(params, axis_name)
+    rows = _rows(batch, axis_name, parts)
+    # A network of one's own need not know of rows as long as the batch is in one piece.
+    further = {} if rows is None else {"rows": rows}
+    params = state.params if axis_name is None else _vary(state.params, axis_name)
+    rngs = {"dropout": jax.random.fold_in(state.key, state.step)}
 
     def loss_sum(params: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        logits = state.apply_fn({"params": params}, batch["image"], True, rngs={"dropout": key})
+        logits = state.apply_fn({"params": params}, batch["image"], True, rngs=rngs, **further)
         total, weight = state.loss_fn(logits, batch["label"], batch["valid"], state.class_weights)
         return total, (weight, logits)
 
     (total, (weight, logits)), grads = jax.value_and_grad(loss_sum, has_aux=True)(params)
     confusion = confusion_matrix(*_scored(batch["label"], logits), batch["valid"])
-    if axis_name is not None:
-        total, weight, confusion, grads = jax.lax.psum((total, weight, confusion, grads), axis_name)
+    return grads, StepMetrics(total, weight, confusion, jnp.zeros(()))
+
+
+def add_over_devices(grads: Any, metrics: StepMetrics, axis_name: str) -> tuple[Any, StepMetrics]:
+    """Add up over devices what `sum_gradients` returned on each.
+
+    All floating sums travel in one vector, since a message has its price whatever its length, and
+    the counts in another, as only integers stay exact.
+
+    Args:
+        grads: gradients.
+        metrics: sums of the metrics.
+        axis_name: name of the device axis.
+
+    Returns:
+        The same, of all devices.
+    """
+    values, restore = jax.flatten_util.ravel_pytree((grads, metrics.loss_sum, metrics.weight_sum))
+    values, confusion = jax.lax.psum(values, axis_name), jax.lax.psum(metrics.confusion, axis_name)
+    grads, total, weight = restore(values)
     return grads, StepMetrics(total, weight, confusion, jnp.zeros(()))
 
 
@@ -75,7 +96,7 @@ def mean_gradients(sums: Any, metrics: StepMetrics) -> tuple[Any, StepMetrics]:
     """Divide summed gradients by the sum of weights.
 
     Args:
-        sums: from `sum_gradients`, added up over the parts of a batch.
+        sums: from `sum_gradients`, added up over parts and devices.
         metrics: likewise.
 
     Returns:
@@ -100,7 +121,21 @@ def compute_gradients(
     Returns:
         Gradients like `state.params`, and the metrics of the batch.
     """
-    return mean_gradients(*sum_gradients(state, batch, axis_name=axis_name))
+    sums = sum_gradients(state, batch, axis_name=axis_name)
+    if axis_name is not None:
+        sums = add_over_devices(*sums, axis_name)
+    return mean_gradients(*sums)
+
+
+def _rows(batch: dict[str, jax.Array], axis_name: str | None, parts: int) -> Rows | None:
+    """Return which rows of the global batch these are; None if they are all."""
+    if axis_name is None and parts == 1:
+        return None
+    size = batch["image"].shape[0]
+    devices = 1 if axis_name is None else jax.lax.axis_size(axis_name)
+    if "row" in batch:
+        return Rows(batch["row"], size * devices * parts)
+    return Rows(jax.lax.axis_index(axis_name) * size + jnp.arange(size), size * devices)
 
 
 def _scored(label: jax.Array, logits: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -129,7 +164,9 @@ def train_step(
     """Take one optimiser step.
 
     Pure: wrap it in `jax.jit` (batch sharded over a mesh), `jax.pmap` with
-    `in_axes=(None, 0), out_axes=(None, 0)` or `jax.shard_map`.
+    `in_axes=(None, 0), out_axes=(None, 0)` or `jax.shard_map`; or take `make_train_step`, which
+    compiles it as training does. On CPUs that takes about two thirds of the time of a plain
+    `jax.jit` (see `fluxseg.model.convolutions.compiler_options`).
 
     Args:
         state: current state.
@@ -158,28 +195,35 @@ def zero_sums(params: Any) -> tuple[Any, StepMetrics]:
 
 
 def add_gradients(
-    state: TrainState, sums: Any, batch: dict[str, jax.Array], part: jax.Array
-) -> Any:
+    state: TrainState,
+    sums: tuple[Any, StepMetrics],
+    batch: dict[str, jax.Array],
+    *,
+    parts: int,
+    axis_name: str | None = None,
+) -> tuple[Any, StepMetrics]:
     """Add the gradients and metrics of one more part of a batch to those of the parts before it.
 
     Args:
         state: current state.
         sums: what this function returned for the parts before, or `zero_sums`.
         batch: the part, see `sum_gradients`.
-        part: its number.
+        parts: number of parts of the batch.
+        axis_name: see `sum_gradients`.
 
     Returns:
-        The sums.
+        The sums, of this device alone.
     """
-    return jax.tree.map(jnp.add, sums, sum_gradients(state, batch, part=part))
+    more = sum_gradients(state, batch, axis_name=axis_name, parts=parts)
+    return jax.tree.map(jnp.add, sums, more)
 
 
-def finish_step(state: TrainState, sums: Any) -> tuple[TrainState, StepMetrics]:
+def finish_step(state: TrainState, sums: tuple[Any, StepMetrics]) -> tuple[TrainState, StepMetrics]:
     """Take one optimiser step with the gradients of all parts of a batch.
 
     Args:
         state: current state.
-        sums: from `add_gradients`.
+        sums: from `add_gradients`, added up over devices.
 
     Returns:
         As `train_step`.

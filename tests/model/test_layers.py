@@ -170,3 +170,29 @@ def test_initial_up_sampling_keeps_the_variance(size):
     up = layers.ConvTranspose(64, size)
     out = up.apply(up.init(jax.random.key(0, impl="rbg"), x), x)
     assert out[:, 2:-2, 2:-2].std() == pytest.approx(1, rel=0.1)
+
+
+def test_dropout_of_channels_is_that_of_flax():
+    x = jnp.asarray(np.random.default_rng(0).random((6, 4, 4, 16)), jnp.float32)
+    key = {"dropout": jax.random.key(3)}
+    ours = layers.Dropout(0.3).apply({}, x, True, rngs=key)
+    theirs = nn.Dropout(0.3, broadcast_dims=(1, 2)).apply({}, x, deterministic=False, rngs=key)
+    np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_array_equal(layers.Dropout(0.3).apply({}, x, False), x)
+
+
+@pytest.mark.parametrize("channels", [True, False])
+def test_a_piece_of_a_batch_drops_what_the_batch_does(channels):
+    x = jnp.ones((6, 3, 5, 8))
+    dropout = layers.Dropout(0.4, channels)
+
+    def apply(x, rows=None):
+        return np.asarray(dropout.apply({}, x, True, rows, rngs={"dropout": jax.random.key(1)}))
+
+    whole = apply(x)
+    numbers = np.array([4, 1, 5], np.int32)
+    np.testing.assert_array_equal(apply(x[:3], layers.Rows(numbers, 6)), whole[numbers])
+    assert len(np.unique(whole.reshape(6, -1), axis=0)) == 6
+    constant = (whole == whole[:, :1, :1]).all()
+    assert constant == channels
+    assert 0.2 < np.mean(whole == 0) < 0.6

@@ -1,13 +1,34 @@
-"""Run by test_devices.py in a process with 8 virtual devices; prints the deviations as JSON."""
+"""Run by test_devices.py and experiments/scaling.py with 8 virtual devices; prints JSON.
+
+Named parts alone can be asked for: `python -m tests.training.device_check gradients curves`.
+"""
 
 import dataclasses
 import json
+import sys
+import tempfile
+from pathlib import Path
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import PartitionSpec
 
-from fluxseg.training.sharding import AXIS, make_mesh, put_batch, replicate
+from fluxseg.training.checkpoints import (
+    arrays_of,
+    open_checkpoints,
+    restore_state,
+    save_checkpoint,
+)
+from fluxseg.training.sharding import (
+    AXIS,
+    make_eval_step,
+    make_mesh,
+    make_train_step,
+    place_state,
+    put_batch,
+    replicate,
+)
+from fluxseg.training.state import create_train_state
 from fluxseg.training.steps import compute_gradients, eval_step
 from tests.training.test_steps import (
     CONFIG,
@@ -18,86 +39,208 @@ from tests.training.test_steps import (
     make_touching_state,
 )
 
+COUNTS = (1, 2, 4, 8)
+STEPS = 6
+
 
 def deviation(reference, other):
-    """Largest difference of two trees of gradients, relative to the largest gradient."""
+    """Largest difference of two trees of arrays, relative to the largest value."""
     scale = max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(reference))
     pairs = zip(jax.tree.leaves(reference), jax.tree.leaves(other), strict=True)
     return max(float(np.abs(np.asarray(a) - np.asarray(b)).max()) for a, b in pairs) / scale
 
 
-def main():
-    assert CONFIG.model.dropout > 0
-    state = make_state()
-    # Unequal weights: the last device gets padding, or examples without a neuron.
+def largest_deviation(reference, other):
+    """As `deviation`, of each array alone; counters must be equal."""
+    pairs = zip(jax.tree.leaves(reference), jax.tree.leaves(other), strict=True)
+    return max(deviation(a, b) if np.any(a) else float(np.abs(b).max()) for a, b in pairs)
+
+
+def with_model(config, **changes):
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, **changes))
+
+
+def unequal_batch():
+    """The last device gets padding, others no neuron."""
     batch = make_batch(size=16, padded=3)
     batch["label"][:5] = 0
-    no_dropout = make_state(
-        CONFIG.__class__(model=CONFIG.model.__class__(features=(4, 8), convs=1, stem=1, dropout=0))
-    )
-    result = {}
-    for count in (1, 2, 4, 8):
-        mesh = make_mesh(jax.devices()[:count])
-        whole, divided = NamedSharding(mesh, PartitionSpec()), PartitionSpec(AXIS)
-        split = {k: v.reshape(count, -1, *v.shape[1:]) for k, v in batch.items()}
-        jitted = jax.jit(compute_gradients, out_shardings=whole)(
-            replicate(state, mesh), put_batch(batch, mesh)
-        )
-        pmapped = jax.pmap(
-            lambda s, b: compute_gradients(s, b, axis_name="d"),
-            axis_name="d",
-            in_axes=(None, 0),
-            out_axes=(None, 0),
-            devices=jax.devices()[:count],
-        )
-        mapped = jax.shard_map(
-            lambda s, b: compute_gradients(s, b, axis_name=AXIS),
-            mesh=mesh,
-            in_specs=(PartitionSpec(), divided),
-            out_specs=PartitionSpec(),
-        )
-        pmap_grads, pmap_metrics = pmapped(no_dropout, split)
-        grads = {
-            "jit": jitted,
-            "pmap": (pmap_grads, jax.tree.map(lambda leaf: leaf[0], pmap_metrics)),
-            "shard_map": jax.jit(mapped)(no_dropout, batch),
-        }
-        for name, (gradient, metrics) in grads.items():
-            like = state if name == "jit" else no_dropout
-            reference, expected = jax.jit(compute_gradients)(like, batch)
-            result[f"{name}-{count}"] = {
-                "gradient": deviation(reference, gradient),
-                "loss": abs(float(metrics.loss_sum / expected.loss_sum) - 1),
-                "weight": float(metrics.weight_sum) - float(expected.weight_sum),
-                "confusion": int(np.abs(metrics.confusion - expected.confusion).max()),
-            }
-        each = jax.jit(eval_step, out_shardings=whole)(
-            replicate(state, mesh), put_batch(batch, mesh)
-        )[1]
-        alone = jax.jit(eval_step)(state, batch)[1]
-        result[f"eval-{count}"] = {"confusion": int(np.abs(each - alone).max())}
-    result["touching"] = check_touching()
-    print(json.dumps(result))
+    return batch
 
 
-def check_touching():
-    """Compare `jax.pmap` on 8 devices with one device, for three classes."""
-    model = dataclasses.replace(TOUCHING.model, dropout=0.0)
-    state = make_touching_state(dataclasses.replace(TOUCHING, model=model))
-    batch = make_touching_batch(size=16)
+def formulations(count):
+    """The gradient of a whole batch, as three functions of a state and a batch."""
+    mesh = make_mesh(jax.devices()[:count])
     pmapped = jax.pmap(
         lambda s, b: compute_gradients(s, b, axis_name="d"),
         axis_name="d",
         in_axes=(None, 0),
         out_axes=(None, 0),
+        devices=jax.devices()[:count],
     )
-    gradient, metrics = pmapped(state, {k: v.reshape(8, 2, *v.shape[1:]) for k, v in batch.items()})
-    reference, expected = jax.jit(compute_gradients)(state, batch)
+    mapped = jax.jit(
+        jax.shard_map(
+            lambda s, b: compute_gradients(s, b, axis_name=AXIS),
+            mesh=mesh,
+            in_specs=(PartitionSpec(), PartitionSpec(AXIS)),
+            out_specs=PartitionSpec(),
+        )
+    )
+    jitted = jax.jit(compute_gradients)
+
+    def by_pmap(state, batch):
+        split = {k: v.reshape(count, -1, *v.shape[1:]) for k, v in batch.items()}
+        gradient, metrics = pmapped(state, split)
+        return gradient, jax.tree.map(lambda leaf: leaf[0], metrics)
+
     return {
-        "gradient": deviation(reference, gradient),
-        "confusion": int(np.abs(metrics.confusion[0] - expected.confusion).max()),
+        "jit": lambda s, b: jitted(replicate(s, mesh), put_batch(b, mesh)),
+        "pmap": by_pmap,
+        "shard_map": mapped,
     }
 
 
+def compare(reference, other):
+    (gradient, metrics), (found, found_metrics) = reference, other
+    return {
+        "gradient": deviation(gradient, found),
+        "loss": abs(float(found_metrics.loss_sum / metrics.loss_sum) - 1),
+        "weight": float(found_metrics.weight_sum) - float(metrics.weight_sum),
+        "confusion": int(np.abs(found_metrics.confusion - metrics.confusion).max()),
+    }
+
+
+def check_gradients():
+    """Gradient and metrics of the same batch, with dropout, whoever divides it."""
+    result = {}
+    batch = unequal_batch()
+    without = jax.jit(compute_gradients)(make_state(with_model(CONFIG, dropout=0.0)), batch)
+    for kind, counts in (("channel", COUNTS), ("element", (8,))):
+        state = make_state(with_model(CONFIG, dropout=0.3, dropout_kind=kind))
+        reference = jax.jit(compute_gradients)(state, batch)
+        # Else the dropout would be shown to be the same without being there.
+        assert deviation(reference[0], without[0]) > 0.01
+        for count in counts:
+            for name, gradient in formulations(count).items():
+                result[f"{name}-{count}-{kind}"] = compare(reference, gradient(state, batch))
+    touching = make_touching_state(with_model(TOUCHING, dropout=0.3))
+    batch = make_touching_batch(size=16)
+    result["pmap-8-touching"] = compare(
+        jax.jit(compute_gradients)(touching, batch), formulations(8)["pmap"](touching, batch)
+    )
+    return result
+
+
+def check_evaluation():
+    result = {}
+    state, batch = make_state(), unequal_batch()
+    total, alone = jax.jit(eval_step)(state, batch)
+    for count in COUNTS:
+        mesh = make_mesh(jax.devices()[:count])
+        metrics, each = make_eval_step(mesh)(replicate(state, mesh), put_batch(batch, mesh))
+        result[f"eval-{count}"] = {
+            "confusion": int(np.abs(each - alone).max()),
+            "total": int(np.abs(metrics.confusion - total.confusion).max()),
+        }
+    return result
+
+
+CURVE = dataclasses.replace(
+    with_model(CONFIG, dropout=0.3),
+    train=dataclasses.replace(
+        CONFIG.train, batch_size=16, learning_rate=1e-3, clip_norm=1.0, ema_decay=0.9
+    ),
+)
+
+
+def train(count, parts, shard_optimizer=False, config=CURVE, steps=STEPS, state=None):
+    """Take some steps; return the loss and the confusion of each, and the last state."""
+    mesh = make_mesh(jax.devices()[:count])
+    if state is None:
+        state = create_train_state(config, np.array([1.0, 4.0]), 100, tile=16)
+        state = place_state(state, mesh, shard_optimizer)
+    step = make_train_step(mesh, parts)
+    losses, confusions = [], []
+    for number in range(steps):
+        batch = make_batch(seed=number, size=16, padded=3 * (number == 2))
+        state, metrics = step(state, batch)
+        losses.append(float(metrics.loss_sum / metrics.weight_sum))
+        confusions.append(np.asarray(metrics.confusion).tolist())
+    return losses, confusions, state
+
+
+def divided_share(state):
+    """Share of the bytes of optimiser and average that lie on the first device."""
+    leaves = jax.tree.leaves((state.opt_state, state.ema_params))
+    here = sum(leaf.addressable_data(0).nbytes for leaf in leaves)
+    return here / sum(leaf.nbytes for leaf in leaves)
+
+
+def check_curves():
+    """Curves of the loss on any number of devices, in parts, with a divided optimiser, remat."""
+    result = {}
+    losses, confusions, reference = train(1, 1)
+    whole = jax.device_get(arrays_of(reference))
+    remat = with_model(CURVE, remat=True)
+    runs = {
+        "1 in 4 parts": (1, 4),
+        "2": (2, 1),
+        "4 in 2 parts": (4, 2),
+        "8": (8, 1),
+        "8 in 2 parts": (8, 2),
+        "2 divided": (2, 1, True),
+        "4 divided": (4, 1, True),
+        "8 divided": (8, 1, True),
+        "8 divided in 2 parts": (8, 2, True),
+        "8 divided in 2 parts with remat": (8, 2, True, remat),
+    }
+    for name, arguments in runs.items():
+        found, counted, state = train(*arguments)
+        arrays = jax.device_get(arrays_of(state))
+        result[name] = {
+            "loss": float(np.abs(np.divide(found, losses) - 1).max()),
+            "pixels": sum(map(np.sum, counted)) - sum(map(np.sum, confusions)),
+            "first_confusion": int(np.abs(np.subtract(counted[0], confusions[0])).max()),
+            "parameters": largest_deviation(whole["params"], arrays["params"]),
+            "optimizer": largest_deviation(whole["opt_state"], arrays["opt_state"]),
+            "average": largest_deviation(whole["ema_params"], arrays["ema_params"]),
+            "share": divided_share(state),
+        }
+        result[name] = {key: float(value) for key, value in result[name].items()}
+    result["moved"] = {"parameters": deviation(whole["params"], make_state(CURVE).params)}
+    return result
+
+
+def check_checkpoints():
+    """A checkpoint goes on with any setting and any number of devices."""
+    result = {}
+    for saved in ((8, True), (8, False), (1, False)):
+        _, _, state = train(saved[0], 1, saved[1], steps=2)
+        arrays = jax.device_get(arrays_of(state))
+        for wanted in ((8, True), (4, True), (2, False), (1, False)):
+            with tempfile.TemporaryDirectory() as folder:
+                checkpoints = open_checkpoints(Path(folder))
+                save_checkpoint(checkpoints.last, state, {})
+                checkpoints.wait()
+                mesh = make_mesh(jax.devices()[: wanted[0]])
+                empty = create_train_state(CURVE, np.array([1.0, 4.0]), 100, tile=16)
+                restored = restore_state(checkpoints.last, place_state(empty, mesh, wanted[1]))
+                checkpoints.close()
+            same = jax.tree.map(np.array_equal, arrays, jax.device_get(arrays_of(restored)))
+            share = divided_share(restored)
+            losses, _, _ = train(wanted[0], 1, state=restored, steps=2)
+            result[f"{saved} -> {wanted}"] = {
+                "same": all(jax.tree.leaves(same)), "share": share, "losses": losses
+            }  # fmt: skip
+    return result
+
+
+PARTS = {
+    "gradients": check_gradients,
+    "evaluation": check_evaluation,
+    "curves": check_curves,
+    "checkpoints": check_checkpoints,
+}
+
 if __name__ == "__main__":
-    main()
+    names = sys.argv[1:] or PARTS
+    print(json.dumps({name: PARTS[name]() for name in names}))

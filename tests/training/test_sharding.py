@@ -1,16 +1,28 @@
 """A step in several parts is the step on the whole batch."""
 
+import types
+
 import jax
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 
 from fluxseg.config import Config, DataConfig, ModelConfig, TrainConfig
-from fluxseg.training.sharding import count_parts, make_mesh, make_train_step, replicate
+from fluxseg.training import sharding
+from fluxseg.training.checkpoints import arrays_of
+from fluxseg.training.sharding import (
+    count_parts,
+    make_mesh,
+    make_train_step,
+    place_state,
+    replicate,
+)
 from fluxseg.training.state import create_train_state
+from fluxseg.training.steps import add_gradients, sum_gradients, zero_sums
 
 
-def create_config(**train):
-    model = ModelConfig(features=(4, 8), convs=1, dropout=0.0)
+def create_config(dropout=0.3, **train):
+    model = ModelConfig(features=(4, 8), convs=1, dropout=dropout)
     settings = {"batch_size": 6, "weight_decay": 0.0, "warmup_steps": 0, **train}
     return Config(data=DataConfig(tile=32), model=model, train=TrainConfig(**settings))
 
@@ -53,6 +65,59 @@ def test_parts_add_up_to_the_whole(parts):
     ):
         scale = max(float(np.abs(theirs).max()), 1e-12)
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5 * scale)
+
+
+def test_dropout_is_there_in_parts_and_differs_between_rows():
+    # Six equal rows: only dropout tells their parts from one another.
+    batch = {name: np.repeat(array[:1], 6, axis=0) for name, array in create_batch().items()}
+    losses = []
+    for dropout in (0.0, 0.3):
+        config = create_config(dropout)
+        state = replicate(create_train_state(config, np.array([1.0, 3.0]), 10), make_mesh())
+        sums, rows = zero_sums(state.params), []
+        for row in range(6):
+            piece = {name: batch[name][row : row + 1] for name in ("image", "label", "valid")}
+            piece["row"] = np.array([row], np.int32)
+            rows.append(float(sum_gradients(state, piece, parts=6)[1].loss_sum))
+            sums = add_gradients(state, sums, piece, parts=6)
+        assert float(sums[1].loss_sum) == pytest.approx(sum(rows), rel=1e-5)
+        losses.append(rows)
+    np.testing.assert_allclose(losses[0], losses[0][0], rtol=1e-6)
+    assert len(set(losses[1])) > 3
+
+
+def test_by_default_all_devices_take_the_step_and_other_batches_may_follow():
+    state = create_train_state(create_config(), np.array([1.0, 3.0]), 10)
+    step = make_train_step()
+    for size in (6, 4):
+        batch = {name: array[:size] for name, array in create_batch().items()}
+        state, metrics = step(state, batch)
+        assert int(metrics.confusion.sum()) == (batch["valid"] > 0).sum()
+    assert int(state.step) == 2
+
+
+def test_a_state_on_one_device_has_nothing_to_divide():
+    mesh = make_mesh(jax.devices()[:1])
+    state = create_train_state(create_config(ema_decay=0.9), np.array([1.0, 3.0]), 10)
+    placed = place_state(state, mesh, shard_optimizer=True)
+    assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves(placed))
+    jax.tree.map(np.testing.assert_array_equal, arrays_of(placed), arrays_of(state))
+
+
+def test_the_largest_axis_that_can_be_divided_is():
+    mesh = types.SimpleNamespace(size=8)
+    leaves = {"kernel": (3, 3, 16, 32), "first": (3, 3, 64, 16), "odd": (3, 3, 1, 5), "bias": (64,)}
+    state = create_train_state(create_config(), np.array([1.0, 3.0]), 10)
+    state = state.replace(
+        opt_state={k: jax.ShapeDtypeStruct(v, np.float32) for k, v in leaves.items()}
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sharding, "NamedSharding", lambda mesh, spec: spec)
+        specs = sharding.state_shardings(state, mesh, True).opt_state
+    axis = sharding.AXIS
+    assert specs["kernel"] == PartitionSpec(None, None, None, axis)
+    assert specs["first"] == PartitionSpec(None, None, axis)
+    assert specs["odd"] == specs["bias"] == PartitionSpec()
 
 
 def test_a_padded_part_counts_nothing():

@@ -1,0 +1,76 @@
+"""What devices tell each other, read from compiled programs; many devices need only a compiler."""
+
+import pytest
+
+from experiments.scaling import (
+    NETWORKS,
+    Collective,
+    all_reduce_seconds,
+    efficiency,
+    inspect_step,
+    list_collectives,
+)
+
+TINY = ("--model", "tiny", "--tile", "32")
+HLO = """
+  %all-reduce.1 = s32[2,2]{1,0} all-reduce(%a), channel_id=1, to_apply=%add
+  %b = (f32[3,4]{1,0}, /*index=1*/f32[]) all-reduce-start(%x, %y), channel_id=2
+  %c = f32[3,4]{1,0} all-reduce-done(%b)
+  ROOT %d.2 = bf16[8]{0} all-gather(%c), dimensions={0}
+  %e = f32[5]{0} add(%all-reduce.7, %all-gather.8), metadata={op_name="all-reduce(x)"}
+"""
+
+
+def test_collectives_are_found_in_a_program():
+    assert list_collectives(HLO) == [
+        Collective("all-reduce", "s32", 4),
+        Collective("all-reduce", "f32", 13),
+        Collective("all-gather", "bf16", 8),
+    ]
+    assert [c.bytes for c in list_collectives(HLO)] == [16, 52, 16]
+
+
+@pytest.mark.parametrize("count", [8, 64, 512])
+def test_a_step_holds_one_all_reduce_of_gradients_and_one_of_counts(count):
+    step = inspect_step(count, *TINY)
+    # Gradients, loss and weights in one vector; integers stay integers.
+    sums = Collective("all-reduce", "f32", step["parameters"] + 2)
+    counts = Collective("all-reduce", "s32", 4)
+    assert sorted(step["collectives"]["step"]) == [sums, counts]
+    # One matrix for each example, and their sums.
+    assert sorted(step["collectives"]["evaluation"]) == [
+        Collective("all-gather", "s32", 4 * count),
+        Collective("all-reduce", "f32", 3),
+        counts,
+    ]
+
+
+def test_parts_do_not_talk_until_the_last_one_is_done():
+    step = inspect_step(8, *TINY, "--parts", "2")
+    assert step["collectives"]["add"] == []
+    assert sorted(step["collectives"]["finish"]) == [
+        Collective("all-reduce", "f32", step["parameters"] + 2),
+        Collective("all-reduce", "s32", 4),
+    ]
+
+
+def test_a_divided_optimizer_takes_less_memory_and_gathers_parameters():
+    whole, divided = inspect_step(8, *TINY), inspect_step(8, *TINY, "--shard-optimizer")
+    assert divided["memory"]["optimizer"] < 0.35 * whole["memory"]["optimizer"]
+    assert divided["memory"]["parameters"] == whole["memory"]["parameters"]
+    listed = divided["collectives"]["step"]
+    assert Collective("all-reduce", "f32", divided["parameters"] + 2) in listed
+    gathered = sum(c.values for c in listed if c.kind == "all-gather")
+    assert 0.5 * divided["parameters"] < gathered <= divided["parameters"]
+
+
+def test_the_estimate_of_an_all_reduce():
+    # 8 devices pass on an eighth of 8 MB seven times, twice; messages of no length count too.
+    assert all_reduce_seconds(8_000_000, 8, 1e9, 0.0) == pytest.approx(14e-3)
+    assert all_reduce_seconds(0, 8, 1e9, 1e-3) == pytest.approx(6e-3)
+    assert all_reduce_seconds(8_000_000, 1, 1e9, 1.0) == 0
+    for network in NETWORKS:
+        line = [efficiency(1e-2, [4_000_000, 16], count, network) for count in (1, 2, 8, 64, 512)]
+        assert line[0] == 1
+        assert line == sorted(line, reverse=True)
+        assert line[-1] > 0
