@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import time
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ from fluxseg.training.dataset import Dataset, create_class_weights, prepare_data
 from fluxseg.training.epochs import Callbacks, Run, interrupted, score_split, train_epochs
 from fluxseg.training.evaluation import split_scores_to_json
 from fluxseg.training.lock import LOCK_NAME, lock_workdir
+from fluxseg.training.memory import check_memory
 from fluxseg.training.profiling import StepProfiler, announce_first_step
 from fluxseg.training.progress import Progress, progress_from_json
 from fluxseg.training.sharding import (
@@ -40,7 +42,7 @@ from fluxseg.training.sharding import (
     make_eval_step,
     make_mesh,
     make_train_step,
-    replicate,
+    place_state,
 )
 from fluxseg.training.state import TrainState, create_train_state
 from fluxseg.training.stopping import StopFlag, catch_signals
@@ -207,7 +209,8 @@ def _train(
     weights = create_class_weights(config, dataset)
     parts = [f"{n} {w:.3g}" for n, w in zip(config.data.classes, weights, strict=True)]
     logger.info("Class weights: %s", ", ".join(parts))
-    state = replicate(create_train_state(config, weights, total_steps, init=init), mesh)
+    state = create_train_state(config, weights, total_steps, init=init)
+    state = place_state(state, mesh, config.train.shard_optimizer)
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     logger.info("The model has %s parameters", f"{count:,}")
     state, progress = _resume(state, checkpoints, dataset, workdir)
@@ -215,7 +218,9 @@ def _train(
     if writes and not progress.is_finished(config.train):
         write_json(workdir / "versions.json", collect_versions())
     tensorboard = TensorBoard(workdir, progress.step) if writes else None
-    train_step = announce_first_step(make_train_step(mesh, count_parts(config, mesh)))
+    parts = count_parts(config, mesh)
+    check = functools.partial(check_memory, config=config, mesh=mesh, parts=parts)
+    train_step = announce_first_step(make_train_step(mesh, parts, check))
     profiler = None
     if profile and writes:
         profiler = StepProfiler(workdir / "profile", total_steps // config.train.epochs)
