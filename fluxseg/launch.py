@@ -120,7 +120,7 @@ def tune_allocator() -> None:
     try:
         command = [sys.executable, *sys.orig_argv[1:]]
         os.execve(command[0], command, environment)  # noqa: S606
-    except OSError:
+    except (OSError, ValueError):
         # Then it runs as it is, only slower.
         return
 

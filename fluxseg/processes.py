@@ -249,9 +249,10 @@ def leave(code: int) -> None:
     Args:
         code: exit code.
     """
-    alone = bool(_lost) or not _agreed
-    # Stopped by a signal, all of them are.
-    if code and code < SIGNALLED and alone and current_process()[1] > 1:
+    several = current_process()[1] > 1
+    # Stopped by a signal, all of them are. A thread of a failed save would be waited for for ever.
+    waits = not several or bool(_lost) or not _agreed
+    if code and code < SIGNALLED and waits and "jax" in sys.modules:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -1,6 +1,7 @@
 """What a person sees in a terminal: log lines, progress bars, errors, exit codes."""
 
 import contextlib
+import io
 import logging
 import sys
 import threading
@@ -25,6 +26,10 @@ def create_console(*, stderr: bool = False) -> "Console":
     """Create the console that everything is written to; file names are never cut or coloured."""
     from rich.console import Console
 
+    for stream in (sys.stdout, sys.stderr):
+        # A name that the terminal's encoding does not have is shown escaped.
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
     return Console(stderr=stderr, highlight=False, soft_wrap=True)
 
 

@@ -72,6 +72,10 @@ def open_checkpoints(workdir: Path, *, tidy: bool = False) -> Checkpoints:
             create=True,
             cleanup_tmp_directories=tidy,
             enable_async_checkpointing=True,
+            # Both save in the background, and must not wait at each other's barriers.
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                barrier_sync_key_prefix=name
+            ),
         )
         path = (workdir / "checkpoints" / name).resolve()
         return ocp.CheckpointManager(path, options=options)

@@ -57,10 +57,10 @@ def lock_workdir(workdir: str | Path) -> Iterator[None]:
             "since": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         }
         with contextlib.suppress(OSError):
-            # A full disk is no reason to stop here: the lock itself takes no space.
-            file.truncate(0)
-            file.write(json.dumps(holder) + "\n")
-            file.flush()
+            # A full disk is no reason to stop here: the lock itself takes no space. Nothing is
+            # buffered, which closing the file would try to write once more.
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), (json.dumps(holder) + "\n").encode())
         yield
 
 

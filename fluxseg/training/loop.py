@@ -14,7 +14,7 @@ import jax
 from fluxseg.config import Config, config_from_dict, config_to_dict, resume_difference
 from fluxseg.data.pipeline import CropSource, steps_per_epoch
 from fluxseg.errors import FluxsegError, WorkdirError
-from fluxseg.files import read_json, write_json
+from fluxseg.files import TEMPORARY, read_json, write_json
 from fluxseg.model.score_table import score_table
 from fluxseg.processes import (
     current_process,
@@ -148,6 +148,9 @@ def _claim(workdir: Path) -> Iterator[None]:
     except OSError as error:
         raise WorkdirError(f"{workdir}: cannot be used: {error.strerror or error}") from error
     with lock_workdir(workdir):
+        for folder in (workdir, workdir / "figures", workdir / "examples"):
+            for left in folder.glob(f"{TEMPORARY}*"):
+                left.unlink(missing_ok=True)
         yield
 
 
@@ -218,9 +221,9 @@ def _train(
     if writes and not progress.is_finished(config.train):
         write_json(workdir / "versions.json", collect_versions())
     tensorboard = TensorBoard(workdir, progress.step) if writes else None
-    parts = count_parts(config, mesh)
-    check = functools.partial(check_memory, config=config, mesh=mesh, parts=parts)
-    train_step = announce_first_step(make_train_step(mesh, parts, check))
+    n_parts = count_parts(config, mesh)
+    check = functools.partial(check_memory, config=config, mesh=mesh, parts=n_parts)
+    train_step = announce_first_step(make_train_step(mesh, n_parts, check))
     profiler = None
     if profile and writes:
         profiler = StepProfiler(workdir / "profile", total_steps // config.train.epochs)
