@@ -1,5 +1,6 @@
 """Checkpoints that something has happened to."""
 
+import gc
 import logging
 import shutil
 
@@ -28,6 +29,13 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 
 SHORT = with_train(TINY, epochs=3, schedule="constant")
 LONG = with_train(TINY, epochs=4, schedule="constant")
+
+
+@pytest.fixture(autouse=True)
+def collected():
+    """What a damaged file leaves behind goes with its test."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="module")

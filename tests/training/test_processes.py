@@ -112,5 +112,7 @@ def test_a_process_that_dies_stops_the_others_which_name_it(tmp_path, victim):
     code, said = results[1 - victim]
     assert code != 0
     # Without the first process JAX itself ends the others, and calls it the leader.
-    assert ("process 1 of 2 has failed" if victim else "leader task") in said, said
+    # On a slow machine the heartbeat may be missed before the broken connection is.
+    named = "process 1 of 2 has failed" in said or "stopped sending heartbeats" in said
+    assert named if victim else "leader task" in said, said
     assert time.monotonic() - killed < 40
