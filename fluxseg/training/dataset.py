@@ -25,7 +25,6 @@ from fluxseg.data.splits import (
     manifest_from_json,
     straddling_pairs,
 )
-from fluxseg.errors import FluxsegError
 from fluxseg.files import read_json, write_json
 from fluxseg.interop.sources import open_source
 from fluxseg.model.losses import class_weights, touching_class_weights
@@ -208,10 +207,7 @@ def create_class_weights(config: Config, dataset: Dataset) -> np.ndarray:
     """Weights `[C]` of `config.data.classes`, counted over the training crops."""
     counts = dataset.pixel_counts("train")
     if not counts[0]:
-        raise FluxsegError(
-            "the training masks hold no neuron pixel: there is nothing to learn; `fluxseg check "
-            f"{dataset.index.source.get('root', 'FOLDER')}` tells what the files hold"
-        )
+        logger.warning("the training masks hold no neuron pixel: there is nothing to learn")
     if config.data.touching:
         return touching_class_weights(config.loss, *counts, dataset.touching_pixels("train"))
     return class_weights(config.loss, *counts)
