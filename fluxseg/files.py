@@ -40,9 +40,20 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a UTF-8 text file atomically."""
+    """Write a UTF-8 text file atomically.
+
+    Raises:
+        WorkdirError: if the text holds a name that is no text, or the file cannot be written.
+    """
+    try:
+        content = text.encode()
+    except UnicodeEncodeError as error:
+        name = text[error.start - 40 : error.end + 40] if error.start > 40 else text[: error.end]
+        raise WorkdirError(
+            f"{path}: a name in it is not valid text: {name!r}; rename it"
+        ) from error
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content)
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:

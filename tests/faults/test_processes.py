@@ -94,11 +94,16 @@ def test_the_others_stop_and_name_it(undisturbed, tmp_path, count, index, number
         results = finish_together(others, TIMEOUT + SLACK)
         took = time.monotonic() - at
     print(f"the others stopped after {took:.1f} s")
-    for code, text in results:
-        print(check_error(code, text, names=[f"process {index} of {count}"]))
     check_whole(workdir)
     run_together(count, *command(workdir), timeout=60)
     check_outcome(workdir, undisturbed(count))
+    print("the run went on and ended with the same bits")
+    for code, text in results:
+        if code == -signal.SIGABRT:
+            # JAX's runtime was first: its message is longer, and the first process is its leader.
+            assert "leader task" in text or f"\n{index}\nThe tasks have crashed" in text, text
+        else:
+            print(check_error(code, text, names=[f"process {index} of {count}"]))
 
 
 @pytest.mark.slow
@@ -125,11 +130,11 @@ def test_a_run_goes_on_with_fewer_processes(undisturbed, tmp_path):
     with all_ended(processes):
         wait_for_step(workdir, processes)
         processes[1].kill()
-        for code, text in finish_together(processes[:1], TIMEOUT + SLACK):
-            check_error(code, text, names=["process 1 of 2"])
+        ((code, said),) = finish_together(processes[:1], TIMEOUT + SLACK)
     run_together(1, *command(workdir))
     history, expected = read_outcome(workdir)["history"], undisturbed(2)["history"]
     assert len(history) == len(expected)
     for row, other in zip(history, expected, strict=True):
         # Sums in another order: the same but for rounding.
         assert row["train_loss"] == pytest.approx(other["train_loss"], rel=2e-2)
+    check_error(code, said, names=["process 1 of 2"])
