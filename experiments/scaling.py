@@ -15,8 +15,8 @@ Assumed for (3): nothing is computed while devices talk; the all-reduce takes th
 Result: gradients deviate by 5e-7 at most, counts not at all. A step has one all-reduce for all
     floating sums, 3,797,544 bytes (classic network 49,773,840), and one of 16 bytes for the counts,
     on 8, 64 and 512 devices alike, also in parts. ESTIMATE of the throughput per device on 64
-    devices, as a share of one alone: default network 0.97 (TPU v5e), 0.89 (NVLink), 0.72
-    (InfiniBand), 0.51 and 0.13 (100 and 10 Gbit Ethernet); classic 0.99, 0.97, 0.83, 0.66, 0.17.
+    devices, as a share of one alone: default network 0.97 (TPU v5e), 0.88 (NVLink), 0.71
+    (InfiniBand), 0.50 and 0.13 (100 and 10 Gbit Ethernet); classic 0.99, 0.97, 0.83, 0.66, 0.17.
 Hardware: 2 CPU cores, about 8 minutes.
 Command: python experiments/scaling.py
     It prints the tables and draws experiments/figures/scaling.png.
@@ -348,7 +348,8 @@ def main() -> None:
     found: dict[str, dict[str, Any]] = {}
     for name, arguments in ways.items():
         for count in DEVICES:
-            step = found[name] = inspect_step(count, *arguments)
+            step = inspect_step(count, *arguments)
+            found.setdefault(name, step)
             for program, listed in step["collectives"].items():
                 print(f"{name:>16} {count:>4} {program:>11}: {describe(listed) or 'none'}")
             memory = ", ".join(f"{k} {v / 1e6:.1f} MB" for k, v in step["memory"].items())

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from fluxseg.model.unet import create_unet
     from fluxseg.training.dataset import prepare_dataset
     from fluxseg.training.loop import train_and_evaluate
+    from fluxseg.training.sharding import make_train_step
     from fluxseg.training.state import create_train_state
     from fluxseg.training.steps import eval_step, train_step
 
@@ -79,6 +80,7 @@ _HOME = {
     "scores_from_confusion": "fluxseg.model.metrics",
     "simulate_recording": "fluxseg.data.simulator",
     "train_and_evaluate": "fluxseg.training.loop",
+    "make_train_step": "fluxseg.training.sharding",
     "train_step": "fluxseg.training.steps",
     "uncrop_grid": "fluxseg.data.tiles",
     "weighted_cross_entropy": "fluxseg.model.losses",
