@@ -151,7 +151,7 @@ def compile_step(
     from fluxseg.training.memory import measure_memory
     from fluxseg.training.programs import (
         DIVIDED,
-        eval_program,
+        make_eval_step,
         part_programs,
         whole_program,
         without_optimizer,
@@ -196,7 +196,7 @@ def compile_step(
         kept = [(programs["add"], (shapes.opt_state, shapes.ema_params)),
                 (programs["finish"], None)]  # fmt: skip
     batch.pop("row", None)
-    programs["evaluation"] = eval_program(mesh).lower(shapes, batch).compile()
+    programs["evaluation"] = make_eval_step(mesh).lower(shapes, batch).compile()
     use = measure_memory(shapes, kept)
     costs = next(iter(programs.values())).cost_analysis()
     return {

@@ -1,15 +1,18 @@
 """Files that are either whole or absent, whatever happens while they are written."""
 
 import contextlib
+import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from fluxseg.errors import WorkdirError
 
+CHECKSUM = "checksum"
+"""Name under which plain values hold the checksum of the others."""
 TEMPORARY = ".part-"
 """Names of unfinished files begin with this; they can be deleted when nothing is running."""
 
@@ -73,3 +76,18 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise WorkdirError(f"{path}: cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
         raise WorkdirError(f"{path}: is not valid JSON: {error}") from error
+
+
+def add_checksum(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Add to plain values, as `CHECKSUM`, what `has_checksum` compares."""
+    return {**values, CHECKSUM: _checksum(values)}
+
+
+def has_checksum(values: Mapping[str, Any]) -> bool:
+    """Tell whether plain values are as they were; also if they come from an earlier version."""
+    return bool(values.get(CHECKSUM, _checksum(values)) == _checksum(values))
+
+
+def _checksum(values: Mapping[str, Any]) -> str:
+    plain = {name: value for name, value in values.items() if name != CHECKSUM}
+    return hashlib.blake2b(json.dumps(plain, sort_keys=True).encode(), digest_size=16).hexdigest()

@@ -10,16 +10,10 @@ from typing import TYPE_CHECKING, Any
 from fluxseg.arguments import split_config_file
 from fluxseg.compilation import enable_compilation_cache
 from fluxseg.config import Config
+from fluxseg.joined import joined
 from fluxseg.launch import asks_for_help, tune_allocator
-from fluxseg.processes import (
-    Processes,
-    is_first_process,
-    join_processes,
-    leave,
-    naming_failures,
-    run_in_first,
-)
-from fluxseg.terminal import configure_logging, create_console, progress_bars, run_guarded
+from fluxseg.processes import Processes, leave, run_in_first
+from fluxseg.terminal import progress_bars, run_guarded
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -80,36 +74,29 @@ def parse_main(arguments: Sequence[str], prog: str) -> MainArguments:
 
 def run_main(arguments: MainArguments) -> int:
     """Train, evaluate and report; returns the exit code."""
-    console = create_console()
-    configure_logging(console)
-    join_processes(arguments.processes)
-    enable_compilation_cache()
-    with naming_failures():
-        return _run_joined(arguments, console)
+    with joined(arguments.processes) as console:
+        enable_compilation_cache()
+        _run_joined(arguments, console)
+    return 0
 
 
-def _run_joined(arguments: MainArguments, console: "Console") -> int:
+def _run_joined(arguments: MainArguments, console: "Console") -> None:
     import jax
 
     from fluxseg.training.loop import Callbacks, train_and_evaluate
 
-    first = is_first_process()
-    if not first:
-        # They would say the same.
-        logging.getLogger("fluxseg").setLevel(logging.WARNING)
     devices, count = jax.devices(), jax.process_count()
     several = f" in {count} processes" if count > 1 else ""
     logger.info("Devices: %d x %s%s", len(devices), devices[0].device_kind, several)
     bars = (("Preparing", "recordings"), ("Training", "steps"))
     with progress_bars(console, *bars) as (on_prepare, on_step):
-        callbacks = Callbacks(on_prepare=on_prepare, on_step=on_step) if first else None
+        callbacks = Callbacks(on_prepare=on_prepare, on_step=on_step)
         result = train_and_evaluate(
             arguments.config, arguments.workdir, callbacks, profile=arguments.profile
         )
     run_in_first(
         lambda: score_and_report(arguments.config, arguments.workdir, result), "the report"
     )
-    return 0
 
 
 def score_and_report(config: Config, workdir: Path, result: "TrainResult") -> None:

@@ -6,10 +6,12 @@ nothing here does anything, and JAX is not even imported.
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -19,6 +21,8 @@ T = TypeVar("T")
 
 PATIENCE = 7 * 24 * 3600
 """Seconds that a process waits for slower ones: a dead one is noticed by its missing heartbeat."""
+VISIBLE = 60
+"""Seconds in which a file that one process has written must be seen by the others."""
 DIAGNOSIS = 3
 """Seconds in which the processes that are left say so, when one has failed."""
 
@@ -177,6 +181,46 @@ def gather_values(value: Any, name: str) -> list[Any]:
     rows = np.asarray(multihost_utils.process_allgather(padded))
     pairs = zip(rows, lengths, strict=True)
     return [json.loads(row[:length].tobytes()) for row, length in pairs]
+
+
+def find_disagreement(
+    items: Sequence[str], name: str, count: int | None = None
+) -> tuple[int, int, int] | None:
+    """Look whether every process is about to work on the same items.
+
+    Args:
+        items: what this process would work on.
+        name: what the items are, for the error.
+        count: how many to say that there are; default those of `items`.
+
+    Returns:
+        The count of the first process, and the number and the count of one that has other items;
+        None if all have the same.
+    """
+    if current_process()[1] == 1:
+        return None
+    text = "\n".join(items).encode("utf-8", "surrogateescape")
+    digest = hashlib.blake2b(text, digest_size=16).hexdigest()
+    everyone = gather_values([digest, len(items) if count is None else count], name)
+    for number, (other, found) in enumerate(everyone):
+        if other != everyone[0][0]:
+            return everyone[0][1], number, found
+    return None
+
+
+def wait_until_seen(read: Callable[[], T | None]) -> T | None:
+    """Return what a function reads as soon as it is there: network disks show files late.
+
+    Args:
+        read: reads what another process may have written; None if it is not there.
+
+    Returns:
+        What it read; None after `VISIBLE` seconds, or at once in a job of one process.
+    """
+    deadline = time.monotonic() + (VISIBLE if current_process()[1] > 1 else 0)
+    while (found := read()) is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return found
 
 
 def run_in_all(function: Callable[[], T], name: str) -> T:

@@ -26,10 +26,6 @@ def create_console(*, stderr: bool = False) -> "Console":
     """Create the console that everything is written to; file names are never cut or coloured."""
     from rich.console import Console
 
-    for stream in (sys.stdout, sys.stderr):
-        # A name that the terminal's encoding does not have is shown escaped.
-        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
-            stream.reconfigure(errors="backslashreplace")
     return Console(stderr=stderr, highlight=False, soft_wrap=True)
 
 
@@ -148,6 +144,10 @@ def run_guarded(function: Callable[[], int | None]) -> int:
     Returns:
         The function's exit code (0 for None), 2 for a `FluxsegError`, 128 + signal if stopped.
     """
+    for stream in (sys.stdout, sys.stderr):
+        # A name that the terminal's encoding does not have is shown escaped.
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
     try:
         return function() or 0
     except InterruptedRunError as error:

@@ -140,7 +140,7 @@ def test_a_full_disk_of_one_process_ends_them_all(folder, tmp_path, monkeypatch,
 SLOW = """
 import sys
 import tyro
-from fluxseg.cli.joined import joined
+from fluxseg.joined import joined
 from fluxseg.data.prepare import prepare_cache
 from fluxseg.processes import Processes, leave
 from fluxseg.terminal import run_guarded

@@ -20,7 +20,7 @@ FLOORS = (
     ("training",),
     ("inference",),
     ("report", "plot"),
-    ("terminal", "arguments", "compilation"),
+    ("terminal", "arguments", "compilation", "joined"),
     ("main",),
     ("cli",),
     ("__main__",),

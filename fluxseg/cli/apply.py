@@ -5,8 +5,8 @@ from typing import Literal
 
 import tyro
 
-from fluxseg.cli.joined import joined
 from fluxseg.compilation import enable_compilation_cache
+from fluxseg.joined import joined
 from fluxseg.processes import Processes
 from fluxseg.terminal import configure_logging, create_console, progress_bars
 

@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from fluxseg.cli.joined import joined
 from fluxseg.config import Config, DataConfig, SimulatorConfig
 from fluxseg.errors import ConfigError
+from fluxseg.joined import joined
 from fluxseg.processes import Processes, is_first_process, run_in_all, run_in_first
 from fluxseg.terminal import create_console, progress_bars
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from fluxseg.cli.joined import joined
 from fluxseg.compilation import enable_compilation_cache
+from fluxseg.joined import joined
 from fluxseg.main import log_scores
 from fluxseg.processes import Processes, gather_values, run_in_first
 from fluxseg.terminal import progress_bars

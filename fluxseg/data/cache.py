@@ -2,8 +2,6 @@
 
 import contextlib
 import dataclasses
-import hashlib
-import json
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -16,12 +14,9 @@ from fluxseg.data.crops import crop_settings, decode_crop
 from fluxseg.data.recording import Source
 from fluxseg.data.splits import SplitItem
 from fluxseg.errors import WorkdirError
-from fluxseg.files import read_json, write_json
+from fluxseg.files import add_checksum, has_checksum, read_json, write_json
 
 INDEX_NAME = "index.json"
-CHECKSUM = "checksum"
-"""Name under which the files beside the shards hold the checksum of their other values. A shard
-needs none: its own format has one for every block, which is compared whenever a crop is read."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,23 +122,11 @@ def index_to_json(index: CacheIndex) -> dict[str, Any]:
     return values
 
 
-def add_checksum(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Add to plain values, as `CHECKSUM`, what `has_checksum` compares."""
-    return {**values, CHECKSUM: _checksum(values)}
-
-
-def has_checksum(values: Mapping[str, Any]) -> bool:
-    """Tell whether plain values are as they were; also if they come from an earlier version."""
-    return bool(values.get(CHECKSUM, _checksum(values)) == _checksum(values))
-
-
-def _checksum(values: Mapping[str, Any]) -> str:
-    plain = {name: value for name, value in values.items() if name != CHECKSUM}
-    return hashlib.blake2b(json.dumps(plain, sort_keys=True).encode(), digest_size=16).hexdigest()
-
-
 def write_index(index: CacheIndex) -> None:
     """Write the index, which makes the cache complete.
+
+    It holds a checksum of its own. A shard needs none: its format has one for every block, which
+    is compared whenever a crop is read.
 
     Raises:
         WorkdirError: if the folder cannot be written.

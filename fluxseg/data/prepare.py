@@ -2,10 +2,7 @@
 
 import dataclasses
 import functools
-import hashlib
-import json
 import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,18 +27,17 @@ from fluxseg.data.shards import ShardTask, read_sidecar, write_shard
 from fluxseg.errors import FluxsegError, WorkdirError
 from fluxseg.files import TEMPORARY
 from fluxseg.processes import (
-    current_process,
+    find_disagreement,
     gather_values,
     run_in_all,
     run_in_first,
     share_of,
+    wait_until_seen,
 )
 
 logger = logging.getLogger(__name__)
 
 RECORDINGS_PER_SHARD = 8
-VISIBLE = 60
-"""Seconds in which a file that one process has written must be seen by the others."""
 
 
 def prepare_cache(
@@ -175,16 +171,14 @@ def _plan_shards(
 
 def _check_agreement(tasks: Sequence[ShardTask]) -> None:
     """Raise in every process if they are about to make different caches."""
-    seen = [[task.name for task in tasks], sum(len(task.stamps) for task in tasks)]
-    text = hashlib.blake2b(json.dumps(seen).encode(), digest_size=16).hexdigest()
-    everyone = gather_values([text, seen[1]], "listing the recordings")
-    for number, (other, count) in enumerate(everyone):
-        if other != everyone[0][0]:
-            raise WorkdirError(
-                f"the processes of this job see different recordings or settings: process 0 sees "
-                f"{everyone[0][1]} recordings, process {number} {count}, with other times of "
-                "change or settings; all must read one folder, which nothing writes meanwhile"
-            )
+    count = sum(len(task.stamps) for task in tasks)
+    found = find_disagreement([task.name for task in tasks], "listing the recordings", count)
+    if found:
+        raise WorkdirError(
+            f"the processes of this job see different recordings or settings: process 0 sees "
+            f"{found[0]} recordings, process {found[1]} {found[2]}, with other times of "
+            "change or settings; all must read one folder, which nothing writes meanwhile"
+        )
 
 
 def _make_shards(
@@ -209,7 +203,7 @@ def _assemble(
     stamps: Mapping[str, str],
 ) -> CacheIndex:
     """Write the index of finished shards, and remove what belongs to others."""
-    contents = {task.name: _wait_for(functools.partial(read_sidecar, task)) for task in tasks}
+    contents = {task.name: wait_until_seen(functools.partial(read_sidecar, task)) for task in tasks}
     for task in tasks:
         if contents[task.name] is None:
             raise WorkdirError(
@@ -232,21 +226,13 @@ def _see_index(directory: Path, tasks: Sequence[ShardTask]) -> CacheIndex:
         index = read_index_alone(directory)
         return index if index is not None and set(index.shards) == names else None
 
-    index = _wait_for(read)
+    index = wait_until_seen(read)
     if index is None:
         raise WorkdirError(
             f"{directory}: the index that the first process has written cannot be seen here; the "
             "folder must be one that all processes share"
         )
     return index
-
-
-def _wait_for(read: Callable[[], Any]) -> Any:
-    """Return what a function reads as soon as it is there: network disks show files late."""
-    deadline = time.monotonic() + (VISIBLE if current_process()[1] > 1 else 0)
-    while (found := read()) is None and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return found
 
 
 def _create_index(

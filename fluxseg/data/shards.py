@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 
 from fluxseg.data.arrays import reusing_memory
-from fluxseg.data.cache import CacheEntry, add_checksum, has_checksum
+from fluxseg.data.cache import CacheEntry
 from fluxseg.data.checks import check_recording
 from fluxseg.data.crops import create_crops, encode_crop
 from fluxseg.data.fingerprint import encode_fingerprint
 from fluxseg.data.recording import Source, pixel_size
 from fluxseg.data.touching import NEURON, TOUCHING, touching_label
 from fluxseg.errors import WorkdirError
-from fluxseg.files import atomic_path, read_json, write_json
+from fluxseg.files import add_checksum, atomic_path, has_checksum, read_json, write_json
 
 logger = logging.getLogger(__name__)
 

@@ -21,10 +21,11 @@ from fluxseg.files import read_json, write_json
 from fluxseg.interop.sources import open_source
 from fluxseg.model.metrics import Totals
 from fluxseg.processes import gather_values, run_in_all, run_in_first, share_of
-from fluxseg.training.checkpoints import open_checkpoints, read_progress, restore_state
+from fluxseg.training.checkpoints import open_checkpoints, restore_checkpoint
 from fluxseg.training.dataset import open_cache
 from fluxseg.training.evaluation import SplitScores, score_crops, split_scores_to_json
-from fluxseg.training.sharding import make_eval_step, make_mesh, replicate
+from fluxseg.training.programs import make_eval_step
+from fluxseg.training.sharding import make_mesh, replicate
 from fluxseg.training.state import TrainState, create_train_state
 
 logger = logging.getLogger(__name__)
@@ -64,13 +65,12 @@ def load_run(workdir: str | Path) -> TrainedRun:
     config = config_from_dict(read_json(path))
     checkpoints = open_checkpoints(workdir)
     try:
-        progress = read_progress(checkpoints.best)
-        if progress is None:
+        if checkpoints.best.latest_step() is None:
             raise WorkdirError(f"{workdir}: the run has no checkpoint yet; train at least an epoch")
         mesh = make_mesh(jax.local_devices())
         # Only the structure matters here: every array is replaced by the checkpoint's.
         state = replicate(create_train_state(config, np.ones(len(config.data.classes)), 1), mesh)
-        state = restore_state(checkpoints.best, state)
+        state, progress = restore_checkpoint(checkpoints.best, state)
     finally:
         checkpoints.close()
     return TrainedRun(workdir, config, state, mesh, progress["best"] or {})

@@ -1,7 +1,6 @@
 """Prediction of files: what is written for each, and what went wrong with which."""
 
 import dataclasses
-import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from fluxseg.inference.predict import Predictor
 from fluxseg.interop.formats import ENDINGS
 from fluxseg.interop.labels import masks_from_labels
 from fluxseg.interop.pixels import write_image_tiff
-from fluxseg.processes import current_process, gather_values, run_in_all, run_in_first, share_of
+from fluxseg.processes import find_disagreement, gather_values, run_in_all, run_in_first, share_of
 
 OutputFormat = Literal[
     "probability", "labels", "mask", "npz", "suite2p", "cellpose", "imagej", "nwb", "neurofinder",
@@ -137,17 +136,13 @@ def _predict_job(
 
 def _check_agreement(jobs: Sequence[Job]) -> None:
     """Raise in every process if they are about to predict different images."""
-    if current_process()[1] == 1:
-        return
-    text = "\n".join(f"{job.path} {job.page} {job.name} {job.error}" for job in jobs)
-    digest = hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
-    everyone = gather_values([digest, len(jobs)], "listing the images")
-    for number, (other, count) in enumerate(everyone):
-        if other != everyone[0][0]:
-            raise WorkdirError(
-                f"the processes of this job see different images: process 0 lists "
-                f"{everyone[0][1]}, process {number} {count}; all must see the same folders"
-            )
+    items = [f"{job.path} {job.page} {job.name} {job.error}" for job in jobs]
+    found = find_disagreement(items, "listing the images")
+    if found:
+        raise WorkdirError(
+            f"the processes of this job see different images: process 0 lists {found[0]}, process "
+            f"{found[1]} {found[2]}; all must see the same folders"
+        )
 
 
 def _gather(jobs: Sequence[Job], mine: Sequence[Outcome]) -> list[Outcome]:

@@ -180,14 +180,8 @@ def draw_cells(cells: Cells, scale: tuple[float, float], axial: float) -> Patche
         scale: pixels per um along rows and columns.
         axial: standard deviation of the section's thickness, um.
     """
-    density = np.array(scale)
-    reach = int(np.ceil(REACH * cells.radius.max(initial=1.0) * density.max())) + 1
-    place = cells.centre[:, 1:] * density
-    corner = np.floor(place).astype(np.intp) - reach
-    steps = np.arange(2 * reach + 1)
-    offset = (steps - (place - corner)[:, :, None]) / density[:, None]
-    rows = offset[:, 0, :, None].astype(np.float32)
-    columns = offset[:, 1, None, :].astype(np.float32)
+    half_side = REACH * cells.radius.max(initial=1.0)
+    corner, rows, columns = _patch_grid(cells.centre, half_side, scale)
     squared = rows * rows + columns * columns
     distance = np.sqrt(squared)
     inverse = 1 / np.maximum(distance, np.float32(1e-3))
@@ -215,6 +209,19 @@ def draw_cells(cells: Cells, scale: tuple[float, float], axial: float) -> Patche
     return Patches(corner, body, light, distance / np.maximum(edge, np.float32(0.2)))
 
 
+def _patch_grid(
+    centre: np.ndarray, half_side: float, scale: tuple[float, float]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Corners `[N, 2]` of square patches, px; how far rows and columns lie from centres, um."""
+    density = np.array(scale)
+    reach = int(np.ceil(half_side * density.max())) + 1
+    place = centre[:, 1:] * density
+    corner = np.floor(place).astype(np.intp) - reach
+    offset = (np.arange(2 * reach + 1) - (place - corner)[:, :, None]) / density[:, None]
+    offset = offset.astype(np.float32)
+    return corner, offset[:, 0, :, None], offset[:, 1, None, :]
+
+
 def _wide(values: np.ndarray) -> np.ndarray:
     """From `[N, K]` to `[K, N, 1, 1]` float32, to go with patches."""
     return values.astype(np.float32).T[:, :, None, None]
@@ -234,18 +241,13 @@ def bare_bodies(
     Returns:
         corner `[N, 2]` int and body `[N, P, P]` float32, as in `Patches`.
     """
-    radius, density = values["radius"] * 0.95, np.array(scale)
-    extent = (3 * radius, *(np.array(shape) / density))
+    radius = values["radius"] * 0.95
+    extent = (3 * radius, *(np.array(shape) / scale))
     count = rng.poisson(values["bare"] * np.prod(extent) * 1e-9)
     centre = place_cells(rng, extent, count, values)
     own = radius * rng.uniform(0.7, 1.0, count)
-    place = centre[:, 1:] * density
-    reach = int(np.ceil(1.2 * radius * density.max())) + 1
-    corner = np.floor(place).astype(np.intp) - reach
-    offset = (np.arange(2 * reach + 1) - (place - corner)[:, :, None]) / density[:, None]
-    squared = (offset.astype(np.float32) ** 2)[:, 0, :, None] + offset.astype(np.float32)[
-        :, 1, None, :
-    ] ** 2
+    corner, rows, columns = _patch_grid(centre, 1.2 * radius, scale)
+    squared = rows * rows + columns * columns
     (radius,), (depth,) = _wide(own[:, None]), _wide(centre[:, :1])
     chord = np.sqrt(np.maximum(radius * radius - squared, 0))
     return corner, _section(depth - chord, depth + chord, values["axial"])

@@ -2,8 +2,7 @@
 
 import contextlib
 import dataclasses
-import hashlib
-import json
+import functools
 import logging
 import re
 import shutil
@@ -16,14 +15,15 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from fluxseg.errors import FluxsegError, WorkdirError
+from fluxseg.files import add_checksum, has_checksum
 from fluxseg.processes import run_in_all, run_in_first
 from fluxseg.training.state import TrainState
 
 logger = logging.getLogger(__name__)
 
 KEEP_LAST = 2
-ARRAYS_SUM, DIGEST = "arrays_sum", "digest"
-"""Names under which a checkpoint holds the checksums of its arrays and of its other values."""
+ARRAYS_SUM = "arrays_sum"
+"""Name under which the values of a checkpoint hold the checksum of its arrays."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,8 +141,7 @@ def save_checkpoint(
     if step in manager.all_steps():
         return
     arrays = arrays_of(state)
-    values = {**progress, ARRAYS_SUM: int(sum_arrays(arrays))}
-    values[DIGEST] = _digest(values)
+    values = add_checksum({**progress, ARRAYS_SUM: int(sum_arrays(arrays))})
     with _saving(manager, f"step {step}"):
         manager.save(
             step,
@@ -180,11 +179,6 @@ def _first_line(error: BaseException) -> str:
     return str(text).strip().splitlines()[0][:300]
 
 
-def _digest(values: Mapping[str, Any]) -> str:
-    plain = {name: value for name, value in values.items() if name != DIGEST}
-    return hashlib.blake2b(json.dumps(plain, sort_keys=True).encode(), digest_size=16).hexdigest()
-
-
 def read_progress(manager: ocp.CheckpointManager, step: int | None = None) -> dict[str, Any] | None:
     """Read the progress of a checkpoint.
 
@@ -204,14 +198,14 @@ def read_progress(manager: ocp.CheckpointManager, step: int | None = None) -> di
     with _reading(manager, step):
         args = ocp.args.Composite(progress=ocp.args.JsonRestore())
         values = dict(manager.restore(step, args=args)["progress"])
-    if values.get(DIGEST, _digest(values)) != _digest(values):
+    if not has_checksum(values):
         raise WorkdirError(f"{manager.directory}: step {step} is damaged: its progress has changed")
     return values
 
 
-def restore_state(
+def restore_checkpoint(
     manager: ocp.CheckpointManager, state: TrainState, step: int | None = None
-) -> TrainState:
+) -> tuple[TrainState, dict[str, Any]]:
     """Restore a checkpoint into a state of the same structure and sharding.
 
     Args:
@@ -219,25 +213,34 @@ def restore_state(
         state: a state of the same model, on any devices.
         step: its step; default the newest.
 
+    Returns:
+        The state and the progress of its run.
+
     Raises:
         WorkdirError: if there is none, it is damaged, or it is of another model.
     """
     step = manager.latest_step() if step is None else step
-    if step is None:
+    progress = read_progress(manager, step)
+    if step is None or progress is None:
         raise WorkdirError(f"{manager.directory}: holds no checkpoint")
     like = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding),
         arrays_of(state),
     )
     with _reading(manager, step):
-        args = ocp.args.Composite(
-            state=ocp.args.StandardRestore(like), progress=ocp.args.JsonRestore()
-        )
-        restored = manager.restore(step, args=args)
-    expected = restored["progress"].get(ARRAYS_SUM)
-    if expected is not None and int(sum_arrays(restored["state"])) != expected:
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(like))
+        restored = manager.restore(step, args=args)["state"]
+    expected = progress.get(ARRAYS_SUM)
+    if expected is not None and int(sum_arrays(restored)) != expected:
         raise WorkdirError(f"{manager.directory}: step {step} is damaged: its arrays have changed")
-    return state.replace(**restored["state"])
+    return state.replace(**restored), progress
+
+
+def restore_state(
+    manager: ocp.CheckpointManager, state: TrainState, step: int | None = None
+) -> TrainState:
+    """Do as `restore_checkpoint` does, and return the state alone."""
+    return restore_checkpoint(manager, state, step)[0]
 
 
 @contextlib.contextmanager
@@ -258,7 +261,7 @@ def restore_newest(
 
     Args:
         manager: one of `Checkpoints`.
-        state: as for `restore_state`.
+        state: as for `restore_checkpoint`.
 
     Returns:
         The state and the progress of its run; None if there is no checkpoint.
@@ -268,11 +271,7 @@ def restore_newest(
     """
     damaged: list[int] = []
     for step in sorted(manager.all_steps(), reverse=True):
-
-        def restore(step: int = step) -> tuple[TrainState, dict[str, Any]]:
-            progress = read_progress(manager, step)
-            return restore_state(manager, state, step), progress or {}
-
+        restore = functools.partial(restore_checkpoint, manager, state, step)
         try:
             found = run_in_all(restore, f"reading the checkpoint of step {step}")
         except FluxsegError as error:

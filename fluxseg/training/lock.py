@@ -1,4 +1,4 @@
-"""One run at a time in a workdir: the second one is refused, and told which is the first."""
+"""One run at a time in a workdir: a second one is refused, and told of the first."""
 
 import contextlib
 import datetime
@@ -11,10 +11,64 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fluxseg.errors import WorkdirError
+from fluxseg.files import TEMPORARY
+from fluxseg.processes import wait_until_seen
 
 logger = logging.getLogger(__name__)
 
 LOCK_NAME = ".lock"
+UNUSABLE = frozenset("[]\\")
+"""Characters that the path of a workdir must not hold."""
+
+
+@contextlib.contextmanager
+def claim_workdir(workdir: Path) -> Iterator[None]:
+    """Make a workdir, hold it while the block runs, and remove what a killed run left half written.
+
+    Args:
+        workdir: folder of a run.
+
+    Raises:
+        WorkdirError: if it cannot be used, or is in use.
+    """
+    _check_name(workdir)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WorkdirError(f"{workdir}: cannot be used: {error.strerror or error}") from error
+    with lock_workdir(workdir):
+        for folder in (workdir, workdir / "figures", workdir / "examples"):
+            for left in folder.glob(f"{TEMPORARY}*"):
+                left.unlink(missing_ok=True)
+        yield
+
+
+def _check_name(workdir: Path) -> None:
+    # The checkpoint library takes the path for a pattern, and would not find what it has saved.
+    path = str(workdir.resolve())
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        raise WorkdirError(f"{path!r} is not valid text; use another --workdir") from error
+    found = UNUSABLE & set(path)
+    if found:
+        raise WorkdirError(
+            f"{path}: the path of a workdir must not hold {' or '.join(sorted(found))}; use "
+            "another --workdir"
+        )
+
+
+def check_shared(workdir: Path) -> None:
+    """Wait until this process sees the workdir that the first one has claimed.
+
+    Raises:
+        WorkdirError: if it does not.
+    """
+    if not wait_until_seen(lambda: (workdir / LOCK_NAME).exists() or None):
+        raise WorkdirError(
+            f"{workdir}: what the first process has written there cannot be seen; --workdir must "
+            "be on a file system that all processes share"
+        )
 
 
 @contextlib.contextmanager

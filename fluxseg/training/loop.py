@@ -4,8 +4,6 @@ import contextlib
 import dataclasses
 import functools
 import logging
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +12,7 @@ import jax
 from fluxseg.config import Config, config_from_dict, config_to_dict, resume_difference
 from fluxseg.data.pipeline import CropSource, steps_per_epoch
 from fluxseg.errors import FluxsegError, WorkdirError
-from fluxseg.files import TEMPORARY, read_json, write_json
+from fluxseg.files import read_json, write_json
 from fluxseg.model.score_table import score_table
 from fluxseg.processes import (
     current_process,
@@ -32,14 +30,14 @@ from fluxseg.training.checkpoints import (
 from fluxseg.training.dataset import Dataset, create_class_weights, prepare_dataset
 from fluxseg.training.epochs import Callbacks, Run, interrupted, score_split, train_epochs
 from fluxseg.training.evaluation import split_scores_to_json
-from fluxseg.training.lock import LOCK_NAME, lock_workdir
+from fluxseg.training.lock import check_shared, claim_workdir
 from fluxseg.training.memory import check_memory
 from fluxseg.training.profiling import StepProfiler, announce_first_step
-from fluxseg.training.progress import Progress, progress_from_json
+from fluxseg.training.programs import make_eval_step
+from fluxseg.training.progress import Progress, describe_epoch, progress_from_json
 from fluxseg.training.sharding import (
     check_batch_size,
     count_parts,
-    make_eval_step,
     make_mesh,
     make_train_step,
     place_state,
@@ -52,11 +50,6 @@ from fluxseg.training.writers import History, TensorBoard
 __all__ = ["Callbacks", "TrainResult", "train_and_evaluate"]
 
 logger = logging.getLogger(__name__)
-
-UNUSABLE = frozenset("[]\\")
-"""Characters that the path of a workdir must not hold."""
-SHOWN_WITHIN = 20
-"""Seconds after which every process must see what one has written."""
 
 
 class TrainResult(NamedTuple):
@@ -126,8 +119,8 @@ def train_and_evaluate(
     workdir = Path(workdir)
     callbacks = callbacks or Callbacks()
     with contextlib.ExitStack() as stack:
-        run_in_first(lambda: stack.enter_context(_claim(workdir)), "claiming the workdir")
-        run_in_all(lambda: _check_shared(workdir), "finding the workdir")
+        run_in_first(lambda: stack.enter_context(claim_workdir(workdir)), "claiming the workdir")
+        run_in_all(lambda: check_shared(workdir), "finding the workdir")
         checkpoints = run_in_all(
             lambda: open_checkpoints(workdir, tidy=True), "opening the checkpoints"
         )
@@ -138,47 +131,6 @@ def train_and_evaluate(
             raise FluxsegError("the training split is empty: set data.train_fraction higher")
         with catch_signals() as stop:
             return _train(config, workdir, dataset, checkpoints, callbacks, stop, init, profile)
-
-
-@contextlib.contextmanager
-def _claim(workdir: Path) -> Iterator[None]:
-    _check_name(workdir)
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise WorkdirError(f"{workdir}: cannot be used: {error.strerror or error}") from error
-    with lock_workdir(workdir):
-        for folder in (workdir, workdir / "figures", workdir / "examples"):
-            for left in folder.glob(f"{TEMPORARY}*"):
-                left.unlink(missing_ok=True)
-        yield
-
-
-def _check_name(workdir: Path) -> None:
-    # The checkpoint library takes the path for a pattern, and would not find what it has saved.
-    path = str(workdir.resolve())
-    try:
-        path.encode()
-    except UnicodeEncodeError as error:
-        raise WorkdirError(f"{path!r} is not valid text; use another --workdir") from error
-    found = UNUSABLE & set(path)
-    if found:
-        raise WorkdirError(
-            f"{path}: the path of a workdir must not hold {' or '.join(sorted(found))}; use "
-            "another --workdir"
-        )
-
-
-def _check_shared(workdir: Path) -> None:
-    # Network file systems may show a new file a few seconds late.
-    for _ in range(SHOWN_WITHIN):
-        if (workdir / LOCK_NAME).exists():
-            return
-        time.sleep(1)
-    raise WorkdirError(
-        f"{workdir}: what the first process has written there cannot be seen; --workdir must be on "
-        "a file system that all processes share"
-    )
 
 
 def _record_settings(config: Config, workdir: Path, checkpoints: Checkpoints) -> None:
@@ -298,18 +250,10 @@ def _restore_best(run: Run, state: TrainState, progress: Progress) -> tuple[Trai
             raise
         state, values = found
         kept = progress_from_json(values, str(run.checkpoints.last.directory))
-        row = kept.history[-1] if kept.history else {}
         logger.warning("Using the newest state instead, of epoch %d", kept.epoch)
-        best_row: dict[str, Any] = {
-            "epoch": kept.epoch,
-            "step": kept.step,
-            "monitor": None,
-            "value": None,
-        }
-        monitor = run.config.train.monitor
-        if monitor in row:
-            best_row |= {"monitor": monitor, "value": row[monitor]}
-        return state, dataclasses.replace(progress, best=best_row)
+        row = kept.history[-1] if kept.history else {"epoch": kept.epoch}
+        newest = describe_epoch(row, kept.step, run.config.train)
+        return state, dataclasses.replace(progress, best=newest)
     return best, progress
 
 

@@ -99,7 +99,7 @@ def part_programs(mesh: Mesh, placed: Any, parts: int) -> PartPrograms:
     return PartPrograms(zeros, add, finish)
 
 
-def eval_program(mesh: Mesh) -> Any:
+def make_eval_step(mesh: Mesh) -> Any:
     """Wire up `eval_step` for batches divided over a mesh; its results are on every device."""
     whole, divided = _shardings(mesh)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from fluxseg.config import TrainConfig
@@ -55,12 +56,7 @@ class Progress:
         else:
             better = value < best["value"] if smaller_wins else value > best["value"]
         if better:
-            best = {
-                "epoch": row["epoch"],
-                "step": self.step,
-                "monitor": config.monitor if config.monitor in row else None,
-                "value": value,
-            }
+            best = describe_epoch(row, self.step, config)
         return dataclasses.replace(
             self,
             epoch=self.epoch + 1,
@@ -76,6 +72,25 @@ class Progress:
             return True
         since_best = self.epoch - (self.best["epoch"] if self.best else 0)
         return config.patience > 0 and self.epoch > 0 and since_best >= config.patience
+
+
+def describe_epoch(row: Mapping[str, Any], step: int, config: TrainConfig) -> dict[str, Any]:
+    """Say of an epoch what is kept of the best one.
+
+    Args:
+        row: its figures.
+        step: steps taken at its end.
+        config: the monitored figure.
+
+    Returns:
+        Its epoch, step, monitored figure and the value of that, None where there is none.
+    """
+    return {
+        "epoch": row["epoch"],
+        "step": step,
+        "monitor": config.monitor if config.monitor in row else None,
+        "value": row.get(config.monitor),
+    }
 
 
 def progress_from_json(values: dict[str, Any], name: str) -> Progress:

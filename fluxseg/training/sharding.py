@@ -16,7 +16,6 @@ from fluxseg.training.programs import (
     AXIS,
     DIVIDED,
     WHOLE,
-    eval_program,
     part_programs,
     whole_program,
     without_optimizer,
@@ -179,11 +178,6 @@ def make_train_step(
         return step(state, batch)
 
     return train
-
-
-def make_eval_step(mesh: Mesh) -> Callable[..., Any]:
-    """Compile `eval_step` for batches divided over a mesh; its results are on every device."""
-    return eval_program(mesh)
 
 
 def _make_step(mesh: Mesh, placed: Any, check: Any) -> Callable[..., Any]:

@@ -19,9 +19,9 @@ from fluxseg.training.checkpoints import (
     restore_state,
     save_checkpoint,
 )
+from fluxseg.training.programs import make_eval_step
 from fluxseg.training.sharding import (
     AXIS,
-    make_eval_step,
     make_mesh,
     make_train_step,
     place_state,

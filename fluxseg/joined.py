@@ -1,4 +1,4 @@
-"""Verbs that several processes of one job run together."""
+"""Commands that several processes of one job run together."""
 
 import contextlib
 import logging
@@ -18,7 +18,7 @@ def joined(processes: Processes, *, log_to_stderr: bool = False) -> Iterator["Co
 
     Args:
         processes: who they are.
-        log_to_stderr: keep log lines out of the verb's own output.
+        log_to_stderr: keep log lines out of the command's own output.
 
     Yields:
         The console to write to.
