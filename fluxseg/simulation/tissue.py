@@ -245,7 +245,8 @@ def bare_bodies(
     extent = (3 * radius, *(np.array(shape) / scale))
     count = rng.poisson(values["bare"] * np.prod(extent) * 1e-9)
     centre = place_cells(rng, extent, count, values)
-    own = radius * rng.uniform(0.7, 1.0, count)
+    # Where it is crowded, fewer cells have found a place.
+    own = radius * rng.uniform(0.7, 1.0, len(centre))
     corner, rows, columns = _patch_grid(centre, 1.2 * radius, scale)
     squared = rows * rows + columns * columns
     (radius,), (depth,) = _wide(own[:, None]), _wide(centre[:, :1])

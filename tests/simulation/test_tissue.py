@@ -128,3 +128,10 @@ def test_no_cells_are_no_trouble():
     assert len(patches.light) == len(cells.radius) == 0
     corner, body = bare_bodies(np.random.default_rng(0), (20, 20), ONE, drawn(bare=1e-3))
     assert len(corner) == len(body) == 0
+
+
+def test_where_cells_without_indicator_find_no_place_there_are_fewer():
+    values = drawn(bare=8e4, radius=11.0, apart=2.05, patchy=0.7)
+    for seed in range(8):
+        corner, body = bare_bodies(np.random.default_rng(seed), (256, 256), ONE, values)
+        assert len(corner) == len(body) > 0
