@@ -70,8 +70,9 @@ class DataConfig:
     """A `split.json` of an earlier run to use again; recordings it does not name are left out."""
     workers: int = dataclasses.field(default=0, metadata=FREE)
     """Processes that read recordings when the cache is made; 0: one per CPU core."""
-    threads: int = dataclasses.field(default=4, metadata=FREE)
-    """Threads that read and augment crops while training."""
+    threads: int = dataclasses.field(default=-1, metadata=FREE)
+    """Threads that read and augment crops while training; -1: one per CPU core, at most 8; 0: none,
+    a batch is read when it is asked for."""
 
     def __post_init__(self) -> None:
         _check(bool(self.source), "data.source", self.source, 'a folder or "simulator"')
@@ -83,7 +84,7 @@ class DataConfig:
         _check(0 <= val <= 1, "data.val_fraction", val, "in [0, 1]")
         _check(train + val <= 1 + 1e-9, "data.val_fraction", val, f"<= {1 - train:.6g}")
         _check(self.workers >= 0, "data.workers", self.workers, ">= 0")
-        _check(self.threads >= 0, "data.threads", self.threads, ">= 0")
+        _check(self.threads >= -1, "data.threads", self.threads, ">= -1")
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -119,7 +120,8 @@ class ModelConfig:
     """The U-Net. The default is fluxseg's own; `experiments/reference.py` is the classic."""
 
     features: tuple[int, ...] = (16, 32, 64, 96, 128)
-    """Channels of each level, from the finest to the coarsest; each level halves the sides."""
+    """Channels of each level, from the finest to the coarsest; each level halves the sides. With
+    an encoder_kind those of the decoder; the coarsest level has as many as the encoder gives."""
     convs: int = 2
     """3x3 convolutions per level and side."""
     stem: int = 2
@@ -142,6 +144,13 @@ class ModelConfig:
     """Whether whole channels or single values are dropped."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Compute dtype; parameters stay float32. auto: bfloat16 on GPU and TPU, float32 on CPU."""
+    encoder_kind: Literal["unet", "resnet18", "resnet34", "resnet50", "efficientnet_lite0"] = "unet"
+    """The encoder: the U-Net's own, or a network whose weights from ImageNet can be loaded, see
+    train.encoder_weights; convs, pool and norm then are the decoder's, and stem must be 2."""
+    encoder_norm: Literal["trained", "frozen", "group"] = "trained"
+    """Normalisation in an encoder_kind. Its batch normalisation uses stored statistics, in
+    training too; its scale and bias are trained, or frozen with them. group: group normalisation,
+    for a start from random weights."""
     remat: bool = dataclasses.field(default=False, metadata=FREE)
     """Keep only the ends of each level for the gradient and compute the rest again: less memory,
     longer steps, the same results."""
@@ -154,6 +163,10 @@ class ModelConfig:
         _check(self.bottleneck_convs >= 0, "model.bottleneck_convs", self.bottleneck_convs, ">= 0")
         _check(self.up_kernel in (2, 4), "model.up_kernel", self.up_kernel, "2 or 4")
         _check(0 <= self.dropout < 1, "model.dropout", self.dropout, "in [0, 1)")
+        if self.encoder_kind != "unet":
+            kind = f"with model.encoder_kind {self.encoder_kind}"
+            _check(len(self.features) == 5, "model.features", self.features, f"five levels {kind}")
+            _check(self.stem == 2, "model.stem", self.stem, f"2 {kind}")
 
 
 def reference_model() -> ModelConfig:
@@ -187,11 +200,25 @@ class LossConfig:
     """Exponent of the focal factor (1 - p)^gamma; 0 leaves the cross-entropy as it is."""
     dice: float = 1.0
     """Weight of the soft Dice loss that is added, per image."""
+    ignore_rim: int = 0
+    """Pixels of the cross-entropy within this distance (px, along rows and columns) of the other
+    class do not count: outlines drawn by hand or machine are off by about as much."""
+    soften: int = 0
+    """The cross-entropy's target is the share of each class in a square of this many px to each
+    side, in place of the class itself."""
+    truncate: float = 0.0
+    """Pixels whose class is given a probability below this have no gradient from the cross-entropy:
+    such labels are taken for wrong; 0: none."""
 
     def __post_init__(self) -> None:
         _check(self.neuron_weight > 0, "loss.neuron_weight", self.neuron_weight, "> 0")
         _check(0 <= self.focal_gamma <= 10, "loss.focal_gamma", self.focal_gamma, "in [0, 10]")
         _check(self.dice >= 0, "loss.dice", self.dice, ">= 0")
+        _check(0 <= self.ignore_rim <= 8, "loss.ignore_rim", self.ignore_rim, "0 to 8 px")
+        _check(0 <= self.soften <= 8, "loss.soften", self.soften, "0 to 8 px")
+        _check(0 <= self.truncate < 1, "loss.truncate", self.truncate, "in [0, 1)")
+        alone = self.soften == 0 or (self.truncate == 0 and self.focal_gamma == 0)
+        _check(alone, "loss.soften", self.soften, "0 with loss.truncate or loss.focal_gamma")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,6 +252,9 @@ class TrainConfig:
     encoder: Literal["free", "discounted", "frozen"] = "free"
     """How the encoder learns: like the rest, at a tenth of its rate, or not at all; for
     fine-tuning."""
+    encoder_weights: str = ""
+    """File of weights that an encoder_kind begins with, from ImageNet: .safetensors, .pt or .pth
+    as torchvision and timm give them; empty: random ones. A run that is resumed has its own."""
     repeats: int = 1
     """Times that each training crop is seen in an epoch, augmented anew each time."""
     patience: int = dataclasses.field(default=0, metadata=FREE)

@@ -40,7 +40,7 @@ SETTINGS = ":".join(
     )
 )
 """Explained in the manual of glibc, "Memory Allocation Tunables"; unknown ones are ignored."""
-COMPUTING = frozenset({"train", "finetune", "evaluate", "predict", "review"})
+COMPUTING = frozenset({"train", "finetune", "evaluate", "predict", "review", "sweep"})
 """Verbs of the `fluxseg` command that train or predict."""
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from fluxseg.errors import ConfigError, FluxsegError, ProcessError
+from fluxseg.watch import LATER, start_watch
 
 T = TypeVar("T")
 
@@ -114,11 +115,12 @@ def join_processes(settings: Processes) -> None:
             settings.index if explicit else None,
             list(settings.local_devices) or None,
             cluster_detection_method=settings.cluster or None,
-            heartbeat_timeout_seconds=settings.timeout,
+            heartbeat_timeout_seconds=settings.timeout + LATER,
             shutdown_timeout_seconds=settings.timeout,
         )
     except (RuntimeError, ValueError) as error:
         raise ProcessError(f"the processes of this job cannot find each other: {error}") from error
+    start_watch(settings.timeout)
 
 
 def current_process() -> tuple[int, int]:
@@ -283,7 +285,7 @@ def naming_failures() -> Iterator[None]:
         yield
     except jax.errors.JaxRuntimeError as error:
         # A connection that broke does not say whose it was; the coordinator knows.
-        _barrier("its part of a step", DIAGNOSIS)
+        _barrier("its part of the work", DIAGNOSIS)
         raise ProcessError(f"the processes lost each other: {error}") from error
 
 

@@ -10,6 +10,8 @@ import pytest
 
 from fluxseg.arguments import read_config_file
 from fluxseg.config import Config, config_from_dict, config_to_dict
+from fluxseg.files import write_json
+from fluxseg.interop.sources import FolderSource
 from fluxseg.training.loop import train_and_evaluate
 from tests.conftest import REPOSITORY, with_data, with_train
 
@@ -20,8 +22,9 @@ CONFIGS = [path for path in FILES if "def get_config" in path.read_text()]
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_an_experiment_is_its_own_record(path):
     docstring = ast.get_docstring(ast.parse(path.read_text()))
-    for part in ("What:", "Hardware:", "Command:", f"experiments/{path.name}"):
+    for part in ("What:", "Hardware:", "Command:"):
         assert part in docstring
+    assert f"experiments/{path.name}" in docstring or f"-m experiments.{path.stem}" in docstring
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -83,3 +86,45 @@ def test_real_sessions_can_be_trained_on(real_data, tmp_path):
     assert data["n_used"] == 6
     assert data["straddling"]
     assert result.scores["splits"]["test"]["scores"]["neuron_iou"] > 0.2
+
+
+def test_the_leakage_experiment_runs_shrunk_and_goes_on(tmp_path, monkeypatch):
+    from experiments import leakage
+
+    for name, value in {"DONORS": 4, "CONTAINERS": 2, "SESSIONS": 2, "NEW_DONORS": 1}.items():
+        monkeypatch.setattr(leakage, name, value)
+    monkeypatch.setattr(leakage, "SIZE", 64)
+    folder = tmp_path / "recordings"
+    leakage.write_recordings(folder, 3)
+    with_container, without, new = (
+        sorted((folder / part).iterdir()) for part in ("container", "donor", "new")
+    )
+    assert (len(with_container), len(without), len(new)) == (16, 16, 4)
+    sources = {part: FolderSource(folder / part) for part in ("container", "donor")}
+    groups = {
+        part: {source.read(key).group for key in source.keys()}  # noqa: SIM118
+        for part, source in sources.items()
+    }
+    assert (len(groups["container"]), len(groups["donor"])) == (8, 4)
+    commands = []
+
+    def run(module, *arguments):
+        commands.append(module)
+        workdir = arguments[arguments.index("--workdir") + 1]
+        part = {"test": {"scores": {"neuron_iou": 0.7}}}
+        if module == "fluxseg":
+            part, workdir = {"external": {"scores": {"neuron_iou": 0.6}}}, workdir / "new"
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_json(workdir / "scores.json", {"splits": part})
+
+    monkeypatch.setattr(leakage, "_run", run)
+    for _ in range(2):
+        found = leakage.run_split("donor", folder, tmp_path / "run", 3, 1)
+    assert found == {"reported": 0.7, "new": 0.6}
+    assert commands == ["fluxseg.main", "fluxseg"]
+    rows = [{"split": split, "seed": seed, **found} for split in leakage.SPLITS for seed in (0, 1)]
+    assert "| donor | 0.700 ± 0.000 | 0.600 ± 0.000 | 0.100 ± 0.000 |" in leakage.write_table(
+        tmp_path / "table.md", rows
+    )
+    leakage.draw_gaps(tmp_path / "gaps.png", rows)
+    assert (tmp_path / "gaps.png").stat().st_size > 5000

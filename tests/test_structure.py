@@ -12,7 +12,7 @@ import fluxseg
 
 ROOT = Path(fluxseg.__file__).parent
 FLOORS = (
-    ("errors", "config", "files", "markup", "launch", "processes"),
+    ("errors", "config", "files", "markup", "launch", "processes", "watch"),
     ("data",),
     ("simulation",),
     ("interop",),

@@ -33,7 +33,6 @@ from fluxseg.data.prepare import prepare_cache
 from fluxseg.interop.sources import open_source
 
 BATCH = 8
-THREADS = 4
 CROPS = 4716
 """Crops of an epoch, as many as the reference protocol's data have: Grain's shuffle takes 0.7 ms
 for an index below 24, and a hundredth of that here."""
@@ -57,9 +56,7 @@ def open_cache(cache: Path, count: int | None = None) -> CropSource:
 def open_batches(cache: Path, augment: bool = True) -> Iterator[Any]:
     """Open the endless batches of all crops of a cache."""
     settings = AugmentConfig() if augment else None
-    batches = make_batches(
-        open_cache(cache, CROPS), BATCH, augment=settings, seed=0, epochs=None, threads=THREADS
-    )
+    batches = make_batches(open_cache(cache, CROPS), BATCH, augment=settings, seed=0, epochs=None)
     return iter(batches)
 
 

@@ -10,9 +10,9 @@ from fluxseg.terminal import configure_logging, create_console, progress_bars
 
 
 def finetune(
-    model: Path,
     data: str,
     output: Path,
+    model: str = "pretrained",
     encoder: Literal["free", "discounted", "frozen"] = "discounted",
     steps: int = 120,
     learning_rate: float = 5e-4,
@@ -27,9 +27,10 @@ def finetune(
     Suits 1 to 20 fields. Running the same command again resumes an interrupted run.
 
     Args:
-        model: A model file, such as model.safetensors of a workdir, or the workdir of a run.
         data: Folder of labelled recordings.
         output: Folder of the result: model.safetensors, scores.json, report.html.
+        model: A model file, such as model.safetensors of a workdir, or the workdir of a run; by
+            default the model that comes with fluxseg.
         encoder: How the encoder learns. free: like the rest; discounted: at a tenth of its
             learning rate; frozen: not at all.
         steps: Steps of the optimiser, whatever the number of fields; 120 take one to three minutes
@@ -64,7 +65,7 @@ def finetune(
     bars = (("Preparing", "recordings"), ("Training", "steps"))
     with progress_bars(console, *bars) as (on_prepare, on_step):
         callbacks = Callbacks(on_prepare=on_prepare, on_step=on_step)
-        name = model.resolve().name
+        name = Path(model).resolve().name
         _, entry = few_shot.finetune(loaded, name, data, output, settings, callbacks)
     console.print(*few_shot.format_scores(entry), sep="\n", markup=False)
     if curve and not entry["curve"]:

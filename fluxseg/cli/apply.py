@@ -6,6 +6,7 @@ from typing import Literal
 import tyro
 
 from fluxseg.compilation import enable_compilation_cache
+from fluxseg.errors import ConfigError
 from fluxseg.joined import joined
 from fluxseg.processes import Processes
 from fluxseg.terminal import configure_logging, create_console, progress_bars
@@ -19,10 +20,12 @@ PredictFormat = Literal[
 def predict(
     inputs: tyro.conf.Positional[tuple[str, ...]],
     /,
-    model: Path,
     output: Path,
+    model: str = "pretrained",
     format: tuple[PredictFormat, ...] = ("probability", "labels"),
+    diameter: float | None = None,
     tta: bool = False,
+    fast: bool = False,
     threshold: float | None = None,
     tile: int | None = None,
     processes: Processes = Processes(),  # noqa: B008
@@ -35,14 +38,19 @@ def predict(
     Args:
         inputs: Image files or recordings, folders of them, or patterns such as "data/*.tif"; of a
             TIFF file with several pages each page is an image.
-        model: A model file, such as model.safetensors of a workdir, or the workdir of a run.
         output: Folder to write to.
+        model: A model file, such as model.safetensors of a workdir, or the workdir of a run; by
+            default the model that comes with fluxseg, which has seen simulated fields only.
         format: What to write for each image. probability: NAME_probability.tif; labels:
             NAME_labels.tif, one number a neuron; mask: NAME_mask.tif; npz: all of these and the
             measures of each neuron in NAME_prediction.npz; suite2p (a folder, NAME_suite2p),
             cellpose (NAME_seg.npy), imagej (NAME_rois.zip), nwb, neurofinder, coco, geojson: the
             neurons for that tool.
-        tta: Average over the 8 flips and turns of each image: eight times slower.
+        diameter: Typical diameter of the cells, px, for the model that comes with fluxseg; by
+            default it is estimated from each image.
+        tta: Average over the 8 flips and turns of each image: eight times slower. The model that
+            comes with fluxseg does so by default.
+        fast: Never do so.
         threshold: Least probability of a neuron pixel; by default the one stored with the model,
             chosen on validation.
         tile: Images with a longer side are predicted in overlapping tiles of this side, px; 512 by
@@ -54,6 +62,8 @@ def predict(
     from fluxseg.inference.run_model import load_model
 
     with joined(processes) as console:
+        if tta and fast:
+            raise ConfigError("--tta and --fast exclude each other; give one of them")
         enable_compilation_cache()
         loaded = load_model(model)
         jobs = plan_jobs(inputs, output)
@@ -64,8 +74,9 @@ def predict(
                 output,
                 format,
                 threshold=threshold,
-                tta=tta,
+                tta=True if tta else False if fast else None,
                 tile=tile,
+                diameter=diameter,
                 progress=progress,
             )
         failed = sum(bool(outcome.error) for outcome in outcomes)
@@ -74,11 +85,14 @@ def predict(
     return 1 if failed or not outcomes else 0
 
 
-def export(model: Path, output: Path, format: Literal["stablehlo"] = "stablehlo") -> int:
+def export(
+    output: Path, model: str = "pretrained", format: Literal["stablehlo"] = "stablehlo"
+) -> int:
     """Export a model for use without fluxseg.
 
     Args:
-        model: A model file, such as model.safetensors of a workdir, or the workdir of a run.
+        model: A model file, such as model.safetensors of a workdir, or the workdir of a run; by
+            default the model that comes with fluxseg.
         output: File to write; a file of the same name with .json added explains its use.
         format: stablehlo: a program with its parameters for CPUs, CUDA GPUs and TPUs, which
             jax.export reads; it takes normalised images and gives probabilities.

@@ -56,7 +56,7 @@ def _is_recording(folder: Path) -> bool:
 
 def _convert_folder(source: Path, target: Path, format: Format | None, overwrite: bool) -> int:
     from fluxseg.errors import ConfigError
-    from fluxseg.inference.inputs import distinct_name, safe_name
+    from fluxseg.files import distinct_name, safe_name
     from fluxseg.interop.convert import write_recording
     from fluxseg.interop.formats import ENDINGS
     from fluxseg.interop.sources import FolderSource

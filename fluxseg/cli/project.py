@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 
 from fluxseg.errors import ConfigError, RecordingError
+from fluxseg.files import safe_name
 from fluxseg.terminal import configure_logging, create_console, progress_bars
 
 if TYPE_CHECKING:
@@ -47,8 +48,10 @@ def project(
         raise ConfigError("project: give at least one movie and one kind of image")
     # Settings are at fault for every movie, so they are not reported for each.
     MaxProjection(bin)
-    names = [movie.name.split(".ome.")[0].removesuffix(movie.suffix) for movie in movies]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    stems = [movie.name.split(".ome.")[0].removesuffix(movie.suffix) for movie in movies]
+    names = [safe_name(stem) for stem in stems]
+    folded = [name.casefold() for name in names]
+    twice = sorted({name for name in names if folded.count(name.casefold()) > 1})
     if twice:
         raise ConfigError(f"project: several movies are named {twice[0]}; project them apart")
     failed = 0

@@ -14,9 +14,11 @@ from fluxseg.data.crops import crop_settings, decode_crop
 from fluxseg.data.recording import Source
 from fluxseg.data.splits import SplitItem
 from fluxseg.errors import WorkdirError
-from fluxseg.files import add_checksum, has_checksum, read_json, write_json
+from fluxseg.files import add_checksum, has_checksum, is_plain_name, read_json, write_json
 
 INDEX_NAME = "index.json"
+MAX_TILE = 2**14
+"""Longest side of a crop that an index may tell, px."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,17 +164,23 @@ def read_index_alone(directory: str | Path) -> CacheIndex | None:
     try:
         if not has_checksum(values):
             raise ValueError("its checksum is another")
+        settings = dict(values["settings"])
+        if not 0 < int(settings["tile"]) <= MAX_TILE:
+            raise ValueError("the side of a crop is out of range")
         return CacheIndex(
             directory=directory,
-            settings=dict(values["settings"]),
+            settings=settings,
             stamps=dict(values["stamps"]),
             source=dict(values["source"]),
             entries=tuple(entry_from_json(entry) for entry in values["entries"]),
             left_out=tuple((key, reason) for key, reason in values["left_out"]),
             near_duplicates=tuple((a, b, float(s)) for a, b, s in values["near_duplicates"]),
-            shards={k: (int(v[0]), int(v[1])) for k, v in values["shards"].items()},
+            shards={
+                _plain_name(name): (int(size), int(crops))
+                for name, (size, crops) in values["shards"].items()
+            },
         )
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise WorkdirError(
             f"{path}: is damaged ({error!r}); delete it to have it made again from the crops "
             "beside it"
@@ -254,7 +262,18 @@ def entry_from_json(values: Mapping[str, Any]) -> CacheEntry:
     for name in ("shape", "remarks", "neuron_pixels", "valid_pixels", "touching_pixels"):
         # Indexes of earlier versions do not have the last one.
         fields[name] = tuple(fields.get(name, ()))
-    return CacheEntry(**fields)
+    entry = CacheEntry(**fields)
+    _plain_name(entry.shard)
+    if not isinstance(entry.first, int) or len(entry.shape) != 2:
+        raise TypeError(f"the entry of {entry.key!r:.200} is none")
+    return entry
+
+
+def _plain_name(name: Any) -> str:
+    # It becomes part of a path, which must not lead out of the cache's folder.
+    if not is_plain_name(name):
+        raise ValueError(f"{name!r:.200} is no name of a shard")
+    return str(name)
 
 
 def common_pixel_size(entries: Iterable[CacheEntry], tolerance: float = 0.05) -> float | None:

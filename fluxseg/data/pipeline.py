@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import grain
 import numpy as np
@@ -11,13 +11,28 @@ from fluxseg.config import AugmentConfig
 from fluxseg.data.augment import augment_crop
 from fluxseg.data.cache import CacheIndex, damaged_shard, find_damage
 from fluxseg.data.crops import decode_crop
+from fluxseg.data.parallel import worker_count
 
 Batch = dict[str, np.ndarray]
 """image `[B, H, W, 1]` float32; label `[B, H, W]` uint8, 0 and 1 or the bits of
 `fluxseg.data.touching`; valid `[B, H, W]` uint8, 0 where a pixel must not count; crop `[B]` int32,
 position in the list of crops, -1 for padding."""
+MOST_THREADS = 8
+"""Threads that read ahead if nobody says how many: a few of them feed any training."""
 Transform = Callable[[Batch, np.random.Generator], Batch]
 """A random change of one crop."""
+
+
+class Crops(Protocol):
+    """What batches are made of: random access to crops, as `CropSource` and simulators give it."""
+
+    @property
+    def tile(self) -> int:
+        """Side of a crop, px."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, item: int) -> Batch: ...
 
 
 class CropSource:
@@ -133,13 +148,13 @@ def steps_per_epoch(n_crops: int, batch_size: int) -> int:
 
 
 def make_batches(
-    crops: CropSource,
+    crops: Crops,
     batch_size: int,
     *,
     augment: AugmentConfig | Transform | None = None,
     seed: int | None = None,
     epochs: int | None = 1,
-    threads: int = 4,
+    threads: int = -1,
     process: tuple[int, int] = (0, 1),
 ) -> grain.DatasetIterator:
     """Wire up a Grain iterator over batches.
@@ -156,7 +171,8 @@ def make_batches(
             returns one crop (a `Batch` without B and the channel); None for none.
         seed: seed of order and augmentation; None keeps the order of `crops`.
         epochs: passes over the crops, each in another order; None for ever.
-        threads: threads that read ahead; 0 reads in the calling thread.
+        threads: threads that read ahead; -1 for one per CPU core, at most `MOST_THREADS`; 0 reads
+            in the calling thread.
         process: (rank, number) of processes that share the global batch.
 
     Returns:
@@ -177,12 +193,15 @@ def make_batches(
         dataset = dataset.random_map(change)
     dataset = _Rows(dataset.map(_add_channel), _padding(crops.tile), batch_size, process)
     dataset = dataset.batch(batch_size // process[1], drop_remainder=True).repeat(epochs)
+    if threads < 0:
+        # More than there are cores hinder each other: augmentation holds Python's lock in turns.
+        threads = min(worker_count(0), MOST_THREADS)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     return iter(dataset.to_iter_dataset(options))
 
 
 def iterate_evaluation(
-    crops: CropSource, batch_size: int, *, threads: int = 4, process: tuple[int, int] = (0, 1)
+    crops: CropSource, batch_size: int, *, threads: int = -1, process: tuple[int, int] = (0, 1)
 ) -> Iterator[Batch]:
     """Iterate once over all crops in their order, for evaluation; see `make_batches`."""
     if len(crops):

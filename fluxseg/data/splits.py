@@ -96,13 +96,16 @@ def manifest_from_json(values: Any, name: str = "manifest") -> Manifest:
     )
     if not fits:
         raise ConfigError(f"{name}: 'items' must give group, digest and splits of each recording")
+    moved = values.get("moved", [])
+    if not isinstance(moved, list) or not all(isinstance(item, str) for item in moved):
+        raise ConfigError(f"{name}: 'moved' must be a list of names")
     manifest = Manifest(
         values["split_by"],
         values["train_fraction"],
         values["val_fraction"],
         values["seed"],
         items,
-        tuple(values.get("moved", ())),
+        tuple(moved),
     )
     if manifest.content_hash != values["content_hash"]:
         raise ConfigError(f"{name}: was changed by hand: its content hash does not fit its items")

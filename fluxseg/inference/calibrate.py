@@ -12,7 +12,7 @@ import numpy as np
 
 from fluxseg.data.touching import NEURON
 from fluxseg.files import write_json
-from fluxseg.inference.predict import neuron_log_odds
+from fluxseg.inference.probability import neuron_log_odds
 from fluxseg.model.calibration import (
     LEVELS,
     ReliabilitySums,

@@ -11,7 +11,11 @@ from fluxseg.data.cache import CacheEntry, CacheIndex, read_crops
 from fluxseg.data.tiles import uncrop_grid
 from fluxseg.data.touching import NEURON
 from fluxseg.files import atomic_path, write_json
-from fluxseg.inference.predict import class_probabilities, neuron_probability, split_classes
+from fluxseg.inference.probability import (
+    class_probabilities,
+    neuron_probability,
+    split_classes,
+)
 from fluxseg.training.state import TrainState
 
 

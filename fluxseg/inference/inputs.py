@@ -2,7 +2,6 @@
 
 import dataclasses
 import glob
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from fluxseg.data.npy import MAGIC, naming_file, read_npy
 from fluxseg.errors import ConfigError, FluxsegError, RecordingError, UnsafeFileError
+from fluxseg.files import distinct_name, safe_name
 from fluxseg.interop.images import find_image, is_mask_name
 from fluxseg.interop.pixels import MAGICS, count_pages, read_pixels
 from fluxseg.interop.sources import FolderSource, read_recording
@@ -105,23 +105,6 @@ def _pages(path: Path) -> tuple[int, str]:
         return (1 if path.is_dir() else max(count_pages(path), 1)), ""
     except FluxsegError as error:
         return 1, without_path(error, path)
-
-
-def safe_name(stem: str) -> str:
-    """Return a file name that every system takes and that leads nowhere."""
-    cleaned = re.sub(r'[\x00-\x1f<>:"/\\|?*\x7f\ud800-\udfff]', "_", stem).strip(". ")
-    # 255 bytes are the limit of most file systems; endings and numbers follow.
-    return cleaned.encode()[:180].decode(errors="ignore") or "image"
-
-
-def distinct_name(name: str, taken: set[str]) -> str:
-    """Return the name, or with a number if it is taken; some systems ignore upper case."""
-    number, candidate = 1, name
-    while candidate.casefold() in taken:
-        number += 1
-        candidate = f"{name}_{number}"
-    taken.add(candidate.casefold())
-    return candidate
 
 
 def read_input(path: Path, page: int | None = None) -> tuple[np.ndarray, float | None]:

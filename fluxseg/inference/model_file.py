@@ -23,10 +23,12 @@ from fluxseg.files import atomic_path
 from fluxseg.inference.predict import Predictor, pooling_stride
 from fluxseg.model.unet import create_unet
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 4
 """Raised whenever the meaning of a field changes, one is added, or `ModelConfig` gains one.
 
-Version 1 has no `temperature`; such files are read as having 1."""
+Version 1 has no `temperature`; such files are read as having 1. Versions 1 and 2 have neither
+`diameter_px` nor `tta`, which are read as None and false. Versions 1 to 3 know the U-Net's own
+encoder alone."""
 ENTRY = "fluxseg"
 CHECKSUM = "sha256"
 MAX_HEADER = 2**20
@@ -43,6 +45,8 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
     "classes": list,
     "licence": str,
     "info": dict,
+    "diameter_px": (int, float, type(None)),
+    "tta": bool,
 }
 
 
@@ -74,6 +78,8 @@ def write_model(path: str | Path, model: Predictor) -> None:
         "classes": list(model.classes),
         "licence": model.licence,
         "info": dict(model.info),
+        "diameter_px": model.diameter_px,
+        "tta": model.tta,
     }
     try:
         text = json.dumps(values, ensure_ascii=False, allow_nan=False)
@@ -161,12 +167,17 @@ def _create_model(values: dict[str, Any], tensors: dict[str, np.ndarray]) -> Pre
         )
     if version == 1:
         values = {"temperature": 1.0, **values}
+    if version in (1, 2):
+        values = {"diameter_px": None, "tta": False, **values}
     for name, kind in _FIELDS.items():
-        if not isinstance(values.get(name, ...), kind) or isinstance(values[name], bool):
+        value = values.get(name, ...)
+        # Python's bools are integers too.
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             raise FluxsegError(f"is damaged: the field {name!r} of its header is missing or wrong")
     if unknown := sorted(set(values) - set(_FIELDS)):
         raise FluxsegError(f"is damaged: its header has the unknown field {unknown[0]!r}")
-    config = _read_config(values["model"])
+    old = {"encoder_kind": "unet", "encoder_norm": "trained"} if version in (1, 2, 3) else {}
+    config = _read_config({**old, **values["model"]})
     _check_values(values, config)
     _check_shapes(config, len(values["classes"]), tensors)
     _check_finite(tensors)
@@ -182,6 +193,8 @@ def _create_model(values: dict[str, Any], tensors: dict[str, np.ndarray]) -> Pre
         classes=tuple(values["classes"]),
         licence=values["licence"],
         info=values["info"],
+        diameter_px=None if values["diameter_px"] is None else float(values["diameter_px"]),
+        tta=values["tta"],
     )
 
 
@@ -197,12 +210,14 @@ def _read_config(settings: dict[str, Any]) -> ModelConfig:
 def _check_values(values: dict[str, Any], config: ModelConfig) -> None:
     low, high = values["low_percentile"], values["high_percentile"]
     scale, classes = values["um_per_px"], values["classes"]
+    diameter = values["diameter_px"]
     checks = (
         ("low_percentile", 0 <= low < high <= 100),
         ("threshold", 0 < values["threshold"] < 1),
         ("temperature", 0.01 <= values["temperature"] <= 100),
         ("tile", 16 <= values["tile"] <= 4096),
         ("um_per_px", scale is None or 0 < scale < 1000),
+        ("diameter_px", diameter is None or 1 <= diameter <= 1000),
         ("classes", 2 <= len(classes) <= 16 and all(isinstance(name, str) for name in classes)),
         ("model.features", len(config.features) <= 10 and pooling_stride(config) <= 1024),
     )

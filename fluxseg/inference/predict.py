@@ -2,36 +2,35 @@
 
 import dataclasses
 import functools
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from fluxseg.config import Config, DataConfig, ModelConfig
 from fluxseg.data.recording import check_image
-from fluxseg.data.touching import TOUCHING
-from fluxseg.data.transforms import normalize_image, turn, unturn
+from fluxseg.data.transforms import normalize_image
 from fluxseg.errors import ConfigError
-from fluxseg.inference.tiling import blend_tiles, cut_tiles, pad_image, plan_tiles
+from fluxseg.inference.probability import (
+    BUCKET,
+    TILE,
+    ApplyFn,
+    class_probabilities,
+    neuron_probability,
+    predict_probability,
+    split_classes,
+)
+from fluxseg.inference.resample import choose_zoom, resample_image, zoomed_shape
 from fluxseg.markup import render_table
 from fluxseg.model.unet import create_unet
 
 if TYPE_CHECKING:
+    from fluxseg.inference.rois import Rois
     from fluxseg.training.state import TrainState
 
-TILE = 512
-"""Largest side of an image that is predicted as a whole, px."""
-BATCH = 4
-"""Tiles that are predicted at once, at most."""
-BUCKET = 32
-"""Sides are padded to a multiple of this, so that few shapes are ever compiled, px."""
 CLASSES = DataConfig().classes
 LICENCE = "not stated; ask those who trained the model"
-
-ApplyFn = Callable[..., Any]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -51,6 +50,9 @@ class Predictor:
         classes: names of the classes, in the order of the logits.
         licence: terms of the parameters.
         info: how it was trained, as plain values.
+        diameter_px: median diameter of the cells that it was trained on, px; images are brought
+            to it. None: images are taken as they are.
+        tta: whether it averages over flips and turns unless told otherwise.
     """
 
     config: ModelConfig
@@ -64,6 +66,8 @@ class Predictor:
     classes: tuple[str, ...] = CLASSES
     licence: str = LICENCE
     info: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    diameter_px: float | None = None
+    tta: bool = False
 
     def _repr_html_(self) -> str:
         """Return what a notebook shows: what the model is and how it was trained."""
@@ -92,29 +96,44 @@ class Predictor:
         return _apply_of(self.config, len(self.classes))
 
     def predict(
-        self, image: Any, *, tta: bool = False, tile: int | None = None, overlap: int | None = None
+        self,
+        image: Any,
+        *,
+        tta: bool | None = None,
+        tile: int | None = None,
+        overlap: int | None = None,
+        diameter: float | None = None,
     ) -> np.ndarray:
         """Predict where neurons are.
 
         Args:
             image: `[H, W]`, any real dtype and size, in any units: it is normalised by its
                 percentiles. Pixels that are not finite are taken as dark.
-            tta: average over the 8 flips and turns of the image (test-time augmentation).
+            tta: average over the 8 flips and turns of the image (test-time augmentation); None
+                for the model's own `tta`.
             tile: images with a longer side are predicted in overlapping tiles of this side, px;
                 default `TILE`. Rounded up to what the poolings of the network need.
             overlap: least overlap of tiles, px; default a quarter of `tile`.
+            diameter: typical diameter of the cells, px, for a model that knows its own; None to
+                estimate it from the image.
 
         Returns:
             `[H, W]` float32, probability of "neuron", 0 to 1.
 
         Raises:
             RecordingError: if it is not a 2-D array of real numbers.
-            ConfigError: if tile and overlap do not fit together.
+            ConfigError: if tile and overlap do not fit together, or the diameter is of no use.
         """
-        return self._predict(neuron_probability, image, tta, tile, overlap)
+        return self._predict(neuron_probability, image, tta, tile, overlap, diameter)
 
     def predict_classes(
-        self, image: Any, *, tta: bool = False, tile: int | None = None, overlap: int | None = None
+        self,
+        image: Any,
+        *,
+        tta: bool | None = None,
+        tile: int | None = None,
+        overlap: int | None = None,
+        diameter: float | None = None,
     ) -> np.ndarray:
         """Predict the probability of each class; arguments and errors as of `predict`.
 
@@ -122,10 +141,16 @@ class Predictor:
             `[H, W, C]` float32, in the order of `classes`. All but the first add up to what
             `predict` gives, up to rounding.
         """
-        return self._predict(class_probabilities, image, tta, tile, overlap)
+        return self._predict(class_probabilities, image, tta, tile, overlap, diameter)
 
     def predict_touching(
-        self, image: Any, *, tta: bool = False, tile: int | None = None, overlap: int | None = None
+        self,
+        image: Any,
+        *,
+        tta: bool | None = None,
+        tile: int | None = None,
+        overlap: int | None = None,
+        diameter: float | None = None,
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Predict what `find_rois` takes; arguments and errors as of `predict`.
 
@@ -133,27 +158,128 @@ class Predictor:
             `[H, W]` float32 probability of "neuron", as `predict` gives, and that of "touching",
             None if the network has no such class.
         """
+        settings: dict[str, Any] = {
+            "tta": tta, "tile": tile, "overlap": overlap, "diameter": diameter,
+        }  # fmt: skip
         if "touching" not in self.classes:
-            return self.predict(image, tta=tta, tile=tile, overlap=overlap), None
-        return split_classes(self.predict_classes(image, tta=tta, tile=tile, overlap=overlap))
+            return self.predict(image, **settings), None
+        return split_classes(self.predict_classes(image, **settings))
 
-    def _predict(
-        self, kind: ApplyFn, image: Any, tta: bool, tile: int | None, overlap: int | None
-    ) -> np.ndarray:
+    def segment(
+        self,
+        image: Any,
+        *,
+        threshold: float | None = None,
+        um_per_px: float | None = None,
+        tta: bool | None = None,
+        tile: int | None = None,
+        diameter: float | None = None,
+    ) -> "Rois":
+        """Find separate neurons in an image, as `fluxseg predict` does.
+
+        Args:
+            image: see `predict`.
+            threshold: least probability of a neuron pixel; None for the model's own.
+            um_per_px: size of a pixel, um; None if it is not known, or that of the training.
+            tta: see `predict`.
+            tile: see `predict`.
+            diameter: see `predict`.
+
+        Returns:
+            The neurons; see `find_rois`.
+
+        Raises:
+            RecordingError: if the image is not a 2-D array of real numbers.
+            ConfigError: naming the setting that is out of its range.
+        """
+        from fluxseg.inference.rois import find_rois
+
+        diameter = self.find_diameter(image) if diameter is None else diameter
+        probability, touching = self.predict_touching(image, tta=tta, tile=tile, diameter=diameter)
+        return find_rois(
+            probability,
+            touching=touching,
+            threshold=self.threshold if threshold is None else threshold,
+            um_per_px=um_per_px or self.um_per_px,
+            diameter=diameter,
+        )
+
+    def find_diameter(self, image: Any) -> float | None:
+        """Estimate the typical diameter of the cells in an image (see `estimate_diameter`).
+
+        Args:
+            image: see `predict`.
+
+        Returns:
+            Diameter, px: that of the training if too few cells are found; None if the model does
+            not know its own.
+
+        Raises:
+            RecordingError: if it is not a 2-D array of real numbers.
+        """
+        if self.diameter_px is None:
+            return None
+        return self._estimate(self._normalize(image), self.diameter_px)
+
+    def _estimate(self, normal: np.ndarray, trained_px: float) -> float:
+        # Imported here, as separating cells takes long to import and training needs none of it.
+        from fluxseg.inference.scale import estimate_diameter
+
+        found = estimate_diameter(self._probability, normal, trained_px, self.threshold)
+        return trained_px if found is None else found
+
+    def _normalize(self, image: Any) -> np.ndarray:
         image = np.asarray(image)
         check_image(image)
+        return normalize_image(image, self.low_percentile, self.high_percentile)
+
+    def _probability(self, normal: np.ndarray, **settings: Any) -> np.ndarray:
         return predict_probability(
             self.apply_fn,
             self.params,
-            normalize_image(image, self.low_percentile, self.high_percentile),
-            tta=tta,
-            tile=TILE if tile is None else tile,
-            overlap=overlap,
+            normal,
             multiple=max(BUCKET, pooling_stride(self.config)),
             temperature=self.temperature,
+            **settings,
+        )
+
+    def _predict(
+        self,
+        kind: ApplyFn,
+        image: Any,
+        tta: bool | None,
+        tile: int | None,
+        overlap: int | None,
+        diameter: float | None,
+    ) -> np.ndarray:
+        normal = self._normalize(image)
+        shape = (normal.shape[0], normal.shape[1])
+        zoom = self._zoom(normal, diameter)
+        probability = self._probability(
+            resample_image(normal, zoomed_shape(shape, zoom)),
+            tta=self.tta if tta is None else tta,
+            tile=TILE if tile is None else tile,
+            overlap=overlap,
             kind=kind,
             channels=() if kind is neuron_probability else (len(self.classes),),
         )
+        if zoom == 1:
+            return probability
+        if probability.ndim == 2:
+            return resample_image(probability, shape)
+        parts = np.moveaxis(probability, -1, 0)
+        return np.stack([resample_image(part, shape) for part in parts], -1)
+
+    def _zoom(self, normal: np.ndarray, diameter: float | None) -> float:
+        if self.diameter_px is None:
+            if diameter is not None:
+                raise ConfigError(
+                    "diameter is of no use to this model: it does not know the size of the cells "
+                    "that it was trained on, and takes images as they are"
+                )
+            return 1.0
+        found = self._estimate(normal, self.diameter_px) if diameter is None else diameter
+        return choose_zoom(found, self.diameter_px)
 
 
 def create_predictor(
@@ -194,137 +320,6 @@ def create_predictor(
 def pooling_stride(config: ModelConfig) -> int:
     """Pixels of the image beneath one pixel of the coarsest level of the network."""
     return config.stem * 2 ** (len(config.features) - 1)
-
-
-def predict_probability(
-    apply_fn: ApplyFn,
-    params: Any,
-    image: np.ndarray,
-    *,
-    tta: bool = False,
-    tile: int = TILE,
-    overlap: int | None = None,
-    multiple: int = BUCKET,
-    temperature: float = 1.0,
-    kind: ApplyFn | None = None,
-    channels: tuple[int, ...] = (),
-) -> np.ndarray:
-    """Apply a network to a normalised image of any size.
-
-    An image that fits in a tile is predicted as a whole; of a larger one, overlapping tiles are
-    blended by raised cosines, and no more than two batches of tiles are on the device.
-
-    Args:
-        apply_fn: `apply_fn({"params": params}, image [B, H, W, 1], False)` -> logits.
-        params: its parameters.
-        image: `[H, W]` float32, normalised.
-        tta: average over the 8 symmetries of the square.
-        tile: largest side of a tile, px.
-        overlap: least overlap of two tiles, px; None for a quarter of `tile`.
-        multiple: tiles have sides and positions that are multiples of this, px: at least the
-            stride of the network's poolings.
-        temperature: see `neuron_probability`.
-        kind: what is computed of each tile, `neuron_probability` (the default) or
-            `class_probabilities`.
-        channels: `(C,)` for `class_probabilities`.
-
-    Returns:
-        `[H, W, *channels]` float32, probability of "neuron", or of each class; 0 to 1.
-
-    Raises:
-        ConfigError: if tile and overlap do not fit together.
-    """
-    if tile < 16:
-        raise ConfigError(f"tile must be 16 px or more, got {tile}")
-    overlap = tile // 4 if overlap is None else overlap
-    kind = kind or neuron_probability
-    total = np.zeros((*image.shape, *channels), np.float32)
-    symmetries = range(8) if tta else range(1)
-    for symmetry in symmetries:
-        turned = turn(image, symmetry)
-        height, width = turned.shape
-        plan = plan_tiles((height, width), tile, overlap, multiple)
-        tiles = cut_tiles(pad_image(turned, plan.padded), plan)
-        predicted = _predict_tiles(
-            functools.partial(kind, apply_fn, params, temperature=temperature),
-            tiles,
-            len(plan.positions),
-        )
-        total += unturn(blend_tiles(predicted, plan, channels), symmetry)
-    # Weights that add up to 1 in theory may exceed it by a rounding error.
-    return np.clip(total / len(symmetries), 0, 1)
-
-
-def _predict_tiles(
-    predict: ApplyFn, tiles: Iterable[np.ndarray], count: int
-) -> Iterator[np.ndarray]:
-    """Predict tiles in batches of one size, the next one computed while one is handed out."""
-    size = -(-count // -(-count // BATCH))
-    pending: tuple[Any, int] | None = None
-    iterator = iter(tiles)
-    while group := list(itertools.islice(iterator, size)):
-        images = np.stack([*group, *[group[0]] * (size - len(group))])
-        following = predict(images[..., None]), len(group)
-        if pending is not None:
-            yield from np.asarray(pending[0])[: pending[1]]
-        pending = following
-    if pending is not None:
-        yield from np.asarray(pending[0])[: pending[1]]
-
-
-@functools.partial(jax.jit, static_argnames="apply_fn")
-def neuron_probability(
-    apply_fn: ApplyFn, params: Any, images: jax.Array, temperature: float | jax.Array = 1.0
-) -> jax.Array:
-    """Apply a network to normalised images.
-
-    Args:
-        apply_fn: see `predict_probability`; equal functions share the compiled program.
-        params: its parameters.
-        images: `[B, H, W, 1]` float32.
-        temperature: what log-odds are divided by (see `fluxseg.model.calibration`); 1 leaves the
-            probability of the softmax.
-
-    Returns:
-        `[B, H, W]` float32 probability of "neuron", that is, of any class but the first.
-    """
-    return jax.nn.sigmoid(neuron_log_odds(apply_fn, params, images) / temperature)
-
-
-@functools.partial(jax.jit, static_argnames="apply_fn")
-def class_probabilities(
-    apply_fn: ApplyFn, params: Any, images: jax.Array, temperature: float | jax.Array = 1.0
-) -> jax.Array:
-    """Apply a network to normalised images; arguments as of `neuron_probability`.
-
-    The temperature acts on "background or not" alone, as it was fitted; how the rest is shared out
-    among the other classes is left as the network says.
-
-    Returns:
-        `[B, H, W, C]` float32, the probability of each class.
-    """
-    logits = apply_fn({"params": params}, images, False)
-    log_odds = jax.nn.logsumexp(logits[..., 1:], -1, keepdims=True) - logits[..., :1]
-    shares = jax.nn.softmax(logits[..., 1:], -1)
-    foreground = jax.nn.sigmoid(log_odds / temperature)
-    background = jax.nn.sigmoid(-log_odds / temperature)
-    return jnp.concatenate([background, foreground * shares], -1)
-
-
-def split_classes(classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return what `find_rois` takes of the probabilities `[..., 3]` of `class_probabilities`.
-
-    Returns:
-        `[...]` float32, that of "neuron", which a touching pixel belongs to, and of "touching".
-    """
-    # Shares that add up to 1 in theory may exceed it by a rounding error.
-    return np.clip(classes[..., 1:].sum(-1), 0, 1), classes[..., TOUCHING]
-
-
-def neuron_log_odds(apply_fn: ApplyFn, params: Any, images: jax.Array) -> jax.Array:
-    """Return `[B, H, W]` float32, log of the probability of any class but the first over its."""
-    logits = apply_fn({"params": params}, images, False)
-    return jax.nn.logsumexp(logits[..., 1:], -1) - logits[..., 0]
 
 
 @functools.cache

@@ -14,6 +14,7 @@ from fluxseg.errors import ConfigError, RecordingError, WorkdirError
 from fluxseg.files import atomic_path, write_json
 from fluxseg.inference.inputs import Job, read_input, without_path
 from fluxseg.inference.predict import Predictor
+from fluxseg.inference.resample import choose_zoom
 from fluxseg.interop.formats import ENDINGS
 from fluxseg.interop.labels import masks_from_labels
 from fluxseg.interop.pixels import write_image_tiff
@@ -42,12 +43,15 @@ class Outcome:
         files: names of the files that were written.
         neurons: number of neurons; None if nobody asked for them, or it failed.
         error: why it failed; empty if it did not.
+        diameter: typical diameter of the cells, px, that was given or estimated; None for a model
+            that takes images as they are.
     """
 
     job: Job
     files: tuple[str, ...] = ()
     neurons: int | None = None
     error: str = ""
+    diameter: float | None = None
 
 
 def predict_files(
@@ -57,8 +61,9 @@ def predict_files(
     formats: Sequence[OutputFormat] = ("probability", "labels"),
     *,
     threshold: float | None = None,
-    tta: bool = False,
+    tta: bool | None = None,
     tile: int | None = None,
+    diameter: float | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Outcome]:
     """Predict images and write what was asked for; a bad one does not stop the others.
@@ -73,6 +78,7 @@ def predict_files(
         threshold: least probability of a neuron pixel; None for the model's own.
         tta: see `Predictor.predict`.
         tile: see `Predictor.predict`.
+        diameter: see `Predictor.predict`.
         progress: called with (images done, images in all), of this process's part.
 
     Returns:
@@ -89,13 +95,17 @@ def predict_files(
         raise ConfigError(f"there is no format {unknown[0]!r}")
     if not formats:
         raise ConfigError("formats must name at least one format")
+    if diameter is not None and model.diameter_px is not None:
+        choose_zoom(diameter, model.diameter_px)
     _check_agreement(jobs)
+    tta = model.tta if tta is None else tta
+    settings = {"tta": tta, "tile": tile, "diameter": diameter}
 
     def predict() -> list[Outcome]:
         outcomes: list[Outcome] = []
         mine = share_of(jobs)
         for number, job in enumerate(mine, 1):
-            outcomes.append(_predict_job(model, job, output, formats, threshold, tta, tile))
+            outcomes.append(_predict_job(model, job, output, formats, threshold, settings))
             if outcomes[-1].error:
                 logger.warning("failed: %s: %s", job.path, outcomes[-1].error)
             if progress:
@@ -115,23 +125,24 @@ def _predict_job(
     output: Path,
     formats: Sequence[OutputFormat],
     threshold: float,
-    tta: bool,
-    tile: int | None,
+    settings: Mapping[str, Any],
 ) -> Outcome:
     if job.error:
         return Outcome(job, error=job.error)
     try:
         image, scale = read_input(job.path, job.page)
-        probability, touching = model.predict_touching(image, tta=tta, tile=tile)
+        diameter = settings["diameter"]
+        diameter = model.find_diameter(image) if diameter is None else diameter
+        probability, touching = model.predict_touching(image, **{**settings, "diameter": diameter})
     except RecordingError as error:
         return Outcome(job, error=without_path(error, job.path))
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         first = (str(error) or "no memory is left").splitlines()[0]
         return Outcome(job, error=f"cannot be predicted, try smaller tiles: {first}")
     scale = scale or model.um_per_px
-    found = _Found(job.name, image, probability, threshold, scale, touching)
+    found = _Found(job.name, image, probability, threshold, scale, touching, diameter)
     files, neurons = _write(output, found, formats)
-    return Outcome(job, files, neurons)
+    return Outcome(job, files, neurons, diameter=diameter)
 
 
 def _check_agreement(jobs: Sequence[Job]) -> None:
@@ -147,12 +158,12 @@ def _check_agreement(jobs: Sequence[Job]) -> None:
 
 def _gather(jobs: Sequence[Job], mine: Sequence[Outcome]) -> list[Outcome]:
     """Return the outcomes of all processes in the order of the jobs."""
-    values = [[outcome.files, outcome.neurons, outcome.error] for outcome in mine]
+    values = [[outcome.files, outcome.neurons, outcome.error, outcome.diameter] for outcome in mine]
     parts = gather_values(values, "what became of the images")
     return [
-        Outcome(job, tuple(files), neurons, error)
+        Outcome(job, tuple(files), neurons, error, diameter)
         for number, job in enumerate(jobs)
-        for files, neurons, error in [parts[number % len(parts)][number // len(parts)]]
+        for files, neurons, error, diameter in [parts[number % len(parts)][number // len(parts)]]
     ]
 
 
@@ -162,6 +173,7 @@ def _row(outcome: Outcome) -> dict[str, Any]:
         "page": None if outcome.job.page is None else outcome.job.page + 1,
         "files": list(outcome.files),
         "neurons": outcome.neurons,
+        "diameter_px": None if outcome.diameter is None else round(outcome.diameter, 2),
         "error": outcome.error or None,
     }
 
@@ -174,6 +186,7 @@ class _Found:
     threshold: float
     um_per_px: float | None
     touching: np.ndarray | None = None
+    diameter: float | None = None
 
 
 def _write(
@@ -190,7 +203,11 @@ def _write(
         from fluxseg.inference.rois import find_rois
 
         rois = find_rois(
-            probability, touching=found.touching, threshold=threshold, um_per_px=um_per_px
+            probability,
+            touching=found.touching,
+            threshold=threshold,
+            um_per_px=um_per_px,
+            diameter=found.diameter,
         )
         neurons = len(rois)
         measures = ("area", "centroid", "quality")

@@ -10,8 +10,7 @@ import numpy as np
 from fluxseg.config import config_from_dict
 from fluxseg.data.recording import Recording, Source
 from fluxseg.errors import ConfigError, RecordingError, WorkdirError
-from fluxseg.files import read_json, write_json
-from fluxseg.inference.inputs import safe_name
+from fluxseg.files import distinct_name, read_json, safe_name, write_json
 from fluxseg.inference.review import merge_masks_into
 from fluxseg.interop.imagej import read_imagej_rois
 from fluxseg.interop.labels import masks_from_labels
@@ -52,6 +51,7 @@ def apply_review(
         raise ConfigError(f"--output {output}: choose a folder of its own")
     rows: list[dict[str, Any]] = []
     remarks: list[str] = []
+    taken: set[str] = set()
     for row in listed:
         recording = source.read(str(row["key"]))
         name = safe_name(str(row["name"]))
@@ -63,8 +63,9 @@ def apply_review(
             path = folder / (f"{name}_{kind}_labels.tif" if tiff else archive)
             sets[kind] = _read_rois(path, recording, remarks)
         changed, counts = correct_recording(recording, sets["missed"], sets.get("doubtful"))
-        write_npz(output / f"{name}.npz", changed)
-        rows.append({"name": name, "id": recording.id, **counts})
+        written = distinct_name(name, taken)
+        write_npz(output / f"{written}.npz", changed)
+        rows.append({"name": written, "id": recording.id, **counts})
     write_json(output / "applied.json", {"recordings": rows, "remarks": remarks})
     return rows, remarks
 
@@ -104,12 +105,16 @@ def correct_recording(
 def _source_of(review: Any, path: Path) -> tuple[Source, list[Mapping[str, Any]]]:
     try:
         listed = [dict(row) for row in review["recordings"]]
-        if not all({"name", "key"} <= set(row) for row in listed):
-            raise KeyError("name")
+        for row in listed:
+            files = row.get("files", [])
+            if not isinstance(files, list) or not {"name", "key"} <= set(row):
+                raise KeyError("name, key or files")
+        if any("\0" in str(text) for row in listed for text in (row["key"], review["source"])):
+            raise ValueError("a path with a NUL")
         if review["source"] == "simulator":
             return open_source(config_from_dict({"simulator": review["simulator"]})), list(listed)
         return FolderSource(str(review["source"])), list(listed)
-    except (KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise WorkdirError(f"{path}: is no review, or is damaged ({error!r})") from error
 
 

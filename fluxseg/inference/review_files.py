@@ -1,8 +1,6 @@
 """A review of labels as files: lists, and ROI sets to correct in ImageJ."""
 
-import csv
 import dataclasses
-import io
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,8 +11,7 @@ import numpy as np
 from fluxseg.data.recording import Recording, pixel_size
 from fluxseg.data.transforms import normalize_image
 from fluxseg.errors import RecordingError
-from fluxseg.files import write_json, write_text
-from fluxseg.inference.inputs import distinct_name, safe_name
+from fluxseg.files import distinct_name, safe_name, write_csv, write_json
 from fluxseg.inference.predict import Predictor
 from fluxseg.inference.review import KINDS, Disagreement, find_disagreements
 from fluxseg.inference.review_places import (
@@ -185,12 +182,7 @@ def write_review(
             "disagreements": rows,
         },
     )
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows([_cell(row[name]) for name in COLUMNS] for row in rows)
-    text = buffer.getvalue().encode("utf-8", "replace").decode("utf-8")
-    write_text(output / "review.csv", text)
+    write_csv(output / "review.csv", COLUMNS, rows)
     return rows
 
 
@@ -227,12 +219,3 @@ def create_rows(reviewed: Sequence[ReviewedRecording]) -> list[dict[str, Any]]:
         for kind in KINDS
         for rank, one, found in rank_places(reviewed, kind)
     ]
-
-
-def _cell(value: Any) -> Any:
-    if isinstance(value, list):
-        value = " ".join(map(str, value))
-    # Ids come from files: a spreadsheet would compute what begins with one of these.
-    if isinstance(value, str) and value.lstrip().startswith(("=", "+", "-", "@", "\t", "\r", "|")):
-        return "'" + value
-    return value

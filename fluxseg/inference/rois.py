@@ -14,12 +14,16 @@ from fluxseg.markup import render_table
 
 UM_PER_PX = 0.785
 """Pixel size that the defaults below are converted with where it is not known."""
+CELL_UM = 12.0
+"""Diameter of the cells that the defaults below are made for."""
 H_UM = 0.2
 """Depth of the waist, in the smoothed distance to the edge, at which two cells are taken apart."""
 SMOOTH_UM = 0.8
 """Standard deviation of the smoothing of that distance."""
 MIN_AREA_UM2 = 25.0
 """A seventh of the area of a typical cell."""
+MIN_SHARE = 0.3
+"""Least area relative to that of a typical cell, where its diameter is known."""
 SURROUND_UM = 4.7
 """Standard deviation of the surroundings of a pixel where cells touch, about a cell's radius."""
 TOUCHING_GAIN = 2.0
@@ -89,6 +93,7 @@ def find_rois(
     max_area: float | None = None,
     fill_holes: bool = True,
     border: Literal["keep", "drop"] = "keep",
+    diameter: float | None = None,
 ) -> Rois:
     """Find separate neurons in a probability.
 
@@ -102,7 +107,8 @@ def find_rois(
     networks tend to find touching pixels all over a cell, the more the more they weigh in the loss.
 
     Lengths are in um and areas in um^2 if `um_per_px` is given, else in px; the defaults are
-    those of cells 12 um across, taken at 0.785 um per px if the pixel size is not known.
+    those of cells 12 um across, taken at 0.785 um per px if neither the pixel size nor the
+    cells' diameter is known.
 
     Args:
         probability: `[H, W]` real, 0 to 1, of "neuron"; NaN is outside of the field. A mask
@@ -113,10 +119,12 @@ def find_rois(
         um_per_px: size of a pixel, um.
         h: see `split_mask`; 0.2 um by default.
         smooth: see `split_mask`; 0.8 um by default.
-        min_area: smallest ROI; 25 um^2 by default.
+        min_area: smallest ROI; by default 25 um^2, or 0.3 times the area of a cell of `diameter`.
         max_area: largest ROI, after splitting; no limit by default.
         fill_holes: whether holes that border on one ROI only are filled.
         border: "drop" leaves out ROIs that touch the border of the image.
+        diameter: typical diameter of the cells, px; what is given by default goes by it, rather
+            than by the pixel size.
 
     Returns:
         The ROIs, numbered from 1 without gaps, by their topmost, then leftmost marker.
@@ -132,11 +140,13 @@ def find_rois(
         if touching.shape != probability.shape:
             sides = f"{list(touching.shape)}, the probability is {list(probability.shape)}"
             raise RecordingError("touching", f"is {sides}")
-    _check_settings(threshold, um_per_px, h, smooth, min_area, max_area, border)
-    unit, known = um_per_px or 1.0, um_per_px or UM_PER_PX
+    _check_settings(threshold, um_per_px, h, smooth, min_area, max_area, border, diameter)
+    unit = um_per_px or 1.0
+    known = CELL_UM / diameter if diameter else um_per_px or UM_PER_PX
     h_px = H_UM / known if h is None else h / unit
     smooth_px = SMOOTH_UM / known if smooth is None else smooth / unit
-    min_px = MIN_AREA_UM2 / known**2 if min_area is None else min_area / unit**2
+    least = np.pi / 4 * MIN_SHARE * diameter**2 if diameter else MIN_AREA_UM2 / known**2
+    min_px = least if min_area is None else min_area / unit**2
     valid = np.isfinite(probability)
     mask = np.where(valid, probability, 0) >= threshold
     borders = None
@@ -333,6 +343,7 @@ def _check_settings(
     min_area: float | None,
     max_area: float | None,
     border: str,
+    diameter: float | None,
 ) -> None:
     low = 0.0 if min_area is None else min_area
     checks = (
@@ -343,6 +354,7 @@ def _check_settings(
         ("min_area", min_area, 0 <= low < np.inf, "0 or more"),
         ("max_area", max_area, max_area is None or max_area >= max(low, 0), "at least min_area"),
         ("border", border, border in ("keep", "drop"), "keep or drop"),
+        ("diameter", diameter, diameter is None or 1 <= diameter < np.inf, "at least 1 px"),
     )
     for name, value, valid, expected in checks:
         if not valid:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import fluxseg.pretrained
 from fluxseg.config import Config
 from fluxseg.errors import FluxsegError, WorkdirError
 from fluxseg.files import read_json
@@ -27,15 +28,19 @@ if TYPE_CHECKING:
 
 MODEL_NAME = "model.safetensors"
 """Name of the model file in a workdir."""
+PRETRAINED = "pretrained"
+"""Name of the model that comes with fluxseg."""
 
 logger = logging.getLogger(__name__)
 
 
-def load_model(path: str | Path) -> Predictor:
-    """Load a model file, or the best checkpoint of a run.
+def load_model(path: str | Path = PRETRAINED) -> Predictor:
+    """Load a model file, the best checkpoint of a run, or the model that comes with fluxseg.
 
     Args:
-        path: file that `write_model` wrote, or workdir of a run, which may still be training.
+        path: file that `write_model` wrote, workdir of a run, which may still be training, or
+            "pretrained": a network trained on simulated fields alone, see its model card,
+            `fluxseg/pretrained/card.md`. A folder of that name is "./pretrained".
 
     Returns:
         The model.
@@ -43,6 +48,8 @@ def load_model(path: str | Path) -> Predictor:
     Raises:
         FluxsegError: naming the path, if it is neither.
     """
+    if path == PRETRAINED:
+        return read_model(Path(fluxseg.pretrained.__file__).with_name(MODEL_NAME))
     path = Path(path)
     if not path.is_dir():
         return read_model(path)

@@ -22,7 +22,8 @@ from jax import export
 from fluxseg.data.transforms import CLIP
 from fluxseg.errors import FluxsegError
 from fluxseg.files import atomic_path, write_json
-from fluxseg.inference.predict import BUCKET, Predictor, neuron_probability, pooling_stride
+from fluxseg.inference.predict import Predictor, pooling_stride
+from fluxseg.inference.probability import BUCKET, neuron_probability
 from fluxseg.model.unet import create_unet
 
 PLATFORMS = ("cpu", "cuda", "tpu")

@@ -68,7 +68,9 @@ def detect_format(path: Path | str) -> str:
         RecordingError: naming the path, if it is in no known format.
     """
     path = Path(path)
-    if path.is_dir():
+    with naming_file(path):
+        is_folder = path.is_dir()
+    if is_folder:
         if is_suite2p(path) or (path / "suite2p").is_dir() or any(path.glob("plane*/stat.npy")):
             return "suite2p"
         if neurofinder.is_neurofinder(path):

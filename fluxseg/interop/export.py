@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 import numpy as np
@@ -12,7 +12,7 @@ from fluxseg.data.parallel import map_in_processes
 from fluxseg.data.recording import Source
 from fluxseg.data.transforms import crop_quarters, merge_masks, normalize_image
 from fluxseg.errors import RecordingError
-from fluxseg.files import atomic_path
+from fluxseg.files import atomic_path, distinct_name, safe_name
 
 ImageFormat = Literal["png", "jpg"]
 JPEG_QUALITY = 95
@@ -22,6 +22,7 @@ JPEG_QUALITY = 95
 class _ExportTask:
     source: Source
     key: str
+    name: str
     output: str
     data: DataConfig
     image_format: ImageFormat
@@ -77,9 +78,11 @@ def export_images(
         WorkdirError: if the folder cannot be written.
     """
     keys = source.keys()
+    taken: set[str] = set()
     tasks = [
-        _ExportTask(source, key, str(output), data, image_format, mask_format, quarters)
+        _ExportTask(source, key, name, str(output), data, image_format, mask_format, quarters)
         for key in keys
+        for name in [distinct_name(_flat_name(key), taken)]
     ]
     left_out = []
     for number, (task, reason) in enumerate(map_in_processes(_export_one, tasks, data.workers), 1):
@@ -90,9 +93,14 @@ def export_images(
     return len(keys) - len(left_out), tuple(left_out)
 
 
+def _flat_name(key: str) -> str:
+    # The folders of a key become part of the name.
+    folder, slash, name = key.rpartition("/")
+    return safe_name((folder + slash + PurePosixPath(name).stem).replace("/", "__"))
+
+
 def _export_one(task: _ExportTask) -> str:
-    # Path separators in a key become part of a flat name; nothing is written outside `output`.
-    name = task.key.rsplit(".", 1)[0].replace("/", "__").replace("\\", "__")
+    name = task.name
     count = 4 if task.quarters else 1
     suffixes = [f"_{i}" for i in range(4)] if task.quarters else [""]
     targets = [

@@ -8,6 +8,7 @@ import numpy as np
 
 from fluxseg.data.npy import naming_file, open_regular
 from fluxseg.errors import RecordingError
+from fluxseg.files import is_plain_name
 from fluxseg.interop.imagej import find_roi_image
 from fluxseg.interop.pixels import read_pixels
 
@@ -50,7 +51,7 @@ def read_image_for(
     """
     if image is not None:
         return read_pixels(image)
-    told = path.with_name(name) if name and name == Path(name).name else None
+    told = path.with_name(name) if is_plain_name(name) else None
     if told is not None and told != path and told.is_file():
         return read_pixels(told)
     with naming_file(path):

@@ -33,6 +33,7 @@ from fluxseg.interop.pixels import (
     MAX_PIXELS,
     RAW,
     check_segments,
+    first_series,
     open_tiff,
     read_scale,
     write_image_tiff,
@@ -251,7 +252,7 @@ def _describe_tiff(path: Path, tiff: Any) -> tuple[MovieFacts, int | None]:
     offset = None
     if frames == 1:
         # ImageJ's files beyond 4 GB, and tifffile's own, declare one page and store all frames.
-        series = tiff.series[0]
+        series = first_series(tiff)
         frames = math.prod(series.shape) // math.prod(shape)
         offset = series.dataoffset if frames > 1 else None
         if frames > 1 and offset is None:

@@ -251,9 +251,22 @@ def _read_tiff(path: Path, labels: bool, number: int | None) -> tuple[np.ndarray
 
 def _declared_pages(tiff: Any) -> int:
     """Return the pages of files that store many as one: ImageJ's and tifffile's own."""
-    series = tiff.series[0] if tiff.series else None
+    series = first_series(tiff)
     stored = math.prod(tiff.pages[0].shape)
     return 1 if series is None or not stored else math.prod(series.shape) // stored
+
+
+def first_series(tiff: Any) -> Any:
+    """Return the first series of images of a TIFF file, None if it has none.
+
+    Raises:
+        RecordingError: if a page has no size, over which the library would never end.
+    """
+    for number in range(len(tiff.pages) if tiff.is_shaped else 1):
+        shape = tiff.pages.get(number, None, aspage=True).shape
+        if any(side < 0 for side in shape):
+            raise RecordingError("", f"is damaged: page {number + 1} is {list(shape)} px large")
+    return tiff.series[0] if tiff.series else None
 
 
 def check_segments(path: Path, page: Any) -> None:

@@ -277,17 +277,24 @@ class Dropout(nn.Module):
     channels: bool = True
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool, rows: Rows | None = None) -> jax.Array:
+    def __call__(
+        self,
+        x: jax.Array,
+        train: bool,
+        rows: Rows | None = None,
+        rate: jax.Array | None = None,
+    ) -> jax.Array:
         """Map `[B, H, W, C]` to the same shape and dtype.
 
         Args:
             x: the values.
             train: drop some of them; needs an rng named "dropout".
             rows: which rows these are, if they are a piece of a batch.
+            rate: in place of the attribute, unless that is 0; it may be traced.
         """
         if not train or self.rate == 0:
             return x
-        key, kept = self.make_rng("dropout"), 1 - self.rate
+        key, kept = self.make_rng("dropout"), 1 - (self.rate if rate is None else rate)
         total = x.shape[0] if rows is None else rows.total
         if self.channels:
             # All rows of the whole batch are drawn: they are few numbers.

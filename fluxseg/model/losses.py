@@ -83,7 +83,7 @@ def weighted_cross_entropy(
     label: jax.Array,
     valid: jax.Array,
     class_weights: jax.Array,
-    focal_gamma: float = 0.0,
+    focal_gamma: float | jax.Array = 0.0,
 ) -> tuple[jax.Array, jax.Array]:
     """Sum the cross-entropy of all valid pixels, each weighted by the weight of its true class.
 
@@ -134,28 +134,37 @@ def dice_loss(
     return (dice * weight).sum(), weight.sum()
 
 
-def make_loss(config: LossConfig) -> LossFn:
+def make_loss(
+    config: LossConfig, focal_gamma: jax.Array | None = None, dice: jax.Array | None = None
+) -> LossFn:
     """Make the loss of a configuration: cross-entropy plus `config.dice` times the Dice loss.
+
+    Args:
+        config: its numbers say which parts there are.
+        focal_gamma: in place of the config's, unless that is 0; it may be traced.
+        dice: likewise.
 
     Returns:
         `loss_fn(logits, label, valid, class_weights) -> (sum, weight_sum)`, float32 scalars, to be
         added over batches and devices and divided once; arguments as of `weighted_cross_entropy`.
     """
 
+    gamma, share = _numbers(config, focal_gamma, dice)
+
     def loss_fn(
         logits: jax.Array, label: jax.Array, valid: jax.Array, class_weights: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        total, weight = weighted_cross_entropy(
-            logits, label, valid, class_weights, config.focal_gamma
-        )
+        total, weight = weighted_cross_entropy(logits, label, valid, class_weights, gamma)
         if config.dice > 0:
-            total += config.dice * dice_loss(logits, label, valid, class_weights)[0]
+            total += share * dice_loss(logits, label, valid, class_weights)[0]
         return total, weight
 
     return loss_fn
 
 
-def make_touching_loss(config: LossConfig) -> LossFn:
+def make_touching_loss(
+    config: LossConfig, focal_gamma: jax.Array | None = None, dice: jax.Array | None = None
+) -> LossFn:
     """Make the loss of a configuration for the three classes of `fluxseg.data.touching`.
 
     It is the cross-entropy over background, neuron and touching, plus `config.dice` times the
@@ -163,27 +172,40 @@ def make_touching_loss(config: LossConfig) -> LossFn:
     pixels of no ROI, are left out of the Dice: to the cross-entropy they are foreground, to the
     scores they are not.
 
+    Args:
+        config: see `make_loss`.
+        focal_gamma: see `make_loss`.
+        dice: see `make_loss`.
+
     Returns:
         `loss_fn(logits, label, valid, class_weights) -> (sum, weight_sum)` as of `make_loss`, with
         logits `[B, H, W, 3]` and the bits of `touching_label` as label.
     """
+
+    gamma, share = _numbers(config, focal_gamma, dice)
 
     def loss_fn(
         logits: jax.Array, label: jax.Array, valid: jax.Array, class_weights: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         logits = jnp.where(valid[..., None] > 0, logits.astype(jnp.float32), 0)
         classes = jnp.minimum(label, TOUCHING)
-        losses, weights = _cross_entropy_per_image(
-            logits, classes, valid, class_weights, config.focal_gamma
-        )
+        losses, weights = _cross_entropy_per_image(logits, classes, valid, class_weights, gamma)
         if config.dice > 0:
             binary = jnp.stack([logits[..., 0], jax.nn.logsumexp(logits[..., 1:], -1)], -1)
             scored = jnp.where(label == TOUCHING, 0, valid)
-            dice, _ = _dice_per_image(binary, label & NEURON, scored, class_weights, 1.0)
-            losses += config.dice * dice * weights
+            overlaps, _ = _dice_per_image(binary, label & NEURON, scored, class_weights, 1.0)
+            losses += share * overlaps * weights
         return losses.sum(), weights.sum()
 
     return loss_fn
+
+
+def _numbers(
+    config: LossConfig, focal_gamma: jax.Array | None, dice: jax.Array | None
+) -> tuple[float | jax.Array, float | jax.Array]:
+    # A number that is 0 stands for a part that is not there.
+    gamma = config.focal_gamma if focal_gamma is None or not config.focal_gamma else focal_gamma
+    return gamma, config.dice if dice is None or not config.dice else dice
 
 
 def _planes(logits: jax.Array, valid: jax.Array) -> list[jax.Array]:
@@ -222,14 +244,14 @@ def _cross_entropy_per_image(
     label: jax.Array,
     valid: jax.Array,
     class_weights: jax.Array,
-    focal_gamma: float,
+    focal_gamma: float | jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     shifted, normaliser = _log_normaliser(_planes(logits, valid))
     chosen = jnp.zeros(label.shape, jnp.float32)
     for c, plane in enumerate(shifted):
         chosen = jnp.where(label == c, plane, chosen)
     loss = normaliser - chosen
-    if focal_gamma > 0:
+    if isinstance(focal_gamma, jax.Array) or focal_gamma > 0:
         # The power has no finite slope at 0 for exponents below 1.
         miss = jnp.maximum(-jnp.expm1(-loss), FOCAL_EPSILON)
         loss = miss**focal_gamma * loss

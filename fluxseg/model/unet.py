@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from fluxseg.config import ModelConfig
 from fluxseg.errors import ConfigError
 from fluxseg.model import layers
+from fluxseg.model.efficientnet import EfficientNetLite0
+from fluxseg.model.resnet import ResNet
 
 Formulation = Literal["auto", "fast", "plain"]
 
@@ -32,8 +34,16 @@ def create_unet(
     return UNet(config, num_classes, formulation)
 
 
+def encoder_name(config: ModelConfig) -> str:
+    """Return the name that the parameters of a ResNet or EfficientNet have in the U-Net's."""
+    return f"encoder_{config.encoder_kind}"
+
+
 class UNet(nn.Module):
     """U-Net (Ronneberger et al., MICCAI 2015) in the variants that `ModelConfig` describes.
+
+    With `config.encoder_kind` a network that others trained takes the place of the encoder; its
+    features of five levels go to the same decoder.
 
     An image whose sides the strides do not divide has its last row and column repeated as far
     as needed, and the logits are cut back. Pixel (r, c) therefore meets the same grid of
@@ -68,13 +78,18 @@ class UNet(nn.Module):
         config = self.config
         height, width = image.shape[1:3]
         stride = config.stem * 2 ** (len(config.features) - 1)
-        x = layers.pixel_unshuffle(_pad_to_multiple(image, stride), config.stem)
+        x = _pad_to_multiple(image, stride)
         skips: list[jax.Array] = []
         block = UNet._block
         if config.remat and train:
             # Of each level only the ends are kept; what is between is computed again backwards.
             block = nn.remat(UNet._block, static_argnums=(1, 2, 3, 4))
-        for level in range(len(config.features)):
+        if config.encoder_kind == "unet":
+            x, levels = layers.pixel_unshuffle(x, config.stem), len(config.features)
+        else:
+            skips, levels = list(self._foreign_encoder(train)(x)), 0
+            x = skips[-1]
+        for level in range(levels):
             if level > 0 and config.pool == "first":
                 x = layers.max_pool(x, self._fast)
             x = block(self, f"encoder_{level}", level, config.convs, train, rows, x)
@@ -103,6 +118,15 @@ class UNet(nn.Module):
         if self.config.dtype == "auto":
             return jnp.dtype("float32" if jax.default_backend() == "cpu" else "bfloat16")
         return jnp.dtype(self.config.dtype)
+
+    def _foreign_encoder(self, train: bool) -> nn.Module:
+        config = self.config
+        name, remat = encoder_name(config), config.remat and train
+        if config.encoder_kind == "efficientnet_lite0":
+            return EfficientNetLite0(config.encoder_norm, self._dtype, self._fast, remat, name=name)
+        return ResNet(
+            config.encoder_kind, config.encoder_norm, self._dtype, self._fast, remat, name=name
+        )
 
     def _block(
         self,

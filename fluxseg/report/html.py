@@ -247,8 +247,8 @@ def create_command(config: Mapping[str, Mapping[str, Any]]) -> str:
     for row in describe_settings(config):
         value, option = row["value"], f"--config.{row['name']}"
         if row["changed"] and isinstance(value, bool):
-            section, field = row["name"].split(".")
-            lines.append(f"--config.{section}.{'' if value else 'no-'}{field}")
+            section, _, field = row["name"].partition(".")
+            lines.append(shlex.quote(f"--config.{section}.{'' if value else 'no-'}{field}"))
         elif row["changed"]:
             values = value if isinstance(value, list) else [value]
             lines.append(shlex.join([option, *map(str, values)]))

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fluxseg.errors import WorkdirError
-from fluxseg.files import read_json
+from fluxseg.files import is_plain_name, read_json
 
 SCORES = (
     ("macro_iou", "Macro IoU", "mean of the IoU of background and of neuron"),
@@ -84,6 +85,8 @@ CALIBRATION_SCORES = (
 """Name in the files, name in the report, and meaning of each figure of reliability."""
 ARRAYS = ("image", "label", "probability", "valid")
 """What the file of an example holds."""
+MAX_BYTES = 2**31
+"""Bytes that an example may take in memory; a small packed file can declare any number."""
 
 
 class RunFiles(NamedTuple):
@@ -151,7 +154,7 @@ def read_run(workdir: Path) -> RunFiles:
 def _well_formed(path: Path) -> Iterator[None]:
     try:
         yield
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise WorkdirError(
             f"{path}: is damaged, or not of this version ({type(error).__name__}: {error}); "
             "run the main job or `fluxseg evaluate` to write it again"
@@ -189,6 +192,10 @@ def read_example(path: Path) -> list[np.ndarray]:
         WorkdirError: naming the file, if it is missing or damaged.
     """
     try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+        if size > MAX_BYTES:
+            raise ValueError(f"it would take {size} bytes, the limit is {MAX_BYTES}")
         with np.load(path, allow_pickle=False) as file:
             arrays = [np.asarray(file[name]) for name in ARRAYS]
     except Exception as error:  # a damaged archive raises whatever zipfile and zlib come upon
@@ -326,7 +333,7 @@ def _check_scores(scores: Mapping[str, Any]) -> dict[str, float | None]:
 
 def _plain(name: str) -> str:
     # It becomes part of a path, which must not lead out of its folder.
-    if Path(name).name != name:
+    if not is_plain_name(name):
         raise ValueError(f"{name!r} is not a plain name")
     return name
 

@@ -86,6 +86,12 @@ def open_checkpoints(workdir: Path, *, tidy: bool = False) -> Checkpoints:
         raise WorkdirError(
             f"{workdir / 'checkpoints'}: cannot be used: {error.strerror or error}"
         ) from error
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        # The library reads the notes of all steps here; no bit that flips leaves them JSON.
+        raise WorkdirError(
+            f"{workdir / 'checkpoints'}: the notes of a step are not those of a checkpoint "
+            f"({_first_line(error)}); delete the folder of that step"
+        ) from error
 
 
 def arrays_of(state: TrainState) -> dict[str, Any]:

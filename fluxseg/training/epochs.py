@@ -21,6 +21,7 @@ from fluxseg.training.dataset import Dataset
 from fluxseg.training.evaluation import SplitScores, score_crops
 from fluxseg.training.progress import Progress
 from fluxseg.training.state import TrainState, create_schedule
+from fluxseg.training.steps import StepMetrics
 from fluxseg.training.stopping import StopFlag
 from fluxseg.training.writers import TensorBoard, format_epoch, write_history
 
@@ -118,23 +119,45 @@ def train_epochs(run: Run, state: TrainState, progress: Progress) -> tuple[Train
     while not progress.is_finished(config):
         began = time.monotonic()
         state, progress = _train_epoch(run, state, progress, batches)
-        row = None if run.stop() else _score_epoch(run, state, progress)
-        seconds = progress.seconds + time.monotonic() - began
-        progress = dataclasses.replace(progress, iterator=batches.get_state(), seconds=seconds)
-        if row is None:
-            save_checkpoint(run.checkpoints.last, state, _values_to_save(run, progress))
-            run.checkpoints.wait()
-            raise interrupted(run, progress)
-        row["seconds"] = round(seconds, 3)
-        progress = progress.finish_epoch(row, config)
-        _save_epoch(run, state, progress)
-        if run.tensorboard:
-            write_history(run.workdir, progress.history)
-            run.tensorboard.write_epoch(row)
-        logger.info(format_epoch(row))
-        if run.callbacks.on_epoch:
-            run.callbacks.on_epoch(row)
+        progress = close_epoch(run, state, progress, batches.get_state(), began)
     return state, progress
+
+
+def close_epoch(
+    run: Run, state: TrainState, progress: Progress, iterator: Any, began: float
+) -> Progress:
+    """Score the validation split behind the steps of an epoch, record and save.
+
+    Args:
+        run: the run.
+        state: behind the last step.
+        progress: likewise.
+        iterator: position in the training crops.
+        began: when the epoch did, by `time.monotonic`.
+
+    Returns:
+        The progress with the epoch finished.
+
+    Raises:
+        InterruptedRunError: if `run.stop` was set; everything is saved.
+    """
+    row = None if run.stop() else _score_epoch(run, state, progress)
+    seconds = progress.seconds + time.monotonic() - began
+    progress = dataclasses.replace(progress, iterator=iterator, seconds=seconds)
+    if row is None:
+        save_checkpoint(run.checkpoints.last, state, _values_to_save(run, progress))
+        run.checkpoints.wait()
+        raise interrupted(run, progress)
+    row["seconds"] = round(seconds, 3)
+    progress = progress.finish_epoch(row, run.config.train)
+    _save_epoch(run, state, progress)
+    if run.tensorboard:
+        write_history(run.workdir, progress.history)
+        run.tensorboard.write_epoch(row)
+    logger.info(format_epoch(row))
+    if run.callbacks.on_epoch:
+        run.callbacks.on_epoch(row)
+    return progress
 
 
 def _train_epoch(
@@ -160,16 +183,29 @@ def _train_epoch(
 
 def _fetch(run: Run, pending: deque[tuple[int, Any]], count: int, totals: Totals) -> Totals:
     for step, metrics in jax.device_get([pending.popleft() for _ in range(count)]):
-        if not (np.isfinite(metrics.loss_sum) and np.isfinite(metrics.grad_norm)):
-            _fail_not_finite(run, step, metrics)
-        totals = totals.merge(
-            Totals.from_device(metrics.loss_sum, metrics.weight_sum, metrics.confusion)
-        )
-        loss = float(metrics.loss_sum) / max(float(metrics.weight_sum), 1e-30)
-        values = {"loss": loss, "grad_norm": float(metrics.grad_norm)}
-        if run.tensorboard:
-            run.tensorboard.write_step(step, values)
+        totals = record_step(run, step, metrics, totals)
     return totals
+
+
+def record_step(run: Run, step: int, metrics: StepMetrics, totals: Totals) -> Totals:
+    """Check and write the figures of a step, and add them to the sums of its epoch.
+
+    Args:
+        run: the run.
+        step: number of the step.
+        metrics: what it gave, on the host.
+        totals: sums of the epoch so far.
+
+    Raises:
+        TrainingError: if the loss or its gradient is not finite.
+    """
+    if not (np.isfinite(metrics.loss_sum) and np.isfinite(metrics.grad_norm)):
+        _fail_not_finite(run, step, metrics)
+    loss = float(metrics.loss_sum) / max(float(metrics.weight_sum), 1e-30)
+    if run.tensorboard:
+        values = {"loss": loss, "grad_norm": float(metrics.grad_norm)}
+        run.tensorboard.write_step(step, values)
+    return totals.merge(Totals.from_device(metrics.loss_sum, metrics.weight_sum, metrics.confusion))
 
 
 def _fail_not_finite(run: Run, step: int, metrics: Any) -> None:

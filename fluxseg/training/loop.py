@@ -28,6 +28,7 @@ from fluxseg.training.checkpoints import (
     restore_state,
 )
 from fluxseg.training.dataset import Dataset, create_class_weights, prepare_dataset
+from fluxseg.training.encoder_weights import check_encoder_start, start_encoder
 from fluxseg.training.epochs import Callbacks, Run, interrupted, score_split, train_epochs
 from fluxseg.training.evaluation import split_scores_to_json
 from fluxseg.training.lock import check_shared, claim_workdir
@@ -125,7 +126,11 @@ def train_and_evaluate(
             lambda: open_checkpoints(workdir, tidy=True), "opening the checkpoints"
         )
         stack.callback(checkpoints.close)
-        run_in_first(lambda: _record_settings(config, workdir, checkpoints), "writing config.json")
+        if checkpoints.last.latest_step() is None:
+            run_in_all(
+                lambda: check_encoder_start(config, init is not None), "checking encoder_weights"
+            )
+        run_in_first(lambda: record_settings(config, workdir, checkpoints), "writing config.json")
         dataset = prepare_dataset(config, workdir, callbacks.on_prepare)
         if not dataset.crops("train"):
             raise FluxsegError("the training split is empty: set data.train_fraction higher")
@@ -133,7 +138,12 @@ def train_and_evaluate(
             return _train(config, workdir, dataset, checkpoints, callbacks, stop, init, profile)
 
 
-def _record_settings(config: Config, workdir: Path, checkpoints: Checkpoints) -> None:
+def record_settings(config: Config, workdir: Path, checkpoints: Checkpoints) -> None:
+    """Write `config.json`.
+
+    Raises:
+        WorkdirError: if the workdir holds a run with other settings.
+    """
     path = workdir / "config.json"
     if checkpoints.last.latest_step() is not None and path.exists():
         saved = config_from_dict(read_json(path))
@@ -165,10 +175,12 @@ def _train(
     parts = [f"{n} {w:.3g}" for n, w in zip(config.data.classes, weights, strict=True)]
     logger.info("Class weights: %s", ", ".join(parts))
     state = create_train_state(config, weights, total_steps, init=init)
+    if checkpoints.last.latest_step() is None:
+        state = run_in_all(functools.partial(start_encoder, state, config), "reading the weights")
     state = place_state(state, mesh, config.train.shard_optimizer)
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     logger.info("The model has %s parameters", f"{count:,}")
-    state, progress = _resume(state, checkpoints, dataset, workdir)
+    state, progress = resume_run(state, checkpoints, dataset, workdir)
     writes = is_first_process()
     if writes and not progress.is_finished(config.train):
         write_json(workdir / "versions.json", collect_versions())
@@ -205,9 +217,23 @@ def _train(
     return TrainResult(_bring_home(state), list(progress.history), scores, dataset)
 
 
-def _resume(
+def resume_run(
     state: TrainState, checkpoints: Checkpoints, dataset: Dataset, workdir: Path
 ) -> tuple[TrainState, Progress]:
+    """Restore the newest state of a run, and how far it has come.
+
+    Args:
+        state: a new state, placed on the devices.
+        checkpoints: those of the run.
+        dataset: its data.
+        workdir: its folder.
+
+    Returns:
+        The state and the progress: those given and none if there is no checkpoint.
+
+    Raises:
+        WorkdirError: if the checkpoints cannot be read or are of other data.
+    """
     split_hash = dataset.manifest.content_hash
     found = restore_newest(checkpoints.last, state)
     if found is None:

@@ -202,7 +202,7 @@ def _make_step_in_parts(parts: int, mesh: Mesh, placed: Any, check: Any) -> Call
         nonlocal check
         network = without_optimizer(state)
         sums = zeros(state.params)
-        for piece in _divide_rows(batch, parts):
+        for piece in divide_rows(batch, parts):
             rows = put_batch(piece, mesh)
             if check:
                 kept = (state.opt_state, state.ema_params)
@@ -216,11 +216,23 @@ def _make_step_in_parts(parts: int, mesh: Mesh, placed: Any, check: Any) -> Call
     return step
 
 
-def _divide_rows(batch: Mapping[str, np.ndarray], parts: int) -> list[dict[str, np.ndarray]]:
-    size = len(batch["image"])
+def divide_rows(
+    batch: Mapping[str, np.ndarray], parts: int, axis: int = 0
+) -> list[dict[str, np.ndarray]]:
+    """Divide this process's rows of a batch into parts.
+
+    Args:
+        batch: `image`, `label` and `valid`.
+        parts: number of parts, which divides the number of rows.
+        axis: that of the rows.
+
+    Returns:
+        The parts, each with `row`, the numbers of its rows in the global batch.
+    """
+    size = batch["image"].shape[axis]
     # This process's rows follow those of the processes before it.
     row = np.arange(size, dtype=np.int32) + size * jax.process_index()
-    pieces = {name: np.array_split(batch[name], parts) for name in ON_DEVICE}
+    pieces = {name: np.array_split(batch[name], parts, axis) for name in ON_DEVICE}
     pieces["row"] = np.array_split(row, parts)
     return [{name: piece[part] for name, piece in pieces.items()} for part in range(parts)]
 

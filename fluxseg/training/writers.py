@@ -1,8 +1,6 @@
 """Metrics of a run as JSON lines, CSV, TensorBoard events and one line of text."""
 
 import contextlib
-import csv
-import io
 import json
 import os
 import time
@@ -11,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fluxseg.errors import WorkdirError
-from fluxseg.files import write_text
+from fluxseg.files import write_csv, write_text
 
 History = list[dict[str, Any]]
 """One row for each epoch."""
@@ -49,11 +47,7 @@ def write_history(workdir: Path, history: Sequence[Mapping[str, Any]]) -> None:
     lines = [json.dumps(row) for row in history]
     write_text(workdir / "metrics.jsonl", "".join(line + "\n" for line in lines))
     columns = list(dict.fromkeys(name for row in history for name in row))
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(history)
-    write_text(workdir / "metrics.csv", buffer.getvalue())
+    write_csv(workdir / "metrics.csv", columns, history)
 
 
 class TensorBoard:

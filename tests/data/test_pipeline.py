@@ -84,6 +84,7 @@ def test_content_depends_on_the_seed_and_not_on_threads(source):
     reference = train(0, 0)
     assert_equal(reference, train(0, 1))
     assert_equal(reference, train(0, 5))
+    assert_equal(reference, train(0, -1))
     assert any(
         not np.array_equal(a["image"], b["image"])
         for a, b in zip(reference, train(1, 1), strict=True)

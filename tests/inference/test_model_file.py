@@ -9,7 +9,13 @@ from safetensors.numpy import load, save
 
 from fluxseg.config import ModelConfig
 from fluxseg.errors import FluxsegError
-from fluxseg.inference.model_file import CHECKSUM, ENTRY, read_model, write_model
+from fluxseg.inference.model_file import (
+    CHECKSUM,
+    ENTRY,
+    FORMAT_VERSION,
+    read_model,
+    write_model,
+)
 from fluxseg.inference.predict import Predictor
 from fluxseg.model.unet import create_unet
 
@@ -66,10 +72,28 @@ def test_a_file_of_version_1_has_no_temperature(content, tmp_path):
     refused(tmp_path, seal(json.dumps(values), tensors), "temperature")
 
 
+def test_a_file_of_version_2_takes_images_as_they_are(content, tmp_path):
+    values, tensors = parts(content)
+    del values["diameter_px"], values["tta"]
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(seal(json.dumps({**values, "format_version": 2}), tensors))
+    assert (read_model(path).diameter_px, read_model(path).tta) == (None, False)
+    refused(tmp_path, seal(json.dumps(values), tensors), "diameter_px")
+
+
+def test_a_file_of_version_3_has_the_encoder_of_the_unet(content, tmp_path):
+    values, tensors = parts(content)
+    del values["model"]["encoder_kind"], values["model"]["encoder_norm"]
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(seal(json.dumps({**values, "format_version": 3}), tensors))
+    assert read_model(path).config.encoder_kind == "unet"
+    refused(tmp_path, seal(json.dumps(values), tensors), "encoder_kind")
+
+
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"format_version": 3}, "update fluxseg"),
+        ({"format_version": FORMAT_VERSION + 1}, "update fluxseg"),
         ({"format_version": "1"}, "format_version"),
         ({"surprise": 1}, "surprise"),
         ({"threshold": 0}, "threshold"),
@@ -79,6 +103,9 @@ def test_a_file_of_version_1_has_no_temperature(content, tmp_path):
         ({"tile": 3}, "tile"),
         ({"high_percentile": 0.5}, "percentile"),
         ({"um_per_px": -1}, "um_per_px"),
+        ({"diameter_px": 0}, "diameter_px"),
+        ({"diameter_px": True}, "diameter_px"),
+        ({"tta": 1}, "tta"),
         ({"classes": ["neuron"]}, "classes"),
         ({"classes": ["a", 2]}, "classes"),
         ({"classes": ["background", "neuron", "touching"]}, "head"),

@@ -16,7 +16,10 @@ from fluxseg.data.transforms import normalize_image, turn
 from fluxseg.errors import ConfigError, FluxsegError, RecordingError
 from fluxseg.inference.evaluate import load_run
 from fluxseg.inference.model_file import read_model, write_model
-from fluxseg.inference.predict import Predictor, predict_probability
+from fluxseg.inference.predict import Predictor
+from fluxseg.inference.probability import predict_probability
+from fluxseg.inference.resample import resample_image
+from fluxseg.inference.rois import find_rois
 from fluxseg.inference.run_model import load_model, operating_point_of_run, write_run_model
 from fluxseg.inference.tiling import blend_tiles, blend_weights, cut_tiles, pad_image, plan_tiles
 from fluxseg.model.unet import create_unet
@@ -107,6 +110,50 @@ def test_augmented_predictions_turn_with_the_image(predictor):
     for symmetry in range(8):
         turned = predictor.predict(turn(image, symmetry), tta=True)
         np.testing.assert_allclose(turned, turn(reference, symmetry), atol=1e-5)
+
+
+def test_a_model_that_averages_by_itself_can_be_told_not_to(predictor):
+    image = RNG.random((40, 44))
+    averaging = dataclasses.replace(predictor, tta=True)
+    expected = predictor.predict(image, tta=True)
+    np.testing.assert_array_equal(averaging.predict(image), expected)
+    np.testing.assert_array_equal(averaging.predict(image, tta=False), predictor.predict(image))
+
+
+def test_an_image_is_brought_to_the_size_of_cells_that_the_model_knows(predictor):
+    image = RNG.random((64, 96)).astype(np.float32)
+    knowing = dataclasses.replace(predictor, diameter_px=10.0)
+    np.testing.assert_array_equal(knowing.predict(image, diameter=11), predictor.predict(image))
+    normal = normalize_image(image)
+    half = predict_probability(
+        predictor.apply_fn, predictor.params, resample_image(normal, (32, 48)), multiple=32
+    )
+    found = knowing.predict(image, diameter=20)
+    np.testing.assert_array_equal(found, resample_image(half, (64, 96)))
+    classes = knowing.predict_classes(image, diameter=20)
+    assert classes.shape == (64, 96, 2)
+    np.testing.assert_allclose(classes[..., 1], found, atol=1e-6)
+
+
+def test_a_model_that_knows_no_size_refuses_one(predictor):
+    with pytest.raises(ConfigError, match="diameter"):
+        predictor.predict(np.zeros((32, 32)), diameter=12)
+    assert predictor.find_diameter(np.zeros((32, 32))) is None
+    knowing = dataclasses.replace(predictor, diameter_px=10.0)
+    with pytest.raises(ConfigError, match="diameter"):
+        knowing.predict(np.zeros((32, 32)), diameter=0)
+    assert knowing.find_diameter(np.zeros((32, 32))) == 10
+
+
+def test_segmenting_is_predicting_and_finding(predictor):
+    image = RNG.random((64, 64))
+    found = predictor.segment(image, threshold=0.5)
+    expected = find_rois(predictor.predict(image), threshold=0.5, um_per_px=0.8)
+    np.testing.assert_array_equal(found.labels, expected.labels)
+    knowing = dataclasses.replace(predictor, diameter_px=10.0, um_per_px=None)
+    found = knowing.segment(image, threshold=0.5, diameter=20)
+    expected = find_rois(knowing.predict(image, diameter=20), threshold=0.5, diameter=20)
+    np.testing.assert_array_equal(found.labels, expected.labels)
 
 
 def test_a_large_image_needs_few_tiles_in_memory(predictor):

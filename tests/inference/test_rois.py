@@ -308,3 +308,18 @@ def test_what_is_no_probability_is_refused(probability, words):
 def test_settings_out_of_range_are_named(setting):
     with pytest.raises(ConfigError, match=list(setting)[-1]):
         find_rois(np.ones((4, 4)), **setting)
+
+
+def test_the_diameter_of_the_cells_sets_what_is_noise():
+    probability = np.zeros((200, 200), np.float32)
+    rows, columns = np.mgrid[:200, :200]
+    for row, diameter in ((40, 12), (100, 20), (150, 30)):
+        probability[np.hypot(rows - row, columns - 100) < diameter / 2] = 1
+    found = {d: len(find_rois(probability, diameter=d)) for d in (10, 30, 45, 60)}
+    assert found == {10: 3, 30: 2, 45: 1, 60: 0}
+    assert len(find_rois(probability, diameter=60, min_area=50)) == 3
+    # Areas stay those of the pixel size that is known.
+    rois = find_rois(probability, diameter=20, um_per_px=0.5)
+    np.testing.assert_allclose(rois.area_um2, rois.area / 4)
+    with pytest.raises(ConfigError, match="diameter"):
+        find_rois(probability, diameter=0.5)

@@ -1,0 +1,223 @@
+"""The weights that ship with fluxseg: trained on simulated fields alone, scored on held-out ones.
+
+What: the preset network, a little wider at its coarse levels, learns from crops that
+    `fluxseg.simulation` draws for ever: three of four from all of its ranges with cells of 9 to 22
+    px, one of four from the ranges that resemble real maxima and averages. Labels are the visible
+    cells, without error; doubtful cells do not count. Between two cells that touch, the pixels on
+    either side of the border are background and weigh more, so that cells come apart. No real
+    image is used anywhere. Threshold and temperature are chosen on held-out simulated fields.
+Result: see the model card, `fluxseg/pretrained/card.md`, which this writes.
+Hardware: 2 CPU cores, about two hours; killed and started again, it goes on where it was.
+Command: python -m experiments.pretrained --workdir runs/pretrained --steps 9000
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from fluxseg.compilation import enable_compilation_cache
+from fluxseg.config import (
+    AugmentConfig,
+    Config,
+    DataConfig,
+    LossConfig,
+    ModelConfig,
+    TrainConfig,
+    config_to_dict,
+)
+from fluxseg.data.pipeline import make_batches
+from fluxseg.data.transforms import normalize_image
+from fluxseg.errors import WorkdirError
+from fluxseg.files import write_json
+from fluxseg.inference.predict import Predictor, create_predictor
+from fluxseg.simulation.labels import create_labels
+from fluxseg.simulation.ranges import AVERAGES, MESOSCOPE, Range, Ranges
+from fluxseg.simulation.source import SimulatedFields
+from fluxseg.training.checkpoints import open_checkpoints, restore_newest, save_checkpoint
+from fluxseg.training.sharding import count_parts, make_mesh, make_train_step, place_state
+from fluxseg.training.state import create_train_state
+
+SEED = 1
+DIAMETERS_PX = Range(9.0, 22.0, log=True)
+"""Median diameters of cells in the crops."""
+DIAMETER_PX = 14.0
+"""What other images are resampled to."""
+BORDER_WEIGHT = 4
+"""Pixels where two cells touch count this often in the loss."""
+SAVE_EVERY = 250
+
+
+def training_ranges() -> tuple[Ranges, ...]:
+    """Return what crops are drawn from, in turn."""
+    wide = Ranges(diameter_px=DIAMETERS_PX)
+    return (wide, wide, wide, MESOSCOPE, wide, wide, wide, AVERAGES)
+
+
+def pretrained_config() -> Config:
+    """Return the settings; the number of steps and the data are given elsewhere."""
+    return Config(
+        data=DataConfig(tile=256),
+        augment=AugmentConfig(gain=0.4, offset=0.15, gamma=0.3, noise=0.08, blur=1.0),
+        model=ModelConfig(features=(16, 32, 64, 112, 160), dropout=0.05),
+        loss=LossConfig(dice=1.0),
+        train=TrainConfig(
+            batch_size=8, learning_rate=2e-3, warmup_steps=100, ema_decay=0.999, seed=SEED
+        ),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Crops:
+    """A Grain source of simulated crops, whose labels leave a gap where cells touch.
+
+    Attributes:
+        sources: the simulators that crops are drawn from in turn.
+    """
+
+    sources: tuple[SimulatedFields, ...]
+
+    @property
+    def tile(self) -> int:
+        """Side of a crop, px."""
+        return self.sources[0].tile
+
+    def __len__(self) -> int:
+        return len(self.sources[0])
+
+    def __getitem__(self, item: int) -> dict[str, np.ndarray]:
+        source = self.sources[int(item) % len(self.sources)]
+        field, rng = source.simulate(item)
+        labels = create_labels(field, source.rules, rng)
+        border = find_borders(labels.instances)
+        weight = np.where(border, BORDER_WEIGHT, ~labels.ignore)
+        return {
+            "image": normalize_image(field.image, *source.percentiles),
+            "label": ((labels.instances > 0) & ~border).astype(np.uint8),
+            "valid": weight.astype(np.uint8),
+            "crop": np.array(item, np.int32),
+        }
+
+
+def find_borders(instances: np.ndarray) -> np.ndarray:
+    """Find the pixels of cells that have a pixel of another cell beside them.
+
+    Args:
+        instances: `[H, W]` int, 0 or the number of a cell.
+
+    Returns:
+        `[H, W]` bool.
+    """
+    border = np.zeros(instances.shape, bool)
+    for first, second in (
+        (np.s_[:, :-1], np.s_[:, 1:]),
+        (np.s_[:-1, :], np.s_[1:, :]),
+    ):
+        one, other = instances[first], instances[second]
+        meet = (one != other) & (one > 0) & (other > 0)
+        border[first] |= meet
+        border[second] |= meet
+    return border
+
+
+def create_crops(seed: int, tile: int = 256) -> Crops:
+    """Create the source that training reads; another seed gives other crops."""
+    return Crops(tuple(SimulatedFields(seed, tile, ranges=ranges) for ranges in training_ranges()))
+
+
+def train(workdir: Path, config: Config, steps: int, stop_at: int | None = None) -> Any:
+    """Train, or go on with it.
+
+    Args:
+        workdir: folder for checkpoints and the log.
+        config: the settings.
+        steps: steps of the whole run, for the schedule.
+        stop_at: step to stop at, for tests; by default the last.
+
+    Returns:
+        The train state.
+    """
+    mesh = make_mesh()
+    state = place_state(create_train_state(config, np.ones(2, np.float32), steps), mesh)
+    step_fn = make_train_step(mesh, count_parts(config, mesh))
+    batches = make_batches(
+        create_crops(config.train.seed, config.data.tile),
+        config.train.batch_size,
+        augment=config.augment,
+        seed=config.train.seed,
+        threads=config.data.threads,
+    )
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_json(workdir / "config.json", {**config_to_dict(config), "steps": steps})
+    checkpoints = open_checkpoints(workdir, tidy=True)
+    seconds = 0.0
+    if found := restore_newest(checkpoints.last, state):
+        state, progress = found
+        batches.set_state(progress["iterator"])
+        seconds = float(progress["seconds"])
+    began, losses = time.monotonic() - seconds, []
+    for step in range(int(state.step) + 1, min(steps, stop_at or steps) + 1):
+        state, metrics = step_fn(state, next(batches))
+        losses.append(metrics)
+        if step % 50 == 0:
+            fetched = jax.device_get(losses)
+            losses = []
+            loss = sum(m.loss_sum for m in fetched) / sum(m.weight_sum for m in fetched)
+            confusion = sum(m.confusion.astype(float) for m in fetched)
+            iou = confusion[1, 1] / (confusion.sum() - confusion[0, 0])
+            row = {
+                "step": step,
+                "loss": round(float(loss), 4),
+                "neuron_iou": round(float(iou), 4),
+                "seconds": round(time.monotonic() - began, 1),
+            }
+            print(json.dumps(row), flush=True)
+            with (workdir / "log.jsonl").open("a") as log:
+                log.write(json.dumps(row) + "\n")
+        if step % SAVE_EVERY == 0 or step == steps:
+            values = {"iterator": batches.get_state(), "seconds": time.monotonic() - began}
+            save_checkpoint(checkpoints.last, state, values)
+    checkpoints.close()
+    return state
+
+
+def load_trained(workdir: Path) -> Predictor:
+    """Load the averaged parameters of the newest checkpoint as a model, threshold 0.5."""
+    config = pretrained_config()
+    state = create_train_state(config, np.ones(2, np.float32), 1)
+    checkpoints = open_checkpoints(workdir)
+    found = restore_newest(checkpoints.last, state)
+    checkpoints.close()
+    if found is None:
+        raise WorkdirError(f"{workdir}: holds no checkpoint")
+    log = [json.loads(line) for line in (workdir / "log.jsonl").read_text().splitlines()]
+    info = {
+        "data": {"source": "fluxseg.simulation"},
+        "steps": int(found[0].step),
+        "crops": int(found[0].step) * config.train.batch_size,
+        "hours": round(log[-1]["seconds"] / 3600, 2),
+        "seed": config.train.seed,
+    }
+    model = create_predictor(found[0], config, info=info)
+    return dataclasses.replace(model, diameter_px=DIAMETER_PX, tta=True, licence="Apache-2.0")
+
+
+def main() -> None:
+    """Train; see the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--workdir", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=9000)
+    arguments = parser.parse_args()
+    enable_compilation_cache()
+    with contextlib.suppress(KeyboardInterrupt):
+        train(arguments.workdir, pretrained_config(), arguments.steps)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,274 @@
+"""Choose how the shipped model is used, score it on held-out simulated fields, write it down.
+
+What: threshold, temperature and the depth at which cells are taken apart are chosen on one half of
+    the held-out simulated fields; the figures are those of the other half, with cells of 9 to 22
+    px; and of fields with cells of 5 to 45 px, whose size has to be estimated. Doubtful cells count
+    neither as found nor as missed. Then the model file and its card are written into the workdir,
+    to be copied to `fluxseg/pretrained`. With a folder of
+    images, overlays of what the model finds in them are drawn, for the eye alone.
+Hardware: 2 CPU cores, about ten minutes.
+Command: python -m experiments.pretrained_scores --workdir runs/pretrained
+    [--look "images/*.png" ... --overlays FOLDER]
+"""
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.pretrained import load_trained, training_ranges
+from fluxseg.compilation import enable_compilation_cache
+from fluxseg.files import write_json
+from fluxseg.inference.model_file import write_model
+from fluxseg.inference.object_counts import ObjectCounts, count_objects
+from fluxseg.inference.predict import Predictor
+from fluxseg.inference.resample import choose_zoom
+from fluxseg.inference.rois import find_rois
+from fluxseg.inference.run_model import load_model
+from fluxseg.simulation.labels import create_labels
+from fluxseg.simulation.ranges import Range, Ranges
+from fluxseg.simulation.source import SimulatedFields
+
+HELD_OUT_SEED = 1001
+THRESHOLDS = tuple(round(0.3 + 0.05 * i, 2) for i in range(9))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class HeldOut:
+    """A simulated field and its true labels.
+
+    Attributes:
+        image: `[H, W]`.
+        instances: `[H, W]` int32, 0 or the number of a cell.
+        ignore: `[H, W]` bool, doubtful cells.
+        diameter_px: median diameter of the cells.
+        mode: how the movie was collapsed.
+    """
+
+    image: np.ndarray
+    instances: np.ndarray
+    ignore: np.ndarray
+    diameter_px: float
+    mode: str
+
+
+def simulate_held_out(ranges: Sequence[Ranges], count: int, seed: int) -> Iterator[HeldOut]:
+    """Simulate `count` fields of 512 x 512, from each of `ranges` in turn."""
+    for number in range(count):
+        chosen = ranges[number % len(ranges)]
+        source = SimulatedFields(seed, tile=512, field=512, ranges=chosen)
+        field, rng = source.simulate(number)
+        labels = create_labels(field, source.rules, rng)
+        values = field.metadata
+        diameter = 2 * values["radius"] / values["um_per_px"]
+        yield HeldOut(field.image, labels.instances, labels.ignore, diameter, values["mode"])
+
+
+def count_found(field: HeldOut, labels: np.ndarray) -> ObjectCounts:
+    """Compare the neurons that were found with the true ones.
+
+    Args:
+        field: the field.
+        labels: `[H, W]` int, 0 or the number of a neuron; those that lie on doubtful cells for
+            the most part are left out.
+    """
+    area = np.bincount(labels.ravel())
+    doubtful = np.bincount(labels[field.ignore], minlength=len(area))
+    keep = doubtful <= area / 2
+    keep[0] = False
+    number = np.where(keep, np.cumsum(keep), 0)
+    return count_objects(field.instances, number[labels])
+
+
+def pixel_confusion(field: HeldOut, mask: np.ndarray) -> np.ndarray:
+    """Count pixels by truth and prediction, `[2, 2]`, doubtful cells left out."""
+    both = 2 * (field.instances > 0) + mask
+    return np.bincount(both[~field.ignore], minlength=4).reshape(2, 2)
+
+
+def macro_iou(confusion: np.ndarray) -> float:
+    """Return the mean IoU of background and neuron."""
+    joined = confusion.sum(0) + confusion.sum(1) - np.diag(confusion)
+    return float((np.diag(confusion) / joined).mean())
+
+
+def score_settings(
+    fields: Sequence[HeldOut],
+    predicted: Sequence[tuple[np.ndarray, float]],
+    threshold: float,
+    **settings: Any,
+) -> dict[str, float]:
+    """Score fields whose probability and cell diameter were predicted, with settings of ROIs."""
+    counts, each, confusion = ObjectCounts(), [], np.zeros((2, 2))
+    for field, (probability, diameter) in zip(fields, predicted, strict=True):
+        rois = find_rois(probability, threshold=threshold, diameter=diameter, **settings)
+        one = count_found(field, rois.labels)
+        counts = counts.merge(one)
+        each.append(one.scores()["object_f1"])
+        confusion += pixel_confusion(field, probability >= threshold)
+    scores = counts.scores()
+    return {
+        "f1": scores["object_f1"],
+        "precision": scores["object_precision"],
+        "recall": scores["object_recall"],
+        "f1_mean": float(np.nanmean(each)),
+        "macro_iou": macro_iou(confusion),
+        "neuron_iou": float(confusion[1, 1] / (confusion.sum() - confusion[0, 0])),
+    }
+
+
+def predict_all(
+    model: Predictor, fields: Sequence[HeldOut], *, known: bool = False, tta: bool = True
+) -> list[tuple[np.ndarray, float]]:
+    """Predict fields; the diameter is estimated, or the true one."""
+    found = []
+    for field in fields:
+        diameter = field.diameter_px if known else model.find_diameter(field.image)
+        assert diameter is not None
+        found.append((model.predict(field.image, tta=tta, diameter=diameter), diameter))
+    return found
+
+
+def scale_errors(model: Predictor, count: int) -> list[dict[str, Any]]:
+    """Estimate the diameter of cells in fields of many magnifications."""
+    ranges = Ranges(diameter_px=Range(5.0, 45.0, log=True))
+    rows = []
+    for field in simulate_held_out([ranges], count, HELD_OUT_SEED + 1):
+        found = model.find_diameter(field.image)
+        assert found is not None
+        assert model.diameter_px is not None
+        rows.append(
+            {
+                "true_px": round(field.diameter_px, 1),
+                "estimated_px": round(found, 1),
+                "cells": int(field.instances.max()),
+                "zoom": round(choose_zoom(found, model.diameter_px), 2),
+            }
+        )
+    return rows
+
+
+def draw_overlays(model: Predictor, patterns: Sequence[str], folder: Path) -> None:
+    """Draw what the model finds in images, one PNG each, beside the image alone."""
+    from matplotlib.figure import Figure
+
+    from fluxseg import plot
+    from fluxseg.inference.inputs import plan_jobs, read_input
+    from fluxseg.report.plots import save_png
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for job in plan_jobs(tuple(patterns), folder):
+        image, _ = read_input(job.path, job.page)
+        rois = model.segment(image)
+        figure = Figure((18, 9), dpi=70, layout="constrained")
+        left, right = figure.subplots(1, 2)
+        plot.rois(image, rois, right)
+        low, high = np.percentile(image, (1, 99.5))
+        left.imshow(image, cmap="gray", vmin=low, vmax=high)
+        left.set_title(f"{job.name}, cells of {model.find_diameter(image):.1f} px")
+        for axes in (left, right):
+            axes.axis("off")
+        save_png(figure, folder / f"{job.name}.png")
+
+
+def choose_settings(
+    model: Predictor, fields: Sequence[HeldOut], predicted: Sequence[tuple[np.ndarray, float]]
+) -> tuple[float, list[dict[str, Any]]]:
+    """Try thresholds; return the one with the best mean F1 and macro IoU, and all figures."""
+    rows = [
+        {"threshold": threshold, **score_settings(fields, predicted, threshold)}
+        for threshold in THRESHOLDS
+    ]
+    best = max(rows, key=lambda row: row["f1_mean"] + row["macro_iou"])
+    return best["threshold"], rows
+
+
+CARD = Path(__file__).with_name("pretrained_card.md")
+"""Model card with places for the figures."""
+
+
+def write_card(path: Path, model: Predictor, result: dict[str, Any], fields: int) -> None:
+    """Write the model card."""
+    info = model.info
+    rows = {
+        "all": result["scores"],
+        **{f"{mode} over time": row for mode, row in result["by_mode"].items()},
+        "all, without averaging over turns": result["without_tta"],
+        "all, with the true diameter given": result["known_diameter"],
+    }
+    names = ("f1", "precision", "recall", "macro_iou", "neuron_iou")
+    table = [
+        f"| {title} | " + " | ".join(f"{row[name]:.3f}" for name in names) + " |"
+        for title, row in rows.items()
+    ]
+    good = sum(
+        abs(np.log(row["estimated_px"] / row["true_px"])) < np.log(1.25) for row in result["scales"]
+    )
+    text = CARD.read_text(encoding="utf-8").format(
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(model.params)),
+        table="\n".join(table),
+        threshold=model.threshold,
+        diameter=model.diameter_px,
+        fields=fields,
+        within=good,
+        scales=len(result["scales"]),
+        train=f"python -m experiments.pretrained --workdir runs/pretrained --steps {info['steps']}",
+        score="python -m experiments.pretrained_scores --workdir runs/pretrained",
+        **{name: info[name] for name in ("steps", "crops", "hours", "seed")},
+    )
+    path.write_text(text, encoding="utf-8")
+
+
+def main() -> None:
+    """Choose, score, write; see the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--workdir", type=Path, required=True)
+    parser.add_argument("--fields", type=int, default=24, help="held-out fields of each half")
+    parser.add_argument("--model", default="", help="model file to look at, in place of the run")
+    parser.add_argument("--look", nargs="*", default=[], help="images to draw overlays of")
+    parser.add_argument("--overlays", type=Path, help="folder for the overlays")
+    arguments = parser.parse_args()
+    enable_compilation_cache()
+    if arguments.look:
+        model = load_model(arguments.model) if arguments.model else load_trained(arguments.workdir)
+        draw_overlays(model, arguments.look, arguments.overlays)
+        return
+    model = load_trained(arguments.workdir)
+    fields = list(simulate_held_out(training_ranges(), 2 * arguments.fields, HELD_OUT_SEED))
+    # Neighbours of the list are drawn from other ranges: every second block of eight is kept.
+    chosen_on = [field for number, field in enumerate(fields) if number // 8 % 2 == 0]
+    scored_on = [field for number, field in enumerate(fields) if number // 8 % 2 == 1]
+    threshold, tried = choose_settings(model, chosen_on, predict_all(model, chosen_on))
+    model = dataclasses.replace(model, threshold=threshold)
+    predicted = predict_all(model, scored_on)
+    result: dict[str, Any] = {
+        "threshold": threshold,
+        "tried": tried,
+        "scores": score_settings(scored_on, predicted, threshold),
+        "by_mode": {},
+        "without_tta": score_settings(
+            scored_on, predict_all(model, scored_on, tta=False), threshold
+        ),
+        "known_diameter": score_settings(
+            scored_on, predict_all(model, scored_on, known=True), threshold
+        ),
+        "scales": scale_errors(model, 16),
+    }
+    for mode in sorted({field.mode for field in scored_on}):
+        chosen = [number for number, field in enumerate(scored_on) if field.mode == mode]
+        result["by_mode"][mode] = score_settings(
+            [scored_on[i] for i in chosen], [predicted[i] for i in chosen], threshold
+        )
+    print(json.dumps(result, indent=1))
+    write_json(arguments.workdir / "scores.json", result)
+    write_model(arguments.workdir / "model.safetensors", model)
+    write_card(arguments.workdir / "card.md", model, result, len(scored_on))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""A network applied to normalised images: probabilities of any size of image, tile by tile."""
+
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fluxseg.data.touching import TOUCHING
+from fluxseg.data.transforms import turn, unturn
+from fluxseg.errors import ConfigError
+from fluxseg.inference.tiling import blend_tiles, cut_tiles, pad_image, plan_tiles
+
+TILE = 512
+"""Largest side of an image that is predicted as a whole, px."""
+BATCH = 4
+"""Tiles that are predicted at once, at most."""
+BUCKET = 32
+"""Sides are padded to a multiple of this, so that few shapes are ever compiled, px."""
+
+ApplyFn = Callable[..., Any]
+
+
+def predict_probability(
+    apply_fn: ApplyFn,
+    params: Any,
+    image: np.ndarray,
+    *,
+    tta: bool = False,
+    tile: int = TILE,
+    overlap: int | None = None,
+    multiple: int = BUCKET,
+    temperature: float = 1.0,
+    kind: ApplyFn | None = None,
+    channels: tuple[int, ...] = (),
+) -> np.ndarray:
+    """Apply a network to a normalised image of any size.
+
+    An image that fits in a tile is predicted as a whole; of a larger one, overlapping tiles are
+    blended by raised cosines, and no more than two batches of tiles are on the device.
+
+    Args:
+        apply_fn: `apply_fn({"params": params}, image [B, H, W, 1], False)` -> logits.
+        params: its parameters.
+        image: `[H, W]` float32, normalised.
+        tta: average over the 8 symmetries of the square.
+        tile: largest side of a tile, px.
+        overlap: least overlap of two tiles, px; None for a quarter of `tile`.
+        multiple: tiles have sides and positions that are multiples of this, px: at least the
+            stride of the network's poolings.
+        temperature: see `neuron_probability`.
+        kind: what is computed of each tile, `neuron_probability` (the default) or
+            `class_probabilities`.
+        channels: `(C,)` for `class_probabilities`.
+
+    Returns:
+        `[H, W, *channels]` float32, probability of "neuron", or of each class; 0 to 1.
+
+    Raises:
+        ConfigError: if tile and overlap do not fit together.
+    """
+    if tile < 16:
+        raise ConfigError(f"tile must be 16 px or more, got {tile}")
+    overlap = tile // 4 if overlap is None else overlap
+    kind = kind or neuron_probability
+    total = np.zeros((*image.shape, *channels), np.float32)
+    symmetries = range(8) if tta else range(1)
+    for symmetry in symmetries:
+        turned = turn(image, symmetry)
+        height, width = turned.shape
+        plan = plan_tiles((height, width), tile, overlap, multiple)
+        tiles = cut_tiles(pad_image(turned, plan.padded), plan)
+        predicted = _predict_tiles(
+            functools.partial(kind, apply_fn, params, temperature=temperature),
+            tiles,
+            len(plan.positions),
+        )
+        total += unturn(blend_tiles(predicted, plan, channels), symmetry)
+    # Weights that add up to 1 in theory may exceed it by a rounding error.
+    return np.clip(total / len(symmetries), 0, 1)
+
+
+def _predict_tiles(
+    predict: ApplyFn, tiles: Iterable[np.ndarray], count: int
+) -> Iterator[np.ndarray]:
+    """Predict tiles in batches of one size, the next one computed while one is handed out."""
+    size = -(-count // -(-count // BATCH))
+    pending: tuple[Any, int] | None = None
+    iterator = iter(tiles)
+    while group := list(itertools.islice(iterator, size)):
+        images = np.stack([*group, *[group[0]] * (size - len(group))])
+        following = predict(images[..., None]), len(group)
+        if pending is not None:
+            yield from np.asarray(pending[0])[: pending[1]]
+        pending = following
+    if pending is not None:
+        yield from np.asarray(pending[0])[: pending[1]]
+
+
+@functools.partial(jax.jit, static_argnames="apply_fn")
+def neuron_probability(
+    apply_fn: ApplyFn, params: Any, images: jax.Array, temperature: float | jax.Array = 1.0
+) -> jax.Array:
+    """Apply a network to normalised images.
+
+    Args:
+        apply_fn: see `predict_probability`; equal functions share the compiled program.
+        params: its parameters.
+        images: `[B, H, W, 1]` float32.
+        temperature: what log-odds are divided by (see `fluxseg.model.calibration`); 1 leaves the
+            probability of the softmax.
+
+    Returns:
+        `[B, H, W]` float32 probability of "neuron", that is, of any class but the first.
+    """
+    return jax.nn.sigmoid(neuron_log_odds(apply_fn, params, images) / temperature)
+
+
+@functools.partial(jax.jit, static_argnames="apply_fn")
+def class_probabilities(
+    apply_fn: ApplyFn, params: Any, images: jax.Array, temperature: float | jax.Array = 1.0
+) -> jax.Array:
+    """Apply a network to normalised images; arguments as of `neuron_probability`.
+
+    The temperature acts on "background or not" alone, as it was fitted; how the rest is shared out
+    among the other classes is left as the network says.
+
+    Returns:
+        `[B, H, W, C]` float32, the probability of each class.
+    """
+    logits = apply_fn({"params": params}, images, False)
+    log_odds = jax.nn.logsumexp(logits[..., 1:], -1, keepdims=True) - logits[..., :1]
+    shares = jax.nn.softmax(logits[..., 1:], -1)
+    foreground = jax.nn.sigmoid(log_odds / temperature)
+    background = jax.nn.sigmoid(-log_odds / temperature)
+    return jnp.concatenate([background, foreground * shares], -1)
+
+
+def split_classes(classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return what `find_rois` takes of the probabilities `[..., 3]` of `class_probabilities`.
+
+    Returns:
+        `[...]` float32, that of "neuron", which a touching pixel belongs to, and of "touching".
+    """
+    # Shares that add up to 1 in theory may exceed it by a rounding error.
+    return np.clip(classes[..., 1:].sum(-1), 0, 1), classes[..., TOUCHING]
+
+
+def neuron_log_odds(apply_fn: ApplyFn, params: Any, images: jax.Array) -> jax.Array:
+    """Return `[B, H, W]` float32, log of the probability of any class but the first over its."""
+    logits = apply_fn({"params": params}, images, False)
+    return jax.nn.logsumexp(logits[..., 1:], -1) - logits[..., 0]

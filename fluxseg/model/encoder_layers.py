@@ -1,0 +1,214 @@
+"""Layers of encoders that were trained elsewhere: strided, depthwise, with batch normalisation.
+
+As in `layers`, some have an equal form that is fast on CPUs, where XLA has none for strided and
+depthwise convolutions nor for their gradients.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from fluxseg.model import layers
+from fluxseg.model.convolutions import DIMENSIONS
+
+EncoderNorm = Literal["frozen", "trained", "group"]
+
+
+def symmetric_padding(size: int) -> tuple[int, int]:
+    """Return what PyTorch's models pad before and after each side, px."""
+    return size // 2, size // 2
+
+
+def same_padding(size: int, stride: int) -> tuple[int, int]:
+    """Return what TensorFlow's "SAME" pads before and after a side that the stride divides, px."""
+    missing = max(size - stride, 0)
+    return missing // 2, missing - missing // 2
+
+
+def take_taps(x: jax.Array, size: int, stride: int, padding: tuple[int, int]) -> list[jax.Array]:
+    """Return what each tap of a kernel meets, one view of the image for each, row-major.
+
+    Args:
+        x: `[B, H, W, C]`.
+        size: side of the kernel, px.
+        stride: step of the kernel, px.
+        padding: zeros before and after each side, px.
+
+    Returns:
+        size * size arrays `[B, h, w, C]`.
+    """
+    batch, height, width, channels = x.shape
+    padded = jnp.pad(x, ((0, 0), padding, padding, (0, 0)))
+    rows, columns = ((side + sum(padding) - size) // stride + 1 for side in (height, width))
+    return [
+        jax.lax.slice(
+            padded,
+            (0, row, column, 0),
+            (batch, row + (rows - 1) * stride + 1, column + (columns - 1) * stride + 1, channels),
+            (1, stride, stride, 1),
+        )
+        for row in range(size)
+        for column in range(size)
+    ]
+
+
+def convolve_strided(
+    x: jax.Array, kernel: jax.Array, stride: int, padding: tuple[int, int], fast: bool = False
+) -> jax.Array:
+    """Convolve with a stride.
+
+    Args:
+        x: `[B, H, W, C]`, floating.
+        kernel: `[K, K, C, D]`, same dtype.
+        stride: step of the kernel, px.
+        padding: zeros before and after each side, px.
+        fast: as one matrix product of the taps side by side in place of a convolution.
+
+    Returns:
+        `[B, h, w, D]`, same dtype.
+    """
+    size, _, channels, features = kernel.shape
+    if stride == 1 and padding == symmetric_padding(size):
+        return layers.convolve((x,), kernel, fast)
+    if fast or size == 1:
+        taps = jnp.concatenate(take_taps(x, size, stride, padding), axis=-1)
+        return layers.dense(taps, kernel.reshape(size * size * channels, features))
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), (padding, padding), dimension_numbers=DIMENSIONS
+    )
+
+
+def convolve_depthwise(
+    x: jax.Array, kernel: jax.Array, stride: int, padding: tuple[int, int], fast: bool = False
+) -> jax.Array:
+    """Convolve each channel with a kernel of its own.
+
+    Args:
+        x: `[B, H, W, C]`, floating.
+        kernel: `[K, K, 1, C]`, same dtype.
+        stride: step of the kernel, px.
+        padding: zeros before and after each side, px.
+        fast: as products and sums of the taps, one loop, in place of a grouped convolution.
+
+    Returns:
+        `[B, h, w, C]`, same dtype.
+    """
+    size, channels = kernel.shape[0], kernel.shape[-1]
+    if fast:
+        taps = take_taps(x, size, stride, padding)
+        weights = kernel.reshape(size * size, 1, 1, 1, channels)
+        products = [tap * weight for tap, weight in zip(taps, weights, strict=True)]
+        return sum(products[1:], start=products[0])
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        (padding, padding),
+        dimension_numbers=DIMENSIONS,
+        feature_group_count=channels,
+    )
+
+
+def max_pool_overlapping(x: jax.Array) -> jax.Array:
+    """Take the maximum of each 3 x 3 window, in steps of 2, one pixel of padding before each side.
+
+    Where values tie the gradient is divided between them; behind a ReLU these are zeros, which
+    pass on none.
+
+    Args:
+        x: `[B, H, W, C]`, floating, not negative; H and W are even.
+
+    Returns:
+        `[B, H / 2, W / 2, C]`, same dtype.
+    """
+    height, width = x.shape[1:3]
+    # Zeros do for the padding as no value is below them.
+    padded = jnp.pad(x, ((0, 0), (1, 0), (0, 0), (0, 0)))
+    rows = [padded[:, start : start + height - 1 : 2] for start in range(2)] + [x[:, 1::2]]
+    x = jnp.maximum(jnp.maximum(rows[0], rows[1]), rows[2])
+    padded = jnp.pad(x, ((0, 0), (0, 0), (1, 0), (0, 0)))
+    columns = [padded[:, :, start : start + width - 1 : 2] for start in range(2)] + [x[:, :, 1::2]]
+    return jnp.maximum(jnp.maximum(columns[0], columns[1]), columns[2])
+
+
+class EncoderConv(nn.Module):
+    """Convolution without bias, since a normalisation follows.
+
+    Attributes:
+        features: channels of the output.
+        size: side of the kernel, px.
+        stride: step of the kernel, px.
+        padding: zeros before and after each side, px; None: as PyTorch's models have it.
+        depthwise: one kernel for each channel; `features` is the number of channels.
+        dtype: compute dtype; the kernel is float32.
+        fast: see `convolve_strided` and `convolve_depthwise`.
+    """
+
+    features: int
+    size: int = 3
+    stride: int = 1
+    padding: tuple[int, int] | None = None
+    depthwise: bool = False
+    dtype: jnp.dtype = jnp.dtype(jnp.float32)
+    fast: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Map `[B, H, W, C]` to `[B, h, w, features]` of the compute dtype."""
+        channels = 1 if self.depthwise else x.shape[-1]
+        init = nn.initializers.variance_scaling(2.0, "fan_in", "uniform")
+        kernel = self.param("kernel", init, (self.size, self.size, channels, self.features))
+        padding = symmetric_padding(self.size) if self.padding is None else self.padding
+        convolve: Callable[..., jax.Array]
+        convolve = convolve_depthwise if self.depthwise else convolve_strided
+        return convolve(
+            x.astype(self.dtype), kernel.astype(self.dtype), self.stride, padding, self.fast
+        )
+
+
+class EncoderNormalization(nn.Module):
+    """Batch normalisation with stored statistics (Ioffe and Szegedy, ICML 2015), or group norm.
+
+    The statistics are parameters like any other, so that they lie in checkpoints, model files and
+    running averages, but they get no gradient and so never change (weight decay acts on kernels
+    only). Batches' own statistics are not used in training either: those of a batch that is
+    computed in parts, or divided among devices, would be others than of the whole.
+
+    Attributes:
+        kind: "frozen": statistics, scale and bias stay as they are; "trained": scale and bias are
+            learnt; "group": group normalisation, learnt, for an encoder without foreign weights.
+        epsilon: added to the variance.
+        initial_scale: of all channels. With 0 at the end of a residual branch a network without
+            foreign weights begins as its shortcuts, which stored statistics of 0 and 1 leave well
+            scaled (Goyal et al. 2017, arXiv:1706.02677; De and Smith, NeurIPS 2020).
+        dtype: of the output; computed in float32.
+    """
+
+    kind: EncoderNorm
+    epsilon: float
+    initial_scale: float = 1.0
+    dtype: jnp.dtype = jnp.dtype(jnp.float32)
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Map `[B, H, W, C]` to the same shape, of the compute dtype."""
+        channels = x.shape[-1]
+        scale_init = nn.initializers.constant(self.initial_scale)
+        scale = self.param("scale", scale_init, (channels,))
+        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        x = x.astype(jnp.float32)
+        if self.kind == "group":
+            groups = max(g for g in range(1, layers.MAX_GROUPS + 1) if channels % g == 0)
+            return layers.normalise_groups(x, scale, bias, groups).astype(self.dtype)
+        mean = self.param("mean", nn.initializers.zeros, (channels,))
+        var = self.param("var", nn.initializers.ones, (channels,))
+        if self.kind == "frozen":
+            scale, bias = jax.lax.stop_gradient((scale, bias))
+        mean, var = jax.lax.stop_gradient((mean, var))
+        slope = jax.lax.rsqrt(var + self.epsilon) * scale
+        return (
+            (x - mean[None, None, None]) * slope[None, None, None] + bias[None, None, None]
+        ).astype(self.dtype)

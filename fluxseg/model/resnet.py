@@ -1,0 +1,117 @@
+"""ResNets as the encoder of the U-Net, in the form whose ImageNet weights are widely shared.
+
+He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, with the stride of a
+bottleneck in its 3x3 convolution ("v1.5"), as torchvision and timm have them. Names of layers
+follow theirs, so that `fluxseg.interop.torch_weights` can map them.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from fluxseg.model.encoder_layers import (
+    EncoderConv,
+    EncoderNorm,
+    EncoderNormalization,
+    max_pool_overlapping,
+)
+
+BLOCKS: dict[str, tuple[int, int, int, int]] = {
+    "resnet18": (2, 2, 2, 2),
+    "resnet34": (3, 4, 6, 3),
+    "resnet50": (3, 4, 6, 3),
+}
+"""Blocks of the four stages."""
+WIDTHS = (64, 128, 256, 512)
+"""Channels inside of the blocks of the four stages."""
+EPSILON = 1e-5
+MEAN, STD = 0.449, 0.226
+"""Of ImageNet's training images over all three channels, intensities from 0 to 1."""
+
+
+class ResNet(nn.Module):
+    """A ResNet without its classifier, for images of one channel.
+
+    The image is standardised with ImageNet's mean and standard deviation. The first kernel stands
+    for the three of a colour image, summed: three times their average. A grey image shown to the
+    original as three equal channels gives the same values, and so those that the stored
+    statistics of the batch normalisation belong to.
+
+    Attributes:
+        kind: one of `BLOCKS`.
+        norm: see `EncoderNormalization`.
+        dtype: compute dtype; parameters are float32.
+        fast: the forms of the layers that are fast on CPUs.
+        remat: keep only the ends of each block for the gradient.
+    """
+
+    kind: str
+    norm: EncoderNorm = "trained"
+    dtype: jnp.dtype = jnp.dtype(jnp.float32)
+    fast: bool = False
+    remat: bool = False
+
+    @nn.compact
+    def __call__(self, image: jax.Array) -> tuple[jax.Array, ...]:
+        """Compute the features of five levels.
+
+        Args:
+            image: `[B, H, W, 1]`, floating, intensities mostly from 0 to 1; 32 divides H and W.
+
+        Returns:
+            `[B, H / s, W / s, C]` of the compute dtype for s = 2, 4, 8, 16, 32: what the stem,
+            before its pooling, and the four stages give.
+        """
+        x = (image - MEAN) / STD
+        x = EncoderConv(64, 7, 2, dtype=self.dtype, fast=self.fast, name="conv1")(x)
+        x = nn.relu(EncoderNormalization(self.norm, EPSILON, dtype=self.dtype, name="norm1")(x))
+        features = [x]
+        x = max_pool_overlapping(x)
+        bottleneck = self.kind == "resnet50"
+        block = nn.remat(_Block) if self.remat else _Block
+        for stage, (count, width) in enumerate(zip(BLOCKS[self.kind], WIDTHS, strict=True)):
+            for number in range(count):
+                stride = 2 if stage > 0 and number == 0 else 1
+                x = block(
+                    width,
+                    stride,
+                    bottleneck,
+                    self.norm,
+                    self.dtype,
+                    self.fast,
+                    name=f"layer{stage + 1}_{number}",
+                )(x)
+            features.append(x)
+        return tuple(features)
+
+
+class _Block(nn.Module):
+    width: int
+    stride: int
+    bottleneck: bool
+    norm: EncoderNorm
+    dtype: jnp.dtype
+    fast: bool
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        # (channels, side of the kernel, stride) of each convolution
+        plan = [(self.width, 3, self.stride), (self.width, 3, 1)]
+        if self.bottleneck:
+            plan = [(self.width, 1, 1), (self.width, 3, self.stride), (4 * self.width, 1, 1)]
+        branch = x
+        for number, (channels, size, stride) in enumerate(plan, start=1):
+            last = number == len(plan)
+            branch = self._conv(f"conv{number}", channels, size, stride)(branch)
+            branch = self._norm(f"norm{number}", 0.0 if last else 1.0)(branch)
+            branch = branch if last else nn.relu(branch)
+        if x.shape != branch.shape:
+            x = self._conv("downsample_conv", branch.shape[-1], 1, self.stride)(x)
+            x = self._norm("downsample_norm", 1.0)(x)
+        return nn.relu(x + branch)
+
+    def _conv(self, name: str, channels: int, size: int, stride: int) -> EncoderConv:
+        return EncoderConv(channels, size, stride, dtype=self.dtype, fast=self.fast, name=name)
+
+    def _norm(self, name: str, initial_scale: float) -> EncoderNormalization:
+        return EncoderNormalization(self.norm, EPSILON, initial_scale, self.dtype, name=name)
