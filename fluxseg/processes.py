@@ -289,6 +289,20 @@ def naming_failures() -> Iterator[None]:
         raise ProcessError(f"the processes lost each other: {error}") from error
 
 
+def is_lost(error: BaseException) -> bool:
+    """Tell whether an error of JAX's runtime means that another process has failed.
+
+    Args:
+        error: what was raised where processes write or compute together.
+    """
+    if current_process()[1] == 1:
+        return False
+    import jax
+
+    signs = r"Gloo|[Bb]arrier|[Cc]oordination|heartbeat|Connection (reset|closed)"
+    return isinstance(error, jax.errors.JaxRuntimeError) and bool(re.search(signs, str(error)))
+
+
 def leave(code: int) -> None:
     """End the process now if it fails alone, or another one has: an ordinary end would wait.
 
