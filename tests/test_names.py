@@ -36,6 +36,7 @@ from fluxseg.interop.export import export_images
 from fluxseg.interop.formats import Format
 from fluxseg.interop.npz import write_npz
 from fluxseg.report.workdir import read_run
+from fluxseg.terminal import run_guarded
 from fluxseg.training.writers import write_history
 from tests.inference.models import tiny_model
 
@@ -127,6 +128,13 @@ def test_recordings_are_converted_into_the_folder_only(output, tmp_path, kind):
     assert len(made) == count * (2 if kind in images else 1)
 
 
+def test_no_recording_is_written_over_the_labels_of_another(output, tmp_path):
+    for number, name in enumerate(("b_labels", "b", "c", "c_labels")):
+        write_npz(tmp_path / "source" / f"{number}.npz", field(name))
+    assert convert(tmp_path / "source", output, format="labels") == 0
+    assert len(tree(output)) == 8
+
+
 def test_predictions_are_written_into_the_folder_only(output, tmp_path):
     image = np.random.default_rng(0).integers(0, 9, (32, 32)).astype(np.uint8)
     names = [n for n in HOSTILE if n.strip("./ ") and "/" not in n and "\0" not in n]
@@ -205,6 +213,21 @@ def test_files_name_no_paths_elsewhere(tmp_path, name):
     }  # fmt: skip
     with pytest.raises((ValueError, TypeError)):
         entry_from_json(entry)
+
+
+def test_names_do_not_steer_the_terminal(output, tmp_path, capsys):
+    write_npz(tmp_path / "source" / "a.npz", field("\x1b]0;owned\x07\x1b[2Jx\r\x9b31m"))
+    (tmp_path / "source" / "b\x1b[31m.npz").write_bytes(b"PK\x03\x04")
+    assert convert(tmp_path / "source", output, format="imagej") == 1
+    shown = "".join(capsys.readouterr())
+    assert "b\\x1b[31m.npz" in shown
+    assert not set(shown) & set("\x1b\x07\x9b\r")
+
+    def fail():
+        raise FluxsegError("\x1b]0;owned\x07\nsecond line")
+
+    assert run_guarded(fail) == 2
+    assert capsys.readouterr().err == "error: \\x1b]0;owned\\x07\nsecond line\n"
 
 
 FORMULAS = (

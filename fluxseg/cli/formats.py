@@ -5,6 +5,7 @@ from pathlib import Path
 import tyro
 
 from fluxseg.errors import FluxsegError
+from fluxseg.files import distinct_name, safe_name
 from fluxseg.interop.formats import Format
 from fluxseg.terminal import configure_logging, create_console, progress_bars
 
@@ -54,9 +55,18 @@ def _is_recording(folder: Path) -> bool:
     return True
 
 
+def _choose_name(recording_id: str, format: Format, taken: set[str]) -> str:
+    """Return a file name for a recording; its masks, if beside it, take none of another's."""
+    name = distinct_name(safe_name(recording_id), taken)
+    beside = "_labels" if format == "labels" else ""
+    while beside and f"{name}{beside}".casefold() in taken:
+        name = distinct_name(name, taken)
+    taken.add(f"{name}{beside}".casefold())
+    return name
+
+
 def _convert_folder(source: Path, target: Path, format: Format | None, overwrite: bool) -> int:
     from fluxseg.errors import ConfigError
-    from fluxseg.files import distinct_name, safe_name
     from fluxseg.interop.convert import write_recording
     from fluxseg.interop.formats import ENDINGS
     from fluxseg.interop.sources import FolderSource
@@ -72,7 +82,7 @@ def _convert_folder(source: Path, target: Path, format: Format | None, overwrite
         for number, key in enumerate(keys, 1):
             try:
                 recording = recordings.read(key)
-                name = distinct_name(safe_name(recording.id), taken) + ENDINGS[format]
+                name = _choose_name(recording.id, format, taken) + ENDINGS[format]
                 remarks = write_recording(target / name, recording, format, overwrite=overwrite)
             except FluxsegError as error:
                 failed += 1

@@ -1,6 +1,7 @@
 """Corrected reviews read back: new recordings with the cells that were missed."""
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -109,8 +110,9 @@ def _source_of(review: Any, path: Path) -> tuple[Source, list[Mapping[str, Any]]
             files = row.get("files", [])
             if not isinstance(files, list) or not {"name", "key"} <= set(row):
                 raise KeyError("name, key or files")
-        if any("\0" in str(text) for row in listed for text in (row["key"], review["source"])):
-            raise ValueError("a path with a NUL")
+        for text in (review["source"], *(row["key"] for row in listed)):
+            if b"\0" in os.fsencode(str(text)):
+                raise ValueError("a path with a NUL")
         if review["source"] == "simulator":
             return open_source(config_from_dict({"simulator": review["simulator"]})), list(listed)
         return FolderSource(str(review["source"])), list(listed)

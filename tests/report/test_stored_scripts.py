@@ -120,7 +120,17 @@ def notebook_page(tmp_path):
     return path
 
 
-PAGES = (report_page, comparison_page, review_page, notebook_page)
+def sweep_page(tmp_path):
+    sweep = pytest.importorskip("fluxseg.report.sweep")
+    scores = {"neuron_iou": 0.5}
+    rows = [
+        sweep.Row(text, dict.fromkeys(PAYLOADS, text), 0.5, 1, scores, scores, 1.0, failure)
+        for text, failure in zip(PAYLOADS, PAYLOADS[::-1], strict=True)
+    ]
+    return sweep.write_table(sweep.Table("val_neuron_iou", PAYLOADS, tuple(rows)), tmp_path)
+
+
+PAGES = (report_page, comparison_page, review_page, notebook_page, sweep_page)
 
 
 @pytest.mark.parametrize("create", PAGES)

@@ -1,0 +1,264 @@
+"""Every reader of files that may come from elsewhere, as a function of a folder."""
+
+import dataclasses
+import functools
+import itertools
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from fluxseg.errors import FluxsegError
+from tests.fuzz import seeds
+from tests.fuzz.folders import Files
+
+MOST_KEYS = 4
+"""Recordings of a folder that are read."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+    """A reader under test.
+
+    Attributes:
+        read: called with the folder of the files and one for what it writes.
+        seeds: whole files to begin with; those of a workdir are given one.
+        modules: what its line coverage is counted in.
+        needs_run: whether `seeds` needs the workdir of a run.
+    """
+
+    read: Callable[[Path, Path], None]
+    seeds: Callable[..., list[Files]]
+    modules: tuple[str, ...]
+    needs_run: bool = False
+
+
+def read_arrays(folder: Path, output: Path) -> None:
+    """Read each file as one array."""
+    from fluxseg.data.npy import read_npy
+
+    for path in _files(folder):
+        read_npy(path)
+
+
+def read_recordings(folder: Path, output: Path) -> None:
+    """Do as `fluxseg convert` of a folder does: read what is found, and write it by its id."""
+    from fluxseg.files import distinct_name, safe_name
+    from fluxseg.interop.convert import write_recording
+    from fluxseg.interop.sources import FolderSource
+
+    source = FolderSource(str(folder))
+    taken: set[str] = set()
+
+    def convert(key: str) -> None:
+        source.stamp(key)
+        recording = source.read(key)
+        name = distinct_name(safe_name(recording.id), taken)
+        write_recording(output / f"{name}.npz", recording)
+        if recording.masks is not None:
+            write_recording(output / f"{name}.geojson", recording)
+
+    _do_all(functools.partial(convert, key) for key in source.keys()[:MOST_KEYS])
+
+
+def read_any_file(folder: Path, output: Path) -> None:
+    """Read each file by its content, as `fluxseg convert FILE` does, whatever its name."""
+    from fluxseg.interop.convert import read_any
+
+    reads = [functools.partial(read_any, path) for path in _files(folder)]
+    _do_all([*reads, functools.partial(read_recordings, folder, output)])
+
+
+def read_images(folder: Path, output: Path) -> None:
+    """Do as `fluxseg predict` does with images, and read them as labels besides."""
+    from fluxseg.inference.inputs import plan_jobs, read_input
+    from fluxseg.interop.pixels import read_pixels
+
+    jobs = plan_jobs([str(folder)], output)[: 2 * MOST_KEYS]
+    reads: list[Callable[[], Any]] = []
+    for job in jobs:
+        assert "/" not in job.name
+        assert not job.name.startswith(".")
+        reads.append(functools.partial(read_input, job.path, job.page))
+        reads.append(functools.partial(read_pixels, job.path, labels=True, page=job.page))
+    _do_all([*reads, functools.partial(read_recordings, folder, output)])
+
+
+def read_movies(folder: Path, output: Path) -> None:
+    """Go through the frames of each file, as `fluxseg project` does."""
+    from fluxseg.interop.movies import iterate_frames, read_movie_facts
+
+    for path in _files(folder):
+        read_movie_facts(path)
+        for block in itertools.islice(iterate_frames(path), 50):
+            assert block.ndim == 3
+
+
+def read_tensors(folder: Path, output: Path) -> None:
+    """Read each file as a state dict of PyTorch."""
+    from fluxseg.interop.torch_files import read_torch_tensors
+
+    for path in _files(folder):
+        for array in read_torch_tensors(path).values():
+            array.ravel()[:10].sum()
+
+
+def read_models(folder: Path, output: Path) -> None:
+    """Read each file as a model."""
+    from fluxseg.inference.model_file import read_model
+
+    for path in _files(folder):
+        read_model(path)
+
+
+def read_workdir(folder: Path, output: Path) -> None:
+    """Read settings, split, scores and examples of a run, and write its report elsewhere."""
+    from fluxseg.config import config_from_dict
+    from fluxseg.data.splits import manifest_from_json
+    from fluxseg.files import read_json
+    from fluxseg.report.html import render_page
+    from fluxseg.report.workdir import best_epoch, is_simulated, read_example, read_run
+
+    def whole_run() -> None:
+        run = read_run(folder)
+        best_epoch(run)
+        is_simulated(run)
+        for row in run.examples:
+            read_example(row["path"])
+        page = render_page(run, {"curves": [], "scores": [], "reliability": [], "examples": []}, {})
+        assert "<script" not in page
+        assert "<img src=x" not in page
+
+    _do_all(
+        [
+            lambda: config_from_dict(read_json(folder / "config.json")),
+            lambda: manifest_from_json(read_json(folder / "split.json")),
+            whole_run,
+        ]
+    )
+
+
+@functools.cache
+def _state_like() -> Any:
+    """A state of the tiny run's structure."""
+    import numpy as np
+
+    from fluxseg.training.state import create_train_state
+    from tests.conftest import TINY, with_data, with_train
+
+    return create_train_state(with_data(with_train(TINY, epochs=2), tile=32), np.ones(2), 10)
+
+
+def read_checkpoint(folder: Path, output: Path) -> None:
+    """Restore the newest checkpoint, as a run that goes on does."""
+    from fluxseg.errors import WorkdirError
+    from fluxseg.training.checkpoints import open_checkpoints, restore_newest
+
+    checkpoints = open_checkpoints(folder)
+    try:
+        found = restore_newest(checkpoints.last, _state_like())
+    finally:
+        checkpoints.close()
+    if found is None:
+        raise WorkdirError("holds no checkpoint")
+
+
+def read_cache(folder: Path, output: Path) -> None:
+    """Read the index of prepared crops, and all crops."""
+    from fluxseg.data.cache import find_damage, read_crops, read_index
+    from fluxseg.errors import WorkdirError
+
+    index = read_index(folder)
+    if index is None:
+        raise WorkdirError("holds no cache")
+    for name in list(index.shards)[:MOST_KEYS]:
+        find_damage(index, name)
+    for entry in index.entries[:MOST_KEYS]:
+        for _ in itertools.islice(read_crops(index, entry), 20):
+            pass
+
+
+def read_review(folder: Path, output: Path) -> None:
+    """Apply a review, as `fluxseg review --apply` does."""
+    from fluxseg.inference.review_apply import apply_review
+
+    path = folder / "review.json"
+    try:
+        review = json.loads(path.read_bytes())
+        if review["source"] == "recordings":
+            # The file names a folder; where this one lies differs from input to input.
+            path.write_text(json.dumps({**review, "source": str(folder / "recordings")}))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        pass
+    apply_review(folder, output, remove_doubtful=True)
+
+
+def _do_all(reads: Iterable[Callable[[], object]]) -> None:
+    """Do all of it, whatever fails, and raise the first error."""
+    errors: list[FluxsegError] = []
+    for read in reads:
+        try:
+            read()
+        except FluxsegError as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())[: 2 * MOST_KEYS]
+
+
+_NPY = ("data/npy", "data/arrays", "data/pickled", "data/admitted")
+_FOLDER = ("interop/sources", "interop/convert", "interop/metadata", "data/recording")
+READERS = {
+    "npy": Reader(read_arrays, seeds.array_files, _NPY[:2]),
+    "pickled": Reader(read_recordings, seeds.pickled_files, (*_NPY, "interop/allen")),
+    "npz": Reader(read_recordings, seeds.npz_files, ("interop/npz", "interop/allen", *_FOLDER)),
+    "tiff": Reader(
+        read_images, seeds.tiff_files, ("interop/pixels", "interop/images")
+    ),
+    "png": Reader(
+        read_images, lambda: seeds.picture_files(".png"), ("interop/pixels", "interop/images")
+    ),
+    "jpeg": Reader(
+        read_images, lambda: seeds.picture_files(".jpg"), ("interop/pixels", "interop/images")
+    ),
+    "nwb": Reader(
+        read_any_file,
+        seeds.hdf5_files,
+        ("interop/hdf5", "interop/nwb", "interop/allen_nwb", "interop/plane_masks"),
+    ),
+    "movie": Reader(read_movies, seeds.movie_files, ("interop/movies",)),
+    "suite2p": Reader(
+        read_recordings, seeds.suite2p_files, ("interop/suite2p", "interop/suite2p_ops")
+    ),
+    "cellpose": Reader(read_recordings, seeds.cellpose_files, ("interop/cellpose",)),
+    "json": Reader(
+        read_any_file,
+        seeds.json_files,
+        ("interop/coco", "interop/geojson", "interop/neurofinder", "interop/json_files",
+         "interop/polygons"),
+    ),
+    "imagej": Reader(
+        read_any_file,
+        seeds.imagej_files,
+        ("interop/imagej", "interop/polygons"),
+    ),
+    "tensors": Reader(read_tensors, seeds.tensor_files, ("interop/torch_files",)),
+    "model": Reader(read_models, seeds.model_files, ("inference/model_file",)),
+    "workdir": Reader(
+        read_workdir, seeds.run_files, ("report/workdir", "data/splits"), needs_run=True
+    ),
+    "checkpoint": Reader(
+        read_checkpoint, seeds.checkpoint_files, ("training/checkpoints",), needs_run=True
+    ),
+    "cache": Reader(read_cache, seeds.cache_files, ("data/cache", "data/crops"), needs_run=True),
+    "review": Reader(
+        read_review,
+        seeds.review_files,
+        ("inference/review_apply", "interop/imagej", "interop/labels"),
+        needs_run=True,
+    ),
+}  # fmt: skip
+"""Name of each reader, for `--targets`."""
