@@ -73,7 +73,9 @@ def convolve_strided(
     size, _, channels, features = kernel.shape
     if stride == 1 and padding == symmetric_padding(size):
         return layers.convolve((x,), kernel, fast)
-    if fast or size == 1:
+    if size == 1:
+        return layers.dense(x[:, ::stride, ::stride], kernel[0, 0])
+    if fast:
         taps = jnp.concatenate(take_taps(x, size, stride, padding), axis=-1)
         return layers.dense(taps, kernel.reshape(size * size * channels, features))
     return jax.lax.conv_general_dilated(
@@ -124,14 +126,14 @@ def max_pool_overlapping(x: jax.Array) -> jax.Array:
     Returns:
         `[B, H / 2, W / 2, C]`, same dtype.
     """
-    height, width = x.shape[1:3]
-    # Zeros do for the padding as no value is below them.
-    padded = jnp.pad(x, ((0, 0), (1, 0), (0, 0), (0, 0)))
-    rows = [padded[:, start : start + height - 1 : 2] for start in range(2)] + [x[:, 1::2]]
-    x = jnp.maximum(jnp.maximum(rows[0], rows[1]), rows[2])
-    padded = jnp.pad(x, ((0, 0), (0, 0), (1, 0), (0, 0)))
-    columns = [padded[:, :, start : start + width - 1 : 2] for start in range(2)] + [x[:, :, 1::2]]
-    return jnp.maximum(jnp.maximum(columns[0], columns[1]), columns[2])
+    # A window is an even row (or column), the odd one after it and the odd one before it. Zeros do
+    # for the padding as no value is below them.
+    even, odd = x[:, ::2], x[:, 1::2]
+    before = jnp.pad(odd, ((0, 0), (1, 0), (0, 0), (0, 0)))[:, :-1]
+    x = jnp.maximum(jnp.maximum(before, even), odd)
+    even, odd = x[:, :, ::2], x[:, :, 1::2]
+    before = jnp.pad(odd, ((0, 0), (0, 0), (1, 0), (0, 0)))[:, :, :-1]
+    return jnp.maximum(jnp.maximum(before, even), odd)
 
 
 class EncoderConv(nn.Module):

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from fluxseg.config import ModelConfig, TrainConfig
 from fluxseg.errors import ConfigError
@@ -66,19 +67,11 @@ def image_of(*shape, seed=0):
 
 
 def by_path(params):
-    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
-    return {"/".join(key.key for key in keys): leaf for keys, leaf in leaves}
+    return flatten_dict(params, sep="/")
 
 
 def nested(values):
-    tree = {}
-    for path, value in values.items():
-        *folders, last = path.split("/")
-        inner = tree
-        for folder in folders:
-            inner = inner.setdefault(folder, {})
-        inner[last] = value
-    return tree
+    return unflatten_dict(values, sep="/")
 
 
 def describe(module, size=64):

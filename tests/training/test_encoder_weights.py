@@ -6,13 +6,15 @@ import json
 import jax
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 from safetensors.numpy import save_file
 
 from fluxseg.config import Config, ModelConfig, config_from_dict, config_to_dict, resume_difference
 from fluxseg.errors import ConfigError, FluxsegError
 from fluxseg.inference.features import layer_features
 from fluxseg.inference.model_file import read_model, write_model
-from fluxseg.inference.predict import create_predictor
+from fluxseg.inference.predict import Predictor, create_predictor
+from fluxseg.inference.stablehlo import export_program
 from fluxseg.model.unet import create_unet, encoder_name
 from fluxseg.training import loop
 from fluxseg.training.encoder_weights import check_encoder_start, load_encoder, start_encoder
@@ -65,10 +67,7 @@ def state():
 
 
 def leaves_of(tree):
-    return {
-        "/".join(key.key for key in keys): np.asarray(leaf)
-        for keys, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
-    }
+    return {path: np.asarray(leaf) for path, leaf in flatten_dict(tree, sep="/").items()}
 
 
 def test_a_state_begins_with_the_weights_of_a_file_and_so_does_its_average(weights):
@@ -200,3 +199,15 @@ def test_a_model_file_and_the_layers_of_a_network_know_its_encoder(tmp_path, sta
     assert features["encoder_resnet18/layer4_1/conv2"].shape == (2, 2, 512)
     assert "encoder_resnet18" not in features
     assert features["head"].shape == (32, 32, 8)
+
+
+@pytest.mark.parametrize("kind", ["resnet50", "efficientnet_lite0"])
+def test_an_encoder_can_be_exported_for_images_of_any_size(kind):
+    model = dataclasses.replace(MODEL, encoder_kind=kind)
+    image = jax.ShapeDtypeStruct((1, 32, 32, 1), np.float32)
+    shapes = jax.eval_shape(create_unet(model).init, jax.random.key(0), image)["params"]
+    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
+    program = export_program(Predictor(model, params), platforms=("cuda",))
+    sides = jax.export.deserialize(bytearray(program)).in_avals[0].shape
+    assert len(sides) == 3
+    assert "height" in str(sides[1])

@@ -1,0 +1,85 @@
+"""The comparison of encoders: nested sets, equal steps, a table and a figure of what is there."""
+
+import json
+
+import pytest
+
+from experiments import encoders
+from experiments.encoders import HELD_OUT, Network
+from fluxseg.config import SimulatorConfig
+from fluxseg.data.splits import manifest_from_json
+from fluxseg.errors import ConfigError
+from fluxseg.files import read_json
+
+PRESET = Network()
+
+
+def create(root, fields, network=PRESET, steps=100, size=128):
+    simulator = SimulatorConfig(containers=fields + 2 * HELD_OUT, sessions=1, size=size)
+    return encoders.create_config(network, fields, 0, steps, root, simulator)
+
+
+def test_sets_are_nested_and_what_is_held_out_is_the_same(tmp_path):
+    parts = []
+    for fields in (2, 4):
+        config = create(tmp_path, fields)
+        encoders.write_manifest(config)
+        manifest = manifest_from_json(read_json(config.data.manifest))
+        parts.append({split: set(manifest.crops(split)) for split in ("train", "val", "test")})
+    small, large = parts
+    assert len({key for key, _ in small["train"]}) == 2
+    assert small["train"] < large["train"]
+    assert small["val"] == large["val"]
+    assert small["test"] == large["test"]
+    assert (
+        len({key for key, _ in small["val"] | small["test"] | small["train"]}) == 2 * HELD_OUT + 2
+    )
+
+
+@pytest.mark.parametrize("fields", [10, 100, 1000])
+@pytest.mark.parametrize("steps", [100, 2000, 10_000])
+def test_all_sizes_take_about_the_same_steps(fields, steps, tmp_path):
+    train = create(tmp_path, fields, steps=steps, size=512).train
+    crops = fields * 16
+    taken = train.epochs * train.repeats * crops / train.batch_size
+    # An epoch cannot be shorter than once through all crops.
+    assert abs(taken - steps) <= max(0.2 * steps, 2 * crops / train.batch_size)
+
+
+def test_networks_are_parsed(tmp_path):
+    found = encoders.parse_networks(["resnet18"], [f"resnet50={tmp_path}/a=b.pth"])
+    assert [network.name for network in found] == ["preset", "resnet18-random", "resnet50-imagenet"]
+    assert found[2].weights == f"{tmp_path}/a=b.pth"
+    with pytest.raises(ConfigError, match="KIND=FILE"):
+        encoders.parse_networks([], ["resnet18"])
+    config = create(tmp_path, 10, found[2])
+    assert (config.model.encoder_norm, config.train.encoder) == ("trained", "discounted")
+    assert config.train.encoder_weights == found[2].weights
+    config = create(tmp_path, 10, found[1])
+    assert (config.model.encoder_norm, config.train.encoder) == ("group", "free")
+
+
+def test_the_table_and_the_figure_come_from_the_folders_of_finished_runs(tmp_path):
+    for fields, name in ((100, "preset"), (10, "resnet18-random"), (10, "preset")):
+        folder = tmp_path / f"run-{fields}-{name}-0"
+        folder.mkdir()
+        rows = [
+            {"step": 20 * epoch, "train_loss": 1 / epoch, "val_loss": 0.5 + 0.1 * (epoch - 2) ** 2,
+             "train_neuron_iou": 0.5, "val_neuron_iou": 0.25}
+            for epoch in (1, 2, 3)
+        ]  # fmt: skip
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        scores = {"scores": {"neuron_iou": 0.4}, "intervals": {"neuron_iou": [0.3, 0.45]}}
+        found = {"checkpoint": {"epoch": 2}, "splits": {"test": scores}}
+        (folder / "scores.json").write_text(json.dumps(found))
+    (tmp_path / "run-10-other-1").mkdir()
+    runs = encoders.read_runs(tmp_path)
+    table = encoders.format_table(runs).splitlines()
+    assert len(table) == 5
+    assert table[2].startswith("| 10 | preset | 0 | 60 | 0.500 | 0.250 | 0.500 -> 0.600 | 0.400 [")
+    assert [row.split("|")[1:3] for row in table[3:]] == [
+        [" 10 ", " resnet18-random "],
+        [" 100 ", " preset "],
+    ]
+    figure = encoders.plot_runs(runs)
+    assert [axes.get_title() for axes in figure.axes] == ["10 fields", "100 fields"]
