@@ -4,9 +4,15 @@ import argparse
 import runpy
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from fluxseg.config import Config
 from fluxseg.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fluxseg.training.sweep_plan import Sweep
+
+T = TypeVar("T")
 
 
 def read_config_file(path: str | Path) -> Config:
@@ -17,18 +23,34 @@ def read_config_file(path: str | Path) -> Config:
     Raises:
         ConfigError: if the file is absent, fails, or has no `get_config() -> Config`.
     """
+    return _call(path, "get_config", Config)
+
+
+def read_sweep_file(path: str | Path) -> "Sweep":
+    """Run a Python file and return the result of its `get_sweep()`; see `read_config_file`.
+
+    Raises:
+        ConfigError: if the file is absent, fails, or has no `get_sweep() -> Sweep`.
+    """
+    from fluxseg.training.sweep_plan import Sweep
+
+    return _call(path, "get_sweep", Sweep)
+
+
+def _call(path: str | Path, function: str, kind: type[T]) -> T:
     path = Path(path)
     if not path.is_file():
-        raise ConfigError(f"{path}: there is no such config file")
+        raise ConfigError(f"{path}: there is no such {function.removeprefix('get_')} file")
     try:
-        config = runpy.run_path(str(path))["get_config"]()
+        value = runpy.run_path(str(path))[function]()
     except KeyError as error:
-        raise ConfigError(f"{path}: has no function get_config()") from error
+        raise ConfigError(f"{path}: has no function {function}()") from error
     except Exception as error:
         raise ConfigError(f"{path}: {type(error).__name__}: {error}") from error
-    if not isinstance(config, Config):
-        raise ConfigError(f"{path}: get_config() must return fluxseg.config.Config")
-    return config
+    if not isinstance(value, kind):
+        wanted = f"{kind.__module__}.{kind.__name__}"
+        raise ConfigError(f"{path}: {function}() must return {wanted}")
+    return value
 
 
 def split_config_file(arguments: Sequence[str]) -> tuple[Config, list[str]]:

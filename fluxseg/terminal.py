@@ -3,6 +3,7 @@
 import contextlib
 import io
 import logging
+import re
 import sys
 import threading
 import traceback
@@ -20,13 +21,31 @@ Progressed = Callable[[int, int], None]
 """Function to call with (done, in all)."""
 USER_ERROR = 2
 """Exit code for bad input or settings; 1 means that a check has found something."""
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def create_console(*, stderr: bool = False) -> "Console":
-    """Create the console that everything is written to; file names are never cut or coloured."""
-    from rich.console import Console
+    """Create the console that everything is written to.
 
-    return Console(stderr=stderr, highlight=False, soft_wrap=True)
+    File names are never cut or coloured, and control characters in them only shown.
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    class PlainConsole(Console):
+        def render_str(self, text: str, **options: Any) -> Text:
+            return super().render_str(show_controls(text), **options)
+
+    return PlainConsole(stderr=stderr, highlight=False, soft_wrap=True)
+
+
+def show_controls(text: str) -> str:
+    r"""Return a text with control characters as what stands for them, such as `\x1b`.
+
+    Names that files tell could otherwise colour, hide or move what a terminal shows, or set its
+    title. Line breaks and tabs stay.
+    """
+    return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 class _ConsoleHandler(logging.Handler):
@@ -151,10 +170,10 @@ def run_guarded(function: Callable[[], int | None]) -> int:
     try:
         return function() or 0
     except InterruptedRunError as error:
-        print(error, file=sys.stderr)
+        print(show_controls(str(error)), file=sys.stderr)
         return 128 + error.signal_number
     except FluxsegError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(show_controls(f"error: {error}"), file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)

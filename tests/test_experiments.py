@@ -1,17 +1,19 @@
 """The shipped experiments load, say how to run them, and run."""
 
 import ast
+import collections
 import dataclasses
 import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from fluxseg.arguments import read_config_file
-from fluxseg.config import Config, config_from_dict, config_to_dict
-from fluxseg.files import write_json
-from fluxseg.interop.sources import FolderSource
+from fluxseg.config import Config, ModelConfig, config_from_dict, config_to_dict
+from fluxseg.data.splits import SplitItem, manifest_from_json
+from fluxseg.files import read_json, write_json
 from fluxseg.training.loop import train_and_evaluate
 from tests.conftest import REPOSITORY, with_data, with_train
 
@@ -88,43 +90,76 @@ def test_real_sessions_can_be_trained_on(real_data, tmp_path):
     assert result.scores["splits"]["test"]["scores"]["neuron_iou"] > 0.2
 
 
+def test_training_sets_share_with_the_test_set_only_what_their_name_says():
+    from experiments import leakage
+
+    keys = [
+        f"field-0-{donor}-{container}-{session}-{quarter}.npz"
+        for donor in range(leakage.DONORS)
+        for container in range(leakage.CONTAINERS)
+        for session in range(leakage.SESSIONS)
+        for quarter in range(4)
+    ]
+    items = [SplitItem(key, key[:-8], key, 1) for key in keys]
+    others = set()
+    for reach, kind in enumerate(leakage.KINDS):
+        manifest = leakage.divide(kind, items, 5)
+        assert manifest_from_json(manifest.to_json()) == manifest
+        train, val, test = (
+            {leakage.place_of(key) for key, _ in manifest.crops(split)}
+            for split in ("train", "val", "test")
+        )
+        assert [len(train), len(val), len(test)] == [120, 24, 12]
+        others.add((frozenset(val), frozenset(test)))
+        assert not {place[0] for place in train | test} & {place[0] for place in val}
+        # quarter, recording, container, donor
+        for depth in range(4):
+            shared = {place[: 4 - depth] for place in train} & {p[: 4 - depth] for p in test}
+            assert bool(shared) == (depth > reach), (kind, depth)
+        assert leakage.divide(kind, items, 5) == manifest != leakage.divide(kind, items, 6)
+    assert len(others) == 1
+
+
+def test_quarters_are_cut_row_by_row():
+    from experiments import leakage
+
+    image = np.arange(32).reshape(4, 8)
+    quarters = leakage.split_quarters(image)
+    assert [quarter[0, 0] for quarter in quarters] == [0, 4, 16, 20]
+    assert all(quarter.shape == (2, 4) for quarter in quarters)
+    np.testing.assert_array_equal(
+        leakage.split_quarters(np.stack([image, -image]))[3][1], -quarters[3]
+    )
+
+
 def test_the_leakage_experiment_runs_shrunk_and_goes_on(tmp_path, monkeypatch):
     from experiments import leakage
 
-    for name, value in {"DONORS": 4, "CONTAINERS": 2, "SESSIONS": 2, "NEW_DONORS": 1}.items():
+    shrunk = {"DONORS": 4, "TARGETS": 2, "SESSIONS": 1, "SIZE": 64, "TILE": 32}
+    for name, value in {**shrunk, "TRAIN_QUARTERS": 8}.items():
         monkeypatch.setattr(leakage, name, value)
-    monkeypatch.setattr(leakage, "SIZE", 64)
     folder = tmp_path / "recordings"
-    leakage.write_recordings(folder, 3)
-    with_container, without, new = (
-        sorted((folder / part).iterdir()) for part in ("container", "donor", "new")
+    leakage.write_quarters(folder, 3)
+    assert len(list(folder.glob("*.npz"))) == 4 * 2 * 4
+    config = dataclasses.replace(
+        with_data(with_train(leakage.create_config(1), batch_size=4), workers=1),
+        model=ModelConfig(features=(4, 8), convs=1, stem=1),
     )
-    assert (len(with_container), len(without), len(new)) == (16, 16, 4)
-    sources = {part: FolderSource(folder / part) for part in ("container", "donor")}
-    groups = {
-        part: {source.read(key).group for key in source.keys()}  # noqa: SIM118
-        for part, source in sources.items()
-    }
-    assert (len(groups["container"]), len(groups["donor"])) == (8, 4)
-    commands = []
+    found = leakage.run_split("donor", folder, tmp_path / "run", 3, config)
+    split = read_json(tmp_path / "run" / "split.json")
+    counts = collections.Counter(item["splits"][0] for item in split["items"].values())
+    assert counts == {"train": 8, "val": 8, "test": 4}
+    write_json(folder / "done.json", {})
+    assert leakage.run_split("donor", folder, tmp_path / "run", 3, config) == found
 
-    def run(module, *arguments):
-        commands.append(module)
-        workdir = arguments[arguments.index("--workdir") + 1]
-        part = {"test": {"scores": {"neuron_iou": 0.7}}}
-        if module == "fluxseg":
-            part, workdir = {"external": {"scores": {"neuron_iou": 0.6}}}, workdir / "new"
-        workdir.mkdir(parents=True, exist_ok=True)
-        write_json(workdir / "scores.json", {"splits": part})
 
-    monkeypatch.setattr(leakage, "_run", run)
-    for _ in range(2):
-        found = leakage.run_split("donor", folder, tmp_path / "run", 3, 1)
-    assert found == {"reported": 0.7, "new": 0.6}
-    assert commands == ["fluxseg.main", "fluxseg"]
-    rows = [{"split": split, "seed": seed, **found} for split in leakage.SPLITS for seed in (0, 1)]
-    assert "| donor | 0.700 ± 0.000 | 0.600 ± 0.000 | 0.100 ± 0.000 |" in leakage.write_table(
-        tmp_path / "table.md", rows
-    )
-    leakage.draw_gaps(tmp_path / "gaps.png", rows)
-    assert (tmp_path / "gaps.png").stat().st_size > 5000
+def test_the_table_and_figure_of_the_leak(tmp_path):
+    from experiments import leakage
+
+    scores = {0: {"crop": 0.7, "donor": 0.6}, 1: {"crop": 0.72, "donor": 0.6}, 2: {"crop": 0.71}}
+    text = leakage.write_table(tmp_path / "table.md", scores)
+    assert "| crop | 0.710 ± 0.010 | 0.110 ± 0.014 | 3 |" in text
+    assert "| donor | 0.600 ± 0.000 |  | 2 |" in text
+    assert "container" not in text
+    leakage.draw_scores(tmp_path / "scores.png", scores)
+    assert (tmp_path / "scores.png").stat().st_size > 5000

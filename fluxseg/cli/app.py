@@ -35,6 +35,10 @@ VERBS = {
         "cli.scores",
         "Compare runs on one page: settings, scores, paired differences, curves, examples.",
     ),
+    "sweep": (
+        "cli.sweep",
+        "Train runs with all combinations of settings, and show which did best.",
+    ),
     "predict": ("cli.apply", "Predict where neurons are in images of any size."),
     "export": ("cli.apply", "Export a model for use without fluxseg."),
     "report": (

@@ -22,6 +22,7 @@ def predict(
     /,
     output: Path,
     model: str = "pretrained",
+    ensemble: tuple[str, ...] = (),
     format: tuple[PredictFormat, ...] = ("probability", "labels"),
     diameter: float | None = None,
     tta: bool = False,
@@ -41,6 +42,9 @@ def predict(
         output: Folder to write to.
         model: A model file, such as model.safetensors of a workdir, or the workdir of a run; by
             default the model that comes with fluxseg, which has seen simulated fields only.
+        ensemble: Two or more models in place of --model, or the folder of a sweep: their mean is
+            used, and NAME_std.tif (standard deviation), NAME_entropy.tif and NAME_information.tif
+            (mutual information; both in bits) show where they disagree.
         format: What to write for each image. probability: NAME_probability.tif; labels:
             NAME_labels.tif, one number a neuron; mask: NAME_mask.tif; npz: all of these and the
             measures of each neuron in NAME_prediction.npz; suite2p (a folder, NAME_suite2p),
@@ -57,6 +61,7 @@ def predict(
             default.
         processes: The processes of the job, if it has several.
     """
+    from fluxseg.inference.ensemble import load_ensemble
     from fluxseg.inference.inputs import plan_jobs
     from fluxseg.inference.predict_files import predict_files
     from fluxseg.inference.run_model import load_model
@@ -64,8 +69,10 @@ def predict(
     with joined(processes) as console:
         if tta and fast:
             raise ConfigError("--tta and --fast exclude each other; give one of them")
+        if ensemble and model != "pretrained":
+            raise ConfigError("--model and --ensemble exclude each other; give one of them")
         enable_compilation_cache()
-        loaded = load_model(model)
+        loaded = load_ensemble(ensemble) if ensemble else load_model(model)
         jobs = plan_jobs(inputs, output)
         with progress_bars(console, ("Predicting", "images")) as (progress,):
             outcomes = predict_files(

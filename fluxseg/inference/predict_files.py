@@ -12,6 +12,7 @@ import numpy as np
 from fluxseg.data.recording import Recording
 from fluxseg.errors import ConfigError, RecordingError, WorkdirError
 from fluxseg.files import atomic_path, write_json
+from fluxseg.inference.ensemble import Ensemble, EnsembleMaps
 from fluxseg.inference.inputs import Job, read_input, without_path
 from fluxseg.inference.predict import Predictor
 from fluxseg.inference.resample import choose_zoom
@@ -55,7 +56,7 @@ class Outcome:
 
 
 def predict_files(
-    model: Predictor,
+    model: Predictor | Ensemble,
     jobs: Sequence[Job],
     output: Path,
     formats: Sequence[OutputFormat] = ("probability", "labels"),
@@ -71,7 +72,8 @@ def predict_files(
     In a job of several processes each calls this, and predicts its part of the jobs.
 
     Args:
-        model: the model.
+        model: the model, or several; then each image also gets `NAME_std.tif`, `NAME_entropy.tif`
+            and `NAME_information.tif`, where they disagree (see `EnsembleMaps`), float32.
         jobs: from `plan_jobs`.
         output: folder to write to; it also gets `predictions.json`.
         formats: what to write for each image.
@@ -120,7 +122,7 @@ def predict_files(
 
 
 def _predict_job(
-    model: Predictor,
+    model: Predictor | Ensemble,
     job: Job,
     output: Path,
     formats: Sequence[OutputFormat],
@@ -133,7 +135,7 @@ def _predict_job(
         image, scale = read_input(job.path, job.page)
         diameter = settings["diameter"]
         diameter = model.find_diameter(image) if diameter is None else diameter
-        probability, touching = model.predict_touching(image, **{**settings, "diameter": diameter})
+        probability, touching, maps = _predict(model, image, {**settings, "diameter": diameter})
     except RecordingError as error:
         return Outcome(job, error=without_path(error, job.path))
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
@@ -142,7 +144,29 @@ def _predict_job(
     scale = scale or model.um_per_px
     found = _Found(job.name, image, probability, threshold, scale, touching, diameter)
     files, neurons = _write(output, found, formats)
+    if maps is not None:
+        files = (*files, *_write_maps(output, job.name, maps, scale))
     return Outcome(job, files, neurons, diameter=diameter)
+
+
+def _predict(
+    model: Predictor | Ensemble, image: np.ndarray, settings: Mapping[str, Any]
+) -> tuple[np.ndarray, np.ndarray | None, EnsembleMaps | None]:
+    if isinstance(model, Ensemble):
+        maps = model.predict(image, **settings)
+        return maps.mean, None, maps
+    return (*model.predict_touching(image, **settings), None)
+
+
+def _write_maps(
+    output: Path, name: str, maps: EnsembleMaps, um_per_px: float | None
+) -> tuple[str, ...]:
+    """Write where the members of an ensemble disagree; return the names of the files."""
+    kinds = ("std", "entropy", "information")
+    for kind in kinds:
+        path = output / f"{name}_{kind}.tif"
+        write_image_tiff(path, getattr(maps, kind), um_per_px, compress=True)
+    return tuple(f"{name}_{kind}.tif" for kind in kinds)
 
 
 def _check_agreement(jobs: Sequence[Job]) -> None:

@@ -33,7 +33,7 @@ def predict_probability(
     tile: int = TILE,
     overlap: int | None = None,
     multiple: int = BUCKET,
-    temperature: float = 1.0,
+    temperature: float | np.ndarray = 1.0,
     kind: ApplyFn | None = None,
     channels: tuple[int, ...] = (),
 ) -> np.ndarray:
@@ -52,9 +52,9 @@ def predict_probability(
         multiple: tiles have sides and positions that are multiples of this, px: at least the
             stride of the network's poolings.
         temperature: see `neuron_probability`.
-        kind: what is computed of each tile, `neuron_probability` (the default) or
-            `class_probabilities`.
-        channels: `(C,)` for `class_probabilities`.
+        kind: what is computed of each tile, `neuron_probability` (the default) or a function
+            like it that gives several values for a pixel, such as `class_probabilities`.
+        channels: `(C,)` for C values.
 
     Returns:
         `[H, W, *channels]` float32, probability of "neuron", or of each class; 0 to 1.

@@ -4,6 +4,7 @@ Over batches, devices and processes the sums are added and divided once at the e
 weighted means would be another number.
 """
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -13,6 +14,7 @@ import numpy as np
 from fluxseg.config import LossConfig
 from fluxseg.data.touching import NEURON, TOUCHING
 from fluxseg.errors import ConfigError
+from fluxseg.model.label_noise import ignore_rim, soften_label
 
 LossFn = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 """`loss_fn(logits, label, valid, class_weights) -> (sum, weight_sum)`."""
@@ -139,6 +141,9 @@ def make_loss(
 ) -> LossFn:
     """Make the loss of a configuration: cross-entropy plus `config.dice` times the Dice loss.
 
+    What the cross-entropy does about wrong labels, `ignore_rim`, `soften` and `truncate`, leaves
+    the Dice loss as it is; the sum of both is divided by the weights of the cross-entropy.
+
     Args:
         config: its numbers say which parts there are.
         focal_gamma: in place of the config's, unless that is 0; it may be traced.
@@ -148,13 +153,13 @@ def make_loss(
         `loss_fn(logits, label, valid, class_weights) -> (sum, weight_sum)`, float32 scalars, to be
         added over batches and devices and divided once; arguments as of `weighted_cross_entropy`.
     """
-
     gamma, share = _numbers(config, focal_gamma, dice)
 
     def loss_fn(
         logits: jax.Array, label: jax.Array, valid: jax.Array, class_weights: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        total, weight = weighted_cross_entropy(logits, label, valid, class_weights, gamma)
+        losses, weights = _robust_per_image(logits, label, valid, class_weights, config, gamma)
+        total, weight = losses.sum(), weights.sum()
         if config.dice > 0:
             total += share * dice_loss(logits, label, valid, class_weights)[0]
         return total, weight
@@ -181,7 +186,6 @@ def make_touching_loss(
         `loss_fn(logits, label, valid, class_weights) -> (sum, weight_sum)` as of `make_loss`, with
         logits `[B, H, W, 3]` and the bits of `touching_label` as label.
     """
-
     gamma, share = _numbers(config, focal_gamma, dice)
 
     def loss_fn(
@@ -189,7 +193,7 @@ def make_touching_loss(
     ) -> tuple[jax.Array, jax.Array]:
         logits = jnp.where(valid[..., None] > 0, logits.astype(jnp.float32), 0)
         classes = jnp.minimum(label, TOUCHING)
-        losses, weights = _cross_entropy_per_image(logits, classes, valid, class_weights, gamma)
+        losses, weights = _robust_per_image(logits, classes, valid, class_weights, config, gamma)
         if config.dice > 0:
             binary = jnp.stack([logits[..., 0], jax.nn.logsumexp(logits[..., 1:], -1)], -1)
             scored = jnp.where(label == TOUCHING, 0, valid)
@@ -239,12 +243,45 @@ def _image_sums(values: jax.Array) -> jax.Array:
     return values.sum(-1).sum(-1)
 
 
+def _robust_per_image(
+    logits: jax.Array,
+    label: jax.Array,
+    valid: jax.Array,
+    class_weights: jax.Array,
+    config: LossConfig,
+    focal_gamma: float | jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    shares = None
+    if config.soften > 0:
+        # Labels of a rim that is left out count for the shares of what is beside it.
+        shares = soften_label(label, valid, config.soften, logits.shape[-1])
+    if config.ignore_rim > 0:
+        valid = ignore_rim(label, valid, config.ignore_rim)
+    if shares is not None:
+        return _soft_cross_entropy_per_image(logits, shares, valid, class_weights)
+    return _cross_entropy_per_image(
+        logits, label, valid, class_weights, focal_gamma, config.truncate
+    )
+
+
+def _soft_cross_entropy_per_image(
+    logits: jax.Array, shares: tuple[jax.Array, ...], valid: jax.Array, class_weights: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    shifted, normaliser = _log_normaliser(_planes(logits, valid))
+    losses = weights = jnp.zeros(valid.shape, jnp.float32)
+    for c, plane in enumerate(shifted):
+        part = shares[c] * class_weights[c].astype(jnp.float32) * valid.astype(jnp.float32)
+        losses, weights = losses + part * (normaliser - plane), weights + part
+    return _image_sums(losses), _image_sums(weights)
+
+
 def _cross_entropy_per_image(
     logits: jax.Array,
     label: jax.Array,
     valid: jax.Array,
     class_weights: jax.Array,
     focal_gamma: float | jax.Array,
+    truncate: float = 0.0,
 ) -> tuple[jax.Array, jax.Array]:
     shifted, normaliser = _log_normaliser(_planes(logits, valid))
     chosen = jnp.zeros(label.shape, jnp.float32)
@@ -255,6 +292,10 @@ def _cross_entropy_per_image(
         # The power has no finite slope at 0 for exponents below 1.
         miss = jnp.maximum(-jnp.expm1(-loss), FOCAL_EPSILON)
         loss = miss**focal_gamma * loss
+    if truncate > 0:
+        # Beyond this loss there is no slope: Zhang & Sabuncu, "Generalized Cross Entropy Loss",
+        # NeurIPS 2018, with the logarithm in place of their power.
+        loss = jnp.minimum(loss, (1 - truncate) ** focal_gamma * -math.log(truncate))
     weights = _pixel_weights(label, valid, class_weights)
     return _image_sums(weights * loss), _image_sums(weights)
 

@@ -20,7 +20,6 @@ from fluxseg.config import AugmentConfig, Config
 from fluxseg.model.convolutions import compiler_options
 from fluxseg.model.layers import Dropout
 from fluxseg.model.losses import make_loss, make_touching_loss
-from fluxseg.training.finetune import adapt_optimizer
 from fluxseg.training.programs import without_optimizer
 from fluxseg.training.sharding import divide_rows
 from fluxseg.training.state import TrainState, chain_optimizer, create_schedule
@@ -169,7 +168,7 @@ def use_numbers(state: TrainState, numbers: Numbers, config: Config) -> TrainSta
         ema_decay=numbers.ema_decay,
         apply_fn=apply_fn,
         loss_fn=make(config.loss, numbers.focal_gamma, numbers.dice),
-        tx=adapt_optimizer(optimizer, config.train),
+        tx=optimizer,
     )
 
 

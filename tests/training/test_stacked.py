@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fluxseg.config import Config, LossConfig, ModelConfig, TrainConfig
+from fluxseg.training.sharding import make_mesh, make_train_step
 from fluxseg.training.stacked import (
     create_numbers,
     make_stacked_step,
@@ -13,7 +14,6 @@ from fluxseg.training.stacked import (
     stack_states,
     unstack_states,
 )
-from fluxseg.training.sharding import make_mesh, make_train_step
 from fluxseg.training.state import create_train_state
 
 STEPS = 6

@@ -1,0 +1,146 @@
+"""Does an ensemble pay? Three networks and their mean on fields that none has seen.
+
+What: a small network is trained with three seeds on 24 simulated fields of 128 px (a sweep over
+    train.seed), and scored on 12 fields of another simulation: each network alone, with the
+    temperature and threshold of its own validation, and the mean of their probabilities with the
+    mean of their thresholds. Calibration is over all pixels (ECE in 50 bins, NLL in nats, Brier
+    score); F1 is that of separate neurons at IoU 0.5. Also the share of wrong pixels among the
+    5 % with the most disagreement (mutual information), against the share among all.
+Result: WORKDIR/ensemble.md, which this writes and prints. ECE, NLL, Brier, neuron IoU, F1: 0.0168,
+    0.1435, 0.0380, 0.385, 0.445 for the mean of the three networks and 0.0166, 0.1368, 0.0368,
+    0.391, 0.431 for the ensemble, which is below the best of the three. Little, and
+    for one ensemble only. Wrong are 26 % of the pixels with the most disagreement,
+    and 4.7 % of all.
+Hardware: 2 CPU cores, some minutes.
+Command: python -m experiments.ensemble --workdir runs/ensemble
+    Run again, it goes on where it stopped; finished runs are kept.
+"""
+
+import argparse
+import dataclasses
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fluxseg.compilation import enable_compilation_cache
+from fluxseg.config import Config, DataConfig, ModelConfig, SimulatorConfig, TrainConfig
+from fluxseg.data.simulator import simulate_recording
+from fluxseg.files import write_text
+from fluxseg.launch import tune_allocator
+
+BINS = 50
+FIELDS = 12
+SEEDS = (0, 1, 2)
+SCORES = ("ece", "nll", "brier", "neuron_iou", "object_f1")
+
+
+def create_config() -> Config:
+    """Return settings of a small run."""
+    return Config(
+        data=DataConfig(tile=64),
+        simulator=SimulatorConfig(containers=24, sessions=1, size=128),
+        model=ModelConfig(features=(8, 16, 32), convs=1),
+        train=TrainConfig(epochs=25, learning_rate=5e-3, checkpoint_every=25),
+    )
+
+
+def score_probabilities(
+    probabilities: Sequence[np.ndarray], masks: Sequence[np.ndarray], threshold: float
+) -> dict[str, float]:
+    """Score probabilities of neuron on labelled fields.
+
+    Args:
+        probabilities: `[H, W]` of each field.
+        masks: `[N, H, W]` bool, the neurons of each field.
+        threshold: least probability of a neuron pixel.
+
+    Returns:
+        Expected calibration error, negative log-likelihood (nats), Brier score, neuron IoU, and
+        F1 of separate neurons at IoU 0.5.
+    """
+    from fluxseg.inference.matching import match_objects
+    from fluxseg.inference.rois import find_rois
+
+    truth = np.concatenate([mask.any(0).ravel() for mask in masks])
+    predicted = np.concatenate([field.ravel() for field in probabilities]).astype(np.float64)
+    places = np.minimum((predicted * BINS).astype(int), BINS - 1)
+    gaps = np.bincount(places, predicted - truth, BINS)
+    inner = np.clip(predicted, 1e-7, 1 - 1e-7)
+    found = predicted >= threshold
+    matched = count = 0
+    for probability, mask in zip(probabilities, masks, strict=True):
+        labels = find_rois(probability, threshold=threshold).labels
+        true = np.stack([m for m in mask if m.any()]) if mask.any() else mask
+        matched += 2 * len(match_objects(true, labels).true)
+        count += len(true) + int(labels.max())
+    return {
+        "ece": float(np.abs(gaps).sum() / truth.size),
+        "nll": float(-np.log(np.where(truth, inner, 1 - inner)).mean()),
+        "brier": float(((predicted - truth) ** 2).mean()),
+        "neuron_iou": float((found & truth).sum() / max((found | truth).sum(), 1)),
+        "object_f1": matched / max(count, 1),
+    }
+
+
+def score_disagreement(information: np.ndarray, wrong: np.ndarray) -> tuple[float, float]:
+    """Return the share of wrong pixels among the 5 % with the most disagreement, and among all."""
+    most = information >= np.quantile(information, 0.95)
+    return float(wrong[most].mean()), float(wrong.mean())
+
+
+def format_table(rows: Sequence[tuple[str, dict[str, Any]]]) -> str:
+    """Return rows of a name and scores as Markdown."""
+    lines = ["| | ECE | NLL | Brier | neuron IoU | F1 |", "|---|---|---|---|---|---|"]
+    for name, scores in rows:
+        lines.append(f"| {name} | " + " | ".join(f"{scores[s]:.4f}" for s in SCORES) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def run(workdir: Path, config: Config, fields: int = FIELDS) -> str:
+    """Train, score, write and return the table."""
+    from fluxseg.inference.ensemble import Ensemble, ensemble_probability
+    from fluxseg.inference.run_model import load_model
+    from fluxseg.main import score_and_report
+    from fluxseg.training.sweep import run_folder, run_sweep
+    from fluxseg.training.sweep_plan import Sweep, plan_sweep
+
+    members = plan_sweep(Sweep(config, {"train.seed": SEEDS}))
+    if failures := run_sweep(members, workdir, score_and_report):
+        raise SystemExit(str(failures))
+    models = [load_model(run_folder(workdir, member)) for member in members]
+    simulated = dataclasses.replace(config.simulator, seed=config.simulator.seed + 1000)
+    recordings = [simulate_recording(simulated, number) for number in range(fields)]
+    masks = [np.asarray(recording.masks) > 0 for recording in recordings]
+    rows = []
+    for seed, model in zip(SEEDS, models, strict=True):
+        alone = [model.predict(recording.image) for recording in recordings]
+        rows.append((f"seed {seed}", score_probabilities(alone, masks, model.threshold)))
+    means = {score: float(np.mean([row[score] for _, row in rows])) for score in SCORES}
+    maps = [ensemble_probability(models, recording.image) for recording in recordings]
+    threshold = Ensemble(tuple(models)).threshold
+    together = score_probabilities([found.mean for found in maps], masks, threshold)
+    text = format_table([*rows, ("mean of the three", means), ("ensemble", together)])
+    wrong = [(m.mean >= threshold) != mask.any(0) for m, mask in zip(maps, masks, strict=True)]
+    shares = score_disagreement(np.stack([m.information for m in maps]), np.stack(wrong))
+    text += f"\nWrong among the 5 % with the most disagreement: {shares[0]:.1%}; "
+    text += f"among all pixels: {shares[1]:.1%}\n"
+    write_text(workdir / "ensemble.md", text)
+    return text
+
+
+def main() -> None:
+    """Parse the arguments and run."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--workdir", type=Path, required=True)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING)
+    enable_compilation_cache()
+    print(run(arguments.workdir, create_config()))
+
+
+if __name__ == "__main__":
+    tune_allocator()
+    main()

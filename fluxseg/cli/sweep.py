@@ -1,0 +1,110 @@
+"""Verb that trains many runs."""
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from fluxseg.arguments import read_config_file, read_sweep_file
+from fluxseg.compilation import enable_compilation_cache
+from fluxseg.config import Config
+from fluxseg.errors import ConfigError
+from fluxseg.main import score_and_report
+from fluxseg.terminal import configure_logging, create_console
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from fluxseg.report.sweep import Table
+    from fluxseg.training.sweep_plan import Sweep
+
+
+def sweep(
+    output: Path,
+    vary: tuple[str, ...] = (),
+    file: Path | None = None,
+    config: Path | None = None,
+    random: int = 0,
+    random_seed: int = 0,
+    together: Literal["auto", "yes", "no"] = "auto",
+    most: int = 8,
+) -> int:
+    """Train runs with all combinations of settings, and show which did best.
+
+    Each run has an ordinary workdir, OUTPUT/runs/NAME. The same command again skips finished
+    runs and goes on with interrupted ones. Exit code 1 if a run has failed.
+
+    Args:
+        output: Folder of the sweep: sweep.csv, sweep.json, sweep.html and the runs.
+        vary: Settings and their values, such as train.learning_rate=1e-3,2e-3 train.seed=0,1,2
+        file: A Python file with get_sweep(), which returns a Sweep of
+            fluxseg.training.sweep_plan; it is executed. The other options override it.
+        config: A config file, see fluxseg train; settings of all runs.
+        random: Run so many of the combinations, drawn at random; 0: all.
+        random_seed: Another seed draws others.
+        together: Train runs that differ in numbers only (learning rate, schedule, weight decay,
+            dropout, weights in the loss, running average, augmentation, seed) in one program.
+            auto: on GPUs and TPUs; on CPUs one after another is faster.
+        most: Runs in one program.
+    """
+    from fluxseg.report.sweep import collect_table, write_table
+    from fluxseg.training.lock import claim_workdir
+    from fluxseg.training.sweep import run_sweep
+    from fluxseg.training.sweep_plan import plan_sweep
+
+    console = create_console()
+    configure_logging(console)
+    if most < 1:
+        raise ConfigError(f"most must be at least 1, got {most}")
+    members = plan_sweep(_read_sweep(vary, file, config, random, random_seed))
+    enable_compilation_cache()
+    with claim_workdir(output):
+        failures = run_sweep(
+            members, output, score_and_report, together=_together(together), most=most
+        )
+        table = collect_table(members, output, failures)
+        page = write_table(table, output)
+    _show(console, table)
+    console.print(f"Report: {page}", markup=False)
+    return 1 if failures else 0
+
+
+def _read_sweep(
+    vary: tuple[str, ...], file: Path | None, config: Path | None, random: int, seed: int
+) -> "Sweep":
+    from fluxseg.training.sweep_plan import Sweep, parse_vary
+
+    found = read_sweep_file(file) if file else Sweep(Config(), {})
+    base = read_config_file(config) if config else found.base
+    return dataclasses.replace(
+        found,
+        base=base,
+        vary={**found.vary, **parse_vary(vary)},
+        random=random or found.random,
+        random_seed=seed or found.random_seed,
+    )
+
+
+def _together(choice: str) -> bool:
+    import jax
+
+    if jax.process_count() > 1:
+        raise ConfigError("a sweep runs in one process; start one for each part of it")
+    if choice == "auto":
+        return jax.default_backend() != "cpu"
+    return choice == "yes"
+
+
+def _show(console: "Console", table: "Table") -> None:
+    from rich.table import Table as Shown
+    from rich.text import Text
+
+    shown = Shown(title=f"Best by {table.monitor} first; test figures chose nothing")
+    for title in (*table.settings, table.monitor, "test neuron IoU", "test F1", "state"):
+        shown.add_column(Text(title))
+    for row in table.rows:
+        scores = (row.monitored, row.test.get("neuron_iou"), row.test.get("object_f1"))
+        figures = ["–" if value is None else f"{value:.4f}" for value in scores]
+        settings = [str(row.settings[name]) for name in table.settings]
+        state = "failed" if row.failure else "done"
+        shown.add_row(*(Text(text) for text in (*settings, *figures, state)))
+    console.print(shown)

@@ -1,0 +1,105 @@
+"""The experiment on the recipe: its changes, its runs, its table."""
+
+import dataclasses
+
+import pytest
+
+from experiments import recipe
+from fluxseg.config import Config, config_from_dict, config_to_dict
+from fluxseg.files import read_json, write_json
+from tests.conftest import TINY
+
+SMALL = recipe.create_recipe(small=True)
+
+
+def test_the_recipe_is_the_default():
+    assert recipe.create_recipe(small=False) == Config()
+    assert (SMALL.model, SMALL.loss, SMALL.augment) == (Config().model, Config().loss, TINY.augment)
+
+
+@pytest.mark.parametrize("name", [name for name in recipe.CHANGES if name != recipe.RECIPE])
+def test_a_change_is_of_one_thing_on_the_same_fields(name):
+    changed = recipe.CHANGES[name](SMALL)
+    assert config_from_dict(config_to_dict(changed)) == changed
+    assert changed.simulator == SMALL.simulator
+    sections = [field.name for field in dataclasses.fields(Config)]
+    different = [s for s in sections if getattr(changed, s) != getattr(SMALL, s)]
+    if name == recipe.STEPS:
+        assert changed.train.batch_size == SMALL.train.batch_size
+        assert changed.train.epochs == SMALL.train.epochs
+        assert changed.data == SMALL.data
+    else:
+        assert len(different) == 1
+
+
+def test_every_change_has_a_folder_and_a_row_of_its_own(tmp_path):
+    folders = {recipe.folder_of(name, tmp_path, 0) for name in (*recipe.CHANGES, recipe.TIME)}
+    assert len(folders) == len(recipe.CHANGES) + 1
+    assert {name for _, name, _ in recipe.ROWS} == {*recipe.CHANGES, recipe.TIME}
+    titles = [title for title, _, _ in recipe.ROWS]
+    assert len(set(titles)) == len(titles)
+
+
+@pytest.mark.parametrize(("slower", "epochs"), [(4.0, 4), (100.0, 1)])
+def test_equal_time_gives_as_many_epochs_as_cost_the_same(tmp_path, slower, epochs):
+    write_json(tmp_path / "speed.json", {"recipe": 0.02, "reference": 0.02 * slower})
+    config = recipe.find_config(recipe.TIME, SMALL, tmp_path)
+    assert config.train.epochs == epochs
+    assert config.train.batch_size == 16
+    assert config.data == SMALL.data
+
+
+def test_equal_time_rests_on_measured_steps(tmp_path, monkeypatch):
+    monkeypatch.setattr(recipe, "use_reference", lambda config, epochs=0: with_epochs(epochs))
+    first = recipe.find_config(recipe.TIME, with_epochs(10), tmp_path)
+    seconds = read_json(tmp_path / "speed.json")
+    assert all(value > 0 for value in seconds.values())
+    ratio = seconds["reference"] / seconds["recipe"]
+    assert first.train.epochs == max(1, round(10 / ratio))
+    assert recipe.find_config(recipe.TIME, with_epochs(10), tmp_path) == first
+
+
+def with_epochs(epochs):
+    return dataclasses.replace(TINY, train=dataclasses.replace(TINY.train, epochs=max(1, epochs)))
+
+
+def test_a_run_is_trained_scored_and_not_run_again(tmp_path):
+    recipe.run_change("recipe", TINY, tmp_path, 1)
+    folder = recipe.folder_of("recipe", tmp_path, 1)
+    record = read_json(folder / "fields.json")
+    assert set(record["scores"]) == {"chosen", "half", "turned"}
+    assert record["cpu_seconds"] > 0
+    assert read_json(folder / "config.json")["train"]["seed"] == 1
+    written = (folder / "fields.json").stat().st_mtime_ns
+    recipe.run_change("recipe", TINY, tmp_path, 1)
+    assert (folder / "fields.json").stat().st_mtime_ns == written
+    (row, *others) = recipe.read_rows(tmp_path, [0, 1])
+    assert (row["title"], list(row["iou"]), len(others)) == ("recipe", [1], 2)
+
+
+def _write_run(workdir, name, seed, iou, f1):
+    folder = recipe.folder_of(name, workdir, seed)
+    scores = {"scores": {"neuron_iou": iou, "object_f1": f1}}
+    kinds = {"chosen": scores, "half": scores, "turned": scores}
+    write_json(folder / "fields.json", {"scores": kinds})
+    write_json(folder / "scores.json", {"splits": {"val": scores}})
+
+
+def test_the_table_compares_equal_seeds(tmp_path):
+    for seed, iou in ((0, 0.60), (1, 0.64)):
+        _write_run(tmp_path, "recipe", seed, iou, 0.8)
+    _write_run(tmp_path, "no dropout", 0, 0.55, 0.81)
+    _write_run(tmp_path, "no dropout", 1, 0.61, 0.83)
+    _write_run(tmp_path, "bfloat16", 1, 0.65, 0.80)
+    rows = recipe.read_rows(tmp_path, [0, 1])
+    text = recipe.write_table(tmp_path / "recipe.md", rows)
+    lines = {line.split("|")[1].strip(): line for line in text.splitlines()}
+    assert "| 0.620 ± 0.028 |  | 0.800 ± 0.000 |  | 2 |" in lines["recipe"]
+    assert (
+        "| 0.580 ± 0.042 | -0.040 ± 0.014 | 0.820 ± 0.014 | +0.020 ± 0.014 | 2 |"
+        in (lines["no dropout"])
+    )
+    assert "| 0.650 | +0.010 | 0.800 | +0.000 | 1 |" in lines["bfloat16"]
+    assert "half as wide" not in lines
+    recipe.draw_changes(tmp_path / "recipe.png", rows)
+    assert (tmp_path / "recipe.png").stat().st_size > 5000
