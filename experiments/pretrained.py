@@ -6,7 +6,9 @@ What: the preset network, a little wider at its coarse levels, learns from crops
     cells, without error; doubtful cells do not count. Between two cells that touch, the pixels on
     either side of the border are background and weigh more, so that cells come apart. No real
     image is used anywhere. Threshold and temperature are chosen on held-out simulated fields.
-Result: see the model card, `fluxseg/pretrained/card.md`, which this writes.
+Result: see the model card, `fluxseg/pretrained/card.md`. The run that made the shipped network was
+    planned for 7,000 steps and shortened on the way (to 6,500, then 5,600), which changed its
+    learning rates: the command makes another network of the same kind.
 Hardware: 2 CPU cores, about two hours; killed and started again, it goes on where it was.
 Command: python -m experiments.pretrained --workdir runs/pretrained --steps 9000
 """

@@ -176,6 +176,27 @@ def draw_overlays(model: Predictor, patterns: Sequence[str], folder: Path) -> No
         save_png(figure, folder / f"{job.name}.png")
 
 
+def draw_examples(model: Predictor, path: Path) -> None:
+    """Draw what the model finds in held-out simulated fields, beside the image alone."""
+    from matplotlib.figure import Figure
+
+    from fluxseg import plot
+    from fluxseg.report.plots import save_png
+
+    figure = Figure((7.6, 5.1), layout="constrained")
+    panels = figure.subplots(2, 3)
+    fields = list(simulate_held_out(training_ranges(), 8, HELD_OUT_SEED + 2))
+    for number, (above, below) in zip((0, 3, 7), panels.T, strict=True):
+        image = fields[number].image
+        plot.rois(image, model.segment(image), below)
+        low, high = np.percentile(image, (1, 99.5))
+        above.imshow(image, cmap="gray", vmin=low, vmax=high)
+        above.set_title(f"{fields[number].mode} over time")
+        for axes in (above, below):
+            axes.axis("off")
+    save_png(figure, path)
+
+
 def choose_settings(
     model: Predictor, fields: Sequence[HeldOut], predicted: Sequence[tuple[np.ndarray, float]]
 ) -> tuple[float, list[dict[str, Any]]]:
@@ -268,6 +289,7 @@ def main() -> None:
     write_json(arguments.workdir / "scores.json", result)
     write_model(arguments.workdir / "model.safetensors", model)
     write_card(arguments.workdir / "card.md", model, result, len(scored_on))
+    draw_examples(model, arguments.workdir / "examples.png")
 
 
 if __name__ == "__main__":

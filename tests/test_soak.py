@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -42,6 +43,8 @@ def test_logs_stay_small(figures):
     assert 0 < figures["metrics.jsonl_bytes_per_epoch"] < 600
     assert 0 < figures["metrics.csv_bytes_per_epoch"] < 300
     assert 0 < figures["tensorboard_bytes_per_epoch"] < 5000
+    # Some hundreds: 30 arrays, and what the library notes of each.
+    assert 0 < figures["blocks_per_checkpoint"] < 2000
 
 
 def test_the_slope_is_not_moved_by_outliers():
@@ -76,6 +79,18 @@ def create_samples(**grows):
                 | {"seconds": float(epoch)}
             )
     return samples
+
+
+def test_what_checkpoints_leave_is_told_apart_from_what_steps_do():
+    # 0.05 MB an epoch of 40 steps, all of it the checkpoint's.
+    samples = create_samples(memory_mb=0.05, blocks=500)
+    left = {"memory_mb_per_checkpoint": 0.05, "blocks_per_checkpoint": 500.0}
+    figures = summarise(samples, left)
+    assert figures["memory_slope"] == pytest.approx(1.25)
+    assert figures["memory_slope_of_steps"] == pytest.approx(0, abs=1e-6)
+    assert judge(figures) == []
+    (failure,) = judge(summarise(samples, {**left, "memory_mb_per_checkpoint": 0.2}))
+    assert "0.200 MB at each checkpoint" in failure
 
 
 def test_a_run_in_which_nothing_grows_passes():
@@ -119,6 +134,8 @@ def test_threads_and_open_files_are_seen_and_sessions_are_told_apart(tmp_path):
     path = tmp_path / "soak.jsonl"
     for session in range(2):
         with Watch(tmp_path, path, 10) as watch:
+            # The system counts threads for a moment after they have ended.
+            time.sleep(0.5)
             watch.on_epoch({"epoch": 1})
             before = read_samples(path)[-1]
             ended = threading.Event()
@@ -156,6 +173,8 @@ def test_the_picture_and_the_verdict_come_from_one_command(tmp_path, monkeypatch
     samples = create_samples()
     monkeypatch.setattr(soak, "run_soak", lambda *_: samples)
     monkeypatch.setattr(soak, "enable_compilation_cache", lambda: None)
+    nothing = {"memory_mb_per_checkpoint": 0.0, "blocks_per_checkpoint": 0.0}
+    monkeypatch.setattr(soak, "measure_checkpoints", lambda *_: nothing)
     output, figure = tmp_path / "soak.json", tmp_path / "soak.png"
     options = ["--workdir", tmp_path, "--output", output, "--figure", figure]
     monkeypatch.setattr("sys.argv", ["soak", *map(str, options)])

@@ -20,6 +20,7 @@ from fluxseg.training.checkpoints import Checkpoints, save_checkpoint
 from fluxseg.training.dataset import Dataset
 from fluxseg.training.evaluation import SplitScores, score_crops
 from fluxseg.training.progress import Progress
+from fluxseg.training.sharding import count_parts
 from fluxseg.training.state import TrainState, create_schedule
 from fluxseg.training.steps import StepMetrics
 from fluxseg.training.stopping import StopFlag
@@ -246,7 +247,8 @@ def score_split(run: Run, state: TrainState, split: str) -> SplitScores | None:
         CropSource(run.dataset.index, crops),
         crops,
         run.mesh,
-        batch_size=run.config.train.batch_size,
+        # So many as one part of a training step has: it never needs more memory than that.
+        batch_size=run.config.train.batch_size // count_parts(run.config, run.mesh),
         threads=run.config.data.threads,
         stop=run.stop,
     )

@@ -187,7 +187,8 @@ def _train(
     tensorboard = TensorBoard(workdir, progress.step) if writes else None
     n_parts = count_parts(config, mesh)
     check = functools.partial(check_memory, config=config, mesh=mesh, parts=n_parts)
-    train_step = announce_first_step(make_train_step(mesh, n_parts, check))
+    eval_step = make_eval_step(mesh)
+    train_step = announce_first_step(make_train_step(mesh, n_parts, check, eval_step))
     profiler = None
     if profile and writes:
         profiler = StepProfiler(workdir / "profile", total_steps // config.train.epochs)
@@ -203,7 +204,7 @@ def _train(
         callbacks,
         stop,
         train_step,
-        make_eval_step(mesh),
+        eval_step,
     )
     try:
         state, progress = train_epochs(run, state, progress)

@@ -146,6 +146,7 @@ def make_train_step(
     mesh: Mesh | None = None,
     parts: int = 1,
     check: Callable[[MemoryUse], None] | None = None,
+    evaluate: jax.stages.Wrapped | None = None,
 ) -> Callable[..., tuple[TrainState, StepMetrics]]:
     """Compile `train_step` for batches of the host, which it divides over a mesh.
 
@@ -161,6 +162,8 @@ def make_train_step(
             all parts are added up before the one update.
         check: told, before the first step is taken, what memory it needs; an error that it
             raises is passed on.
+        evaluate: `make_eval_step`'s program, which is to run on as many rows as one part has:
+            what it needs is part of what `check` is told.
 
     Returns:
         Function from a state, which is consumed, and this process's rows of a batch (`image`,
@@ -174,13 +177,13 @@ def make_train_step(
     def train(state: TrainState, batch: Mapping[str, np.ndarray]) -> tuple[TrainState, StepMetrics]:
         nonlocal step
         if step is None:
-            step = make(mesh, _shardings_of(state, mesh), check)
+            step = make(mesh, _shardings_of(state, mesh), check, evaluate)
         return step(state, batch)
 
     return train
 
 
-def _make_step(mesh: Mesh, placed: Any, check: Any) -> Callable[..., Any]:
+def _make_step(mesh: Mesh, placed: Any, check: Any, evaluate: Any) -> Callable[..., Any]:
     program = whole_program(mesh, placed)
 
     def step(state: TrainState, batch: Mapping[str, np.ndarray]) -> Any:
@@ -188,14 +191,17 @@ def _make_step(mesh: Mesh, placed: Any, check: Any) -> Callable[..., Any]:
         rows = put_batch(batch, mesh)
         if check:
             # The call below finds what is compiled here.
-            check(measure_memory(state, [(program.lower(state, rows).compile(), None)]))
+            training = (program.lower(state, rows).compile(), None)
+            check(measure_memory(state, [training, *_evaluating(evaluate, state, rows)]))
             check = None
         return program(state, rows)
 
     return step
 
 
-def _make_step_in_parts(parts: int, mesh: Mesh, placed: Any, check: Any) -> Callable[..., Any]:
+def _make_step_in_parts(
+    parts: int, mesh: Mesh, placed: Any, check: Any, evaluate: Any
+) -> Callable[..., Any]:
     zeros, add, finish = part_programs(mesh, placed, parts)
 
     def step(state: TrainState, batch: Mapping[str, np.ndarray]) -> Any:
@@ -208,12 +214,24 @@ def _make_step_in_parts(parts: int, mesh: Mesh, placed: Any, check: Any) -> Call
                 kept = (state.opt_state, state.ema_params)
                 adding = add.lower(network, sums, rows).compile()
                 finishing = finish.lower(state, sums).compile()
-                check(measure_memory(state, [(adding, kept), (finishing, None)]))
+                training = [(adding, kept), (finishing, None)]
+                check(measure_memory(state, [*training, *_evaluating(evaluate, state, rows)]))
                 check = None
             sums = add(network, sums, rows)
         return finish(state, sums)
 
     return step
+
+
+def _evaluating(
+    evaluate: Any, state: TrainState, rows: Mapping[str, jax.Array]
+) -> list[tuple[jax.stages.Compiled, Any]]:
+    if evaluate is None:
+        return []
+    batch = {name: rows[name] for name in ON_DEVICE}
+    # Of the parameters and their average it is given one.
+    kept = (state.opt_state, None if state.ema_params is None else state.params)
+    return [(evaluate.lower(state, batch).compile(), kept)]
 
 
 def divide_rows(

@@ -21,6 +21,7 @@ from fluxseg.training.memory import (
     host_memory,
     program_bytes,
 )
+from fluxseg.training.programs import make_eval_step
 from fluxseg.training.sharding import make_mesh, make_train_step, replicate
 from fluxseg.training.state import create_train_state
 from tests.training.test_sharding import create_batch, create_config
@@ -55,6 +56,40 @@ def test_smaller_parts_need_less():
     whole, parts = measure()[0], measure(6)[0]
     assert parts.state == whole.state
     assert parts.step < 0.6 * whole.step
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_evaluation_is_counted_too(parts):
+    class Greedy:
+        """An evaluation that needs a hundred million bytes more."""
+
+        def lower(self, state, batch):
+            assert set(batch) == {"image", "label", "valid"}
+            assert batch["image"].shape[0] == 6 // parts
+
+            def use_much(params):
+                much = jnp.tanh(jax.tree.leaves(params)[0].sum() * jnp.arange(25_000_000.0))
+                return jnp.sort(much)[:3]
+
+            return jax.jit(use_much).lower(state.eval_params)
+
+    plain = measure(parts)[0]
+    seen = []
+    state = replicate(create_train_state(CONFIG, np.array([1.0, 3.0]), 10), make_mesh())
+    make_train_step(make_mesh(), parts, seen.append, Greedy())(state, create_batch())
+    assert seen[0].state == plain.state
+    assert seen[0].step > plain.step + 90_000_000
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_evaluation_of_a_part_needs_no_more_than_its_gradient(ema):
+    config = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, ema_decay=ema))
+    mesh = make_mesh()
+    seen = []
+    for evaluate in (None, make_eval_step(mesh)):
+        state = replicate(create_train_state(config, np.array([1.0, 3.0]), 10), mesh)
+        make_train_step(mesh, 3, seen.append, evaluate)(state, create_batch())
+    assert seen[0] == seen[1]
 
 
 def test_an_average_is_counted():
