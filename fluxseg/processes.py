@@ -13,7 +13,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from fluxseg.errors import ConfigError, FluxsegError, ProcessError
 from fluxseg.watch import LATER, start_watch
@@ -284,23 +284,27 @@ def naming_failures() -> Iterator[None]:
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        # A connection that broke does not say whose it was; the coordinator knows.
-        _barrier("its part of the work", DIAGNOSIS)
-        raise ProcessError(f"the processes lost each other: {error}") from error
+        _name_failure(error)
 
 
-def is_lost(error: BaseException) -> bool:
-    """Tell whether an error of JAX's runtime means that another process has failed.
+def check_lost(error: BaseException) -> None:
+    """Look whether an error means that another process has failed, not what it seems to mean.
 
     Args:
-        error: what was raised where processes write or compute together.
-    """
-    if current_process()[1] == 1:
-        return False
-    import jax
+        error: what was raised where processes write together.
 
+    Raises:
+        ProcessError: naming the process, if so.
+    """
     signs = r"Gloo|[Bb]arrier|[Cc]oordination|heartbeat|Connection (reset|closed)"
-    return isinstance(error, jax.errors.JaxRuntimeError) and bool(re.search(signs, str(error)))
+    if current_process()[1] > 1 and re.search(signs, str(error)):
+        _name_failure(error)
+
+
+def _name_failure(error: BaseException) -> NoReturn:
+    # A connection that broke does not say whose it was; the coordinator knows.
+    _barrier("its part of the work", DIAGNOSIS)
+    raise ProcessError(f"the processes lost each other: {error}") from error
 
 
 def leave(code: int) -> None:

@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 
 from fluxseg.errors import FluxsegError, WorkdirError
 from fluxseg.files import add_checksum, has_checksum
-from fluxseg.processes import is_lost, run_in_all, run_in_first
+from fluxseg.processes import check_lost, run_in_all, run_in_first
 from fluxseg.training.state import TrainState
 
 logger = logging.getLogger(__name__)
@@ -163,9 +163,7 @@ def _saving(manager: ocp.CheckpointManager, what: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, RuntimeError) as error:
-        if is_lost(error):
-            # The disk is not at fault; who is, `naming_failures` says.
-            raise
+        check_lost(error)
         folder = Path(manager.directory)
         workdir = folder.parents[1]
         # Its folders may have been made anew on the way.
