@@ -36,6 +36,8 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ("fluxseg", "pyproject.toml", "README.md", "LICENSE")
 MOST_BYTES = 500_000
 """Size of a single file in a package above which something is in it by mistake."""
+MOST_MODEL_BYTES = 8_000_000
+"""Largest model that comes with fluxseg."""
 ALLOWED = frozenset(
     (
         *("0BSD", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CC0-1.0", "ISC", "LicenseRef-BSD"),
@@ -279,7 +281,7 @@ def check_contents(path: Path, root: Path) -> list[str]:
     wanted = {
         file.relative_to(root).as_posix()
         for file in (root / "fluxseg").rglob("*")
-        if file.suffix in (".py", ".html", ".typed")
+        if file.suffix in (".py", ".html", ".typed", ".safetensors", ".md")
     }
     info = next((name.split("/")[0] for name in contents if name.endswith("/METADATA")), "")
     is_wheel = path.suffix == ".whl"
@@ -288,7 +290,7 @@ def check_contents(path: Path, root: Path) -> list[str]:
     for name, size in contents.items():
         if is_wheel and name.split("/")[0] not in ("fluxseg", info):
             failures.append(f"{path.name}: {name} does not belong into it")
-        if size > MOST_BYTES:
+        if size > (MOST_MODEL_BYTES if name.endswith(".safetensors") else MOST_BYTES):
             failures.append(f"{path.name}: {name} has {size:,} bytes")
     return failures
 

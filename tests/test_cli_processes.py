@@ -208,7 +208,7 @@ def test_predict(trained, folder, tmp_path):
     np.testing.assert_allclose(found, tifffile.imread(alone / "0_probability.tif"), atol=1e-5)
 
 
-@pytest.mark.parametrize("other", [False, True])
+@pytest.mark.parametrize("other", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_evaluate(trained, folder, tmp_path, other):
     scores = []
     for name in ("alone", "together"):

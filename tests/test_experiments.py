@@ -35,7 +35,14 @@ def test_the_settings_of_an_experiment_can_be_written_and_read(path):
     assert config_from_dict(config_to_dict(config)) == config
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=() if path.stem == "touching" else pytest.mark.slow)
+        for path in CONFIGS
+    ],
+    ids=lambda path: path.stem,
+)
 def test_an_experiment_runs_shrunk(path, tmp_path):
     config = read_config_file(path)
     config = dataclasses.replace(

@@ -22,7 +22,14 @@ def test_there_are_notebooks():
 
 # The kernel's own start-up warnings and the loop that it leaves behind are none of ours.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=pytest.mark.slow if "sweep" in path.stem else ())
+        for path in NOTEBOOKS
+    ],
+    ids=lambda path: path.stem,
+)
 def test_a_notebook_runs(path, folder):
     notebook = nbformat.read(path, as_version=4)
     resources = {"metadata": {"path": str(folder)}}

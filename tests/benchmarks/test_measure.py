@@ -91,7 +91,10 @@ SMALL = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name == "epoch" else pytest.mark.slow) for name in SMALL],
+)
 def test_a_benchmark_runs_as_it_says(name, tmp_path):
     output = tmp_path / "record.json"
     arguments = ("--rounds", "1", "--output", str(output), *SMALL[name])

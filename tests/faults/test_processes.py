@@ -65,7 +65,8 @@ def undisturbed(tmp_path_factory):
 
 
 CASES = [
-    pytest.param(2, 1, signal.SIGKILL),
+    # tests/training/test_processes.py kills one in less time.
+    pytest.param(2, 1, signal.SIGKILL, marks=pytest.mark.slow),
     *(
         pytest.param(count, index, number, marks=pytest.mark.slow)
         for count, index, number in (

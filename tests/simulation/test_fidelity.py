@@ -61,6 +61,7 @@ def test_images_of_one_kind_are_alike_and_of_two_are_not():
     assert same["histogram_distance"] < 0.02
 
 
+@pytest.mark.slow
 def test_the_classifier_tells_two_kinds_apart_and_one_kind_not():
     small = {"folds": 2, "steps": 60, "crops": 8, "scored": 48}
     same = two_sample_test(noise(0), noise(1), **small)

@@ -1,5 +1,6 @@
 """Any number of devices, in any formulation, takes the same step."""
 
+import functools
 import json
 import os
 import subprocess
@@ -10,15 +11,16 @@ import pytest
 from tests.conftest import REPOSITORY
 
 
-@pytest.fixture(scope="module")
-def found():
+@functools.cache
+def check(part):
+    """Run a part of `tests.training.device_check` with eight virtual devices."""
     environment = {
         **os.environ,
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
         "JAX_PLATFORMS": "cpu",
     }
     done = subprocess.run(
-        [sys.executable, "-m", "tests.training.device_check"],
+        [sys.executable, "-m", "tests.training.device_check", part],
         capture_output=True,
         text=True,
         env=environment,
@@ -26,15 +28,15 @@ def found():
         timeout=900,
     )
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return json.loads(done.stdout)[part]
 
 
 @pytest.mark.parametrize("count", [1, 2, 4, 8])
 @pytest.mark.parametrize("way", ["jit", "pmap", "shard_map"])
-def test_any_number_of_devices_gives_the_same_gradient(found, way, count):
+def test_any_number_of_devices_gives_the_same_gradient(way, count):
     kinds = ("channel", "element") if count == 8 else ("channel",)
     for kind in kinds:
-        deviations = found["gradients"][f"{way}-{count}-{kind}"]
+        deviations = check("gradients")[f"{way}-{count}-{kind}"]
         # On gradients: Adam would hide a factor.
         assert deviations["gradient"] < 1e-5
         assert deviations["loss"] < 1e-5
@@ -42,18 +44,19 @@ def test_any_number_of_devices_gives_the_same_gradient(found, way, count):
         assert deviations["confusion"] == 0
 
 
-def test_three_classes_are_ready_for_pmap(found):
-    assert found["gradients"]["pmap-8-touching"]["gradient"] < 1e-5
-    assert found["gradients"]["pmap-8-touching"]["confusion"] == 0
+def test_three_classes_are_ready_for_pmap():
+    assert check("gradients")["pmap-8-touching"]["gradient"] < 1e-5
+    assert check("gradients")["pmap-8-touching"]["confusion"] == 0
 
 
 @pytest.mark.parametrize("count", [1, 2, 4, 8])
-def test_any_number_of_devices_counts_the_same(found, count):
-    assert found["evaluation"][f"eval-{count}"] == {"confusion": 0, "total": 0}
+def test_any_number_of_devices_counts_the_same(count):
+    assert check("evaluation")[f"eval-{count}"] == {"confusion": 0, "total": 0}
 
 
-def test_the_curve_of_the_loss_depends_on_neither_devices_nor_parts(found):
-    curves = dict(found["curves"])
+@pytest.mark.slow
+def test_the_curve_of_the_loss_depends_on_neither_devices_nor_parts():
+    curves = dict(check("curves"))
     moved = curves.pop("moved")["parameters"]
     assert moved > 1e-3
     assert {"8", "8 in 2 parts", "1 in 4 parts"} < set(curves)
@@ -65,8 +68,9 @@ def test_the_curve_of_the_loss_depends_on_neither_devices_nor_parts(found):
         assert run["optimizer"] < 1e-3, name
 
 
-def test_a_divided_optimizer_takes_less_memory(found):
-    curves = found["curves"]
+@pytest.mark.slow
+def test_a_divided_optimizer_takes_less_memory():
+    curves = check("curves")
     assert curves["8"]["share"] == curves["8 in 2 parts"]["share"] == 1
     # Biases and scales stay whole.
     for count in (2, 4, 8):
@@ -74,8 +78,9 @@ def test_a_divided_optimizer_takes_less_memory(found):
     assert curves["8 divided in 2 parts with remat"]["share"] < 0.25
 
 
-def test_a_checkpoint_goes_on_with_any_setting_and_number_of_devices(found):
-    runs = found["checkpoints"]
+@pytest.mark.slow
+def test_a_checkpoint_goes_on_with_any_setting_and_number_of_devices():
+    runs = check("checkpoints")
     assert len(runs) == 12
     expected = runs["(1, False) -> (1, False)"]["losses"]
     for name, run in runs.items():

@@ -85,7 +85,7 @@ def close(first, second, rtol=2e-3, atol=2e-5):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol), first, second)
 
 
-@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("parts", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_members_equal_single_runs(parts):
     assert len({stack_key(config) for config in MEMBERS}) == 1
     together, seen = train_stacked(MEMBERS, parts)
@@ -107,6 +107,7 @@ def test_members_do_differ():
             assert np.abs(kernels[first] - kernels[second]).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_three_classes_and_a_discounted_encoder():
     base = change(data={"touching": True}, train={"encoder": "discounted"})
     configs = (base, change(base, loss={"dice": 1.5}, train={"learning_rate": 5e-3}))

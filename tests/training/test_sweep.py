@@ -95,6 +95,7 @@ def test_finished_runs_are_skipped_and_longer_ones_go_on(swept):
         assert rows[:2] == before[member.name]
 
 
+@pytest.mark.slow
 def test_members_at_different_steps_go_on(tmp_path):
     members = plan_sweep(Sweep(BASE, {"train.seed": (0, 1, 2)}))
     first = dataclasses.replace(members[0], config=with_train(members[0].config, epochs=1))
