@@ -38,7 +38,8 @@ def test_the_settings_of_an_experiment_can_be_written_and_read(path):
 @pytest.mark.parametrize(
     "path",
     [
-        pytest.param(path, marks=() if path.stem == "touching" else pytest.mark.slow)
+        # The quick experiment runs below.
+        pytest.param(path, marks=pytest.mark.slow)
         for path in CONFIGS
     ],
     ids=lambda path: path.stem,

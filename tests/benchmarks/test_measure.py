@@ -93,7 +93,10 @@ SMALL = {
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=() if name == "epoch" else pytest.mark.slow) for name in SMALL],
+    [
+        pytest.param(name, marks=() if name == "convolutions" else pytest.mark.slow)
+        for name in SMALL
+    ],
 )
 def test_a_benchmark_runs_as_it_says(name, tmp_path):
     output = tmp_path / "record.json"

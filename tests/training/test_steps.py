@@ -146,6 +146,7 @@ def test_loss_options_reach_the_step():
         assert float(gradients(other, batch)[1].loss_sum) != float(plain)
 
 
+@pytest.mark.slow
 def test_members_of_a_sweep_train_together_under_vmap():
     states = [make_state(weight=w) for w in (1.0, 9.0)]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
