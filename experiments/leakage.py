@@ -27,6 +27,7 @@ from pathlib import Path
 
 import numpy as np
 
+from experiments.recipe import describe
 from fluxseg.compilation import enable_compilation_cache
 from fluxseg.config import AugmentConfig, Config, DataConfig, TrainConfig
 from fluxseg.data.recording import Recording, group_of
@@ -207,16 +208,11 @@ def write_table(path: Path, scores: Mapping[int, Mapping[str, float]]) -> str:
         found = {seed: row[kind] for seed, row in scores.items() if kind in row}
         if found:
             gaps = [v - scores[s]["donor"] for s, v in found.items() if "donor" in scores[s]]
-            texts = (_spread(list(found.values())), _spread(gaps) if kind != "donor" else "")
+            texts = (describe(found.values()), describe(gaps) if kind != "donor" else "")
             lines.append(f"| {kind} | {' | '.join(texts)} | {len(found)} |")
     text = "\n".join(lines) + "\n"
     path.write_text(text, encoding="utf-8")
     return text
-
-
-def _spread(values: Sequence[float]) -> str:
-    spread = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.3f}{spread}" if values else ""
 
 
 def draw_scores(path: Path, scores: Mapping[int, Mapping[str, float]]) -> None:

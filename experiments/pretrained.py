@@ -39,6 +39,7 @@ from fluxseg.data.transforms import normalize_image
 from fluxseg.errors import WorkdirError
 from fluxseg.files import write_json
 from fluxseg.inference.predict import Predictor, create_predictor
+from fluxseg.model.metrics import Totals
 from fluxseg.simulation.labels import create_labels
 from fluxseg.simulation.ranges import AVERAGES, MESOSCOPE, Range, Ranges
 from fluxseg.simulation.source import SimulatedFields
@@ -168,15 +169,16 @@ def train(workdir: Path, config: Config, steps: int, stop_at: int | None = None)
         state, metrics = step_fn(state, next(batches))
         losses.append(metrics)
         if step % 50 == 0:
-            fetched = jax.device_get(losses)
+            totals = Totals()
+            for one in jax.device_get(losses):
+                totals = totals.merge(
+                    Totals.from_device(one.loss_sum, one.weight_sum, one.confusion)
+                )
             losses = []
-            loss = sum(m.loss_sum for m in fetched) / sum(m.weight_sum for m in fetched)
-            confusion = sum(m.confusion.astype(float) for m in fetched)
-            iou = confusion[1, 1] / (confusion.sum() - confusion[0, 0])
             row = {
                 "step": step,
-                "loss": round(float(loss), 4),
-                "neuron_iou": round(float(iou), 4),
+                "loss": round(totals.mean_loss, 4),
+                "neuron_iou": round(totals.scores()["neuron_iou"], 4),
                 "seconds": round(time.monotonic() - began, 1),
             }
             print(json.dumps(row), flush=True)

@@ -14,7 +14,7 @@ Command: python -m experiments.pretrained_scores --workdir runs/pretrained
 import argparse
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ import numpy as np
 
 from experiments.pretrained import load_trained, training_ranges
 from fluxseg.compilation import enable_compilation_cache
+from fluxseg.data.transforms import normalize_image
 from fluxseg.files import write_json
 from fluxseg.inference.model_file import write_model
 from fluxseg.inference.object_counts import ObjectCounts, count_objects
@@ -30,6 +31,7 @@ from fluxseg.inference.predict import Predictor
 from fluxseg.inference.resample import choose_zoom
 from fluxseg.inference.rois import find_rois
 from fluxseg.inference.run_model import load_model
+from fluxseg.model.metrics import scores_from_confusion
 from fluxseg.simulation.labels import create_labels
 from fluxseg.simulation.ranges import Range, Ranges
 from fluxseg.simulation.source import SimulatedFields
@@ -91,12 +93,6 @@ def pixel_confusion(field: HeldOut, mask: np.ndarray) -> np.ndarray:
     return np.bincount(both[~field.ignore], minlength=4).reshape(2, 2)
 
 
-def macro_iou(confusion: np.ndarray) -> float:
-    """Return the mean IoU of background and neuron."""
-    joined = confusion.sum(0) + confusion.sum(1) - np.diag(confusion)
-    return float((np.diag(confusion) / joined).mean())
-
-
 def score_settings(
     fields: Sequence[HeldOut],
     predicted: Sequence[tuple[np.ndarray, float]],
@@ -104,21 +100,21 @@ def score_settings(
     **settings: Any,
 ) -> dict[str, float]:
     """Score fields whose probability and cell diameter were predicted, with settings of ROIs."""
-    counts, each, confusion = ObjectCounts(), [], np.zeros((2, 2))
+    counts, each, confusion = ObjectCounts(), [], np.zeros((2, 2), np.int64)
     for field, (probability, diameter) in zip(fields, predicted, strict=True):
         rois = find_rois(probability, threshold=threshold, diameter=diameter, **settings)
         one = count_found(field, rois.labels)
         counts = counts.merge(one)
         each.append(one.scores()["object_f1"])
         confusion += pixel_confusion(field, probability >= threshold)
-    scores = counts.scores()
+    scores, pixels = counts.scores(), scores_from_confusion(confusion)
     return {
         "f1": scores["object_f1"],
         "precision": scores["object_precision"],
         "recall": scores["object_recall"],
         "f1_mean": float(np.nanmean(each)),
-        "macro_iou": macro_iou(confusion),
-        "neuron_iou": float(confusion[1, 1] / (confusion.sum() - confusion[0, 0])),
+        "macro_iou": pixels["macro_iou"],
+        "neuron_iou": pixels["neuron_iou"],
     }
 
 
@@ -153,48 +149,52 @@ def scale_errors(model: Predictor, count: int) -> list[dict[str, Any]]:
     return rows
 
 
-def draw_overlays(model: Predictor, patterns: Sequence[str], folder: Path) -> None:
-    """Draw what the model finds in images, one PNG each, beside the image alone."""
+def draw_found(
+    model: Predictor, images: Mapping[str, np.ndarray], path: Path, side: float = 2.5
+) -> None:
+    """Draw images by their titles, and below each the neurons that the model finds in it.
+
+    Args:
+        model: the model.
+        images: title -> `[H, W]`.
+        path: file to write.
+        side: of a panel, inches.
+    """
     from matplotlib.figure import Figure
 
     from fluxseg import plot
-    from fluxseg.inference.inputs import plan_jobs, read_input
     from fluxseg.report.plots import save_png
+
+    figure = Figure((side * len(images), 2 * side), layout="constrained")
+    panels = figure.subplots(2, len(images), squeeze=False)
+    for (title, image), (above, below) in zip(images.items(), panels.T, strict=True):
+        above.imshow(np.clip(normalize_image(image), 0, 1), cmap="gray")
+        above.set_title(title)
+        plot.rois(image, model.segment(image), below)
+        for axes in (above, below):
+            axes.axis("off")
+    save_png(figure, path)
+
+
+def draw_overlays(model: Predictor, patterns: Sequence[str], folder: Path) -> None:
+    """Draw what the model finds in images that files hold, one PNG each."""
+    from fluxseg.inference.inputs import plan_jobs, read_input
 
     folder.mkdir(parents=True, exist_ok=True)
     for job in plan_jobs(tuple(patterns), folder):
         image, _ = read_input(job.path, job.page)
-        rois = model.segment(image)
-        figure = Figure((18, 9), dpi=70, layout="constrained")
-        left, right = figure.subplots(1, 2)
-        plot.rois(image, rois, right)
-        low, high = np.percentile(image, (1, 99.5))
-        left.imshow(image, cmap="gray", vmin=low, vmax=high)
-        left.set_title(f"{job.name}, cells of {model.find_diameter(image):.1f} px")
-        for axes in (left, right):
-            axes.axis("off")
-        save_png(figure, folder / f"{job.name}.png")
+        title = f"{job.name}, cells of {model.find_diameter(image):.1f} px"
+        draw_found(model, {title: image}, folder / f"{job.name}.png", 8)
 
 
 def draw_examples(model: Predictor, path: Path) -> None:
-    """Draw what the model finds in held-out simulated fields, beside the image alone."""
-    from matplotlib.figure import Figure
-
-    from fluxseg import plot
-    from fluxseg.report.plots import save_png
-
-    figure = Figure((7.6, 5.1), layout="constrained")
-    panels = figure.subplots(2, 3)
+    """Draw what the model finds in held-out simulated fields."""
     fields = list(simulate_held_out(training_ranges(), 8, HELD_OUT_SEED + 2))
-    for number, (above, below) in zip((0, 3, 7), panels.T, strict=True):
-        image = fields[number].image
-        plot.rois(image, model.segment(image), below)
-        low, high = np.percentile(image, (1, 99.5))
-        above.imshow(image, cmap="gray", vmin=low, vmax=high)
-        above.set_title(f"{fields[number].mode} over time")
-        for axes in (above, below):
-            axes.axis("off")
-    save_png(figure, path)
+    images = {
+        f"field {number}: {fields[number].mode} over time": fields[number].image
+        for number in (0, 3, 7)
+    }
+    draw_found(model, images, path)
 
 
 def choose_settings(

@@ -22,7 +22,7 @@ Command: python -m experiments.recipe --workdir runs/recipe [--small] [--changes
 import argparse
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -231,9 +231,11 @@ def read_rows(workdir: Path, seeds: Sequence[int]) -> list[Row]:
     return rows
 
 
-def describe(values: Mapping[int, float]) -> str:
-    """Return mean and standard deviation of one value for each seed."""
-    array = np.array(list(values.values()))
+def describe(values: Iterable[float]) -> str:
+    """Return mean and standard deviation of one value for each seed; nothing if there is none."""
+    array = np.array(list(values))
+    if not array.size:
+        return ""
     spread = f" ± {array.std(ddof=1):.3f}" if len(array) > 1 else ""
     return f"{array.mean():.3f}{spread}"
 
@@ -252,12 +254,12 @@ def write_table(path: Path, rows: Sequence[Row]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        cells = [row["title"], describe(row["val"])]
+        cells = [row["title"], describe(row["val"].values())]
         for figure in ("iou", "f1"):
             gap = difference(row, rows[0], figure)
-            signed = describe(gap) if gap and row is not rows[0] else ""
+            signed = describe(gap.values()) if row is not rows[0] else ""
             signed = signed if signed.startswith("-") or not signed else f"+{signed}"
-            cells += [describe(row[figure]), signed]
+            cells += [describe(row[figure].values()), signed]
         lines.append(f"| {' | '.join([*cells, str(len(row['iou']))])} |")
     text = "\n".join(lines) + "\n"
     path.write_text(text, encoding="utf-8")

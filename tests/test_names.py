@@ -19,14 +19,7 @@ from fluxseg.config import Config, DataConfig
 from fluxseg.data.cache import entry_from_json
 from fluxseg.data.recording import Recording
 from fluxseg.errors import FluxsegError, WorkdirError
-from fluxseg.files import (
-    MAX_NAME,
-    distinct_name,
-    neutralize_cell,
-    safe_name,
-    write_csv,
-    write_json,
-)
+from fluxseg.files import write_json
 from fluxseg.inference.inputs import plan_jobs
 from fluxseg.inference.predict_files import predict_files
 from fluxseg.inference.review_apply import apply_review
@@ -35,7 +28,9 @@ from fluxseg.inference.review_plan import ReviewPlan
 from fluxseg.interop.export import export_images
 from fluxseg.interop.formats import Format
 from fluxseg.interop.npz import write_npz
+from fluxseg.names import MAX_NAME, distinct_name, safe_name
 from fluxseg.report.workdir import read_run
+from fluxseg.tables import neutralize_cell, write_csv
 from fluxseg.terminal import run_guarded
 from fluxseg.training.writers import write_history
 from tests.inference.models import tiny_model

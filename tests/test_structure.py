@@ -12,7 +12,7 @@ import fluxseg
 
 ROOT = Path(fluxseg.__file__).parent
 FLOORS = (
-    ("errors", "config", "files", "markup", "launch", "processes", "watch"),
+    ("errors", "config", "files", "markup", "launch", "names", "processes", "tables", "watch"),
     ("data",),
     ("simulation",),
     ("interop",),

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from fluxseg import pretrained
 from fluxseg.compilation import enable_compilation_cache
 from fluxseg.terminal import configure_logging, create_console, progress_bars
 
@@ -12,7 +13,7 @@ from fluxseg.terminal import configure_logging, create_console, progress_bars
 def finetune(
     data: str,
     output: Path,
-    model: str = "pretrained",
+    model: str = pretrained.NAME,
     encoder: Literal["free", "discounted", "frozen"] = "discounted",
     steps: int = 120,
     learning_rate: float = 5e-4,

@@ -5,6 +5,7 @@ from typing import Literal
 
 import tyro
 
+from fluxseg import pretrained
 from fluxseg.compilation import enable_compilation_cache
 from fluxseg.errors import ConfigError
 from fluxseg.joined import joined
@@ -21,7 +22,7 @@ def predict(
     inputs: tyro.conf.Positional[tuple[str, ...]],
     /,
     output: Path,
-    model: str = "pretrained",
+    model: str = pretrained.NAME,
     ensemble: tuple[str, ...] = (),
     format: tuple[PredictFormat, ...] = ("probability", "labels"),
     diameter: float | None = None,
@@ -69,7 +70,7 @@ def predict(
     with joined(processes) as console:
         if tta and fast:
             raise ConfigError("--tta and --fast exclude each other; give one of them")
-        if ensemble and model != "pretrained":
+        if ensemble and model != pretrained.NAME:
             raise ConfigError("--model and --ensemble exclude each other; give one of them")
         enable_compilation_cache()
         loaded = load_ensemble(ensemble) if ensemble else load_model(model)
@@ -93,7 +94,7 @@ def predict(
 
 
 def export(
-    output: Path, model: str = "pretrained", format: Literal["stablehlo"] = "stablehlo"
+    output: Path, model: str = pretrained.NAME, format: Literal["stablehlo"] = "stablehlo"
 ) -> int:
     """Export a model for use without fluxseg.
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import tyro
 
 from fluxseg.errors import FluxsegError
-from fluxseg.files import distinct_name, safe_name
 from fluxseg.interop.formats import Format
+from fluxseg.names import distinct_name, safe_name
 from fluxseg.terminal import configure_logging, create_console, progress_bars
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 
 from fluxseg.errors import ConfigError, RecordingError
-from fluxseg.files import safe_name
+from fluxseg.names import safe_name
 from fluxseg.terminal import configure_logging, create_console, progress_bars
 
 if TYPE_CHECKING:

@@ -15,17 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fluxseg.data.recording import check_image
-from fluxseg.data.transforms import normalize_image
 from fluxseg.errors import ConfigError
-from fluxseg.inference.predict import Predictor, pooling_stride
-from fluxseg.inference.probability import (
-    BUCKET,
-    TILE,
-    ApplyFn,
-    neuron_probability,
-    predict_probability,
-)
+from fluxseg.inference.predict import Predictor
+from fluxseg.inference.probability import ApplyFn, neuron_probability, predict_probability
 from fluxseg.inference.run_model import load_model
 
 
@@ -164,15 +156,14 @@ def ensemble_probability(
 def _predict_stacked(
     models: Sequence[Predictor], image: Any, tta: bool | None, tile: int | None
 ) -> np.ndarray:
-    first, image = models[0], np.asarray(image)
-    check_image(image)
+    first = models[0]
     return predict_probability(
         first.apply_fn,
         jax.tree.map(lambda *leaves: jnp.stack(leaves), *(model.params for model in models)),
-        normalize_image(image, first.low_percentile, first.high_percentile),
+        first.normalize(image),
         tta=first.tta if tta is None else tta,
-        tile=TILE if tile is None else tile,
-        multiple=max(BUCKET, pooling_stride(first.config)),
+        tile=tile,
+        multiple=first.side_multiple,
         temperature=np.array([model.temperature for model in models], np.float32),
         kind=member_probabilities,
         channels=(len(models),),

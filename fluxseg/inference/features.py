@@ -5,8 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from fluxseg.data.recording import check_image
-from fluxseg.data.transforms import normalize_image
 from fluxseg.inference.predict import Predictor
 from fluxseg.model.unet import create_unet
 
@@ -26,12 +24,10 @@ def layer_features(model: Predictor, image: np.ndarray) -> dict[str, np.ndarray]
     Raises:
         RecordingError: if it is not a 2-D array of real numbers.
     """
-    check_image(image)
-    normalized = normalize_image(image, model.low_percentile, model.high_percentile)
     unet = create_unet(model.config, len(model.classes))
     _, captured = unet.apply(
         {"params": model.params},
-        normalized[None, ..., None],
+        model.normalize(image)[None, ..., None],
         False,
         capture_intermediates=True,
         mutable=["intermediates"],

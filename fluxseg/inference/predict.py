@@ -14,7 +14,6 @@ from fluxseg.data.transforms import normalize_image
 from fluxseg.errors import ConfigError
 from fluxseg.inference.probability import (
     BUCKET,
-    TILE,
     ApplyFn,
     class_probabilities,
     neuron_probability,
@@ -95,6 +94,11 @@ class Predictor:
         """Function `apply_fn({"params": params}, image, train)` -> logits; one object per model."""
         return _apply_of(self.config, len(self.classes))
 
+    @property
+    def side_multiple(self) -> int:
+        """What the sides of the images that the network is given are multiples of, px."""
+        return max(BUCKET, pooling_stride(self.config))
+
     def predict(
         self,
         image: Any,
@@ -112,7 +116,7 @@ class Predictor:
             tta: average over the 8 flips and turns of the image (test-time augmentation); None
                 for the model's own `tta`.
             tile: images with a longer side are predicted in overlapping tiles of this side, px;
-                default `TILE`. Rounded up to what the poolings of the network need.
+                default 512. Rounded up to what the poolings of the network need.
             overlap: least overlap of tiles, px; default a quarter of `tile`.
             diameter: typical diameter of the cells, px, for a model that knows its own; None to
                 estimate it from the image.
@@ -219,7 +223,7 @@ class Predictor:
         """
         if self.diameter_px is None:
             return None
-        return self._estimate(self._normalize(image), self.diameter_px)
+        return self._estimate(self.normalize(image), self.diameter_px)
 
     def _estimate(self, normal: np.ndarray, trained_px: float) -> float:
         # Imported here, as separating cells takes long to import and training needs none of it.
@@ -228,7 +232,18 @@ class Predictor:
         found = estimate_diameter(self._probability, normal, trained_px, self.threshold)
         return trained_px if found is None else found
 
-    def _normalize(self, image: Any) -> np.ndarray:
+    def normalize(self, image: Any) -> np.ndarray:
+        """Scale an image as those of the training were.
+
+        Args:
+            image: see `predict`.
+
+        Returns:
+            `[H, W]` float32, see `normalize_image`.
+
+        Raises:
+            RecordingError: if it is not a 2-D array of real numbers.
+        """
         image = np.asarray(image)
         check_image(image)
         return normalize_image(image, self.low_percentile, self.high_percentile)
@@ -238,7 +253,7 @@ class Predictor:
             self.apply_fn,
             self.params,
             normal,
-            multiple=max(BUCKET, pooling_stride(self.config)),
+            multiple=self.side_multiple,
             temperature=self.temperature,
             **settings,
         )
@@ -252,13 +267,13 @@ class Predictor:
         overlap: int | None,
         diameter: float | None,
     ) -> np.ndarray:
-        normal = self._normalize(image)
+        normal = self.normalize(image)
         shape = (normal.shape[0], normal.shape[1])
         zoom = self._zoom(normal, diameter)
         probability = self._probability(
             resample_image(normal, zoomed_shape(shape, zoom)),
             tta=self.tta if tta is None else tta,
-            tile=TILE if tile is None else tile,
+            tile=tile,
             overlap=overlap,
             kind=kind,
             channels=() if kind is neuron_probability else (len(self.classes),),

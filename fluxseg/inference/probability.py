@@ -30,7 +30,7 @@ def predict_probability(
     image: np.ndarray,
     *,
     tta: bool = False,
-    tile: int = TILE,
+    tile: int | None = None,
     overlap: int | None = None,
     multiple: int = BUCKET,
     temperature: float | np.ndarray = 1.0,
@@ -47,7 +47,7 @@ def predict_probability(
         params: its parameters.
         image: `[H, W]` float32, normalised.
         tta: average over the 8 symmetries of the square.
-        tile: largest side of a tile, px.
+        tile: largest side of a tile, px; None for `TILE`.
         overlap: least overlap of two tiles, px; None for a quarter of `tile`.
         multiple: tiles have sides and positions that are multiples of this, px: at least the
             stride of the network's poolings.
@@ -62,6 +62,7 @@ def predict_probability(
     Raises:
         ConfigError: if tile and overlap do not fit together.
     """
+    tile = TILE if tile is None else tile
     if tile < 16:
         raise ConfigError(f"tile must be 16 px or more, got {tile}")
     overlap = tile // 4 if overlap is None else overlap

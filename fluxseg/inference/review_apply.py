@@ -11,13 +11,14 @@ import numpy as np
 from fluxseg.config import config_from_dict
 from fluxseg.data.recording import Recording, Source
 from fluxseg.errors import ConfigError, RecordingError, WorkdirError
-from fluxseg.files import distinct_name, read_json, safe_name, write_json
+from fluxseg.files import read_json, write_json
 from fluxseg.inference.review import merge_masks_into
 from fluxseg.interop.imagej import read_imagej_rois
 from fluxseg.interop.labels import masks_from_labels
 from fluxseg.interop.npz import write_npz
 from fluxseg.interop.pixels import read_pixels
 from fluxseg.interop.sources import FolderSource, open_source
+from fluxseg.names import distinct_name, safe_name
 
 
 def apply_review(

@@ -11,7 +11,7 @@ import numpy as np
 from fluxseg.data.recording import Recording, pixel_size
 from fluxseg.data.transforms import normalize_image
 from fluxseg.errors import RecordingError
-from fluxseg.files import distinct_name, safe_name, write_csv, write_json
+from fluxseg.files import write_json
 from fluxseg.inference.predict import Predictor
 from fluxseg.inference.review import KINDS, Disagreement, find_disagreements
 from fluxseg.inference.review_places import (
@@ -26,6 +26,8 @@ from fluxseg.interop.export import to_uint8, write_gray_image
 from fluxseg.interop.imagej import write_imagej
 from fluxseg.interop.labels import merge_labels
 from fluxseg.interop.pixels import write_label_tiff
+from fluxseg.names import distinct_name, safe_name
+from fluxseg.tables import write_csv
 
 logger = logging.getLogger(__name__)
 

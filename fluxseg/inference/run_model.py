@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import fluxseg.pretrained
+from fluxseg import pretrained
 from fluxseg.config import Config
 from fluxseg.errors import FluxsegError, WorkdirError
 from fluxseg.files import read_json
@@ -28,13 +28,11 @@ if TYPE_CHECKING:
 
 MODEL_NAME = "model.safetensors"
 """Name of the model file in a workdir."""
-PRETRAINED = "pretrained"
-"""Name of the model that comes with fluxseg."""
 
 logger = logging.getLogger(__name__)
 
 
-def load_model(path: str | Path = PRETRAINED) -> Predictor:
+def load_model(path: str | Path = pretrained.NAME) -> Predictor:
     """Load a model file, the best checkpoint of a run, or the model that comes with fluxseg.
 
     Args:
@@ -48,8 +46,8 @@ def load_model(path: str | Path = PRETRAINED) -> Predictor:
     Raises:
         FluxsegError: naming the path, if it is neither.
     """
-    if path == PRETRAINED:
-        return read_model(Path(fluxseg.pretrained.__file__).with_name(MODEL_NAME))
+    if path == pretrained.NAME:
+        return read_model(pretrained.PATH)
     path = Path(path)
     if not path.is_dir():
         return read_model(path)

@@ -22,8 +22,8 @@ from jax import export
 from fluxseg.data.transforms import CLIP
 from fluxseg.errors import FluxsegError
 from fluxseg.files import atomic_path, write_json
-from fluxseg.inference.predict import Predictor, pooling_stride
-from fluxseg.inference.probability import BUCKET, neuron_probability
+from fluxseg.inference.predict import Predictor
+from fluxseg.inference.probability import neuron_probability
 from fluxseg.model.unet import create_unet
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -65,7 +65,7 @@ def export_program(model: Predictor, platforms: tuple[str, ...] = PLATFORMS) -> 
         temperature = jnp.float32(model.temperature)
         return neuron_probability(apply_fn, params, images[..., None], temperature)
 
-    multiple = side_multiple(model)
+    multiple = model.side_multiple
     shape = export.symbolic_shape(f"batch, {multiple}*height, {multiple}*width")
     exported = export.export(jax.jit(predict), platforms=platforms)(
         jax.ShapeDtypeStruct(shape, np.float32)
@@ -78,18 +78,13 @@ def export_program(model: Predictor, platforms: tuple[str, ...] = PLATFORMS) -> 
         ) from error
 
 
-def side_multiple(model: Predictor) -> int:
-    """Return what the sides of an exported program's images are multiples of, px."""
-    return max(BUCKET, pooling_stride(model.config))
-
-
 def describe_program(model: Predictor) -> dict[str, Any]:
     """Return as plain values all that the use of an exported program needs."""
     return {
         "input": "[B, H, W] float32, normalised",
         "output": "[B, H, W] float32, probability of neuron, 0 to 1",
         "platforms": list(PLATFORMS),
-        "side_multiple": side_multiple(model),
+        "side_multiple": model.side_multiple,
         "padding": PADDING,
         "low_percentile": model.low_percentile,
         "high_percentile": model.high_percentile,

@@ -12,7 +12,8 @@ from fluxseg.data.parallel import map_in_processes
 from fluxseg.data.recording import Source
 from fluxseg.data.transforms import crop_quarters, merge_masks, normalize_image
 from fluxseg.errors import RecordingError
-from fluxseg.files import atomic_path, distinct_name, safe_name
+from fluxseg.files import atomic_path
+from fluxseg.names import distinct_name, safe_name
 
 ImageFormat = Literal["png", "jpg"]
 JPEG_QUALITY = 95

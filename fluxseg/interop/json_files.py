@@ -8,9 +8,9 @@ import numpy as np
 
 from fluxseg.data.npy import naming_file, open_regular
 from fluxseg.errors import RecordingError
-from fluxseg.files import is_plain_name
 from fluxseg.interop.imagej import find_roi_image
 from fluxseg.interop.pixels import read_pixels
+from fluxseg.names import is_plain_name
 
 MAX_BYTES = 2**28
 """Bytes of a file; thousands of neurons take a few million."""

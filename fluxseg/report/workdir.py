@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fluxseg.errors import WorkdirError
-from fluxseg.files import is_plain_name, read_json
+from fluxseg.files import read_json
+from fluxseg.names import is_plain_name
 
 SCORES = (
     ("macro_iou", "Macro IoU", "mean of the IoU of background and of neuron"),

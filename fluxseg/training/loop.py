@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -126,24 +127,44 @@ def train_and_evaluate(
             lambda: open_checkpoints(workdir, tidy=True), "opening the checkpoints"
         )
         stack.callback(checkpoints.close)
-        if checkpoints.last.latest_step() is None:
-            run_in_all(
-                lambda: check_encoder_start(config, init is not None), "checking encoder_weights"
-            )
-        run_in_first(lambda: record_settings(config, workdir, checkpoints), "writing config.json")
-        dataset = prepare_dataset(config, workdir, callbacks.on_prepare)
-        if not dataset.crops("train"):
-            raise FluxsegError("the training split is empty: set data.train_fraction higher")
+        dataset = open_dataset(config, workdir, checkpoints, callbacks.on_prepare, init is not None)
         with catch_signals() as stop:
             return _train(config, workdir, dataset, checkpoints, callbacks, stop, init, profile)
 
 
-def record_settings(config: Config, workdir: Path, checkpoints: Checkpoints) -> None:
-    """Write `config.json`.
+def open_dataset(
+    config: Config,
+    workdir: Path,
+    checkpoints: Checkpoints,
+    on_prepare: Callable[[int, int], None] | None = None,
+    given: bool = False,
+) -> Dataset:
+    """Check and record the settings of a run, and prepare its data.
+
+    Args:
+        config: settings of the run.
+        workdir: its folder.
+        checkpoints: those of the run.
+        on_prepare: called with (recordings prepared, recordings in all).
+        given: whether the parameters to start from are given.
+
+    Returns:
+        The data, with training crops.
 
     Raises:
         WorkdirError: if the workdir holds a run with other settings.
+        FluxsegError: for unusable data or settings.
     """
+    if checkpoints.last.latest_step() is None:
+        run_in_all(lambda: check_encoder_start(config, given), "checking encoder_weights")
+    run_in_first(lambda: _record_settings(config, workdir, checkpoints), "writing config.json")
+    dataset = prepare_dataset(config, workdir, on_prepare)
+    if not dataset.crops("train"):
+        raise FluxsegError("the training split is empty: set data.train_fraction higher")
+    return dataset
+
+
+def _record_settings(config: Config, workdir: Path, checkpoints: Checkpoints) -> None:
     path = workdir / "config.json"
     if checkpoints.last.latest_step() is not None and path.exists():
         saved = config_from_dict(read_json(path))
@@ -169,14 +190,10 @@ def _train(
 ) -> TrainResult:
     mesh = make_mesh()
     check_batch_size(config.train.batch_size, mesh)
-    source = CropSource(dataset.index, dataset.crops("train") * config.train.repeats)
-    total_steps = config.train.epochs * steps_per_epoch(len(source), config.train.batch_size)
-    weights = create_class_weights(config, dataset)
-    parts = [f"{n} {w:.3g}" for n, w in zip(config.data.classes, weights, strict=True)]
+    source, state = start_training(config, dataset, checkpoints, init)
+    weights = zip(config.data.classes, state.class_weights.tolist(), strict=True)
+    parts = [f"{name} {weight:.3g}" for name, weight in weights]
     logger.info("Class weights: %s", ", ".join(parts))
-    state = create_train_state(config, weights, total_steps, init=init)
-    if checkpoints.last.latest_step() is None:
-        state = run_in_all(functools.partial(start_encoder, state, config), "reading the weights")
     state = place_state(state, mesh, config.train.shard_optimizer)
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     logger.info("The model has %s parameters", f"{count:,}")
@@ -191,7 +208,8 @@ def _train(
     train_step = announce_first_step(make_train_step(mesh, n_parts, check, eval_step))
     profiler = None
     if profile and writes:
-        profiler = StepProfiler(workdir / "profile", total_steps // config.train.epochs)
+        steps = steps_per_epoch(len(source), config.train.batch_size)
+        profiler = StepProfiler(workdir / "profile", steps)
         train_step, callbacks = profiler.wrap(train_step, callbacks)
     run = Run(
         config,
@@ -216,6 +234,33 @@ def _train(
     state, progress = _restore_best(run, state, progress)
     scores = _final_scores(run, state, progress)
     return TrainResult(_bring_home(state), list(progress.history), scores, dataset)
+
+
+def start_training(
+    config: Config, dataset: Dataset, checkpoints: Checkpoints, init: Any = None
+) -> tuple[CropSource, TrainState]:
+    """Open the training crops of a run, and create the state at its step 0.
+
+    Args:
+        config: settings of the run.
+        dataset: its data.
+        checkpoints: those of the run; one that is resumed needs no weights of an encoder.
+        init: parameters to start from; None for random ones.
+
+    Returns:
+        The crops of an epoch, and the state, not yet on the mesh.
+
+    Raises:
+        FluxsegError: if the weights to begin with cannot be used.
+    """
+    source = CropSource(dataset.index, dataset.crops("train") * config.train.repeats)
+    total_steps = config.train.epochs * steps_per_epoch(len(source), config.train.batch_size)
+    state = create_train_state(
+        config, create_class_weights(config, dataset), total_steps, init=init
+    )
+    if checkpoints.last.latest_step() is None:
+        state = run_in_all(functools.partial(start_encoder, state, config), "reading the weights")
+    return source, state
 
 
 def resume_run(

@@ -16,15 +16,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from fluxseg.config import Config, config_from_dict, config_to_dict
-from fluxseg.data.pipeline import CropSource, make_batches, steps_per_epoch
+from fluxseg.data.pipeline import make_batches
 from fluxseg.errors import FluxsegError, InterruptedRunError, TrainingError
 from fluxseg.files import read_json, write_json
 from fluxseg.training.checkpoints import open_checkpoints
-from fluxseg.training.dataset import create_class_weights, prepare_dataset
-from fluxseg.training.encoder_weights import check_encoder_start, start_encoder
 from fluxseg.training.epochs import Callbacks, Run, close_epoch, record_step
 from fluxseg.training.lock import claim_workdir
-from fluxseg.training.loop import TrainResult, record_settings, resume_run, train_and_evaluate
+from fluxseg.training.loop import (
+    TrainResult,
+    open_dataset,
+    resume_run,
+    start_training,
+    train_and_evaluate,
+)
 from fluxseg.training.programs import make_eval_step
 from fluxseg.training.progress import Progress
 from fluxseg.training.sharding import ON_DEVICE, count_parts, make_mesh, place_state
@@ -38,7 +42,7 @@ from fluxseg.training.stacked import (
     stack_states,
     unstack_states,
 )
-from fluxseg.training.state import TrainState, create_train_state
+from fluxseg.training.state import TrainState
 from fluxseg.training.stopping import StopFlag, catch_signals
 from fluxseg.training.sweep_plan import Member
 from fluxseg.training.versions import collect_versions
@@ -205,18 +209,8 @@ def _open_member(
     stack.enter_context(claim_workdir(workdir))
     checkpoints = open_checkpoints(workdir, tidy=True)
     stack.callback(checkpoints.close)
-    fresh = checkpoints.last.latest_step() is None
-    if fresh:
-        check_encoder_start(config, False)
-    record_settings(config, workdir, checkpoints)
-    dataset = prepare_dataset(config, workdir)
-    if not dataset.crops("train"):
-        raise FluxsegError("the training split is empty: set data.train_fraction higher")
-    source = CropSource(dataset.index, dataset.crops("train") * config.train.repeats)
-    total = config.train.epochs * steps_per_epoch(len(source), config.train.batch_size)
-    state = create_train_state(config, create_class_weights(config, dataset), total)
-    if fresh:
-        state = start_encoder(state, config)
+    dataset = open_dataset(config, workdir, checkpoints)
+    source, state = start_training(config, dataset, checkpoints)
     state, progress = resume_run(place_state(state, mesh), checkpoints, dataset, workdir)
     write_json(workdir / "versions.json", collect_versions())
     tensorboard = TensorBoard(workdir, progress.step)

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from fluxseg.errors import WorkdirError
-from fluxseg.files import write_csv, write_text
+from fluxseg.files import write_text
+from fluxseg.tables import write_csv
 
 History = list[dict[str, Any]]
 """One row for each epoch."""

@@ -43,9 +43,9 @@ def read_arrays(folder: Path, output: Path) -> None:
 
 def read_recordings(folder: Path, output: Path) -> None:
     """Do as `fluxseg convert` of a folder does: read what is found, and write it by its id."""
-    from fluxseg.files import distinct_name, safe_name
     from fluxseg.interop.convert import write_recording
     from fluxseg.interop.sources import FolderSource
+    from fluxseg.names import distinct_name, safe_name
 
     source = FolderSource(str(folder))
     taken: set[str] = set()
