@@ -100,7 +100,7 @@ def _show(console: "Console", table: "Table") -> None:
 
     shown = Shown(title=f"Best by {table.monitor} first; test figures chose nothing")
     for title in (*table.settings, table.monitor, "test neuron IoU", "test F1", "state"):
-        shown.add_column(Text(title))
+        shown.add_column(Text(title), overflow="fold")
     for row in table.rows:
         scores = (row.monitored, row.test.get("neuron_iou"), row.test.get("object_f1"))
         figures = ["–" if value is None else f"{value:.4f}" for value in scores]
