@@ -8,19 +8,22 @@ What: on the embedded simulator's fixed benchmark (its seed is 0; labels are noi
     (the reference protocol: 0.5), the checkpoint being chosen on validation too. "±" is the
     standard deviation over seeds; differences are of runs with equal seeds.
     Equal time: the processor time of a step is measured for both on this machine, and the
-    reference protocol gets as many epochs as cost what the recipe's do, but at least one.
+    reference protocol gets as many whole epochs as cost what the recipe's do, or a little more.
     Equal steps: as many steps with as many crops in each.
-Result: `experiments/figures/recipe.md` and `recipe.png`, or `recipe_small.*` with `--small`, which
-    this writes from the folders of those runs that are finished.
+    `--data` does the same on a folder of labelled recordings; another seed is another split of
+    them, too. `--split-by recording` is for recordings of a single tissue: scores leak then.
+Result: `experiments/figures/recipe.md` and `recipe.png` (`recipe_small.*` with `--small`,
+    `recipe_data.*` with `--data`), which this writes from the folders of the finished runs.
 Hardware: 2 CPU cores; about 4 minutes a run, the reference protocol at equal steps over an hour.
     `--small`: 24 fields of 256 px in place of 96 of 512 px, 16 epochs; half a minute a run.
-Command: python -m experiments.recipe --workdir runs/recipe [--small] [--changes NAME ...]
-    [--seeds 0 1 2]
+Command: python -m experiments.recipe --workdir runs/recipe [--changes NAME ...] [--seeds 0 1 2]
+    [--small | --data FOLDER --repeats 18 --split-by recording]
     Run again, it goes on where it stopped; finished runs are kept. `--report` only reads.
 """
 
 import argparse
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -40,9 +43,21 @@ Change = Callable[[Config], Config]
 Row = dict[str, Any]
 
 
-def create_recipe(small: bool) -> Config:
-    """Return the default settings, on the benchmark or its small form."""
+def create_recipe(
+    small: bool = False, data: str = "", split_by: str = "group", repeats: int = 1
+) -> Config:
+    """Return the default settings, on the benchmark, its small form, or labelled recordings.
+
+    Args:
+        small: whether it is the small form.
+        data: folder of recordings; empty: the benchmark.
+        split_by: see `DataConfig`; the benchmark is divided by group.
+        repeats: how often an epoch shows each crop of recordings, which may be few.
+    """
     config = Config()
+    if data:
+        change = change_part(TRAIN, repeats=repeats)
+        return change(change_part(DATA, source=data, split_by=split_by)(config))
     if not small:
         return config
     return dataclasses.replace(
@@ -81,7 +96,7 @@ def use_reference(config: Config, epochs: int | None = None) -> Config:
         epochs: how many; None for the recipe's steps, which are its epochs and its batches.
     """
     reference, ours = reference_config(), config.train
-    train = dataclasses.replace(reference.train, seed=ours.seed)
+    train = dataclasses.replace(reference.train, seed=ours.seed, repeats=ours.repeats)
     if epochs is None:
         train = dataclasses.replace(train, epochs=ours.epochs, batch_size=ours.batch_size)
     else:
@@ -169,15 +184,15 @@ def find_config(name: str, recipe: Config, workdir: Path) -> Config:
         write_json(path, {name: measure_step(config) for name, config in both.items()})
     seconds = read_json(path)
     ratio = seconds["reference"] / seconds[RECIPE]
-    return use_reference(recipe, epochs=max(1, round(recipe.train.epochs / ratio)))
+    return use_reference(recipe, epochs=math.ceil(recipe.train.epochs / ratio))
 
 
 def run_change(name: str, config: Config, workdir: Path, seed: int) -> None:
     """Train with a seed, or go on with it, and score the test fields; nothing if that is done."""
-    from fluxseg.data.simulator import SimulatedSource
     from fluxseg.inference.evaluate import load_run
     from fluxseg.inference.field_scores import score_fields, summarise_fields
     from fluxseg.inference.run_model import model_of_run
+    from fluxseg.interop.sources import open_source
     from fluxseg.training.loop import train_and_evaluate
 
     folder = folder_of(name, workdir, seed)
@@ -187,6 +202,8 @@ def run_change(name: str, config: Config, workdir: Path, seed: int) -> None:
     low, high = config.data.low_percentile, config.data.high_percentile
     cache = str((workdir / f"cache-{low:g}-{high:g}").resolve())
     config = change_part(DATA, cache=cache)(change_part(TRAIN, seed=seed)(config))
+    if config.data.source != "simulator":
+        config = change_part(DATA, split_seed=seed)(config)
     began = time.process_time()
     result = train_and_evaluate(config, folder)
     seconds = time.process_time() - began
@@ -198,7 +215,7 @@ def run_change(name: str, config: Config, workdir: Path, seed: int) -> None:
     }
     if name == RECIPE:
         variants["turned"] = dataclasses.replace(model, tta=True)
-    source = SimulatedSource(config.simulator)
+    source = open_source(config)
     scores = {
         kind: summarise_fields(score_fields(variant, source, keys))
         for kind, variant in variants.items()
@@ -295,12 +312,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--small", action="store_true")
+    parser.add_argument("--data", default="", metavar="FOLDER")
+    parser.add_argument("--split-by", choices=["group", "recording"], default="group")
+    parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--changes", nargs="+", choices=names, default=names, metavar="NAME")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--figures", type=Path, default=FIGURES)
     parser.add_argument("--report", action="store_true")
     arguments = parser.parse_args()
-    recipe, workdir = create_recipe(arguments.small), arguments.workdir
+    recipe = create_recipe(arguments.small, arguments.data, arguments.split_by, arguments.repeats)
+    workdir = arguments.workdir
     if not arguments.report:
         tune_allocator()
         enable_compilation_cache()
@@ -313,7 +334,7 @@ def main() -> None:
     rows = read_rows(workdir, arguments.seeds)
     if not rows or rows[0]["title"] != RECIPE:
         parser.error(f"{workdir}: there is no finished run of the recipe to compare with")
-    stem = "recipe_small" if arguments.small else "recipe"
+    stem = "recipe_data" if arguments.data else "recipe_small" if arguments.small else "recipe"
     arguments.figures.mkdir(parents=True, exist_ok=True)
     print(write_table(arguments.figures / f"{stem}.md", rows))
     draw_changes(arguments.figures / f"{stem}.png", rows)

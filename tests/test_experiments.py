@@ -117,13 +117,14 @@ def test_training_sets_share_with_the_test_set_only_what_their_name_says():
             {leakage.place_of(key) for key, _ in manifest.crops(split)}
             for split in ("train", "val", "test")
         )
-        assert [len(train), len(val), len(test)] == [120, 24, 12]
+        assert [len(train), len(val), len(test)] == [120, 6, 12]
         others.add((frozenset(val), frozenset(test)))
-        assert not {place[0] for place in train | test} & {place[0] for place in val}
+        assert not {place[0] for place in test} & {place[0] for place in val}
         # quarter, recording, container, donor
         for depth in range(4):
-            shared = {place[: 4 - depth] for place in train} & {p[: 4 - depth] for p in test}
-            assert bool(shared) == (depth > reach), (kind, depth)
+            for scored in (val, test):
+                shared = {place[: 4 - depth] for place in train} & {p[: 4 - depth] for p in scored}
+                assert bool(shared) == (depth > reach), (kind, depth)
         assert leakage.divide(kind, items, 5) == manifest != leakage.divide(kind, items, 6)
     assert len(others) == 1
 
@@ -143,7 +144,7 @@ def test_quarters_are_cut_row_by_row():
 def test_the_leakage_experiment_runs_shrunk_and_goes_on(tmp_path, monkeypatch):
     from experiments import leakage
 
-    shrunk = {"DONORS": 4, "TARGETS": 2, "SESSIONS": 1, "SIZE": 64, "TILE": 32}
+    shrunk = {"DONORS": 4, "TESTED": 1, "TARGETS": 2, "SESSIONS": 1, "SIZE": 64, "TILE": 32}
     for name, value in {**shrunk, "TRAIN_QUARTERS": 8}.items():
         monkeypatch.setattr(leakage, name, value)
     folder = tmp_path / "recordings"
@@ -156,7 +157,7 @@ def test_the_leakage_experiment_runs_shrunk_and_goes_on(tmp_path, monkeypatch):
     found = leakage.run_split("donor", folder, tmp_path / "run", 3, config)
     split = read_json(tmp_path / "run" / "split.json")
     counts = collections.Counter(item["splits"][0] for item in split["items"].values())
-    assert counts == {"train": 8, "val": 8, "test": 4}
+    assert counts == {"train": 8, "val": 2, "test": 2}
     write_json(folder / "done.json", {})
     assert leakage.run_split("donor", folder, tmp_path / "run", 3, config) == found
 

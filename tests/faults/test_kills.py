@@ -11,7 +11,9 @@ KILLS = int(os.environ.get("FLUXSEG_FAULT_KILLS", "50"))
 
 
 @pytest.mark.fault("`kill -9` at a random moment of a run")
-@pytest.mark.parametrize("phase", ["training", "checkpoint", "report"])
+@pytest.mark.parametrize(
+    "phase", [pytest.param("training", marks=pytest.mark.slow), "checkpoint", "report"]
+)
 def test_a_killed_run_ends_with_the_same_bits(reference, tmp_path, phase):
     rng = np.random.default_rng([PHASES.index(phase), 1000])
     survive_kill(reference, tmp_path, rng, phase)

@@ -24,8 +24,8 @@ from tests.fuzz.seeds import make_run, run_files
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the guard reads /proc")
 
 CORPUS = Path(__file__).with_name("corpus")
-MANY = 150
-TRIES = {"checkpoint": 15, "workdir": 60, "model": 80, "nwb": 80}
+MANY = 100
+TRIES = {"checkpoint": 10, "workdir": 30, "model": 50, "nwb": 50}
 """Altered inputs of readers that take longer; `MANY` of the others."""
 GROUPS = (
     ("npy", "pickled", "npz", "tiff", "png", "jpeg", "nwb", "movie"),

@@ -230,6 +230,7 @@ def test_a_random_encoder_keeps_its_signal_through_all_levels():
             assert 0.05 < float(jnp.std(feature)) < 20
 
 
+@pytest.mark.slow
 def test_memory_is_saved_without_another_result():
     config = dataclasses.replace(SMALL, encoder_kind="resnet18", dropout=0.0)
     image = image_of(1, 32, 32)

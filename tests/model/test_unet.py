@@ -93,7 +93,8 @@ def test_default_has_the_hand_counted_parameters():
 @pytest.mark.parametrize(
     "config",
     [TINY, ModelConfig(features=(4, 6)), dataclasses.replace(TINY, up="transposed"),
-     dataclasses.replace(reference_model(), features=(3, 4, 5, 6, 7))],
+     pytest.param(dataclasses.replace(reference_model(), features=(3, 4, 5, 6, 7)),
+                  marks=pytest.mark.slow)],
 )  # fmt: skip
 def test_both_formulations_are_one_function(config):
     image = _image(0, 2, 37, 21)
@@ -230,8 +231,9 @@ def _gradient_program(config, params, image):
 # The classic has one convolution a level: little lies between the ends.
 @pytest.mark.parametrize(("config", "share"), [
     (ModelConfig(features=(8, 12, 16), convs=2, stem=1, dropout=0.3), 0.8),
-    (dataclasses.replace(reference_model(), features=(8, 8, 8, 12, 12), dropout_kind="element"),
-     0.95),
+    pytest.param(
+        dataclasses.replace(reference_model(), features=(8, 8, 8, 12, 12), dropout_kind="element"),
+        0.95, marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_remat_takes_less_memory_and_changes_no_result(config, share):
     remat = dataclasses.replace(config, remat=True)

@@ -40,6 +40,8 @@ from tests.training.test_steps import (
 )
 
 COUNTS = (1, 2, 4, 8)
+FEW = (2, 8)
+"""Devices of the quick tests: each number takes three compilations of a gradient."""
 STEPS = 6
 
 
@@ -109,12 +111,16 @@ def compare(reference, other):
     }
 
 
-def check_gradients():
-    """Gradient and metrics of the same batch, with dropout, whoever divides it."""
+def check_gradients(kinds):
+    """Gradient and metrics of the same batch, with dropout, whoever divides it.
+
+    Args:
+        kinds: kind of dropout -> numbers of devices.
+    """
     result = {}
     batch = unequal_batch()
     without = jax.jit(compute_gradients)(make_state(with_model(CONFIG, dropout=0.0)), batch)
-    for kind, counts in (("channel", COUNTS), ("element", (8,))):
+    for kind, counts in kinds.items():
         state = make_state(with_model(CONFIG, dropout=0.3, dropout_kind=kind))
         reference = jax.jit(compute_gradients)(state, batch)
         # Else the dropout would be shown to be the same without being there.
@@ -122,12 +128,15 @@ def check_gradients():
         for count in counts:
             for name, gradient in formulations(count).items():
                 result[f"{name}-{count}-{kind}"] = compare(reference, gradient(state, batch))
+    return result
+
+
+def check_touching():
+    """The same for three classes."""
     touching = make_touching_state(with_model(TOUCHING, dropout=0.3))
     batch = make_touching_batch(size=16)
-    result["pmap-8-touching"] = compare(
-        jax.jit(compute_gradients)(touching, batch), formulations(8)["pmap"](touching, batch)
-    )
-    return result
+    reference = jax.jit(compute_gradients)(touching, batch)
+    return {"pmap-8-touching": compare(reference, formulations(8)["pmap"](touching, batch))}
 
 
 def check_evaluation():
@@ -235,7 +244,9 @@ def check_checkpoints():
 
 
 PARTS = {
-    "gradients": check_gradients,
+    "few": lambda: check_gradients({"channel": FEW}),
+    "gradients": lambda: check_gradients({"channel": COUNTS, "element": (8,)}),
+    "touching": check_touching,
     "evaluation": check_evaluation,
     "curves": check_curves,
     "checkpoints": check_checkpoints,
