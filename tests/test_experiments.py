@@ -129,6 +129,26 @@ def test_training_sets_share_with_the_test_set_only_what_their_name_says():
     assert len(others) == 1
 
 
+def test_a_cell_that_is_rejected_is_labelled_in_no_session_and_shown_in_all():
+    from experiments import leakage
+
+    everything = leakage.simulate_donor(0, 3, 128)
+    some = leakage.simulate_donor(0, 3, 128, rejected=0.4)
+    share = []
+    for whole, part in zip(everything, some, strict=True):
+        np.testing.assert_array_equal(whole.image, part.image)
+        assert (whole.id, whole.metadata) == (part.id, part.metadata)
+        share.append(len(part.masks) / len(whole.masks))
+    assert 0.4 < np.mean(share) < 0.8
+    # Its place is empty in every session, but for neighbours that reach into it.
+    for container in (0, 1):
+        sessions = range(container * leakage.SESSIONS, (container + 1) * leakage.SESSIONS)
+        labelled = [some[number].masks.any(0) for number in sessions]
+        shown = [everything[number].masks.any(0) for number in sessions]
+        gone = [a & ~b for a, b in zip(shown, labelled, strict=True)]
+        assert (gone[0] & labelled[1]).sum() < 0.25 * gone[0].sum()
+
+
 def test_quarters_are_cut_row_by_row():
     from experiments import leakage
 
