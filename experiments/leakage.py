@@ -31,7 +31,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.recipe import describe
+from experiments.tables import describe
 from fluxseg.compilation import enable_compilation_cache
 from fluxseg.config import AugmentConfig, Config, DataConfig, TrainConfig
 from fluxseg.data.recording import Recording, group_of

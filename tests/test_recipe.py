@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from experiments import recipe
+from experiments import recipe, recipe_changes
 from fluxseg.config import Config, config_from_dict, config_to_dict
 from fluxseg.files import read_json, write_json
 from tests.conftest import TINY
@@ -25,7 +25,7 @@ def test_a_change_is_of_one_thing_on_the_same_fields(name):
     assert changed.simulator == SMALL.simulator
     sections = [field.name for field in dataclasses.fields(Config)]
     different = [s for s in sections if getattr(changed, s) != getattr(SMALL, s)]
-    if name == recipe.STEPS:
+    if name == recipe_changes.STEPS:
         assert changed.train.batch_size == SMALL.train.batch_size
         assert changed.train.epochs == SMALL.train.epochs
         assert changed.data == SMALL.data
