@@ -3,13 +3,15 @@
 import contextlib
 import io
 import logging
+import os
 import re
+import signal
 import sys
 import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from fluxseg.errors import FluxsegError, InterruptedRunError
@@ -21,6 +23,7 @@ Progressed = Callable[[int, int], None]
 """Function to call with (done, in all)."""
 USER_ERROR = 2
 """Exit code for bad input or settings; 1 means that a check has found something."""
+INTERRUPTED = "Interrupted."
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -157,8 +160,34 @@ def progress_bars(console: "Console", *kinds: tuple[str, str]) -> Iterator[list[
         yield [show(*kind) for kind in kinds]
 
 
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    inner = frame
+    while inner is not None:
+        if inner.f_code.co_filename == "<frozen importlib._bootstrap>":
+            os.write(2, f"{INTERRUPTED}\n".encode())
+            os._exit(130)
+        inner = inner.f_back
+    signal.default_int_handler(number, frame)
+
+
+@contextlib.contextmanager
+def _importing_ends() -> Iterator[None]:
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def run_guarded(function: Callable[[], int | None]) -> int:
     """Run a command; turn the errors that a user can act on into one message and an exit code.
+
+    Ctrl-C while a module is being imported ends the process on the spot: an exception would go
+    through initialising C extensions, which turn it into errors of their own, or crash.
 
     Returns:
         The function's exit code (0 for None), 2 for a `FluxsegError`, 128 + signal if stopped.
@@ -168,7 +197,8 @@ def run_guarded(function: Callable[[], int | None]) -> int:
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")
     try:
-        return function() or 0
+        with _importing_ends():
+            return function() or 0
     except InterruptedRunError as error:
         print(show_controls(str(error)), file=sys.stderr)
         return 128 + error.signal_number
@@ -176,7 +206,7 @@ def run_guarded(function: Callable[[], int | None]) -> int:
         print(show_controls(f"error: {error}"), file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
+        print(INTERRUPTED, file=sys.stderr)
         return 130
     except BrokenPipeError:
         # The reader of a pipe (such as `head`) has seen enough.
