@@ -23,12 +23,12 @@ import numpy as np
 
 from experiments.pretrained import load_trained, training_ranges
 from fluxseg.compilation import enable_compilation_cache
+from fluxseg.data.resample import choose_zoom
 from fluxseg.data.transforms import normalize_image
 from fluxseg.files import write_json
 from fluxseg.inference.model_file import write_model
 from fluxseg.inference.object_counts import ObjectCounts, count_objects
 from fluxseg.inference.predict import Predictor
-from fluxseg.inference.resample import choose_zoom
 from fluxseg.inference.rois import find_rois
 from fluxseg.inference.run_model import load_model
 from fluxseg.model.metrics import scores_from_confusion

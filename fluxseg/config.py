@@ -56,6 +56,11 @@ class DataConfig:
     """This percentile of a recording's pixels becomes 0."""
     high_percentile: float = 99.5
     """This percentile of a recording's pixels becomes 1."""
+    diameter_px: float = 0.0
+    """Resample each recording so that the median diameter of its ROIs becomes this, px, by at most
+    4 times; a difference below 25 % is left. The model then estimates the size of cells in new
+    images and resamples these alike; the scores of a run know it from the labels. 0: take
+    recordings and images as they are."""
     touching: bool = False
     """Learn a third class, the pixels where neurons touch, to take crowded ones apart there."""
     split_by: Literal["group", "recording", "crop"] = "group"
@@ -79,6 +84,8 @@ class DataConfig:
         _check(16 <= self.tile <= 4096, "data.tile", self.tile, "16 to 4096 px")
         low, high = self.low_percentile, self.high_percentile
         _check(0 <= low < high <= 100, "data.low_percentile", low, "in 0 <= low < high <= 100")
+        wanted = self.diameter_px
+        _check(wanted == 0 or 1 <= wanted <= 1000, "data.diameter_px", wanted, "0 or 1 to 1000 px")
         train, val = self.train_fraction, self.val_fraction
         _check(0 < train <= 1, "data.train_fraction", train, "in (0, 1]")
         _check(0 <= val <= 1, "data.val_fraction", val, "in [0, 1]")

@@ -30,6 +30,13 @@ def test_missing_fields_take_defaults():
     assert config_from_dict({}) == Config()
 
 
+def test_a_config_of_before_diameters_takes_recordings_as_they_are():
+    values = config_to_dict(Config())
+    assert values["data"].pop("diameter_px") == 0
+    assert config_from_dict(values) == Config()
+    assert config_from_dict({"data": {"diameter_px": 14}}).data.diameter_px == 14.0
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -44,6 +51,8 @@ def test_missing_fields_take_defaults():
         ({"model": {"features": []}}, r"model\.features must be at least one level"),
         ({"data": 3}, "data. must be a table"),
         ({"data": {"low_percentile": 60, "high_percentile": 40}}, "low_percentile"),
+        ({"data": {"diameter_px": 0.5}}, r"data\.diameter_px must be 0 or 1 to 1000 px, got 0.5"),
+        ({"data": {"diameter_px": -3}}, "diameter_px"),
         ({"data": {"train_fraction": 0.8, "val_fraction": 0.4}}, "val_fraction"),
     ],
 )

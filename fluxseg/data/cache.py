@@ -30,7 +30,7 @@ class CacheEntry:
         key: unique name within the source.
         id: name that the recording gives itself.
         group: recordings of one group show the same tissue.
-        shape: (H, W) of the image, px.
+        shape: (H, W) of the image, px, at the magnification of its crops.
         n_rois: number of masks.
         digest: hash of image and merged mask.
         fingerprint: text from `encode_fingerprint`, to find near-duplicates.
@@ -39,8 +39,8 @@ class CacheEntry:
         valid_pixels: per crop, pixels that count.
         shard: file name of its shard.
         first: number of its first crop within the shard.
-        um_per_px: size of a pixel, um; None if unknown, or if it was prepared by a version that
-            did not note it.
+        um_per_px: size of a pixel of the crops, um; None if unknown, or if it was prepared by a
+            version that did not note it.
         touching_pixels: per crop, valid pixels that are touching; empty if not prepared for that.
     """
 

@@ -6,8 +6,17 @@ from typing import Any
 import numpy as np
 
 from fluxseg.config import DataConfig
+from fluxseg.data.patches import merge_patches
+from fluxseg.data.resample import (
+    MOST,
+    choose_zoom,
+    median_diameter,
+    resample_image,
+    resample_masks,
+    zoomed_shape,
+)
 from fluxseg.data.tiles import crop_grid, grid_ownership
-from fluxseg.data.touching import NEURON, TOUCHING
+from fluxseg.data.touching import NEURON, TOUCHING, touching_label, touching_patches
 from fluxseg.data.transforms import dequantize, normalize_image, quantize
 
 CROP_VERSION = 1
@@ -24,8 +33,53 @@ def crop_settings(config: DataConfig) -> dict[str, Any]:
         "low_percentile": config.low_percentile,
         "high_percentile": config.high_percentile,
     }
-    # Only where it is on, so that crops of two classes need not be made again.
+    # Only where they are on, so that crops of two classes, or as they were, stay as they are.
+    if config.diameter_px:
+        settings["diameter_px"] = config.diameter_px
     return settings | {"touching": TOUCHING_VERSION} if config.touching else settings
+
+
+def create_label(
+    masks: np.ndarray, merged: np.ndarray, settings: Mapping[str, Any]
+) -> tuple[np.ndarray, float, tuple[str, ...]]:
+    """Label the pixels of a recording at the magnification of its crops.
+
+    The magnification is the one that `fluxseg.inference.predict` chooses for cells as large as
+    these, so that a network is trained on what it will be given.
+
+    Args:
+        masks: `[N, H, W]` bool.
+        merged: `[H, W]` bool, see `merge_masks`.
+        settings: from `crop_settings`.
+
+    Returns:
+        label `[h, w]` bool, or uint8 (see `touching_label`); the magnification, 1 where
+        recordings are taken as they are; and remarks on why cells are not as large as wanted.
+    """
+    touching = "touching" in settings
+    wanted: float = settings.get("diameter_px", 0.0)
+    found = median_diameter(masks) if wanted else None
+    zoom = choose_zoom(found, wanted) if found else 1.0
+    remarks = _remark_zoom(found, wanted, zoom) if wanted else ()
+    native = (merged.shape[0], merged.shape[1])
+    shape = zoomed_shape(native, zoom)
+    if shape == native:
+        return touching_label(masks) if touching else merged, zoom, remarks
+    patches = resample_masks(masks, shape)
+    label = merge_patches(patches, shape)
+    if touching:
+        near = touching_patches(patches, shape)
+        label = label * np.uint8(NEURON) + near * np.uint8(TOUCHING)
+    return label, zoom, remarks
+
+
+def _remark_zoom(found: float | None, wanted: float, zoom: float) -> tuple[str, ...]:
+    if found is None:
+        return ("not resampled, as no ROI tells the size of its cells",)
+    if zoom not in (MOST, 1 / MOST):
+        return ()
+    text = f"its ROIs of {found:.3g} px become {zoom * found:.3g} px large, {wanted:g} are wanted"
+    return (f"{text}: nothing is resampled more than {MOST:g} times",)
 
 
 def create_crops(
@@ -35,20 +89,24 @@ def create_crops(
 
     Args:
         image: `[H, W]`, any real dtype.
-        label: `[H, W]` bool, see `merge_masks`, or uint8, see `touching_label`.
+        label: `[h, w]` bool or uint8, see `create_label`. The image, once it is normalised, is
+            resampled to its shape, as in prediction.
         settings: from `crop_settings`.
 
     Returns:
         image `[T, t, t]` uint16 (see `quantize`), label `[T, t, t]` of the dtype it had, valid
         `[T, t, t]` bool: the pixels that this crop owns (see `grid_ownership`) and that are finite.
     """
-    tile = settings["tile"]
-    valid = grid_ownership((image.shape[0], image.shape[1]), tile)
+    tile, shape = settings["tile"], (label.shape[0], label.shape[1])
+    valid = grid_ownership(shape, tile)
     if image.dtype.kind == "f":
-        valid &= crop_grid(np.isfinite(image), tile, "constant")
+        finite = np.isfinite(image)
+        if image.shape != shape:
+            finite = resample_image(finite.astype(np.float32), shape) >= 0.5
+        valid &= crop_grid(finite, tile, "constant")
     normalized = normalize_image(image, settings["low_percentile"], settings["high_percentile"])
     return (
-        crop_grid(quantize(normalized), tile),
+        crop_grid(quantize(resample_image(normalized, shape)), tile),
         crop_grid(label, tile, "constant"),
         valid,
     )

@@ -57,7 +57,7 @@ def prepare_cache(
     Args:
         source: where the recordings come from.
         directory: folder of the cache; it is created.
-        config: crop size, normalisation and number of processes.
+        config: crop size, magnification, normalisation and number of processes.
         progress: called with (recordings done, recordings in all), of this process's part.
 
     Returns:
@@ -115,6 +115,7 @@ def repair_cache(
         tile=settings["tile"],
         low_percentile=settings["low_percentile"],
         high_percentile=settings["high_percentile"],
+        diameter_px=settings.get("diameter_px", 0.0),
         touching="touching" in settings,
     )
     if difference := cache_difference(index, source_stamps(source), config):

@@ -15,10 +15,10 @@ import numpy as np
 from fluxseg.data.arrays import reusing_memory
 from fluxseg.data.cache import CacheEntry
 from fluxseg.data.checks import check_recording
-from fluxseg.data.crops import create_crops, encode_crop
+from fluxseg.data.crops import create_crops, create_label, encode_crop
 from fluxseg.data.fingerprint import encode_fingerprint
 from fluxseg.data.recording import Source, pixel_size
-from fluxseg.data.touching import NEURON, TOUCHING, touching_label
+from fluxseg.data.touching import NEURON, TOUCHING
 from fluxseg.errors import WorkdirError
 from fluxseg.files import add_checksum, atomic_path, has_checksum, read_json, write_json
 
@@ -147,23 +147,23 @@ def _prepare_recording(
         return "; ".join(checked.row.reasons)
     if recording.masks is None or checked.label is None:
         return "not annotated: it has no masks to learn from"
-    touching = "touching" in task.settings
-    whole = touching_label(recording.masks) if touching else checked.label
+    touching, scale = "touching" in task.settings, pixel_size(recording.metadata)
+    whole, zoom, remarks = create_label(recording.masks, checked.label, task.settings)
     image, label, valid = create_crops(recording.image, whole, task.settings)
     entry = CacheEntry(
         key=key,
         id=recording.id,
         group=recording.group,
-        shape=(int(recording.image.shape[0]), int(recording.image.shape[1])),
+        shape=(int(whole.shape[0]), int(whole.shape[1])),
         n_rois=len(recording.masks),
         digest=checked.digest,
         fingerprint=encode_fingerprint(checked.fingerprint),
-        remarks=checked.row.reasons,
+        remarks=(*checked.row.reasons, *remarks),
         neuron_pixels=_count((label & NEURON) & valid),
         valid_pixels=_count(valid),
         shard=task.shard.name,
         first=first,
-        um_per_px=pixel_size(recording.metadata),
+        um_per_px=None if scale is None else scale / zoom,
         touching_pixels=_count((label >= TOUCHING) & valid) if touching else (),
     )
     return entry, [encode_crop(*crop) for crop in zip(image, label, valid, strict=True)]

@@ -238,7 +238,7 @@ def apply_manifest(
         if item.n_crops != len(entry["splits"]):
             raise ConfigError(
                 f"{name}: {key} had {len(entry['splits'])} crops and has {item.n_crops} now; "
-                "was data.tile changed?"
+                "was data.tile or data.diameter_px changed?"
             )
     return manifest, sorted(set(at_hand) - set(manifest.items))
 

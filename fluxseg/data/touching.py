@@ -12,8 +12,11 @@ belongs to a ROI, `TOUCHING` that it is near two. Pixels are scored by the first
 run without the third class; a network of three classes is taught the smaller of label and 2.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 
+from fluxseg.data.patches import Patch, cut_patches
 from fluxseg.data.transforms import merge_masks
 from fluxseg.errors import RecordingError
 
@@ -42,25 +45,34 @@ def find_touching(masks: np.ndarray, radius: float = RADIUS) -> np.ndarray:
     """
     if masks.ndim != 3:
         raise RecordingError("masks", f"must be [N, H, W], got shape {list(masks.shape)}")
-    height, width = masks.shape[1:]
+    return touching_patches(cut_patches(masks), (masks.shape[1], masks.shape[2]), radius)
+
+
+def touching_patches(
+    patches: Iterable[Patch], shape: tuple[int, int], radius: float = RADIUS
+) -> np.ndarray:
+    """Do as `find_touching` does, with the masks cut to where they are.
+
+    Args:
+        patches: they lie within the image.
+        shape: (H, W) of the image, px.
+        radius: see `find_touching`.
+    """
     reach = int(radius)
-    offsets = np.arange(-reach, reach + 1)
+    offsets = range(-reach, reach + 1)
     steps = [(r, c) for r in offsets for c in offsets if r * r + c * c <= radius * radius]
-    once, twice = np.zeros((height, width), bool), np.zeros((height, width), bool)
-    for mask in masks:
-        mask = mask if mask.dtype == np.bool_ else mask > 0
-        rows, columns = np.nonzero(mask.any(1))[0], np.nonzero(mask.any(0))[0]
-        if not len(rows):
-            continue
-        top, left = max(rows[0] - reach, 0), max(columns[0] - reach, 0)
-        bottom, right = rows[-1] + reach + 1, columns[-1] + reach + 1
+    once, twice = np.zeros(shape, bool), np.zeros(shape, bool)
+    for first_row, first_column, mask in patches:
+        top, left = max(first_row - reach, 0), max(first_column - reach, 0)
+        near = np.zeros([side + 2 * reach for side in mask.shape], bool)
         # A frame of twice the reach, so that no shifted part leaves the array.
-        part = np.pad(mask[top:bottom, left:right], reach)
-        near = np.zeros(mask[top:bottom, left:right].shape, bool)
+        part = np.pad(mask, 2 * reach)
         for row, column in steps:
             shifted = part[reach + row :, reach + column :]
             near |= shifted[: near.shape[0], : near.shape[1]]
-        inside = np.s_[top:bottom, left:right]
+        near = near[top - first_row + reach :, left - first_column + reach :]
+        inside = np.s_[top : top + near.shape[0], left : left + near.shape[1]]
+        near = near[: shape[0] - top, : shape[1] - left]
         twice[inside] |= once[inside] & near
         once[inside] |= near
     return twice

@@ -65,8 +65,9 @@ def stitch_recording(
         temperature: see `neuron_probability`.
 
     Returns:
-        image and probability `[H, W]` float32, label (0 and 1) and valid `[H, W]` uint8; of a
-        network of three classes also touching `[H, W]` float32, the probability of the third.
+        image and probability `[H, W]` float32, label (0 and 1) and valid `[H, W]` uint8, of the
+        shape and magnification of `entry`; of a network of three classes also touching `[H, W]`
+        float32, the probability of the third.
     """
     crops = [np.stack(part) for part in zip(*read_crops(index, entry), strict=True)]
     image, label, valid = crops

@@ -78,7 +78,8 @@ def create_config(model: Predictor, data: str, output: Path, settings: FewShot) 
     """Create the config of a fine-tuning; its length follows once the crops are known.
 
     Args:
-        model: gives architecture, percentiles of the normalisation and the side of the crops.
+        model: gives architecture, percentiles of the normalisation, the side of the crops and the
+            size of cells that recordings are brought to.
         data: folder of labelled recordings, or "simulator".
         output: folder of the run; the prepared crops lie in it.
         settings: the rest.
@@ -90,6 +91,7 @@ def create_config(model: Predictor, data: str, output: Path, settings: FewShot) 
             tile=model.tile,
             low_percentile=model.low_percentile,
             high_percentile=model.high_percentile,
+            diameter_px=model.diameter_px or 0.0,
             split_by=settings.split_by,
             train_fraction=1 - settings.held_out,
             val_fraction=0.0,
@@ -132,14 +134,15 @@ def train_on(
         callbacks: see `train_and_evaluate`.
 
     Returns:
-        What training returned, and the model. Its threshold is chosen on the fields that it was
-        tuned on, as no others may be spared.
+        What training returned, and the model, which averages over turns if the first one did. Its
+        threshold is chosen on the fields that it was tuned on, as no others may be spared.
     """
     result = train_and_evaluate(config, workdir, callbacks, init=model.params)
     crops = result.dataset.crops("train")
     threshold = validation_threshold(result.state, result.dataset.index, crops)
     scale = training_pixel_size(result.dataset.index, crops) or model.um_per_px
-    return result, create_predictor(result.state, config, threshold, um_per_px=scale)
+    tuned = create_predictor(result.state, config, threshold, um_per_px=scale)
+    return result, dataclasses.replace(tuned, tta=model.tta)
 
 
 def finetune(

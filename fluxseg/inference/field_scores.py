@@ -33,14 +33,21 @@ def score_fields(model: Predictor, source: Source, keys: Iterable[str]) -> list[
         recording = source.read(key)
         if recording.masks is None:
             raise RecordingError("masks", f"{recording.id} is not annotated, so it has no scores")
-        probability, touching = model.predict_touching(recording.image)
+        # Estimated from the image alone: the labels would tell it too well.
+        diameter = model.find_diameter(recording.image)
+        probability, touching = model.predict_touching(recording.image, diameter=diameter)
         valid = np.isfinite(recording.image)
         truth, found = recording.masks.any(0), probability >= model.threshold
         confusion = np.bincount((2 * truth + found)[valid], minlength=4).reshape(2, 2)
         scale = pixel_size(recording.metadata) or model.um_per_px
         seen = np.where(valid, probability, np.nan)
         objects = score_objects(
-            recording.masks, seen, model.threshold, um_per_px=scale, touching=touching
+            recording.masks,
+            seen,
+            model.threshold,
+            um_per_px=scale,
+            touching=touching,
+            diameter=diameter,
         )["counts"]
         rows.append(
             {

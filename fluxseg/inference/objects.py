@@ -9,6 +9,7 @@ import numpy as np
 
 from fluxseg.data.cache import CacheIndex
 from fluxseg.data.recording import Recording, Source
+from fluxseg.data.resample import median_diameter, resample_image
 from fluxseg.errors import RecordingError
 from fluxseg.files import write_json
 from fluxseg.inference.calibrate import OperatingPoint
@@ -18,6 +19,9 @@ from fluxseg.processes import gather_values, run_in_all, run_in_first, share_of
 from fluxseg.training.state import TrainState
 
 logger = logging.getLogger(__name__)
+
+MAPS = {"probability", "touching"}
+"""What `stitch_recording` gives that neurons are found in."""
 
 
 def write_object_scores(
@@ -33,6 +37,7 @@ def write_object_scores(
     """Add `objects` to every split of `scores.json`: separate neurons against the true masks.
 
     Each recording is read again, one at a time, since the prepared crops hold merged masks only.
+    Predictions of resampled crops (`DataConfig.diameter_px`) are brought to its pixels.
     Splits that have their object scores at this threshold already are left as they are, and so
     are all if a recording can no longer be read.
 
@@ -98,8 +103,16 @@ def _differs(objects: Mapping[str, Any] | None, point: OperatingPoint) -> bool:
 
 def _predictions(
     state: TrainState, index: CacheIndex, source: Source, keys: list[str], temperature: float
-) -> Iterator[tuple[str, Recording, np.ndarray, np.ndarray | None]]:
+) -> Iterator[tuple[str, Recording, np.ndarray, np.ndarray | None, float | None]]:
     entries = {entry.key: entry for entry in index.entries}
+    resampled = "diameter_px" in index.settings
     for key in keys:
         found = stitch_recording(state, index, entries[key], temperature)
-        yield key, source.read(key), found["probability"], found.get("touching")
+        recording, diameter = source.read(key), None
+        if resampled:
+            shape = (recording.image.shape[0], recording.image.shape[1])
+            found = {name: resample_image(found[name], shape) for name in found.keys() & MAPS}
+            if recording.masks is not None:
+                # The crops were made with it, too.
+                diameter = median_diameter(recording.masks)
+        yield key, recording, found["probability"], found.get("touching"), diameter

@@ -10,6 +10,7 @@ import numpy as np
 
 from fluxseg.config import Config, DataConfig, ModelConfig
 from fluxseg.data.recording import check_image
+from fluxseg.data.resample import choose_zoom, resample_image, zoomed_shape
 from fluxseg.data.transforms import normalize_image
 from fluxseg.errors import ConfigError
 from fluxseg.inference.probability import (
@@ -20,7 +21,6 @@ from fluxseg.inference.probability import (
     predict_probability,
     split_classes,
 )
-from fluxseg.inference.resample import choose_zoom, resample_image, zoomed_shape
 from fluxseg.markup import render_table
 from fluxseg.model.unet import create_unet
 
@@ -45,7 +45,8 @@ class Predictor:
         temperature: what log-odds are divided by so that probabilities are shares, fitted on
             validation if there was one.
         tile: side of the crops that it was trained on, px.
-        um_per_px: size of the pixels that it was trained on, um; None if unknown.
+        um_per_px: size of the pixels that it was trained on, um; None if unknown, or if images
+            are brought to `diameter_px`, as it then says nothing about those to come.
         classes: names of the classes, in the order of the logits.
         licence: terms of the parameters.
         info: how it was trained, as plain values.
@@ -312,12 +313,14 @@ def create_predictor(
         config: settings that it was trained with.
         threshold: least probability of a neuron pixel.
         info: how it was trained, as plain values.
-        um_per_px: size of the pixels that it was trained on, um.
+        um_per_px: size of the pixels that it was trained on, um; left out with
+            `config.data.diameter_px`, see `Predictor`.
         temperature: what log-odds are divided by.
 
     Returns:
         The predictor.
     """
+    diameter = config.data.diameter_px or None
     return Predictor(
         config=config.model,
         params=state.eval_params,
@@ -326,9 +329,10 @@ def create_predictor(
         threshold=threshold,
         temperature=temperature,
         tile=config.data.tile,
-        um_per_px=um_per_px,
+        um_per_px=um_per_px if diameter is None else None,
         classes=config.data.classes,
         info=dict(info or {}),
+        diameter_px=diameter,
     )
 
 

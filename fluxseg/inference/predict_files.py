@@ -10,12 +10,12 @@ import jax
 import numpy as np
 
 from fluxseg.data.recording import Recording
+from fluxseg.data.resample import choose_zoom
 from fluxseg.errors import ConfigError, RecordingError, WorkdirError
 from fluxseg.files import atomic_path, write_json
 from fluxseg.inference.ensemble import Ensemble, EnsembleMaps
 from fluxseg.inference.inputs import Job, read_input, without_path
 from fluxseg.inference.predict import Predictor
-from fluxseg.inference.resample import choose_zoom
 from fluxseg.interop.formats import ENDINGS
 from fluxseg.interop.labels import masks_from_labels
 from fluxseg.interop.pixels import write_image_tiff

@@ -99,10 +99,17 @@ def _review(
     model: Predictor, recording: Recording, settings: Mapping[str, Any]
 ) -> list[Disagreement]:
     assert recording.masks is not None  # noqa: S101
-    probability, touching = model.predict_touching(recording.image)
+    diameter = model.find_diameter(recording.image)
+    probability, touching = model.predict_touching(recording.image, diameter=diameter)
     seen = np.where(np.isfinite(recording.image), probability, np.nan)
     scale = pixel_size(recording.metadata) or model.um_per_px
-    rois = find_rois(seen, threshold=model.threshold, um_per_px=scale, touching=touching)
+    rois = find_rois(
+        seen,
+        threshold=model.threshold,
+        um_per_px=scale,
+        touching=touching,
+        diameter=diameter,
+    )
     return find_disagreements(recording.masks, seen, rois=rois, **settings)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fluxseg.inference.resample import resample_image, zoomed_shape
+from fluxseg.data.resample import disc_diameter, resample_image, zoomed_shape
 from fluxseg.inference.rois import Rois, find_rois
 
 ZOOMS = (1.0, 0.5, 2.0, 0.25)
@@ -61,7 +61,7 @@ def estimate_diameter(
 
 def roi_diameters(rois: Rois) -> np.ndarray:
     """Return `[N]` float64, diameters of the circles with the areas of the ROIs, px."""
-    return np.asarray(2 * np.sqrt(rois.area / np.pi))
+    return disc_diameter(rois.area)
 
 
 def _middle(image: np.ndarray, side: int) -> np.ndarray:

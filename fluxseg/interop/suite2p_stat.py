@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from fluxseg.data.resample import median_diameter
+
 _FIRST = 100
 """Suite2p takes the sizes of its first and best ROIs as the usual ones."""
 
@@ -47,8 +49,8 @@ def usual_diameter(masks: np.ndarray) -> float:
     Returns:
         At least 1; 12, as Suite2p has it, without any ROI.
     """
-    areas = masks.sum(axis=(1, 2))
-    return max(1.0, float(np.round(np.median(2 * np.sqrt(areas / np.pi))))) if len(areas) else 12.0
+    found = median_diameter(masks)
+    return 12.0 if found is None else float(np.round(found))
 
 
 def crop_soma(distances: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -68,3 +68,18 @@ def create_sessions(fields, sessions, seed=0):
             images.append(create_session(field, rng, shift, rng.uniform(0.3, 1.5)))
             numbers.append(number)
     return images, np.array(numbers)
+
+
+def disc_masks(diameter, side=128, count=12, seed=0):
+    """Masks `[N, side, side]` of discs that do not overlap, and their centres `[N, 2]`, px."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[:side, :side]
+    centres = []
+    for _ in range(20 * count):
+        centre = rng.uniform(diameter / 2, side - 1 - diameter / 2, 2)
+        if all(np.hypot(*(centre - other)) > 1.2 * diameter for other in centres):
+            centres.append(centre)
+        if len(centres) == count:
+            break
+    masks = [np.hypot(rows - row, columns - column) < diameter / 2 for row, column in centres]
+    return np.stack(masks), np.array(centres)

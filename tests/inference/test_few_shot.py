@@ -1,14 +1,28 @@
 """Scores before and after a fine-tuning, and its learning curve, as plain values."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 
 from fluxseg.config import SimulatorConfig
+from fluxseg.data.cache import read_crops
+from fluxseg.data.recording import Recording, group_of
+from fluxseg.data.resample import median_diameter
 from fluxseg.data.simulator import SimulatedSource
+from fluxseg.data.tiles import uncrop_grid
 from fluxseg.errors import ConfigError, WorkdirError
-from fluxseg.inference.few_shot import FewShot, claim_folder, create_config, format_scores
+from fluxseg.inference import objects
+from fluxseg.inference.calibrate import OperatingPoint
+from fluxseg.inference.evaluate import evaluate_data, load_run
+from fluxseg.inference.few_shot import (
+    FewShot,
+    claim_folder,
+    create_config,
+    finetune,
+    format_scores,
+)
 from fluxseg.inference.field_scores import pool_scores, score_fields
 from fluxseg.inference.learning_curve import (
     format_curve,
@@ -17,9 +31,13 @@ from fluxseg.inference.learning_curve import (
     summarise_curve,
 )
 from fluxseg.inference.predict import create_predictor
+from fluxseg.inference.run_model import load_model, model_of_run
+from fluxseg.interop.npz import write_npz
+from fluxseg.interop.sources import FolderSource
 from fluxseg.report.curve import plot_learning_curve
 from fluxseg.training.state import create_train_state
 from tests.conftest import TINY
+from tests.data.fields import disc_masks
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +71,104 @@ def test_normalisation_and_architecture_are_those_of_the_model(model, tmp_path):
     assert config.train.encoder == "frozen"
     with pytest.raises(ConfigError, match="held_out"):
         FewShot(held_out=1)
+
+
+NATIVE = (128, 140)
+
+
+def read_discs(seed, diameter=20):
+    """A field with discs in place of cells."""
+    masks = np.pad(disc_masks(diameter, seed=seed)[0], ((0, 0), (0, 0), (6, 6)))
+    rng = np.random.default_rng(seed)
+    image = (700 * masks.any(0) + rng.integers(0, 300, NATIVE)).astype(np.uint16)
+    metadata = {"donor_name": f"m{seed}", "um_per_px": 0.5}
+    names = tuple(map(str, range(len(masks))))
+    return Recording(f"r{seed}", image, masks, names, group_of(metadata, ""), metadata)
+
+
+@pytest.fixture(scope="module")
+def tuned(model, tmp_path_factory):
+    """A model that knows cells of 8 px, tuned to fields with cells of 20 px."""
+    folder = tmp_path_factory.mktemp("tuned")
+    for seed in range(4):
+        write_npz(folder / "data" / f"r{seed}.npz", read_discs(seed))
+    start = dataclasses.replace(model, diameter_px=8.0, tta=True, um_per_px=0.9)
+    settings = FewShot(steps=4, epochs=1)
+    result, entry = finetune(start, "start", str(folder / "data"), folder / "run", settings)
+    return folder, start, result, entry
+
+
+def test_a_model_is_tuned_at_the_magnification_that_it_predicts_at(tuned):
+    folder, _, result, _ = tuned
+    saved = json.loads((folder / "run" / "config.json").read_text())
+    assert saved["data"]["diameter_px"] == 8
+    for entry in result.dataset.index.entries:
+        zoom = 8 / median_diameter(read_discs(int(entry.id[1:])).masks)
+        assert entry.shape == tuple(round(side * zoom) for side in NATIVE)
+    for loaded in (load_model(folder / "run"), model_of_run(load_run(folder / "run"))):
+        assert (loaded.diameter_px, loaded.um_per_px) == (8, None)
+    assert load_model(folder / "run").tta
+    image = read_discs(7).image
+    assert load_model(folder / "run").predict(image).shape == NATIVE
+    assert load_model(folder / "run").predict(image, diameter=20).shape == NATIVE
+
+
+def test_scores_before_and_after_are_of_native_pixels_and_know_no_label(tuned):
+    folder, start, _, entry = tuned
+    for part in ("before", "after"):
+        for row in entry[part]["recordings"]:
+            assert np.sum(row["confusion"]) == NATIVE[0] * NATIVE[1]
+    source = FolderSource(str(folder / "data"))
+
+    class Relabelled:
+        def read(self, key):
+            recording = source.read(key)
+            masks = np.zeros((1, *NATIVE), bool)
+            masks[0, 5:100, 5:100] = True
+            return dataclasses.replace(recording, masks=masks, roi_ids=("a",))
+
+    found = [
+        np.sum(row["confusion"], 0).tolist()
+        for labels in (source, Relabelled())
+        for row in score_fields(start, labels, ["r1.npz"])
+    ]
+    assert found[0] == found[1]
+    image = source.read("r1.npz").image
+    seen = start.predict(image, diameter=start.find_diameter(image)) >= start.threshold
+    assert found[0] == [(~seen).sum(), seen.sum()]
+
+
+def test_neurons_of_resampled_crops_are_compared_with_the_native_masks(
+    tuned, tmp_path, monkeypatch
+):
+    folder, _, result, _ = tuned
+    sizes = []
+
+    def stitch_truth(state, index, entry, temperature):
+        labels = [label for _, label, _ in read_crops(index, entry)]
+        sizes.append(entry.shape)
+        return {"probability": uncrop_grid(np.stack(labels), entry.shape).astype(np.float32)}
+
+    monkeypatch.setattr(objects, "stitch_recording", stitch_truth)
+    source, index = FolderSource(str(folder / "data")), result.dataset.index
+    scores = objects.write_object_scores(
+        result.state, index, result.scores, source, tmp_path, OperatingPoint()
+    )
+    found = scores["splits"]["test"]["objects"]
+    assert sizes
+    assert all(shape[0] < NATIVE[0] for shape in sizes)
+    assert found["scores"]["object_f1"] == 1
+    truth = sum(len(source.read(row["key"]).masks) for row in found["recordings"])
+    assert found["counts"]["n_true"] == truth
+
+
+def test_other_recordings_are_scored_at_the_magnification_of_the_run(tuned, tmp_path):
+    folder = tuned[0]
+    write_npz(tmp_path / "data" / "other.npz", read_discs(9, diameter=32))
+    scores = evaluate_data(load_run(folder / "run"), str(tmp_path / "data"), tmp_path / "scores")
+    (row,) = scores["splits"]["external"]["recordings"]
+    zoom = 8 / median_diameter(read_discs(9, diameter=32).masks)
+    assert np.sum(row["confusion"]) == round(NATIVE[0] * zoom) * round(NATIVE[1] * zoom)
 
 
 def test_a_folder_belongs_to_one_starting_point(tmp_path):

@@ -1,0 +1,120 @@
+"""Images and masks brought to the magnification at which cells have a certain size."""
+
+from typing import Any
+
+import numpy as np
+
+from fluxseg.data.patches import Patch, cut_patches
+from fluxseg.errors import ConfigError
+
+TOLERANCE = 1.25
+"""Cells this much larger or smaller than wanted are left as they are."""
+MOST = 4.0
+"""Strongest magnification, and reduction."""
+
+
+def resample_image(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Resample an image to another number of pixels, without aliasing.
+
+    Args:
+        image: `[H, W]` float32.
+        shape: sides of the result, px.
+
+    Returns:
+        `[*shape]` float32, between the least and the largest value of the image.
+    """
+    if image.shape == shape:
+        return image
+    from PIL import Image
+
+    # A kernel as wide as a pixel of the result: Pillow widens it when it reduces.
+    picture = Image.fromarray(np.ascontiguousarray(image, np.float32))
+    return np.asarray(picture.resize((shape[1], shape[0]), Image.Resampling.BILINEAR))
+
+
+def zoomed_shape(shape: tuple[int, int], zoom: float) -> tuple[int, int]:
+    """Return the sides of an image after magnification by `zoom`, at least 1 px."""
+    height, width = (max(round(side * zoom), 1) for side in shape)
+    return height, width
+
+
+def choose_zoom(diameter_px: float, trained_px: float) -> float:
+    """Return the magnification that a network needs for cells of a size.
+
+    Args:
+        diameter_px: median diameter of the cells in an image, px.
+        trained_px: that of the cells that the network is trained on, px.
+
+    Returns:
+        Magnification; 1 if the sizes differ by no more than `TOLERANCE`.
+
+    Raises:
+        ConfigError: if the diameter is not a finite number of at least 1.
+    """
+    if not 1 <= diameter_px < np.inf:
+        raise ConfigError(f"diameter must be at least 1 px, got {diameter_px!r}")
+    zoom = trained_px / diameter_px
+    if 1 / TOLERANCE <= zoom <= TOLERANCE:
+        return 1.0
+    return float(np.clip(zoom, 1 / MOST, MOST))
+
+
+def disc_diameter(area: Any) -> np.ndarray:
+    """Return the diameters of discs with these areas, px; float64 of the shape of `area`."""
+    return np.asarray(2 * np.sqrt(np.asarray(area, np.float64) / np.pi))
+
+
+def median_diameter(masks: np.ndarray) -> float | None:
+    """Return the median diameter of discs with as many pixels as the ROIs, px.
+
+    Args:
+        masks: `[N, H, W]` bool; empty ones do not count.
+
+    Returns:
+        At least that of one pixel; None if there is no ROI that is not empty.
+    """
+    areas = [area for mask in masks if (area := np.count_nonzero(mask))]
+    return float(np.median(disc_diameter(areas))) if areas else None
+
+
+def resample_masks(masks: np.ndarray, shape: tuple[int, int]) -> list[Patch]:
+    """Resample the masks of ROIs as `resample_image` does images.
+
+    A ROI gets as many pixels as its area is at the new magnification, at least one: those that it
+    covers most. Half of a pixel as the limit would let small ROIs vanish, and make those larger
+    whose outlines run through the middle of pixels.
+
+    Args:
+        masks: `[N, H, W]` bool; empty ones are left out.
+        shape: sides of the result, px.
+
+    Returns:
+        The masks that are not empty, in their order.
+    """
+    # An identity, resampled, holds the weights: those of rows and of columns are independent.
+    down, across = (
+        resample_image(np.eye(old, dtype=np.float32), (new, old))
+        for old, new in zip(masks.shape[1:], shape, strict=True)
+    )
+    growth = shape[0] * shape[1] / (masks.shape[1] * masks.shape[2])
+    return [_resample_patch(patch, down, across, growth) for patch in cut_patches(masks)]
+
+
+def _resample_patch(patch: Patch, down: np.ndarray, across: np.ndarray, growth: float) -> Patch:
+    height, width = patch.mask.shape
+    rows = down[:, patch.top : patch.top + height]
+    columns = across[:, patch.left : patch.left + width]
+    top, bottom = _extent(rows)
+    left, right = _extent(columns)
+    covered = rows[top:bottom] @ patch.mask.astype(np.float32) @ columns[left:right].T
+    count = max(round(np.count_nonzero(patch.mask) * growth), 1)
+    # Rounded, so that what is equal does not depend on the order of the sums.
+    order = np.argsort(-covered.round(5), axis=None, kind="stable")
+    mask = np.zeros(covered.size, bool)
+    mask[order[:count]] = True
+    return Patch(top, left, mask.reshape(covered.shape))
+
+
+def _extent(weights: np.ndarray) -> tuple[int, int]:
+    reached = np.flatnonzero(weights.any(1))
+    return int(reached[0]), int(reached[-1]) + 1
