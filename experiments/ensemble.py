@@ -61,8 +61,8 @@ def score_probabilities(
     """
     import jax.numpy as jnp
 
-    from fluxseg.inference.object_counts import ObjectCounts
-    from fluxseg.inference.object_scores import score_objects
+    from fluxseg.inference.objects.counts import ObjectCounts
+    from fluxseg.inference.objects.scores import score_objects
     from fluxseg.model.calibration import (
         LEVELS,
         calibration_scores,

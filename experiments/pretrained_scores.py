@@ -27,9 +27,9 @@ from fluxseg.data.resample import choose_zoom
 from fluxseg.data.transforms import normalize_image
 from fluxseg.files import write_json
 from fluxseg.inference.model_file import write_model
-from fluxseg.inference.object_counts import ObjectCounts, count_objects
+from fluxseg.inference.objects.counts import ObjectCounts, count_objects
+from fluxseg.inference.objects.rois import find_rois
 from fluxseg.inference.predict import Predictor
-from fluxseg.inference.rois import find_rois
 from fluxseg.inference.run_model import load_model
 from fluxseg.model.metrics import scores_from_confusion
 from fluxseg.simulation.labels import create_labels

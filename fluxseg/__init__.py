@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from fluxseg.errors import FluxsegError
     from fluxseg.inference.evaluate import load_run
     from fluxseg.inference.features import layer_features
-    from fluxseg.inference.rois import find_rois
+    from fluxseg.inference.objects.rois import find_rois
     from fluxseg.inference.run_model import load_model
     from fluxseg.interop.convert import write_recording
     from fluxseg.interop.sources import open_source, read_recording
@@ -65,7 +65,7 @@ _HOME = {
     "crop_grid": "fluxseg.data.tiles",
     "crop_quarters": "fluxseg.data.transforms",
     "eval_step": "fluxseg.training.steps",
-    "find_rois": "fluxseg.inference.rois",
+    "find_rois": "fluxseg.inference.objects.rois",
     "join_quarters": "fluxseg.data.transforms",
     "layer_features": "fluxseg.inference.features",
     "load_model": "fluxseg.inference.run_model",

@@ -104,7 +104,7 @@ def score_and_report(config: Config, workdir: Path, result: "TrainResult") -> No
     # Imported only now, so that training begins sooner.
     from fluxseg.inference.calibrate import calibrate
     from fluxseg.inference.examples import write_examples
-    from fluxseg.inference.objects import write_object_scores
+    from fluxseg.inference.objects.run_scores import write_object_scores
     from fluxseg.inference.run_model import training_pixel_size, write_run_model
     from fluxseg.interop.sources import open_source
     from fluxseg.report.html import write_report

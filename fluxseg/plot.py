@@ -20,7 +20,7 @@ from fluxseg.data.transforms import normalize_image
 
 if TYPE_CHECKING:
     from fluxseg.data.recording import Recording
-    from fluxseg.inference.rois import Rois
+    from fluxseg.inference.objects.rois import Rois
 
 CLASSES = ("Background", "Neuron")
 FIGURES = {

@@ -22,9 +22,9 @@ from fluxseg.errors import FluxsegError, WorkdirError
 from fluxseg.files import write_json
 from fluxseg.inference.inputs import plan_jobs
 from fluxseg.inference.predict_files import predict_files
-from fluxseg.inference.review_apply import apply_review
-from fluxseg.inference.review_files import review_recordings
-from fluxseg.inference.review_plan import ReviewPlan
+from fluxseg.inference.review.apply import apply_review
+from fluxseg.inference.review.files import review_recordings
+from fluxseg.inference.review.plan import ReviewPlan
 from fluxseg.interop.export import export_images
 from fluxseg.interop.formats import Format
 from fluxseg.interop.npz import write_npz

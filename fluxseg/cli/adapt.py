@@ -131,7 +131,7 @@ def review(
     if apply is not None:
         if run or output is None:
             raise ConfigError("--apply FOLDER takes --output NEW_FOLDER, and no run")
-        from fluxseg.inference.review_apply import apply_review
+        from fluxseg.inference.review.apply import apply_review
 
         rows, remarks = apply_review(
             apply, output, remove_doubtful=remove_doubtful, from_tiff=from_tiff
@@ -144,8 +144,8 @@ def review(
     if len(run) != 1:
         raise ConfigError("name one run, or one model file, to review with")
     enable_compilation_cache()
-    from fluxseg.inference.review_files import judge_model, review_recordings, write_review
-    from fluxseg.inference.review_plan import plan_review
+    from fluxseg.inference.review.files import judge_model, review_recordings, write_review
+    from fluxseg.inference.review.plan import plan_review
     from fluxseg.report.review import write_review_page
 
     folder = output or (run[0] if run[0].is_dir() else run[0].parent) / "review"

@@ -52,7 +52,7 @@ def _evaluate(console: "Console", workdir: Path, data: str, output: Path | None)
         run_index,
     )
     from fluxseg.inference.examples import write_examples
-    from fluxseg.inference.objects import write_object_scores
+    from fluxseg.inference.objects.run_scores import write_object_scores
     from fluxseg.inference.run_model import operating_point_of_run, update_run_model
     from fluxseg.interop.sources import open_source
     from fluxseg.report.html import write_report

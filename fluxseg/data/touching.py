@@ -4,8 +4,8 @@ A network that has learnt where cells meet keeps those apart that its neuron cla
 class is that of TernausNetV2 (Iglovikov et al., CVPR Workshops 2018, arXiv:1806.00844): where
 objects touch or are very close to each other. As its authors say, that goes back to the winners of
 the Data Science Bowl 2018 on cell nuclei (Buslaev, Seferbekov and Durnov), and mask and touching
-pixels together are the input of a watershed, as in `fluxseg.inference.rois`. U-Net (Ronneberger et
-al., MICCAI 2015) gave the pixels between cells a larger weight in the loss instead.
+pixels together are the input of a watershed, as in `fluxseg.inference.objects.rois`. U-Net
+(Ronneberger et al., MICCAI 2015) gave the pixels between cells a larger weight in the loss instead.
 
 The label of a pixel is two bits, so that the merged mask is never lost: `NEURON` says that it
 belongs to a ROI, `TOUCHING` that it is near two. Pixels are scored by the first bit alone, as in a

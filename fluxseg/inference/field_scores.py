@@ -7,8 +7,8 @@ import numpy as np
 
 from fluxseg.data.recording import Source, pixel_size
 from fluxseg.errors import RecordingError
-from fluxseg.inference.object_counts import ObjectCounts
-from fluxseg.inference.object_scores import score_objects
+from fluxseg.inference.objects.counts import ObjectCounts
+from fluxseg.inference.objects.scores import score_objects
 from fluxseg.inference.predict import Predictor
 from fluxseg.model.metrics import plain_scores, scores_from_confusion
 

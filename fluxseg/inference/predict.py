@@ -25,7 +25,7 @@ from fluxseg.markup import render_table
 from fluxseg.model.unet import create_unet
 
 if TYPE_CHECKING:
-    from fluxseg.inference.rois import Rois
+    from fluxseg.inference.objects.rois import Rois
     from fluxseg.training.state import TrainState
 
 CLASSES = DataConfig().classes
@@ -197,7 +197,7 @@ class Predictor:
             RecordingError: if the image is not a 2-D array of real numbers.
             ConfigError: naming the setting that is out of its range.
         """
-        from fluxseg.inference.rois import find_rois
+        from fluxseg.inference.objects.rois import find_rois
 
         diameter = self.find_diameter(image) if diameter is None else diameter
         probability, touching = self.predict_touching(image, tta=tta, tile=tile, diameter=diameter)

@@ -224,7 +224,7 @@ def _write(
     arrays["mask"] = np.where(probability >= threshold, np.uint8(255), np.uint8(0))
     neurons = None
     if set(formats) - {"probability", "mask"}:
-        from fluxseg.inference.rois import find_rois
+        from fluxseg.inference.objects.rois import find_rois
 
         rois = find_rois(
             probability,

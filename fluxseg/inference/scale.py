@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from fluxseg.data.resample import disc_diameter, resample_image, zoomed_shape
-from fluxseg.inference.rois import Rois, find_rois
+from fluxseg.inference.objects.rois import Rois, find_rois
 
 ZOOMS = (1.0, 0.5, 2.0, 0.25)
 """Magnifications at which cells are looked for, the likeliest first."""

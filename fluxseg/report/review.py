@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from fluxseg.files import write_text
-from fluxseg.inference.review import Disagreement
-from fluxseg.inference.review_places import (
+from fluxseg.inference.review.disagreements import Disagreement
+from fluxseg.inference.review.places import (
     PATCH,
     PICTURED,
     Patch,

@@ -180,7 +180,7 @@ def read_cache(folder: Path, output: Path) -> None:
 
 def read_review(folder: Path, output: Path) -> None:
     """Apply a review, as `fluxseg review --apply` does."""
-    from fluxseg.inference.review_apply import apply_review
+    from fluxseg.inference.review.apply import apply_review
 
     path = folder / "review.json"
     try:

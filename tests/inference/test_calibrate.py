@@ -16,7 +16,7 @@ from fluxseg.inference.calibrate import (
 )
 from fluxseg.inference.evaluate import evaluate_run, load_run, run_crops, run_index
 from fluxseg.inference.model_file import write_model
-from fluxseg.inference.objects import write_object_scores
+from fluxseg.inference.objects.run_scores import write_object_scores
 from fluxseg.inference.predict import create_predictor
 from fluxseg.inference.probability import neuron_probability
 from fluxseg.inference.run_model import (

@@ -13,7 +13,6 @@ from fluxseg.data.resample import median_diameter
 from fluxseg.data.simulator import SimulatedSource
 from fluxseg.data.tiles import uncrop_grid
 from fluxseg.errors import ConfigError, WorkdirError
-from fluxseg.inference import objects
 from fluxseg.inference.calibrate import OperatingPoint
 from fluxseg.inference.evaluate import evaluate_data, load_run
 from fluxseg.inference.few_shot import (
@@ -30,6 +29,7 @@ from fluxseg.inference.learning_curve import (
     plan_curve,
     summarise_curve,
 )
+from fluxseg.inference.objects import run_scores
 from fluxseg.inference.predict import create_predictor
 from fluxseg.inference.run_model import load_model, model_of_run
 from fluxseg.interop.npz import write_npz
@@ -149,9 +149,9 @@ def test_neurons_of_resampled_crops_are_compared_with_the_native_masks(
         sizes.append(entry.shape)
         return {"probability": uncrop_grid(np.stack(labels), entry.shape).astype(np.float32)}
 
-    monkeypatch.setattr(objects, "stitch_recording", stitch_truth)
+    monkeypatch.setattr(run_scores, "stitch_recording", stitch_truth)
     source, index = FolderSource(str(folder / "data")), result.dataset.index
-    scores = objects.write_object_scores(
+    scores = run_scores.write_object_scores(
         result.state, index, result.scores, source, tmp_path, OperatingPoint()
     )
     found = scores["splits"]["test"]["objects"]

@@ -9,7 +9,12 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
 from fluxseg.errors import RecordingError
-from fluxseg.inference.matching import assign_pairs, match_centres, match_objects, overlap_objects
+from fluxseg.inference.objects.matching import (
+    assign_pairs,
+    match_centres,
+    match_objects,
+    overlap_objects,
+)
 
 
 def random_masks(rng, count, shape=(12, 13)):

@@ -11,8 +11,8 @@ from scipy.optimize import linear_sum_assignment
 
 from fluxseg.data.recording import Recording
 from fluxseg.errors import ConfigError, RecordingError
-from fluxseg.inference.object_counts import IOU_THRESHOLDS, ObjectCounts, count_objects
-from fluxseg.inference.object_scores import object_scores_for_split, score_objects
+from fluxseg.inference.objects.counts import IOU_THRESHOLDS, ObjectCounts, count_objects
+from fluxseg.inference.objects.scores import object_scores_for_split, score_objects
 
 SHAPE = (24, 26)
 

@@ -17,9 +17,9 @@ from fluxseg.data.transforms import normalize_image, turn
 from fluxseg.errors import ConfigError, FluxsegError, RecordingError
 from fluxseg.inference.evaluate import load_run
 from fluxseg.inference.model_file import read_model, write_model
+from fluxseg.inference.objects.rois import find_rois
 from fluxseg.inference.predict import Predictor
 from fluxseg.inference.probability import predict_probability
-from fluxseg.inference.rois import find_rois
 from fluxseg.inference.run_model import load_model, operating_point_of_run, write_run_model
 from fluxseg.inference.tiling import blend_tiles, blend_weights, cut_tiles, pad_image, plan_tiles
 from fluxseg.model.unet import create_unet

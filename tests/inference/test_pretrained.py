@@ -15,7 +15,7 @@ import fluxseg.pretrained
 from experiments.pretrained import Crops, find_borders, training_ranges
 from experiments.pretrained_scores import count_found, score_settings, simulate_held_out
 from fluxseg.data.resample import resample_image, zoomed_shape
-from fluxseg.inference.object_counts import ObjectCounts
+from fluxseg.inference.objects.counts import ObjectCounts
 from fluxseg.inference.run_model import MODEL_NAME
 from fluxseg.simulation.source import SimulatedFields
 from tests.conftest import REPOSITORY

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fluxseg.inference.object_counts import IOU_THRESHOLDS, ObjectCounts, count_objects
+from fluxseg.inference.objects.counts import IOU_THRESHOLDS, ObjectCounts, count_objects
 
 REFERENCE = json.loads(Path(__file__).with_name("reference_scores.json").read_text())
 NEUROFINDER = ("recall", "precision", "combined", "inclusion", "exclusion")

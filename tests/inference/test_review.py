@@ -12,24 +12,24 @@ from fluxseg.config import Config, SimulatorConfig
 from fluxseg.data.recording import Recording
 from fluxseg.data.simulator import SimulatedSource
 from fluxseg.errors import ConfigError, FluxsegError, RecordingError
-from fluxseg.inference.review import (
+from fluxseg.inference.objects.rois import find_rois
+from fluxseg.inference.review.apply import apply_review, correct_recording
+from fluxseg.inference.review.disagreements import (
     KINDS,
     MAX_OVERLAP,
     MIN_SHARE,
     find_disagreements,
     merge_masks_into,
 )
-from fluxseg.inference.review_apply import apply_review, correct_recording
-from fluxseg.inference.review_files import (
+from fluxseg.inference.review.files import (
     COLUMNS,
     create_rows,
     judge_model,
     select,
     write_review,
 )
-from fluxseg.inference.review_places import ReviewedRecording, cut_patch, keep_surest
-from fluxseg.inference.review_plan import ReviewPlan
-from fluxseg.inference.rois import find_rois
+from fluxseg.inference.review.places import ReviewedRecording, cut_patch, keep_surest
+from fluxseg.inference.review.plan import ReviewPlan
 from fluxseg.interop.imagej import write_imagej
 from fluxseg.interop.labels import merge_labels
 from fluxseg.interop.npz import read_npz, write_npz
@@ -339,7 +339,7 @@ def test_patches_lie_around_their_place_and_only_the_surest_are_kept(monkeypatch
         assert len(patch.labels) == (1 if found.kind == "doubtful" else 0)
         assert number in one.patches
     assert cut_patch(recording, one.found[0], side=100).image.shape == (64, 64)
-    monkeypatch.setattr("fluxseg.inference.review_places.PICTURED", 1)
+    monkeypatch.setattr("fluxseg.inference.review.places.PICTURED", 1)
     other, _ = make_reviewed("two")
     other = dataclasses.replace(other, key="zwei.npz")
     kept = keep_surest([other, one])

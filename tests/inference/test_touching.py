@@ -15,9 +15,9 @@ from fluxseg.inference.few_shot import FewShot, create_config
 from fluxseg.inference.field_scores import score_fields
 from fluxseg.inference.inputs import Job
 from fluxseg.inference.model_file import read_model, write_model
+from fluxseg.inference.objects.rois import find_rois
 from fluxseg.inference.predict import Predictor
 from fluxseg.inference.predict_files import predict_files
-from fluxseg.inference.rois import find_rois
 from fluxseg.inference.run_model import MODEL_NAME, load_model
 from fluxseg.interop.sources import open_source
 from fluxseg.main import main

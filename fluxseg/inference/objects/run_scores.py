@@ -14,7 +14,7 @@ from fluxseg.errors import RecordingError
 from fluxseg.files import write_json
 from fluxseg.inference.calibrate import OperatingPoint
 from fluxseg.inference.examples import stitch_recording
-from fluxseg.inference.object_scores import Field, pool_recordings, score_recordings
+from fluxseg.inference.objects.scores import Field, pool_recordings, score_recordings
 from fluxseg.processes import gather_values, run_in_all, run_in_first, share_of
 from fluxseg.training.state import TrainState
 

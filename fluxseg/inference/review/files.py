@@ -12,16 +12,16 @@ from fluxseg.data.recording import Recording, pixel_size
 from fluxseg.data.transforms import normalize_image
 from fluxseg.errors import RecordingError
 from fluxseg.files import write_json
+from fluxseg.inference.objects.rois import find_rois
 from fluxseg.inference.predict import Predictor
-from fluxseg.inference.review import KINDS, Disagreement, find_disagreements
-from fluxseg.inference.review_places import (
+from fluxseg.inference.review.disagreements import KINDS, Disagreement, find_disagreements
+from fluxseg.inference.review.places import (
     ReviewedRecording,
     cut_patches,
     keep_surest,
     rank_places,
 )
-from fluxseg.inference.review_plan import ReviewPlan
-from fluxseg.inference.rois import find_rois
+from fluxseg.inference.review.plan import ReviewPlan
 from fluxseg.interop.export import to_uint8, write_gray_image
 from fluxseg.interop.imagej import write_imagej
 from fluxseg.interop.labels import merge_labels

@@ -12,7 +12,7 @@ from fluxseg.config import config_from_dict
 from fluxseg.data.recording import Recording, Source
 from fluxseg.errors import ConfigError, RecordingError, WorkdirError
 from fluxseg.files import read_json, write_json
-from fluxseg.inference.review import merge_masks_into
+from fluxseg.inference.review.disagreements import merge_masks_into
 from fluxseg.interop.imagej import read_imagej_rois
 from fluxseg.interop.labels import masks_from_labels
 from fluxseg.interop.npz import write_npz

@@ -7,8 +7,8 @@ from typing import Any, Literal
 import numpy as np
 
 from fluxseg.errors import ConfigError, RecordingError
-from fluxseg.inference.matching import overlap_objects
-from fluxseg.inference.rois import Rois, find_rois
+from fluxseg.inference.objects.matching import overlap_objects
+from fluxseg.inference.objects.rois import Rois, find_rois
 
 Kind = Literal["missed", "doubtful", "merged", "split"]
 KINDS: tuple[Kind, ...] = ("missed", "doubtful", "merged", "split")

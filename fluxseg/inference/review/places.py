@@ -7,7 +7,7 @@ import numpy as np
 
 from fluxseg.data.recording import Recording
 from fluxseg.data.transforms import normalize_image
-from fluxseg.inference.review import KINDS, Disagreement
+from fluxseg.inference.review.disagreements import KINDS, Disagreement
 
 PATCH = 72
 """Side of the patch around a disagreement, px."""

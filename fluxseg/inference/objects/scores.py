@@ -7,7 +7,7 @@ import numpy as np
 
 from fluxseg.data.recording import Recording, pixel_size
 from fluxseg.errors import RecordingError
-from fluxseg.inference.object_counts import (
+from fluxseg.inference.objects.counts import (
     IOU_THRESHOLDS,
     SCORE_SOURCES,
     ObjectCounts,
@@ -15,7 +15,7 @@ from fluxseg.inference.object_counts import (
     count_objects,
     count_values,
 )
-from fluxseg.inference.rois import find_rois
+from fluxseg.inference.objects.rois import find_rois
 from fluxseg.model.metrics import draw_groups, percentile_interval, plain_scores
 
 Field = (

@@ -8,7 +8,12 @@ from typing import Any
 import numpy as np
 
 from fluxseg.errors import ConfigError
-from fluxseg.inference.matching import Overlaps, assign_pairs, match_centres, overlap_objects
+from fluxseg.inference.objects.matching import (
+    Overlaps,
+    assign_pairs,
+    match_centres,
+    overlap_objects,
+)
 
 IOU_THRESHOLDS = tuple(percent / 100 for percent in range(50, 100, 5))
 """IoU thresholds of the average precision."""

@@ -1,0 +1,1 @@
+"""Where a model and labels disagree, as files and pages that people can correct."""
