@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.pretrained import load_trained, training_ranges
+from experiments.pretrained import RULES, load_trained, training_ranges
 from fluxseg.compilation import enable_compilation_cache
 from fluxseg.data.resample import choose_zoom
 from fluxseg.data.transforms import normalize_image
@@ -37,7 +37,7 @@ from fluxseg.simulation.ranges import Range, Ranges
 from fluxseg.simulation.source import SimulatedFields
 
 HELD_OUT_SEED = 1001
-THRESHOLDS = tuple(round(0.2 + 0.05 * i, 2) for i in range(9))
+THRESHOLDS = tuple(round(0.1 + 0.05 * i, 2) for i in range(9))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -63,7 +63,7 @@ def simulate_held_out(ranges: Sequence[Ranges], count: int, seed: int) -> Iterat
     """Simulate `count` fields of 512 x 512, from each of `ranges` in turn."""
     for number in range(count):
         chosen = ranges[number % len(ranges)]
-        source = SimulatedFields(seed, tile=512, field=512, ranges=chosen)
+        source = SimulatedFields(seed, tile=512, field=512, ranges=chosen, rules=RULES)
         field, rng = source.simulate(number)
         labels = create_labels(field, source.rules, rng)
         values = field.metadata

@@ -1,20 +1,27 @@
 """The size of the cells in an image, estimated."""
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
-from fluxseg.data.resample import disc_diameter, resample_image, zoomed_shape
+from fluxseg.data.resample import choose_zoom, disc_diameter, resample_image, zoomed_shape
 from fluxseg.inference.objects.rois import Rois, find_rois
 
 ZOOMS = (1.0, 0.5, 2.0, 0.25)
 """Magnifications at which cells are looked for, the likeliest first."""
 LOOKED_AT = 512
 """Side of the part of a magnified image that is looked at, px."""
-USUAL = 0.6
-"""Standard deviation of the logarithm of cells' diameters in the images that people have."""
+SMALLER, LARGER = 0.45, 0.6
+"""Deviation of the logarithm of cells' diameters in the images that people have, to either side."""
 FEW = 5
 """With fewer cells than this nothing is known of their size."""
+MAGNIFIED = 0.0035
+"""Least share of the image that cells cover once they are magnified: in a noisy field with hardly a
+cell some grains of the noise pass for cells."""
+
+LOOKS = 2
+"""How often it is looked again at what was estimated."""
 
 ProbabilityFn = Callable[[np.ndarray], np.ndarray]
 
@@ -28,7 +35,8 @@ def estimate_diameter(
     (sure inside, not so around, of about the size it was trained on) at the right magnification
     only; where the convincing ones cover most, their median diameter counts. Grains of noise, much
     magnified, and crowds of cells, much reduced, look like cells too: the further a diameter is
-    from that of the training, the more of the image they must cover.
+    from that of the training, the more of the image they must cover. Where it is far from it, the
+    smallest or largest cells were not convincing: it is looked again at that magnification.
 
     Args:
         probability: gives the probability of "neuron", `[h, w]`, of an image `[h, w]` float32.
@@ -37,26 +45,41 @@ def estimate_diameter(
         threshold: least probability of a neuron pixel.
 
     Returns:
-        Median diameter, px; None if there are fewer than `FEW` convincing cells.
+        Median diameter, px; None if there are too few convincing cells.
     """
-    best, diameter = 0.0, None
-    for zoom in ZOOMS:
-        part = _middle(image, round(LOOKED_AT / zoom))
-        seen = resample_image(part, zoomed_shape((part.shape[0], part.shape[1]), zoom))
-        if min(seen.shape) < 2 * trained_px:
-            continue
-        rois = find_rois(probability(seen), threshold=threshold, diameter=trained_px)
-        sizes, quality = roi_diameters(rois), rois.quality
-        right = (sizes > 0.6 * trained_px) & (sizes < 1.65 * trained_px) & (quality > 0.4)
-        if right.sum() < FEW:
-            continue
-        found = float(np.median(sizes[right]) / zoom)
-        # The share of the image that cells cover, whatever the magnification.
-        covered = float((rois.area * quality)[right].sum() / seen.size)
-        score = covered * np.exp(-0.5 * (np.log(found / trained_px) / USUAL) ** 2)
-        if score > best:
-            best, diameter = score, found
+    look = partial(_look, probability, image, trained_px, threshold)
+    seen = [view for zoom in ZOOMS if (view := look(zoom)) is not None]
+    if not seen:
+        return None
+    diameter, covered = max(seen, key=lambda view: view[1] * _usual(view[0] / trained_px))
+    for _ in range(LOOKS):
+        again = look(trained_px / diameter) if choose_zoom(diameter, trained_px) != 1 else None
+        if again is None or again[1] < covered:
+            break
+        diameter, covered = again
     return diameter
+
+
+def _look(
+    probability: ProbabilityFn, image: np.ndarray, trained_px: float, threshold: float, zoom: float
+) -> tuple[float, float] | None:
+    # Median diameter, px, of the convincing cells, and the share of the image that they cover.
+    part = _middle(image, round(LOOKED_AT / zoom))
+    seen = resample_image(part, zoomed_shape((part.shape[0], part.shape[1]), zoom))
+    if min(seen.shape) < 2 * trained_px:
+        return None
+    rois = find_rois(probability(seen), threshold=threshold, diameter=trained_px)
+    sizes, quality = roi_diameters(rois), rois.quality
+    right = (sizes > 0.6 * trained_px) & (sizes < 1.65 * trained_px) & (quality > 0.4)
+    covered = float((rois.area * quality)[right].sum() / seen.size)
+    if right.sum() < FEW or (zoom > 1 and covered < MAGNIFIED):
+        return None
+    return float(np.median(sizes[right]) / zoom), covered
+
+
+def _usual(ratio: float) -> float:
+    apart = np.log(ratio)
+    return float(np.exp(-0.5 * (apart / (SMALLER if apart < 0 else LARGER)) ** 2))
 
 
 def roi_diameters(rois: Rois) -> np.ndarray:

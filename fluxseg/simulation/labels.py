@@ -136,6 +136,7 @@ def create_labels(field: Field, rules: LabelRules, rng: np.random.Generator) -> 
     outline = field.outline
     if any(rules.wider) or rules.moved:
         margin = margin * np.maximum(1 + rng.normal(*rules.wider, count), 0.7)
+    if rules.moved:
         outline = _move(outline, rng.normal(0, rules.moved, (count, 2)) * field.radius_px[:, None])
     inside = outline < margin[:, None, None].astype(np.float32)
     low, high = rules.visible

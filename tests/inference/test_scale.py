@@ -39,10 +39,20 @@ def disc(diameter):
 
 @pytest.mark.parametrize("diameter", [6, 8, 11, 14, 18, 24, 31, 44])
 def test_the_diameter_is_estimated(diameter):
-    found = estimate_diameter(only_trained_sizes, discs(diameter), TRAINED)
+    count = 40 if diameter > 7 else 150
+    found = estimate_diameter(only_trained_sizes, discs(diameter, count=count), TRAINED)
     assert found == pytest.approx(diameter, rel=0.2)
 
 
 def test_of_an_image_without_cells_nothing_is_known():
     assert estimate_diameter(only_trained_sizes, np.zeros((200, 300), np.float32), TRAINED) is None
     assert estimate_diameter(only_trained_sizes, np.zeros((1, 1), np.float32), TRAINED) is None
+
+
+@pytest.mark.parametrize(("grains", "found"), [(6, None), (100, 6.5)])
+def test_a_few_grains_do_not_pass_for_cells(grains, found):
+    """Magnified by two they are as large as cells; the four cells are too few to tell."""
+    image = np.pad(discs(6.5, side=240, count=grains, seed=1), 136)
+    image[:120, :120] = discs(14, side=120, count=4, seed=2)
+    wanted = found if found is None else pytest.approx(found, rel=0.2)
+    assert estimate_diameter(only_trained_sizes, image, TRAINED) == wanted

@@ -22,7 +22,7 @@ SMOOTH_UM = 0.8
 """Standard deviation of the smoothing of that distance."""
 MIN_AREA_UM2 = 25.0
 """A seventh of the area of a typical cell."""
-MIN_SHARE = 0.3
+MIN_SHARE = 0.4
 """Least area relative to that of a typical cell, where its diameter is known."""
 SURROUND_UM = 4.7
 """Standard deviation of the surroundings of a pixel where cells touch, about a cell's radius."""
@@ -119,7 +119,7 @@ def find_rois(
         um_per_px: size of a pixel, um.
         h: see `split_mask`; 0.2 um by default.
         smooth: see `split_mask`; 0.8 um by default.
-        min_area: smallest ROI; by default 25 um^2, or 0.3 times the area of a cell of `diameter`.
+        min_area: smallest ROI; by default 25 um^2, or 0.4 times the area of a cell of `diameter`.
         max_area: largest ROI, after splitting; no limit by default.
         fill_holes: whether holes that border on one ROI only are filled.
         border: "drop" leaves out ROIs that touch the border of the image.
