@@ -3,9 +3,10 @@
 What: the preset network, a little wider at its coarse levels, learns from crops that
     `fluxseg.simulation` draws for ever: three of four from all of its ranges with cells of 9 to 22
     px, one of four from the ranges that resemble real maxima and averages. Labels are the visible
-    cells, outlined a little outside of their edge as people do; doubtful cells do not count. Between two cells that touch, the pixels on
-    either side of the border are background and weigh more, so that cells come apart. No real
-    image is learnt from. Threshold and temperature are chosen on held-out simulated fields.
+    cells, outlined a little outside of their edge as people do; doubtful cells do not count.
+    Between two cells that touch, the pixels on either side of the border are background and weigh
+    more, so that cells come apart. No real image is learnt from. The threshold is chosen on
+    held-out simulated fields.
 Result: see the model card, `fluxseg/pretrained/card.md`. The run that made the shipped network took
     5,600 steps with stricter labels (visibilities 0.5 and 1.2, outlines 6 % narrower), of a
     schedule that was shortened on the way (7,000, 6,500, then 5,600 steps), and then 2,200 more
