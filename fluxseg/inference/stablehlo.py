@@ -94,6 +94,8 @@ def describe_program(model: Predictor) -> dict[str, Any]:
         "temperature": model.temperature,
         "temperature_note": "part of the program already",
         "um_per_px": model.um_per_px,
+        "diameter_px": model.diameter_px,
+        "diameter_note": "images are resampled so that cells have it; null: as they are",
         "classes": list(model.classes),
         "licence": model.licence,
         "written_with": {"jax": jax.__version__},

@@ -90,10 +90,10 @@ def test_every_architecture_can_be_exported(config):
 
 
 def test_facts_are_those_of_the_model():
-    model = tiny_model(threshold=0.41, um_per_px=0.8)
+    model = tiny_model(threshold=0.41, um_per_px=0.8, diameter_px=14.0)
     facts = describe_program(model)
     assert json.loads(json.dumps(facts)) == facts
-    assert (facts["threshold"], facts["um_per_px"]) == (0.41, 0.8)
+    assert (facts["threshold"], facts["um_per_px"], facts["diameter_px"]) == (0.41, 0.8, 14.0)
     image = np.zeros((100, 100))
     image[0, :2], image[1:3] = (-1e9, 1e9), 1
     normalised = normalize_image(image, facts["low_percentile"], facts["high_percentile"])
