@@ -200,7 +200,7 @@ def draw_changes(path: Path, rows: Sequence[Row]) -> None:
         axes.axvline(0, color="black", linewidth=0.8)
         # The reference protocol is far off; what matters among the changes is near zero.
         axes.set_xscale("symlog", linthresh=0.05)
-        ticks = (-0.4, -0.1, -0.05, 0, 0.05)
+        ticks = (-0.4, -0.05, 0, 0.05)
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
         axes.margins(y=0.02)
