@@ -210,10 +210,9 @@ def choose_settings(
         {"threshold": threshold, **score_settings(fields, predicted, threshold)}
         for threshold in THRESHOLDS
     ]
-    means = [(row["f1"] + row["macro_iou"]) / 2 for row in rows]
-    good = [row["threshold"] for row, mean in zip(rows, means, strict=True)
-            if mean >= max(means) - EQUAL]  # fmt: skip
-    return min(good), rows
+    means = {row["threshold"]: (row["f1"] + row["macro_iou"]) / 2 for row in rows}
+    best = max(means.values())
+    return min(threshold for threshold, mean in means.items() if mean >= best - EQUAL), rows
 
 
 CARD = Path(__file__).with_name("pretrained_card.md")

@@ -22,7 +22,7 @@ Result: the reference protocol is 0.29 to 0.38 of IoU and 0.35 to 0.56 of F1 beh
 Hardware: 2 CPU cores; about 4 minutes a run, the reference protocol at equal steps over an hour.
     `--small`: 24 fields of 256 px in place of 96 of 512 px, 16 epochs; half a minute a run.
 Command: python -m experiments.recipe --workdir runs/recipe [--changes NAME ...] [--seeds 0 1 2]
-    [--small | --data FOLDER --repeats 18 --split-by recording]
+    [--small | --data FOLDER --repeats 9 --split-by recording]
     Run again, it goes on where it stopped; finished runs are kept. `--report` only reads.
 """
 

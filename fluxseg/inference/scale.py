@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 
 from fluxseg.data.resample import choose_zoom, disc_diameter, resample_image, zoomed_shape
-from fluxseg.inference.objects.rois import Rois, find_rois
+from fluxseg.inference.objects.rois import find_rois
 
 ZOOMS = (1.0, 0.5, 2.0, 0.25)
 """Magnifications at which cells are looked for, the likeliest first."""
@@ -69,7 +69,7 @@ def _look(
     if min(seen.shape) < 2 * trained_px:
         return None
     rois = find_rois(probability(seen), threshold=threshold, diameter=trained_px)
-    sizes, quality = roi_diameters(rois), rois.quality
+    sizes, quality = disc_diameter(rois.area), rois.quality
     right = (sizes > 0.6 * trained_px) & (sizes < 1.65 * trained_px) & (quality > 0.4)
     covered = float((rois.area * quality)[right].sum() / seen.size)
     if right.sum() < FEW or (zoom > 1 and covered < MAGNIFIED):
@@ -80,11 +80,6 @@ def _look(
 def _usual(ratio: float) -> float:
     apart = np.log(ratio)
     return float(np.exp(-0.5 * (apart / (SMALLER if apart < 0 else LARGER)) ** 2))
-
-
-def roi_diameters(rois: Rois) -> np.ndarray:
-    """Return `[N]` float64, diameters of the circles with the areas of the ROIs, px."""
-    return disc_diameter(rois.area)
 
 
 def _middle(image: np.ndarray, side: int) -> np.ndarray:
