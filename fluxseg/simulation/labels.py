@@ -29,6 +29,9 @@ class LabelRules:
     """Share of labelled cells that are left out, as background."""
     wider: tuple[float, float] = (0.0, 0.0)
     """Mean and standard deviation of the error of an outline's radius, relative to it."""
+    fuller: float = 0.0
+    """How far outlines of cells that the section cuts off their middle are drawn towards the whole
+    cell: 0 outlines what shows, 1 the cell's largest radius (exponent of the section)."""
     moved: float = 0.0
     """Standard deviation of an outline's shift along each axis, relative to the radius."""
     merged: float = 0.0
@@ -134,6 +137,8 @@ def create_labels(field: Field, rules: LabelRules, rng: np.random.Generator) -> 
     index = patch_index((shape[0], shape[1]), field.corner, field.outline.shape[1])
     margin = 1 + OUTSIDE_UM / np.maximum(field.radius * field.section, 1.0)
     outline = field.outline
+    if rules.fuller:
+        margin = margin * np.maximum(field.section, 0.2) ** -rules.fuller
     if any(rules.wider) or rules.moved:
         margin = margin * np.maximum(1 + rng.normal(*rules.wider, count), 0.7)
     if rules.moved:

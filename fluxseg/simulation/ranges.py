@@ -77,12 +77,12 @@ class Family:
 FAMILIES = (
     Family(
         "excitatory, all layers (Emx1, Slc17a7)", 2.5,
-        Range(5.3, 7.2), Range(6e4, 1.6e5, True), Range(0.25, 2.6, True), Range(0.4, 1.0),
+        Range(5.3, 7.2), Range(6e4, 1.6e5, True), Range(0.15, 2.6, True), Range(0.4, 1.0),
         Range(0.0, 0.08), Range(0.4, 1.2),
     ),
     Family(
         "layer 2/3 (Cux2)", 2.0,
-        Range(5.3, 7.0), Range(4e4, 1.2e5, True), Range(0.25, 2.8, True), Range(0.4, 1.0),
+        Range(5.3, 7.0), Range(4e4, 1.2e5, True), Range(0.15, 2.8, True), Range(0.4, 1.0),
         Range(0.0, 0.08), Range(0.3, 1.0),
     ),
     Family(
@@ -107,7 +107,7 @@ FAMILIES = (
     ),
     Family(
         "virus (AAV, synapsin)", 2.0,
-        Range(5.3, 8.0), Range(3e4, 1.1e5, True), Range(0.25, 2.8, True), Range(0.5, 1.0),
+        Range(5.3, 8.0), Range(3e4, 1.1e5, True), Range(0.15, 2.8, True), Range(0.5, 1.0),
         Range(0.03, 0.25), Range(0.3, 1.2),
     ),
     Family(
@@ -297,6 +297,22 @@ AVERAGES = dataclasses.replace(
 )
 """The part of the ranges that 8-bit average projections of densely labelled cells come from (Allen
 Brain Observatory, one plane)."""
+
+MODERATE = dataclasses.replace(
+    DEFAULT,
+    families=tuple(
+        dataclasses.replace(FAMILIES[i], brightness=Range(0.15, 0.6, True), spread=Range(0.5, 0.9))
+        for i in (0, 1, 6)
+    ),
+    modes=(0.4, 0.5, 0.1),
+    nucleus_dim=Range(0.6, 0.95),
+    uneven=Range(0.1, 0.4),
+    grain=Range(0.05, 0.16),
+    felt=Range(0.03, 0.12),
+    photons=Range(2.0, 30.0, True),
+)
+"""The part of the ranges with cells of moderate contrast in bright, textured neuropil: rings that
+are hardly brighter than what is around them (dense labelling by virus or transgene)."""
 
 
 def draw_parameters(rng: np.random.Generator, ranges: Ranges) -> dict[str, Any]:

@@ -8,6 +8,9 @@ FLOOR = 0.035
 """Contrast, as a share of the displayed range, that adds to the background's own variation."""
 DISPLAYED = (1.0, 99.5)
 """Percentiles of an image between which it is displayed."""
+HOLE = 0.6
+"""A dim nucleus has less than this share of the cell's largest light, and lies within this share
+of its outline."""
 
 
 def measure_visibility(
@@ -22,7 +25,9 @@ def measure_visibility(
 
     A cell's brightness is the mean weighted by its own light, so that a ring with a dim nucleus
     counts by its ring. The background is what surrounds it within about two diameters and is no
-    cell; its variation is taken after a blur over a quarter of a radius, as an eye does.
+    cell; its variation is taken after a blur over a quarter of a radius, as an eye does. A ring is
+    also seen by its hole: half of the difference between the two counts, by the hole's share of
+    the cell's middle.
 
     Args:
         image: `[H, W]`, final image.
@@ -33,9 +38,10 @@ def measure_visibility(
         radius_px: median radius of the cells, px.
 
     Returns:
-        visibility `[N]` float32, the cell's difference from the background over the background's
-        variation, and contrast `[N]` float32, the difference over the displayed range; both are
-        -1 for cells with too little light, or of which too little is in the image.
+        visibility `[N]` float32, the cell's difference from the background, and from its own dim
+        nucleus, over the background's variation, and contrast `[N]` float32, the first difference
+        over the displayed range; both are -1 for cells with too little light, or of which too
+        little is in the image.
     """
     count = len(index)
     low, high = np.percentile(image[::3, ::3], DISPLAYED)
@@ -67,9 +73,22 @@ def measure_visibility(
     row = np.clip((row - side) // step, 0, mean.shape[0] - 1)
     column = np.clip((column - side) // step, 0, mean.shape[1] - 1)
     contrast = bright - mean[row, column]
-    visibility = contrast / (spread[row, column] + FLOOR)
+    visibility = contrast + _hole_contrast(values, light, outline, bright)
+    visibility /= spread[row, column] + FLOOR
     poor = (seen < 0.2 * total) | (total < 1e-3)
     return (
         np.where(poor, -1, visibility).astype(np.float32),
         np.where(poor, -1, contrast).astype(np.float32),
     )
+
+
+def _hole_contrast(
+    values: np.ndarray, light: np.ndarray, outline: np.ndarray, bright: np.ndarray
+) -> np.ndarray:
+    """Return `[N]` what a dim nucleus adds to the contrast of cells of brightness `bright`."""
+    middle = outline < HOLE
+    dim = middle & (light < HOLE * light.max((1, 2), initial=0.0, keepdims=True))
+    seen = dim & np.isfinite(values)
+    dark = np.where(seen, values, 0).sum((1, 2)) / np.maximum(seen.sum((1, 2)), 1)
+    share = seen.sum((1, 2)) / np.maximum(middle.sum((1, 2)), 1)
+    return 0.5 * share * np.maximum(bright - dark, 0)

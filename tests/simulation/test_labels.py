@@ -90,6 +90,24 @@ def test_a_label_covers_the_whole_cell_with_its_dim_nucleus(fields):
     assert found > 5
 
 
+def test_cells_cut_off_their_middle_are_outlined_towards_the_whole_of_them(fields):
+    rules = LabelRules(visible=(0.5, 0.5), least_section=0.0, least_shown=0.0)
+    grown = []
+    for field in fields:
+        exact = create_labels(field, rules, rng())
+        fuller = create_labels(field, dataclasses.replace(rules, fuller=0.7), rng())
+        assert ((fuller.instances > 0) | ~(exact.instances > 0)).all()
+        assert (exact.cells == fuller.cells).all()
+        for number, cell in enumerate(exact.cells, 1):
+            areas = [(labels.instances == number).sum() for labels in (exact, fuller)]
+            # Never beyond the whole cell, its margin and the waves of its outline.
+            assert areas[1] < np.pi * (1.35 * field.radius_px[cell] + 1.5) ** 2
+            grown.append((field.section[cell], areas[1] / areas[0]))
+    section, ratio = np.array(grown).T
+    assert ratio[section > 0.97].max() < 1.1
+    assert np.median(ratio[section < 0.8]) > 1.2
+
+
 def test_a_stricter_cut_labels_fewer_cells_and_between_the_two_they_are_ignored(fields):
     for field in fields:
         lax = create_labels(
@@ -155,6 +173,25 @@ def test_brighter_cells_are_more_visible_and_noise_hides_them():
     assert contrast[0] > contrast[1] > contrast[2]
     noisy = image + rng(1).normal(0, 8, image.shape).astype(np.float32)
     assert measure_visibility(noisy, index, light, outline, bodies, 5.0)[0][1] < 0.7 * visible[1]
+
+
+def test_a_ring_is_also_seen_by_its_hole():
+    corner = np.array([[20, 20], [20, 60]])
+    index = patch_index((100, 100), corner, 15)
+    y, x = np.mgrid[:15, :15] - 7
+    distance = np.hypot(y, x) / 5
+    outline = np.repeat(distance[None], 2, 0).astype(np.float32)
+    light = (outline < 1).astype(np.float32)
+    light[0, distance < 0.5] = 0
+    bodies = np.zeros((100, 100), np.float32)
+    image = rng().normal(10, 0.5, (100, 100)).astype(np.float32)
+    for (row, column), shown, dark in zip(corner, light, (2.0, 0.0), strict=True):
+        image[row : row + 15, column : column + 15] += 2 * shown - dark * (distance < 0.5)
+        bodies[row : row + 15, column : column + 15] += distance < 1
+    visible, contrast = measure_visibility(image, index, light, outline, bodies, 5.0)
+    # Equally bright, yet the ring stands out more.
+    np.testing.assert_allclose(*contrast, rtol=0.1)
+    assert visible[0] > 1.2 * visible[1]
 
 
 def test_rules_must_rise():

@@ -9,6 +9,7 @@ from fluxseg.simulation.ranges import (
     DEFAULT,
     FAMILIES,
     MESOSCOPE,
+    MODERATE,
     MODES,
     Family,
     Range,
@@ -58,7 +59,9 @@ def test_the_cells_diameter_can_be_asked_for():
         assert 11 <= 2 * values["radius"] / values["um_per_px"] <= 13
 
 
-@pytest.mark.parametrize("part", [MESOSCOPE, AVERAGES], ids=["mesoscope", "averages"])
+@pytest.mark.parametrize(
+    "part", [MESOSCOPE, AVERAGES, MODERATE], ids=["mesoscope", "averages", "moderate"]
+)
 def test_the_ranges_of_an_instrument_are_part_of_the_default(part):
     for name, narrow in ranges_of(part).items():
         wide = ranges_of(DEFAULT)[name]
