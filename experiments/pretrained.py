@@ -56,9 +56,11 @@ from fluxseg.training.state import create_train_state
 
 SEED = 1
 DIAMETERS_PX = Range(9.0, 22.0, log=True)
-"""Median diameters of cells in the crops."""
-DIAMETER_PX = 14.0
-"""What other images are resampled to."""
+"""Median diameters of cell bodies in the crops."""
+OUTLINED = 1.15
+"""Diameter of the outlines that are learnt relative to that of the bodies, about."""
+DIAMETER_PX = 16.0
+"""What other images are resampled to: the median diameter of outlines, bodies being 14 px then."""
 RULES = LabelRules(visible=(0.35, 0.7), least_section=0.5, fuller=0.7, wider=(0.08, 0.0))
 """What is learnt as a cell: moderate ones too, since real images hold more of them than strong
 ones, and outlines as wide as those of people and pipelines, which lie outside of the cell's edge

@@ -21,9 +21,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.pretrained import RULES, load_trained, training_ranges
+from experiments.pretrained import OUTLINED, RULES, load_trained, training_ranges
 from fluxseg.compilation import enable_compilation_cache
-from fluxseg.data.resample import choose_zoom
+from fluxseg.data.resample import choose_zoom, disc_diameter
 from fluxseg.data.transforms import normalize_image
 from fluxseg.files import write_json
 from fluxseg.inference.model_file import write_model
@@ -31,6 +31,7 @@ from fluxseg.inference.objects.counts import ObjectCounts, count_objects
 from fluxseg.inference.objects.rois import find_rois
 from fluxseg.inference.predict import Predictor
 from fluxseg.inference.run_model import load_model
+from fluxseg.inference.scale import FEW
 from fluxseg.model.metrics import scores_from_confusion
 from fluxseg.simulation.labels import create_labels
 from fluxseg.simulation.ranges import Range, Ranges
@@ -49,7 +50,7 @@ class HeldOut:
         image: `[H, W]`.
         instances: `[H, W]` int32, 0 or the number of a cell.
         ignore: `[H, W]` bool, doubtful cells.
-        diameter_px: median diameter of the cells.
+        diameter_px: median diameter of the cells' outlines.
         mode: how the movie was collapsed.
     """
 
@@ -67,8 +68,11 @@ def simulate_held_out(ranges: Sequence[Ranges], count: int, seed: int) -> Iterat
         source = SimulatedFields(seed, tile=512, field=512, ranges=chosen, rules=RULES)
         field, rng = source.simulate(number)
         labels = create_labels(field, source.rules, rng)
+        areas = np.bincount(labels.instances.ravel())[1:]
         values = field.metadata
-        diameter = 2 * values["radius"] / values["um_per_px"]
+        # Of outlines, as found ones are; a few of them say less than what was drawn.
+        drawn = 2 * OUTLINED * values["radius"] / values["um_per_px"]
+        diameter = drawn if len(areas) < FEW else float(np.median(disc_diameter(areas)))
         yield HeldOut(field.image, labels.instances, labels.ignore, diameter, values["mode"])
 
 

@@ -129,6 +129,35 @@ def test_evaluate_other_data_and_notice_what_was_trained_on(trained, folder, tmp
     run("evaluate", "--workdir", tmp_path, code=2)
 
 
+def test_a_model_is_scored_on_whole_fields_and_says_which_it_could_not_read(
+    trained, folder, tmp_path
+):
+    workdir, _ = trained
+    for name in ("sim-0000-0.npy", "sim-0001-0.npy", "text.npy"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    command = ("evaluate", "--model", workdir / "model.safetensors", "--data", tmp_path)
+    output = run(*command, "--output", tmp_path / "out", code=1)
+    assert "no score: text.npy" in output
+    scores = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert [row["key"] for row in scores["recordings"]] == ["sim-0000-0.npy", "sim-0001-0.npy"]
+    assert list(scores["failed"]) == ["text.npy"]
+    pooled = np.sum([row["confusion"] for row in scores["recordings"]], 0)
+    expected = pooled[1, 1] / (pooled.sum() - pooled[0, 0])
+    assert scores["scores"]["neuron_iou"] == pytest.approx(expected)
+    assert f"{expected:.4f}" in output
+    assert "all 2 fields, 2 groups" in output
+    (tmp_path / "text.npy").unlink()
+    run(*command)
+
+
+def test_a_model_and_a_run_are_not_scored_at_once_nor_on_nothing(trained, tmp_path):
+    workdir, _ = trained
+    both = ("--workdir", workdir, "--model", "pretrained")
+    assert "exclude each other" in run("evaluate", *both, "--data", tmp_path, code=2)
+    assert "--data is missing" in run("evaluate", code=2)
+    assert "no recording" in run("evaluate", "--data", tmp_path, code=2)
+
+
 def test_report_is_written_again(trained):
     workdir, _ = trained
     (workdir / "report.html").unlink()

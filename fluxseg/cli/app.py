@@ -29,7 +29,7 @@ VERBS = {
     ),
     "evaluate": (
         "cli.scores",
-        "Score the best checkpoint of a run on its own splits, or on other recordings.",
+        "Score a run on its own splits or on other recordings, or a model on labelled recordings.",
     ),
     "compare": (
         "cli.scores",

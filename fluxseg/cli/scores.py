@@ -1,4 +1,4 @@
-"""Verbs about the scores of a run."""
+"""Verbs about the scores of a run or a model."""
 
 import dataclasses
 from pathlib import Path
@@ -6,7 +6,11 @@ from typing import TYPE_CHECKING
 
 import tyro
 
+from fluxseg import pretrained
 from fluxseg.compilation import enable_compilation_cache
+from fluxseg.config import Config, DataConfig
+from fluxseg.errors import ConfigError
+from fluxseg.files import write_json
 from fluxseg.joined import joined
 from fluxseg.main import log_scores
 from fluxseg.processes import Processes, gather_values, run_in_first
@@ -17,27 +21,63 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    workdir: Path,
+    workdir: Path | None = None,
     data: str = "",
     output: Path | None = None,
+    model: str = "",
     processes: Processes = Processes(),  # noqa: B008
 ) -> int:
-    """Score the best checkpoint of a run on its own splits, or on other recordings.
+    """Score a run on its own splits or on other recordings, or a model on labelled recordings.
 
-    Several processes that run the same command share out the crops and recordings.
+    Of a run it is the best checkpoint, with a report. A model, by default the one that comes with
+    fluxseg, is scored on whole fields, just as `fluxseg predict` uses it. Exit code 1 if there is
+    no score of a recording. Several processes that run the same command share out the crops and
+    recordings of a run.
 
     Args:
         workdir: Folder of the run.
-        data: Folder of annotated recordings that the run has not seen; empty: the validation and
-            test splits of the run.
+        data: Folder of annotated recordings that the run or model has not seen; empty: the
+            validation and test splits of the run.
         output: Folder for the scores and the report of --data; default: evaluations/NAME in
-            the workdir.
+            the workdir. The scores of a model are written there as scores.json.
+        model: A model file in place of a run; "pretrained", as without --workdir, is the model
+            that comes with fluxseg.
         processes: The processes of the job, if it has several.
     """
     with joined(processes) as console:
+        if model and workdir:
+            raise ConfigError("--model and --workdir exclude each other; give one of them")
         enable_compilation_cache()
+        if workdir is None:
+            return _evaluate_model(console, model or pretrained.NAME, data, output)
         _evaluate(console, workdir, data, output)
     return 0
+
+
+def _evaluate_model(console: "Console", name: str, data: str, output: Path | None) -> int:
+    from fluxseg.inference.field_scores import format_fields, score_readable, summarise_fields
+    from fluxseg.inference.run_model import load_model
+    from fluxseg.interop.sources import open_source
+
+    if not data:
+        raise ConfigError("--data is missing: the folder of labelled recordings to score on")
+    model = load_model(name)
+    source = open_source(Config(data=DataConfig(source=data)))
+    with progress_bars(console, ("Scoring", "recordings")) as (progress,):
+        rows, failed = score_readable(model, source, progress)
+    for key, reason in failed.items():
+        console.print(f"no score: {key}: {reason}", markup=False)
+    if not rows:
+        raise ConfigError(f"{data}: no recording can be scored, for the reasons above")
+    summary = summarise_fields(rows)
+    console.print(*format_fields(summary), sep="\n", markup=False, soft_wrap=True)
+    if output:
+        path = output / "scores.json"
+        record = {"model": name, "data": data, **summary, "failed": failed}
+        output.mkdir(parents=True, exist_ok=True)
+        run_in_first(lambda: write_json(path, record), "writing the scores")
+        console.print(f"Scores: {path}", markup=False)
+    return 1 if failed else 0
 
 
 def _evaluate(console: "Console", workdir: Path, data: str, output: Path | None) -> None:

@@ -15,7 +15,7 @@ from fluxseg.data.cache import CacheIndex
 from fluxseg.data.splits import create_manifest
 from fluxseg.errors import ConfigError, WorkdirError
 from fluxseg.files import read_json, write_json
-from fluxseg.inference.field_scores import score_fields, summarise_fields
+from fluxseg.inference.field_scores import SHOWN, score_fields, summarise_fields
 from fluxseg.inference.model_file import write_model
 from fluxseg.inference.predict import Predictor, create_predictor
 from fluxseg.inference.run_model import (
@@ -33,14 +33,6 @@ logger = logging.getLogger(__name__)
 
 HEAVIER = AugmentConfig(gain=0.3, offset=0.15, gamma=0.3, noise=0.07, blur=1.0)
 """With a handful of fields the network would soon know each pixel of them."""
-
-
-SHOWN = {
-    "neuron_iou": "Neuron IoU",
-    "macro_iou": "Macro IoU",
-    "object_f1": "Object F1",
-}
-"""The scores that are shown."""
 
 
 @dataclasses.dataclass(frozen=True)

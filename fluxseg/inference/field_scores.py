@@ -1,16 +1,25 @@
 """Scores of a model on whole labelled fields, just as it would be used."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from fluxseg.data.recording import Source, pixel_size
-from fluxseg.errors import RecordingError
+from fluxseg.errors import FluxsegError, RecordingError
 from fluxseg.inference.objects.counts import ObjectCounts
 from fluxseg.inference.objects.scores import score_objects
 from fluxseg.inference.predict import Predictor
 from fluxseg.model.metrics import plain_scores, scores_from_confusion
+
+SHOWN = {
+    "neuron_iou": "Neuron IoU",
+    "macro_iou": "Macro IoU",
+    "object_f1": "Object F1",
+}
+"""The scores that are shown."""
+DETAILS = {**SHOWN, "object_precision": "precision", "object_recall": "recall"}
+"""The scores that are shown of every field."""
 
 
 def score_fields(model: Predictor, source: Source, keys: Iterable[str]) -> list[dict[str, Any]]:
@@ -61,6 +70,32 @@ def score_fields(model: Predictor, source: Source, keys: Iterable[str]) -> list[
     return rows
 
 
+def score_readable(
+    model: Predictor, source: Source, progress: Callable[[int, int], None] | None = None
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Score a model on all recordings of a source that can be read and have masks.
+
+    Args:
+        model: the model.
+        source: where the recordings are.
+        progress: called with how many of how many are done.
+
+    Returns:
+        What `score_fields` gives, and key -> reason of those without scores.
+    """
+    rows: list[dict[str, Any]] = []
+    failed: dict[str, str] = {}
+    keys = source.keys()
+    for number, key in enumerate(keys, 1):
+        try:
+            rows += score_fields(model, source, [key])
+        except FluxsegError as error:
+            failed[key] = str(error)
+        if progress:
+            progress(number, len(keys))
+    return rows, failed
+
+
 def pool_scores(rows: Iterable[Mapping[str, Any]]) -> dict[str, float | None]:
     """Pool rows of `score_fields`: scores of pixels and objects, None where undefined."""
     confusion, counts = np.zeros((2, 2), np.int64), ObjectCounts()
@@ -77,3 +112,17 @@ def summarise_fields(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "n_groups": len({row["group"] for row in rows}),
         "recordings": [{**row, "scores": pool_scores([row])} for row in rows],
     }
+
+
+def format_fields(summary: Mapping[str, Any]) -> list[str]:
+    """Format what `summarise_fields` gives as lines of a table, one for each field and for all."""
+    fields = summary["recordings"]
+    title = f"all {len(fields)} fields, {summary['n_groups']} groups"
+    rows = [*((row["key"], row["scores"]) for row in fields), (title, summary["scores"])]
+    width = max(len(name) for name, _ in rows)
+    lines = [" " * width + "".join(f"  {name:>10}" for name in DETAILS.values())]
+    for name, scores in rows:
+        values = [scores[key] for key in DETAILS]
+        shown = ["undefined" if value is None else f"{value:.4f}" for value in values]
+        lines.append(f"{name:<{width}}" + "".join(f"  {text:>10}" for text in shown))
+    return lines

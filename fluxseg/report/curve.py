@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from fluxseg.inference.few_shot import SHOWN
+from fluxseg.inference.field_scores import SHOWN
 from fluxseg.report.plots import DPI, STYLE
 
 COLORS = {"neuron_iou": "#0072B2", "object_f1": "#D55E00"}

@@ -50,7 +50,7 @@ def test_it_is_in_the_package_that_is_installed():
 def test_it_knows_what_it_is(model):
     assert fluxseg.load_model("pretrained").info == model.info
     assert model.licence == "Apache-2.0"
-    assert model.diameter_px == 14
+    assert model.diameter_px == 16
     assert model.info["data"]["source"] == "fluxseg.simulation"
 
 
@@ -67,7 +67,7 @@ def test_it_finds_cells_in_simulated_fields_that_it_has_not_seen(model, fields):
 
 
 def test_the_size_of_cells_does_not_matter(model, fields):
-    field = max(fields, key=lambda field: field.instances.max() * (10 < field.diameter_px < 16))
+    field = max(fields, key=lambda field: field.instances.max() * (11 < field.diameter_px < 18))
     image = field.image.astype(np.float32)
     counts = {}
     for zoom in (0.5, 1.0, 2.0):
