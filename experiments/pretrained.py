@@ -19,7 +19,7 @@ Result: see the model card, `fluxseg/pretrained/card.md`; the network in the pac
     Found cells of less than 150 px had lain within labels of 230 px. What changed nothing, tried on
     the same network: averaging over magnifications (0.8, 1, 1.25) or over exponents of intensity
     at prediction, and asking for a least peak or mean probability of a found cell.
-Hardware: 2 CPU cores, about two hours; killed and started again, it goes on where it was.
+Hardware: 2 CPU cores, 1.6 hours beside other work; started again, it goes on where it was.
 Command: python -m experiments.pretrained --workdir runs/pretrained --steps 9000
 """
 

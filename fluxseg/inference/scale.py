@@ -20,6 +20,8 @@ MAGNIFIED = 0.0035
 """Least share of the image that cells cover once they are magnified: in a noisy field with hardly a
 cell some grains of the noise pass for cells."""
 
+SURE = 0.5
+"""Least threshold at which sizes are measured: below, cells that are seen too small look larger."""
 LOOKS = 2
 """How often it is looked again at what was estimated."""
 
@@ -42,12 +44,12 @@ def estimate_diameter(
         probability: gives the probability of "neuron", `[h, w]`, of an image `[h, w]` float32.
         image: `[H, W]` float32, normalised.
         trained_px: median diameter of the cells that the network was trained on, px.
-        threshold: least probability of a neuron pixel.
+        threshold: least probability of a neuron pixel; at least `SURE` is used.
 
     Returns:
         Median diameter, px; None if there are too few convincing cells.
     """
-    look = partial(_look, probability, image, trained_px, threshold)
+    look = partial(_look, probability, image, trained_px, max(threshold, SURE))
     seen = [view for zoom in ZOOMS if (view := look(zoom)) is not None]
     if not seen:
         return None

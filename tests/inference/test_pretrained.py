@@ -75,7 +75,8 @@ def test_the_size_of_cells_does_not_matter(model, fields):
         rois = model.segment(resample_image(image, shape), tta=False)
         back = np.rint((np.arange(512) + 0.5) * zoom - 0.5).astype(int).clip(0, shape[0] - 1)
         counts[zoom] = count_found(field, rois.labels[np.ix_(back, back)]).scores()["object_f1"]
-    assert counts[1.0] > 0.75
+    # The field with most cells is one of moderate contrast.
+    assert counts[1.0] > 0.7
     assert counts[2.0] > counts[1.0] - 0.1
     assert counts[0.5] > counts[1.0] - 0.25
 
