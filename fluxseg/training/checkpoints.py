@@ -78,43 +78,20 @@ def open_checkpoints(workdir: Path, *, tidy: bool = False) -> Checkpoints:
             ),
         )
         path = (workdir / "checkpoints" / name).resolve()
-        try:
-            return ocp.CheckpointManager(path, options=options)
-        except _UNREADABLE:
-            # The library reads the notes of all steps here: times alone, which it can do without.
-            for notes in _find_damaged_notes(path):
-                logger.warning("%s: is damaged and put aside; it only holds times", notes)
-                _move_notes(notes)
-            return ocp.CheckpointManager(path, options=options)
+        return ocp.CheckpointManager(path, options=options)
 
     try:
         return Checkpoints(open_one("last", KEEP_LAST), open_one("best", 1))
-    except (OSError, *_UNREADABLE) as error:
-        reason = getattr(error, "strerror", None) or _first_line(error)
-        raise WorkdirError(f"{workdir / 'checkpoints'}: cannot be used: {reason}") from error
-
-
-_UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, RecursionError, OverflowError)
-"""What the notes of a step lead to in the library when a bit that flipped left them JSON."""
-
-
-def _find_damaged_notes(folder: Path) -> list[Path]:
-    found = []
-    for step in ocp.path.step.standard_name_format().find_all(folder):
-        try:
-            _ = step.commit_timestamp
-        except _UNREADABLE:
-            found.append(Path(step.path) / "_CHECKPOINT_METADATA")
-    return found
-
-
-def _move_notes(notes: Path) -> None:
-    step, kind, checkpoints = notes.parents[:3]
-    target = checkpoints / "damaged" / f"{kind.name}-{step.name}{notes.name}"
-    target.parent.mkdir(exist_ok=True)
-    # Another process of the run may have been first.
-    with contextlib.suppress(FileNotFoundError):
-        notes.replace(target)
+    except OSError as error:
+        raise WorkdirError(
+            f"{workdir / 'checkpoints'}: cannot be used: {error.strerror or error}"
+        ) from error
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        # The library reads the notes of all steps here; no bit that flips leaves them JSON.
+        raise WorkdirError(
+            f"{workdir / 'checkpoints'}: the notes of a step are not those of a checkpoint "
+            f"({_first_line(error)}); delete the folder of that step"
+        ) from error
 
 
 def arrays_of(state: TrainState) -> dict[str, Any]:

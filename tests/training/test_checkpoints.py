@@ -1,7 +1,6 @@
 """Checkpoints that something has happened to."""
 
 import gc
-import json
 import logging
 import shutil
 
@@ -99,25 +98,6 @@ def test_what_is_restored_is_what_was_saved_or_the_one_before(begun, tmp_path, w
         noticed += int(state.step) == 10
     # Some of the files hold nothing that is needed.
     assert noticed >= 2
-
-
-def test_damaged_notes_of_a_step_do_not_cost_the_step(begun, tmp_path, caplog):
-    workdir, _, states = begun
-    copy = tmp_path / "run"
-    shutil.copytree(workdir, copy)
-    notes = newest(copy) / "_CHECKPOINT_METADATA"
-    # A digit that one flip has made an "e" leaves a number, which is no time.
-    times = json.loads(notes.read_text())
-    notes.write_text(json.dumps({**times, "commit_timestamp_nsecs": 1e34}))
-    with caplog.at_level(logging.WARNING):
-        checkpoints = open_checkpoints(copy)
-    try:
-        state, _ = restore_newest(checkpoints.last, create_train_state(SHORT, np.ones(2), 15))
-    finally:
-        checkpoints.close()
-    assert f"{notes}: is damaged and put aside" in caplog.text
-    assert (copy / "checkpoints/damaged/last-15_CHECKPOINT_METADATA").is_file()
-    assert leaves(state) == states[15]
 
 
 def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(begun, tmp_path, caplog):
