@@ -16,14 +16,13 @@ from fluxseg.data.splits import Manifest
 from fluxseg.errors import ConfigError
 from fluxseg.files import read_json, write_json
 from fluxseg.inference.few_shot import (
-    SHOWN,
     FewShot,
     create_config,
     field_units,
     train_on,
     with_length,
 )
-from fluxseg.inference.field_scores import pool_scores, score_fields
+from fluxseg.inference.field_scores import SHOWN, pool_scores, score_fields
 from fluxseg.inference.predict import Predictor
 from fluxseg.interop.sources import open_source
 from fluxseg.training.dataset import open_cache
