@@ -11,14 +11,16 @@ What: the preset network, a little wider at its coarse levels, learns from crops
 Result: see the model card, `fluxseg/pretrained/card.md`; the network in the package is the one that
     the command made. What was changed, after a look at six averages of one real plane with
     automatic labels, and what these say (`fluxseg evaluate --model FILE --data FOLDER`) of 250 more
-    steps (learning rate 5e-4) of the network that was there before:
+    steps (learning rate 5e-4) of the network that was there before, by scripts that were not kept
+    (outlines a little less full than now, the third row with ranges slightly unlike `MODERATE`):
                                                             F1     recall  macro IoU
     as it was                                               0.265  0.170   0.547
     outlines of cells cut off their middle nearly whole     0.273  0.179   0.564
     and moderate contrast, rings seen by their holes        0.317  0.220   0.576
-    Found cells of less than 150 px had lain within labels of 230 px. What changed nothing, tried on
-    the same network: averaging over magnifications (0.8, 1, 1.25) or over exponents of intensity
-    at prediction, and asking for a least peak or mean probability of a found cell.
+    Found cells of less than 150 px had lain within labels of 230 px. What changed
+    nothing: averaging over magnifications (0.8, 1, 1.25) or over exponents of intensity at
+    prediction (tried on that network), and asking for a least peak or mean probability of a found
+    cell (on the third row's).
 Hardware: 2 CPU cores, 1.6 hours beside other work; started again, it goes on where it was.
 Command: python -m experiments.pretrained --workdir runs/pretrained --steps 9000
 """
