@@ -29,12 +29,12 @@ if TYPE_CHECKING:
         normalize_image,
     )
     from fluxseg.errors import FluxsegError
+    from fluxseg.formats.convert import write_recording
+    from fluxseg.formats.sources import open_source, read_recording
     from fluxseg.inference.evaluate import load_run
     from fluxseg.inference.features import layer_features
     from fluxseg.inference.objects.rois import find_rois
     from fluxseg.inference.run_model import load_model
-    from fluxseg.interop.convert import write_recording
-    from fluxseg.interop.sources import open_source, read_recording
     from fluxseg.model.losses import weighted_cross_entropy
     from fluxseg.model.metrics import confusion_matrix, scores_from_confusion
     from fluxseg.model.score_table import score_table
@@ -73,9 +73,9 @@ _HOME = {
     "make_batches": "fluxseg.data.pipeline",
     "merge_masks": "fluxseg.data.transforms",
     "normalize_image": "fluxseg.data.transforms",
-    "open_source": "fluxseg.interop.sources",
+    "open_source": "fluxseg.formats.sources",
     "prepare_dataset": "fluxseg.training.dataset",
-    "read_recording": "fluxseg.interop.sources",
+    "read_recording": "fluxseg.formats.sources",
     "score_table": "fluxseg.model.score_table",
     "scores_from_confusion": "fluxseg.model.metrics",
     "simulate_recording": "fluxseg.data.simulator",
@@ -84,7 +84,7 @@ _HOME = {
     "train_step": "fluxseg.training.steps",
     "uncrop_grid": "fluxseg.data.tiles",
     "weighted_cross_entropy": "fluxseg.model.losses",
-    "write_recording": "fluxseg.interop.convert",
+    "write_recording": "fluxseg.formats.convert",
 }
 
 __all__ = ["__version__", "plot", *_HOME]

@@ -124,7 +124,7 @@ class AugmentConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """The U-Net. The default is fluxseg's own; `experiments/reference.py` is the classic."""
+    """The U-Net. The default is fluxseg's own; experiments/configs/reference.py is the classic."""
 
     features: tuple[int, ...] = (16, 32, 64, 96, 128)
     """Channels of each level, from the finest to the coarsest; each level halves the sides. With

@@ -5,8 +5,8 @@ import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from fluxseg.console import configure_logging, create_console
 from fluxseg.processes import Processes, is_first_process, join_processes, naming_failures
-from fluxseg.terminal import configure_logging, create_console
 
 if TYPE_CHECKING:
     from rich.console import Console

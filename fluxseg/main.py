@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from fluxseg.arguments import split_config_file
 from fluxseg.compilation import enable_compilation_cache
 from fluxseg.config import Config
+from fluxseg.console import progress_bars, run_guarded
 from fluxseg.joined import joined
 from fluxseg.launch import asks_for_help, tune_allocator
 from fluxseg.processes import Processes, leave, run_in_first
-from fluxseg.terminal import progress_bars, run_guarded
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -102,11 +102,11 @@ def _run_joined(arguments: MainArguments, console: "Console") -> None:
 def score_and_report(config: Config, workdir: Path, result: "TrainResult") -> None:
     """Calibrate a trained network, score its neurons, and write its model file and its report."""
     # Imported only now, so that training begins sooner.
+    from fluxseg.formats.sources import open_source
     from fluxseg.inference.calibrate import calibrate
     from fluxseg.inference.examples import write_examples
     from fluxseg.inference.objects.run_scores import write_object_scores
     from fluxseg.inference.run_model import training_pixel_size, write_run_model
-    from fluxseg.interop.sources import open_source
     from fluxseg.report.html import write_report
 
     state = result.state

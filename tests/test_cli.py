@@ -10,7 +10,7 @@ from PIL import Image
 from fluxseg.config import SimulatorConfig
 from fluxseg.data.simulator import SimulatedSource
 from fluxseg.data.transforms import crop_quarters, merge_masks
-from fluxseg.interop.allen import write_allen_npy
+from fluxseg.formats.allen import write_allen_npy
 from tests.commands import run
 from tests.conftest import TINY, as_arguments, with_data, with_train
 

@@ -14,8 +14,8 @@ from fluxseg.config import SimulatorConfig
 from fluxseg.data.cache import read_index
 from fluxseg.data.prepare import prepare_cache
 from fluxseg.data.simulator import SimulatedSource
-from fluxseg.files import read_json
-from fluxseg.interop.allen import write_allen_npy
+from fluxseg.formats.allen import write_allen_npy
+from fluxseg.io.files import read_json
 from fluxseg.main import main as train
 from tests.conftest import TINY, as_arguments, with_train
 from tests.data.test_cache import CONFIG, Cells
@@ -143,7 +143,7 @@ import tyro
 from fluxseg.joined import joined
 from fluxseg.data.prepare import prepare_cache
 from fluxseg.processes import Processes, leave
-from fluxseg.terminal import run_guarded
+from fluxseg.console import run_guarded
 from tests.data.test_cache import CONFIG, Cells
 
 def main(output: str, processes: Processes):

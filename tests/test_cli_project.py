@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from fluxseg.data.projections import CorrelationImage
-from fluxseg.interop.images import read_image
+from fluxseg.formats.images import read_image
+from fluxseg.formats.projections import CorrelationImage
 from tests.commands import run
 
 MOVIE = np.random.default_rng(0).integers(0, 4000, (40, 24, 30)).astype(np.uint16)

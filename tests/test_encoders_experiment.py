@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from experiments import encoders
-from experiments.encoders import HELD_OUT, Network
+from experiments.studies import encoders
+from experiments.studies.encoders import HELD_OUT, Network
 from fluxseg.config import SimulatorConfig
 from fluxseg.data.splits import manifest_from_json
 from fluxseg.errors import ConfigError
-from fluxseg.files import read_json
+from fluxseg.io.files import read_json
 
 PRESET = Network()
 

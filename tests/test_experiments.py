@@ -13,11 +13,12 @@ import pytest
 from fluxseg.arguments import read_config_file
 from fluxseg.config import Config, ModelConfig, config_from_dict, config_to_dict
 from fluxseg.data.splits import SplitItem, manifest_from_json
-from fluxseg.files import read_json, write_json
+from fluxseg.io.files import read_json, write_json
 from fluxseg.training.loop import train_and_evaluate
 from tests.conftest import REPOSITORY, with_data, with_train
 
-FILES = sorted((REPOSITORY / "experiments").glob("*.py"))
+FILES = sorted((REPOSITORY / "experiments").glob("*/*.py"))
+FILES = [path for path in FILES if path.parent.name != "benchmarks"]
 CONFIGS = [path for path in FILES if "def get_config" in path.read_text()]
 # What is left are parts that experiments share.
 RUN = [path for path in FILES if path in CONFIGS or "def main(" in path.read_text()]
@@ -28,7 +29,9 @@ def test_an_experiment_is_its_own_record(path):
     docstring = ast.get_docstring(ast.parse(path.read_text()))
     for part in ("What:", "Hardware:", "Command:"):
         assert part in docstring
-    assert f"experiments/{path.name}" in docstring or f"-m experiments.{path.stem}" in docstring
+    name = path.relative_to(REPOSITORY / "experiments").with_suffix("")
+    module = ".".join(("experiments", *name.parts))
+    assert f"experiments/{name}.py" in docstring or f"-m {module}" in docstring
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -61,7 +64,7 @@ def test_an_experiment_runs_shrunk(path, tmp_path):
 
 
 def test_the_quick_experiment_runs_as_its_docstring_says(tmp_path):
-    command = ["-m", "fluxseg.main", "--config", "experiments/quick.py", "--workdir"]
+    command = ["-m", "fluxseg.main", "--config", "experiments/configs/quick.py", "--workdir"]
     done = subprocess.run(
         [sys.executable, *command, str(tmp_path)],
         cwd=REPOSITORY,
@@ -101,7 +104,7 @@ def test_real_sessions_can_be_trained_on(real_data, tmp_path):
 
 
 def test_training_sets_share_with_the_test_set_only_what_their_name_says():
-    from experiments import leakage
+    from experiments.studies import leakage
 
     keys = [
         f"field-0-{donor}-{container}-{session}-{quarter}.npz"
@@ -132,7 +135,7 @@ def test_training_sets_share_with_the_test_set_only_what_their_name_says():
 
 
 def test_a_cell_that_is_rejected_is_labelled_in_no_session_and_shown_in_all():
-    from experiments import leakage
+    from experiments.studies import leakage
 
     everything = leakage.simulate_donor(0, 3, 128)
     some = leakage.simulate_donor(0, 3, 128, rejected=0.4)
@@ -152,7 +155,7 @@ def test_a_cell_that_is_rejected_is_labelled_in_no_session_and_shown_in_all():
 
 
 def test_quarters_are_cut_row_by_row():
-    from experiments import leakage
+    from experiments.studies import leakage
 
     image = np.arange(32).reshape(4, 8)
     quarters = leakage.split_quarters(image)
@@ -164,7 +167,7 @@ def test_quarters_are_cut_row_by_row():
 
 
 def test_the_leakage_experiment_runs_shrunk_and_goes_on(tmp_path, monkeypatch):
-    from experiments import leakage
+    from experiments.studies import leakage
 
     shrunk = {"DONORS": 4, "TESTED": 1, "TARGETS": 2, "SESSIONS": 1, "SIZE": 64, "TILE": 32}
     for name, value in {**shrunk, "TRAIN_QUARTERS": 8}.items():
@@ -185,7 +188,7 @@ def test_the_leakage_experiment_runs_shrunk_and_goes_on(tmp_path, monkeypatch):
 
 
 def test_the_table_and_figure_of_the_leak(tmp_path):
-    from experiments import leakage
+    from experiments.studies import leakage
 
     scores = {0: {"crop": 0.7, "donor": 0.6}, 1: {"crop": 0.72, "donor": 0.6}, 2: {"crop": 0.71}}
     text = leakage.write_table(tmp_path / "table.md", scores)

@@ -7,7 +7,7 @@ import pytest
 
 from experiments import recipe, recipe_changes
 from fluxseg.config import Config, config_from_dict, config_to_dict
-from fluxseg.files import read_json, write_json
+from fluxseg.io.files import read_json, write_json
 from tests.conftest import TINY
 
 SMALL = recipe.create_recipe(small=True)

@@ -9,8 +9,15 @@ import time
 import numpy as np
 import pytest
 
-from experiments import soak
-from experiments.soak import Watch, fit_slope, judge, longest_session, read_samples, summarise
+from experiments.studies import soak
+from experiments.studies.soak import (
+    Watch,
+    fit_slope,
+    judge,
+    longest_session,
+    read_samples,
+    summarise,
+)
 from tests.conftest import REPOSITORY
 
 
@@ -18,7 +25,15 @@ from tests.conftest import REPOSITORY
 def figures(tmp_path_factory):
     # In a process of its own, where no other test has left anything.
     folder = tmp_path_factory.mktemp("soak")
-    command = [sys.executable, "-m", "experiments.soak", "--steps", "400", "--seconds", "0.05"]
+    command = [
+        sys.executable,
+        "-m",
+        "experiments.studies.soak",
+        "--steps",
+        "400",
+        "--seconds",
+        "0.05",
+    ]
     for name, path in (("workdir", "run"), ("output", "soak.json"), ("figure", "soak.png")):
         command += [f"--{name}", str(folder / path)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)

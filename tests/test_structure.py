@@ -12,15 +12,16 @@ import fluxseg
 
 ROOT = Path(fluxseg.__file__).parent
 FLOORS = (
-    ("errors", "config", "files", "markup", "launch", "names", "processes", "tables", "watch"),
+    ("errors", "config", "io", "launch", "processes", "watch"),
     ("data",),
     ("simulation",),
-    ("interop",),
+    ("formats",),
     ("model",),
     ("training",),
     ("inference",),
+    ("adapt",),
     ("report", "plot"),
-    ("terminal", "arguments", "compilation", "joined"),
+    ("console", "arguments", "compilation", "joined"),
     ("main",),
     ("cli",),
     ("__main__",),
@@ -67,7 +68,7 @@ def test_imports_form_a_dag_and_never_point_to_a_later_floor():
             assert floor(target) <= floor(name), f"{name} imports {target}"
 
 
-@pytest.mark.parametrize("package", ["data", "simulation", "interop"])
+@pytest.mark.parametrize("package", ["data", "simulation", "formats"])
 def test_reading_and_cutting_needs_no_accelerator(package):
     for name, path in modules().items():
         if name.startswith(f"fluxseg.{package}."):

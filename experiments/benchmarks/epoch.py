@@ -30,7 +30,7 @@ from fluxseg.config import AugmentConfig, Config, SimulatorConfig
 from fluxseg.data.cache import read_index
 from fluxseg.data.pipeline import CropSource, make_batches
 from fluxseg.data.prepare import prepare_cache
-from fluxseg.interop.sources import open_source
+from fluxseg.formats.sources import open_source
 
 BATCH = 8
 CROPS = 4716

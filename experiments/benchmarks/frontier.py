@@ -31,7 +31,7 @@ from experiments.benchmarks.measure import (
 )
 from experiments.benchmarks.models import CANDIDATES
 from fluxseg.config import Config
-from fluxseg.files import read_json
+from fluxseg.io.files import read_json
 
 PRESET = "preset"
 """The candidate that speeds are ratios to."""

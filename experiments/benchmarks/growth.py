@@ -29,7 +29,7 @@ from experiments.benchmarks.measure import (
 from fluxseg.config import Config, SimulatorConfig
 from fluxseg.data.pipeline import make_batches
 from fluxseg.data.prepare import prepare_cache
-from fluxseg.interop.sources import open_source
+from fluxseg.formats.sources import open_source
 
 CROPS = (16, 32, 64, 128, 256)
 SIDES = (256, 512, 1024, 2048, 4096)

@@ -71,7 +71,7 @@ def write_files(folder: Path, count: int, size: int = 64) -> None:
 def time_check(folder: Path, count: int) -> dict[str, float]:
     """Check the folder of so many files."""
     from fluxseg.data.checks import check_source
-    from fluxseg.interop.sources import FolderSource
+    from fluxseg.formats.sources import FolderSource
 
     began = time.perf_counter()
     report = check_source(FolderSource(str(folder / str(count))), workers=1)
@@ -142,7 +142,7 @@ def write_run(workdir: Path, count: int) -> None:
         count: number of recordings, 70 % of them in training; a fifth has a remark.
     """
     from fluxseg.config import Config, config_to_dict
-    from fluxseg.files import write_json
+    from fluxseg.io.files import write_json
 
     rng = np.random.default_rng(0)
     numbers = {"train": count * 7 // 10, "val": count * 3 // 20}

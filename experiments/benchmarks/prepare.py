@@ -64,7 +64,7 @@ def write_files(folder: Path, kind: str, count: int, size: int = 512, rois: int 
         rois: ROIs of each.
     """
     from fluxseg.data.simulator import simulate_recording
-    from fluxseg.interop.allen import write_allen_npy
+    from fluxseg.formats.allen import write_allen_npy
 
     folder.mkdir(parents=True)
     config = SimulatorConfig(containers=count, sessions=1, size=size)
@@ -87,7 +87,7 @@ def load_files(folder: Path) -> None:
 def prepare_files(folder: Path) -> None:
     """Prepare the files in this process."""
     from fluxseg.data.prepare import prepare_cache
-    from fluxseg.interop.sources import FolderSource
+    from fluxseg.formats.sources import FolderSource
 
     with tempfile.TemporaryDirectory() as cache:
         prepare_cache(FolderSource(str(folder)), cache, DataConfig(workers=1))
@@ -96,7 +96,7 @@ def prepare_files(folder: Path) -> None:
 def check_files(folder: Path) -> None:
     """Check the files in this process."""
     from fluxseg.data.checks import check_source
-    from fluxseg.interop.sources import FolderSource
+    from fluxseg.formats.sources import FolderSource
 
     check_source(FolderSource(str(folder)), workers=1)
 

@@ -2,11 +2,11 @@
 
 What: both train on the same prepared crops of the embedded simulator (37 fields of view, 296
     crops) and are scored on its test split after every epoch. PyTorch trains the reference
-    protocol (`experiments/reference.py`: 12,443,458 parameters, 18 epochs, batches of 16, Adam at
-    1e-4, weighted cross-entropy, no augmentation) at its best: channels_last, tuned allocator,
-    float32. fluxseg trains its defaults. What counts is the time spent in training steps, data
-    included and scoring excluded, until the neuron IoU of the test split is first reached. The
-    test split chooses nothing here: a time to a given score is read off the curve.
+    protocol (`experiments/configs/reference.py`: 12,443,458 parameters, 18 epochs, batches of
+    16, Adam at 1e-4, weighted cross-entropy, no augmentation) at its best: channels_last, tuned
+    allocator, float32. fluxseg trains its defaults. What counts is the time spent in training
+    steps, data included and scoring excluded, until the neuron IoU of the test split is first
+    reached. The test split chooses nothing here: a time to a given score is read off the curve.
 Command: python -m experiments.benchmarks.time_to_score --workdir runs/time_to_score
     (about 90 minutes on 2 CPU cores; run again, it goes on after the last epoch)
 """
@@ -36,10 +36,10 @@ from experiments.benchmarks.measure import (
     summarise,
     write_results,
 )
-from experiments.reference import get_config as reference_config
+from experiments.configs.reference import get_config as reference_config
 from fluxseg.config import Config
 from fluxseg.data.pipeline import CropSource, iterate_evaluation, make_batches, steps_per_epoch
-from fluxseg.files import read_json
+from fluxseg.io.files import read_json
 from fluxseg.model.losses import class_weights
 from fluxseg.model.metrics import scores_from_confusion
 from fluxseg.training.dataset import Dataset, prepare_dataset

@@ -7,7 +7,7 @@ import tyro
 
 from fluxseg import pretrained
 from fluxseg.compilation import enable_compilation_cache
-from fluxseg.terminal import configure_logging, create_console, progress_bars
+from fluxseg.console import configure_logging, create_console, progress_bars
 
 
 def finetune(
@@ -46,7 +46,7 @@ def finetune(
         folds: Parts into which the groups are divided for the curve.
         seed: Seed of split, order, augmentation and dropout.
     """
-    from fluxseg.inference import few_shot
+    from fluxseg.adapt import few_shot
     from fluxseg.inference.run_model import load_model
     from fluxseg.report.html import write_report
     from fluxseg.training.loop import Callbacks
@@ -83,7 +83,7 @@ def print_curve(
     console: Any, model: Any, data: str, output: Path, settings: Any, folds: int
 ) -> None:
     """Compute the learning curve, print it, and write it as `curve.json` and `curve.png`."""
-    from fluxseg.inference.learning_curve import compute_curve, format_curve
+    from fluxseg.adapt.learning_curve import compute_curve, format_curve
     from fluxseg.report.curve import plot_learning_curve
     from fluxseg.report.plots import save_png
 
@@ -131,7 +131,7 @@ def review(
     if apply is not None:
         if run or output is None:
             raise ConfigError("--apply FOLDER takes --output NEW_FOLDER, and no run")
-        from fluxseg.inference.review.apply import apply_review
+        from fluxseg.adapt.review.apply import apply_review
 
         rows, remarks = apply_review(
             apply, output, remove_doubtful=remove_doubtful, from_tiff=from_tiff
@@ -144,8 +144,8 @@ def review(
     if len(run) != 1:
         raise ConfigError("name one run, or one model file, to review with")
     enable_compilation_cache()
-    from fluxseg.inference.review.files import judge_model, review_recordings, write_review
-    from fluxseg.inference.review.plan import plan_review
+    from fluxseg.adapt.review.files import judge_model, review_recordings, write_review
+    from fluxseg.adapt.review.plan import plan_review
     from fluxseg.report.review import write_review_page
 
     folder = output or (run[0] if run[0].is_dir() else run[0].parent) / "review"

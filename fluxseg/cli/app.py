@@ -4,9 +4,9 @@ import importlib
 import sys
 from collections.abc import Callable, Sequence
 
+from fluxseg.console import run_guarded
 from fluxseg.launch import is_computing, tune_allocator
 from fluxseg.processes import leave
-from fluxseg.terminal import run_guarded
 
 DESCRIPTION = """Segment neurons in two-photon calcium imaging: train a U-Net and score it honestly.
 

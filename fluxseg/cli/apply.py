@@ -7,10 +7,10 @@ import tyro
 
 from fluxseg import pretrained
 from fluxseg.compilation import enable_compilation_cache
+from fluxseg.console import configure_logging, create_console, progress_bars
 from fluxseg.errors import ConfigError
 from fluxseg.joined import joined
 from fluxseg.processes import Processes
-from fluxseg.terminal import configure_logging, create_console, progress_bars
 
 PredictFormat = Literal[
     "probability", "labels", "mask", "npz", "suite2p", "cellpose", "imagej", "nwb", "neurofinder",

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import tyro
 
+from fluxseg.console import configure_logging, create_console, progress_bars
 from fluxseg.errors import FluxsegError
-from fluxseg.interop.formats import Format
-from fluxseg.names import distinct_name, safe_name
-from fluxseg.terminal import configure_logging, create_console, progress_bars
+from fluxseg.formats.formats import Format
+from fluxseg.io.names import distinct_name, safe_name
 
 
 def convert(
@@ -33,7 +33,7 @@ def convert(
         image: Image of a file that holds ROIs only; by default one of the same name beside it.
         overwrite: Write over files that exist.
     """
-    from fluxseg.interop.convert import convert as convert_one
+    from fluxseg.formats.convert import convert as convert_one
 
     console = create_console()
     configure_logging(create_console(stderr=True))
@@ -46,7 +46,7 @@ def convert(
 
 
 def _is_recording(folder: Path) -> bool:
-    from fluxseg.interop.convert import detect_format
+    from fluxseg.formats.convert import detect_format
 
     try:
         detect_format(folder)
@@ -67,9 +67,9 @@ def _choose_name(recording_id: str, format: Format, taken: set[str]) -> str:
 
 def _convert_folder(source: Path, target: Path, format: Format | None, overwrite: bool) -> int:
     from fluxseg.errors import ConfigError
-    from fluxseg.interop.convert import write_recording
-    from fluxseg.interop.formats import ENDINGS
-    from fluxseg.interop.sources import FolderSource
+    from fluxseg.formats.convert import write_recording
+    from fluxseg.formats.formats import ENDINGS
+    from fluxseg.formats.sources import FolderSource
 
     if format is None:
         raise ConfigError("--format is needed to convert a folder of recordings")

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
+from fluxseg.console import configure_logging, create_console, progress_bars
 from fluxseg.errors import ConfigError, RecordingError
-from fluxseg.names import safe_name
-from fluxseg.terminal import configure_logging, create_console, progress_bars
+from fluxseg.io.names import safe_name
 
 if TYPE_CHECKING:
-    from fluxseg.data.projections import Projection
+    from fluxseg.formats.projections import Projection
 
 Kind = Literal["max", "mean", "correlation"]
 
@@ -40,7 +40,7 @@ def project(
         order: Order of the axes of a frame in HDF5 files. auto: (x, y) in NWB files as their
             schema says, else (y, x).
     """
-    from fluxseg.data.projections import MaxProjection
+    from fluxseg.formats.projections import MaxProjection
 
     console = create_console()
     configure_logging(console)
@@ -77,9 +77,9 @@ def _project_one(
     order: Literal["auto", "xy", "yx"],
     progress: Callable[[int, int], None],
 ) -> list[str]:
-    from fluxseg.data.npy import naming_file
-    from fluxseg.data.projections import CorrelationImage, MaxProjection, MeanProjection
-    from fluxseg.interop.movies import iterate_frames, read_movie_facts, write_projection
+    from fluxseg.formats.movies import iterate_frames, read_movie_facts, write_projection
+    from fluxseg.formats.npy import naming_file
+    from fluxseg.formats.projections import CorrelationImage, MaxProjection, MeanProjection
 
     axes = None if order == "auto" else order
     facts = read_movie_facts(movie, dataset, axes)

@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 import tyro
 
 from fluxseg.config import Config, DataConfig, SimulatorConfig
+from fluxseg.console import create_console, progress_bars
 from fluxseg.errors import ConfigError
 from fluxseg.joined import joined
 from fluxseg.processes import Processes, is_first_process, run_in_all, run_in_first
-from fluxseg.terminal import create_console, progress_bars
 
 
 def check(
@@ -33,7 +33,7 @@ def check(
         processes: The processes of the job, if it has several.
     """
     from fluxseg.data.checks import STATUS_WORDS, check_source, format_check
-    from fluxseg.interop.sources import open_source
+    from fluxseg.formats.sources import open_source
 
     config = Config(data=DataConfig(source=source))
     with joined(processes, log_to_stderr=True) as console:
@@ -79,8 +79,8 @@ def prepare(
         processes: The processes of the job, if it has several.
     """
     from fluxseg.data.prepare import prepare_cache, repair_cache
-    from fluxseg.interop.export import export_images
-    from fluxseg.interop.sources import open_source
+    from fluxseg.formats.export import export_images
+    from fluxseg.formats.sources import open_source
 
     if repair and format != "cache":
         raise ConfigError("--repair is for crops (--format cache)")
@@ -131,7 +131,7 @@ def simulate(
         simulator: How many, and of which kind.
     """
     from fluxseg.data.simulator import SimulatedSource
-    from fluxseg.interop.allen import write_allen_npy
+    from fluxseg.formats.allen import write_allen_npy
 
     source = SimulatedSource(simulator)
     keys = source.keys()

@@ -9,12 +9,12 @@ import tyro
 from fluxseg import pretrained
 from fluxseg.compilation import enable_compilation_cache
 from fluxseg.config import Config, DataConfig
+from fluxseg.console import progress_bars
 from fluxseg.errors import ConfigError
-from fluxseg.files import write_json
+from fluxseg.io.files import write_json
 from fluxseg.joined import joined
 from fluxseg.main import log_scores
 from fluxseg.processes import Processes, gather_values, run_in_first
-from fluxseg.terminal import progress_bars
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,9 +55,9 @@ def evaluate(
 
 
 def _evaluate_model(console: "Console", name: str, data: str, output: Path | None) -> int:
+    from fluxseg.formats.sources import open_source
     from fluxseg.inference.field_scores import format_fields, score_readable, summarise_fields
     from fluxseg.inference.run_model import load_model
-    from fluxseg.interop.sources import open_source
 
     if not data:
         raise ConfigError("--data is missing: the folder of labelled recordings to score on")
@@ -81,6 +81,7 @@ def _evaluate_model(console: "Console", name: str, data: str, output: Path | Non
 
 
 def _evaluate(console: "Console", workdir: Path, data: str, output: Path | None) -> None:
+    from fluxseg.formats.sources import open_source
     from fluxseg.inference.calibrate import OperatingPoint, calibrate
     from fluxseg.inference.evaluate import (
         evaluate_data,
@@ -94,7 +95,6 @@ def _evaluate(console: "Console", workdir: Path, data: str, output: Path | None)
     from fluxseg.inference.examples import write_examples
     from fluxseg.inference.objects.run_scores import write_object_scores
     from fluxseg.inference.run_model import operating_point_of_run, update_run_model
-    from fluxseg.interop.sources import open_source
     from fluxseg.report.html import write_report
 
     run = load_run(workdir)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Literal
 from fluxseg.arguments import read_config_file, read_sweep_file
 from fluxseg.compilation import enable_compilation_cache
 from fluxseg.config import Config
+from fluxseg.console import configure_logging, create_console
 from fluxseg.errors import ConfigError
 from fluxseg.main import score_and_report
-from fluxseg.terminal import configure_logging, create_console
 
 if TYPE_CHECKING:
     from rich.console import Console

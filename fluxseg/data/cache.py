@@ -14,8 +14,8 @@ from fluxseg.data.crops import crop_settings, decode_crop
 from fluxseg.data.recording import Source
 from fluxseg.data.splits import SplitItem
 from fluxseg.errors import WorkdirError
-from fluxseg.files import add_checksum, has_checksum, read_json, write_json
-from fluxseg.names import is_plain_name
+from fluxseg.io.files import add_checksum, has_checksum, read_json, write_json
+from fluxseg.io.names import is_plain_name
 
 INDEX_NAME = "index.json"
 MAX_TILE = 2**14

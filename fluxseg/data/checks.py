@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fluxseg.data.arrays import reusing_memory
 from fluxseg.data.duplicates import Entry, NearDuplicate, Resolution, resolve_duplicates
 from fluxseg.data.fingerprint import (
     Fingerprint,
@@ -21,6 +20,7 @@ from fluxseg.data.parallel import map_in_processes, worker_count_of_process
 from fluxseg.data.recording import Recording, Source
 from fluxseg.data.transforms import merge_and_count
 from fluxseg.errors import RecordingError
+from fluxseg.io.arrays import reusing_memory
 from fluxseg.processes import current_process, gather_values, run_in_all, share_of
 
 MIN_SIDE = 32

@@ -25,7 +25,7 @@ from fluxseg.data.parallel import map_in_processes, worker_count_of_process
 from fluxseg.data.recording import Source
 from fluxseg.data.shards import ShardTask, read_sidecar, write_shard
 from fluxseg.errors import FluxsegError, WorkdirError
-from fluxseg.files import TEMPORARY
+from fluxseg.io.files import TEMPORARY
 from fluxseg.processes import (
     find_disagreement,
     gather_values,

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from fluxseg.errors import RecordingError
-from fluxseg.markup import picture_address, render_table
+from fluxseg.io.markup import picture_address, render_table
 
 GROUP_KEYS = (
     "experiment_container_id",

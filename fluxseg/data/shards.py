@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from fluxseg.data.arrays import reusing_memory
 from fluxseg.data.cache import CacheEntry
 from fluxseg.data.checks import check_recording
 from fluxseg.data.crops import create_crops, create_label, encode_crop
@@ -20,7 +19,8 @@ from fluxseg.data.fingerprint import encode_fingerprint
 from fluxseg.data.recording import Source, pixel_size
 from fluxseg.data.touching import NEURON, TOUCHING
 from fluxseg.errors import WorkdirError
-from fluxseg.files import add_checksum, atomic_path, has_checksum, read_json, write_json
+from fluxseg.io.arrays import reusing_memory
+from fluxseg.io.files import add_checksum, atomic_path, has_checksum, read_json, write_json
 
 logger = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ import jax
 import numpy as np
 
 from fluxseg.data.touching import NEURON
-from fluxseg.files import write_json
 from fluxseg.inference.probability import neuron_log_odds
+from fluxseg.io.files import write_json
 from fluxseg.model.calibration import (
     LEVELS,
     ReliabilitySums,

@@ -17,8 +17,8 @@ from fluxseg.data.fingerprint import decode_fingerprint
 from fluxseg.data.pipeline import CropSource
 from fluxseg.data.splits import SPLITS, manifest_from_json
 from fluxseg.errors import FluxsegError, WorkdirError
-from fluxseg.files import read_json, write_json
-from fluxseg.interop.sources import open_source
+from fluxseg.formats.sources import open_source
+from fluxseg.io.files import read_json, write_json
 from fluxseg.model.metrics import Totals
 from fluxseg.processes import gather_values, run_in_all, run_in_first, share_of
 from fluxseg.training.checkpoints import open_checkpoints, restore_checkpoint

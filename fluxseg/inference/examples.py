@@ -10,12 +10,12 @@ import numpy as np
 from fluxseg.data.cache import CacheEntry, CacheIndex, read_crops
 from fluxseg.data.tiles import uncrop_grid
 from fluxseg.data.touching import NEURON
-from fluxseg.files import atomic_path, write_json
 from fluxseg.inference.probability import (
     class_probabilities,
     neuron_probability,
     split_classes,
 )
+from fluxseg.io.files import atomic_path, write_json
 from fluxseg.training.state import TrainState
 
 

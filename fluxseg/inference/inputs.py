@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from fluxseg.data.npy import MAGIC, naming_file, read_npy
 from fluxseg.errors import ConfigError, FluxsegError, RecordingError, UnsafeFileError
-from fluxseg.interop.images import find_image, is_mask_name
-from fluxseg.interop.pixels import MAGICS, count_pages, read_pixels
-from fluxseg.interop.sources import FolderSource, read_recording
-from fluxseg.names import distinct_name, safe_name
+from fluxseg.formats.images import find_image, is_mask_name
+from fluxseg.formats.npy import MAGIC, naming_file, read_npy
+from fluxseg.formats.pixels import MAGICS, count_pages, read_pixels
+from fluxseg.formats.sources import FolderSource, read_recording
+from fluxseg.io.names import distinct_name, safe_name
 
 
 @dataclasses.dataclass(frozen=True)

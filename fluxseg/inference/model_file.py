@@ -19,8 +19,8 @@ import numpy as np
 
 from fluxseg.config import ModelConfig, config_from_dict, config_to_dict
 from fluxseg.errors import FluxsegError
-from fluxseg.files import atomic_path
 from fluxseg.inference.predict import Predictor, pooling_stride
+from fluxseg.io.files import atomic_path
 from fluxseg.model.unet import create_unet
 
 FORMAT_VERSION = 4
@@ -122,7 +122,7 @@ def _read_content(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    from fluxseg.data.npy import open_regular
+    from fluxseg.formats.npy import open_regular
 
     with open_regular(path) as (file, size):
         start = file.read(9)

@@ -21,7 +21,7 @@ from fluxseg.inference.probability import (
     predict_probability,
     split_classes,
 )
-from fluxseg.markup import render_table
+from fluxseg.io.markup import render_table
 from fluxseg.model.unet import create_unet
 
 if TYPE_CHECKING:

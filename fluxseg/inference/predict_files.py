@@ -12,13 +12,13 @@ import numpy as np
 from fluxseg.data.recording import Recording
 from fluxseg.data.resample import choose_zoom
 from fluxseg.errors import ConfigError, RecordingError, WorkdirError
-from fluxseg.files import atomic_path, write_json
+from fluxseg.formats.formats import ENDINGS
+from fluxseg.formats.labels import masks_from_labels
+from fluxseg.formats.pixels import write_image_tiff
 from fluxseg.inference.ensemble import Ensemble, EnsembleMaps
 from fluxseg.inference.inputs import Job, read_input, without_path
 from fluxseg.inference.predict import Predictor
-from fluxseg.interop.formats import ENDINGS
-from fluxseg.interop.labels import masks_from_labels
-from fluxseg.interop.pixels import write_image_tiff
+from fluxseg.io.files import atomic_path, write_json
 from fluxseg.processes import find_disagreement, gather_values, run_in_all, run_in_first, share_of
 
 OutputFormat = Literal[
@@ -28,7 +28,7 @@ OutputFormat = Literal[
 """probability: `NAME_probability.tif`, float32. labels: `NAME_labels.tif`, one number a neuron, 0
 is background. mask: `NAME_mask.tif`, 255 where a neuron is. npz: `NAME_prediction.npz`, all three
 and the measures of each neuron. The others: the neurons in the format of that tool, see
-`fluxseg.interop.formats`."""
+`fluxseg.formats.formats`."""
 SUMMARY = "predictions.json"
 """File in the output folder that says what became of each input."""
 
@@ -253,7 +253,7 @@ def _write(
 
 def _write_format(output: Path, found: _Found, arrays: Mapping[str, np.ndarray], kind: Any) -> str:
     """Write the neurons in the format of another tool; return the name of the file or folder."""
-    from fluxseg.interop.convert import write_recording
+    from fluxseg.formats.convert import write_recording
 
     masks, names = masks_from_labels(arrays["labels"])
     metadata: dict[str, Any] = {"roi_quality": np.round(arrays["quality"], 4).tolist()}

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from fluxseg import pretrained
 from fluxseg.config import Config
 from fluxseg.errors import FluxsegError, WorkdirError
-from fluxseg.files import read_json
 from fluxseg.inference.calibrate import (
     OperatingPoint,
     choose_operating_point,
@@ -18,6 +17,7 @@ from fluxseg.inference.calibrate import (
 )
 from fluxseg.inference.model_file import read_model, write_model
 from fluxseg.inference.predict import Predictor, create_predictor
+from fluxseg.io.files import read_json
 from fluxseg.model.calibration import probability_edges
 from fluxseg.model.thresholds import choose_threshold
 

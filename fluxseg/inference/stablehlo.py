@@ -21,9 +21,9 @@ from jax import export
 
 from fluxseg.data.transforms import CLIP
 from fluxseg.errors import FluxsegError
-from fluxseg.files import atomic_path, write_json
 from fluxseg.inference.predict import Predictor
 from fluxseg.inference.probability import neuron_probability
+from fluxseg.io.files import atomic_path, write_json
 from fluxseg.model.unet import create_unet
 
 PLATFORMS = ("cpu", "cuda", "tpu")

@@ -2,7 +2,7 @@
 
 He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, with the stride of a
 bottleneck in its 3x3 convolution ("v1.5"), as torchvision and timm have them. Names of layers
-follow theirs, so that `fluxseg.interop.torch_weights` can map them.
+follow theirs, so that `fluxseg.formats.torch_weights` can map them.
 """
 
 import flax.linen as nn

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fluxseg.markup import render_table
+from fluxseg.io.markup import render_table
 
 SPLITS = {"val": "validation", "test": "test", "external": "other recordings"}
 PIXEL_SCORES = {

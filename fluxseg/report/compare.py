@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from fluxseg.errors import ConfigError
-from fluxseg.files import read_json, write_text
+from fluxseg.io.files import read_json, write_text
 from fluxseg.model.paired import paired_difference
 from fluxseg.report.compare_plots import (
     plot_differences,

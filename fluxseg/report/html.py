@@ -16,9 +16,9 @@ from matplotlib.figure import Figure
 
 from fluxseg.config import Config, config_to_dict
 from fluxseg.errors import WorkdirError
-from fluxseg.files import read_json, write_text
 from fluxseg.inference.objects.counts import SCORE_SOURCES
-from fluxseg.markup import png_address
+from fluxseg.io.files import read_json, write_text
+from fluxseg.io.markup import png_address
 from fluxseg.report.plots import (
     plot_confusion,
     plot_curves,

@@ -19,7 +19,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from fluxseg import plot
-from fluxseg.files import atomic_path
+from fluxseg.io.files import atomic_path
 
 Arguments = ParamSpec("Arguments")
 

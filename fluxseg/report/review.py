@@ -12,16 +12,16 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from fluxseg.files import write_text
-from fluxseg.inference.review.disagreements import Disagreement
-from fluxseg.inference.review.places import (
+from fluxseg.adapt.review.disagreements import Disagreement
+from fluxseg.adapt.review.places import (
     PATCH,
     PICTURED,
     Patch,
     ReviewedRecording,
     rank_places,
 )
-from fluxseg.markup import png_address
+from fluxseg.io.files import write_text
+from fluxseg.io.markup import png_address
 from fluxseg.report.html import render_template
 from fluxseg.report.plots import DPI, STYLE, save_png
 

@@ -15,11 +15,11 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from fluxseg.files import read_json, write_json, write_text
+from fluxseg.io.files import read_json, write_json, write_text
+from fluxseg.io.tables import write_csv
 from fluxseg.report.compare import embed_figure
 from fluxseg.report.html import render_template
 from fluxseg.report.plots import DPI, STYLE, printable
-from fluxseg.tables import write_csv
 from fluxseg.training.sweep import run_folder
 from fluxseg.training.sweep_plan import Member
 

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fluxseg.errors import WorkdirError
-from fluxseg.files import read_json
-from fluxseg.names import is_plain_name
+from fluxseg.io.files import read_json
+from fluxseg.io.names import is_plain_name
 
 SCORES = (
     ("macro_iou", "Macro IoU", "mean of the IoU of background and of neuron"),

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from fluxseg.errors import FluxsegError, WorkdirError
-from fluxseg.files import add_checksum, has_checksum
+from fluxseg.io.files import add_checksum, has_checksum
 from fluxseg.processes import check_lost, run_in_all, run_in_first
 from fluxseg.training.state import TrainState
 

@@ -25,8 +25,8 @@ from fluxseg.data.splits import (
     manifest_from_json,
     straddling_pairs,
 )
-from fluxseg.files import read_json, write_json
-from fluxseg.interop.sources import open_source
+from fluxseg.formats.sources import open_source
+from fluxseg.io.files import read_json, write_json
 from fluxseg.model.losses import class_weights, touching_class_weights
 from fluxseg.processes import gather_values, run_in_all, run_in_first
 

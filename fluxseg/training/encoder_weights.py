@@ -12,8 +12,8 @@ import numpy as np
 
 from fluxseg.config import Config, ModelConfig
 from fluxseg.errors import ConfigError, FluxsegError
-from fluxseg.interop.torch_files import read_torch_tensors
-from fluxseg.interop.torch_weights import encoder_weights
+from fluxseg.formats.torch_files import read_torch_tensors
+from fluxseg.formats.torch_weights import encoder_weights
 from fluxseg.model.unet import encoder_name
 from fluxseg.training.state import TrainState
 
@@ -82,7 +82,7 @@ def load_encoder(params: Mapping[str, Any], model: ModelConfig, path: str | Path
     Args:
         params: parameters of the U-Net.
         model: its architecture, with another `encoder_kind` than "unet".
-        path: see `fluxseg.interop.torch_files.read_torch_tensors`.
+        path: see `fluxseg.formats.torch_files.read_torch_tensors`.
 
     Returns:
         New parameters; the decoder's are the same arrays.

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fluxseg.errors import WorkdirError
-from fluxseg.files import TEMPORARY
+from fluxseg.io.files import TEMPORARY
 from fluxseg.processes import wait_until_seen
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ import jax
 from fluxseg.config import Config, config_from_dict, config_to_dict, resume_difference
 from fluxseg.data.pipeline import CropSource, steps_per_epoch
 from fluxseg.errors import FluxsegError, WorkdirError
-from fluxseg.files import read_json, write_json
+from fluxseg.io.files import read_json, write_json
 from fluxseg.model.score_table import score_table
 from fluxseg.processes import (
     current_process,

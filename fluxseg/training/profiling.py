@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 
-from fluxseg.files import write_json
+from fluxseg.io.files import write_json
 from fluxseg.training.epochs import Callbacks
 
 logger = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ import numpy as np
 from fluxseg.config import Config, config_from_dict, config_to_dict
 from fluxseg.data.pipeline import make_batches
 from fluxseg.errors import FluxsegError, InterruptedRunError, TrainingError
-from fluxseg.files import read_json, write_json
+from fluxseg.io.files import read_json, write_json
 from fluxseg.training.checkpoints import open_checkpoints
 from fluxseg.training.epochs import Callbacks, Run, close_epoch, record_step
 from fluxseg.training.lock import claim_workdir

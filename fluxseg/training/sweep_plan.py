@@ -12,7 +12,7 @@ import numpy as np
 
 from fluxseg.config import Config, config_from_dict, config_to_dict
 from fluxseg.errors import ConfigError
-from fluxseg.names import distinct_name, safe_name
+from fluxseg.io.names import distinct_name, safe_name
 
 MOST_RUNS = 10_000
 LONGEST_NAME = 120

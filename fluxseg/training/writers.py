@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from fluxseg.errors import WorkdirError
-from fluxseg.files import write_text
-from fluxseg.tables import write_csv
+from fluxseg.io.files import write_text
+from fluxseg.io.tables import write_csv
 
 History = list[dict[str, Any]]
 """One row for each epoch."""

@@ -8,7 +8,7 @@ from experiments.benchmarks.measure import Variant, run_interleaved
 from fluxseg.config import SimulatorConfig
 from fluxseg.data.checks import check_source
 from fluxseg.data.simulator import simulate_recording
-from fluxseg.interop.sources import FolderSource
+from fluxseg.formats.sources import FolderSource
 
 
 @pytest.fixture(scope="module", params=["uint8", "float32"])

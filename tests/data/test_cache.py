@@ -26,8 +26,8 @@ from fluxseg.data.recording import Recording
 from fluxseg.data.tiles import uncrop_grid
 from fluxseg.data.transforms import dequantize, merge_masks, normalize_image, quantize
 from fluxseg.errors import FluxsegError, RecordingError, WorkdirError
-from fluxseg.interop.allen import write_allen_npy
-from fluxseg.interop.sources import FolderSource
+from fluxseg.formats.allen import write_allen_npy
+from fluxseg.formats.sources import FolderSource
 from tests.conftest import REPOSITORY
 
 CONFIG = DataConfig(tile=32, workers=1)

@@ -24,7 +24,7 @@ from fluxseg.data.pipeline import CropSource
 from fluxseg.data.prepare import prepare_cache, repair_cache
 from fluxseg.data.recording import Recording
 from fluxseg.errors import WorkdirError
-from fluxseg.interop.allen import write_allen_npy
+from fluxseg.formats.allen import write_allen_npy
 from fluxseg.main import main as train
 from tests.conftest import REPOSITORY, TINY, as_arguments, with_data, with_train
 from tests.data.test_cache import CONFIG, Cells

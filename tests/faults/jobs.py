@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from fluxseg.config import Config, config_from_dict
-from fluxseg.files import read_json
+from fluxseg.io.files import read_json
 from fluxseg.training.checkpoints import arrays_of, open_checkpoints, restore_state
 from fluxseg.training.sharding import make_mesh, replicate
 from fluxseg.training.state import TrainState, create_train_state

@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from fluxseg.terminal import run_guarded
+from fluxseg.console import run_guarded
 from fluxseg.training.loop import Callbacks, train_and_evaluate
 from tests.faults.jobs import SMALL
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from fluxseg.files import read_json
+from fluxseg.io.files import read_json
 from tests.conftest import with_train
 from tests.faults.jobs import SMALL, Job, check_outcome, fail_job, finish_job
 from tests.faults.recordings import create_fields, write_folder, write_recording

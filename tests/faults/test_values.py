@@ -14,7 +14,7 @@ import tifffile
 
 import fluxseg.training.loop
 from fluxseg.errors import TrainingError
-from fluxseg.files import read_json
+from fluxseg.io.files import read_json
 from fluxseg.training.loop import train_and_evaluate
 from tests.conftest import with_data, with_train
 from tests.faults.disks import limited

@@ -10,7 +10,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 from PIL import Image
 from safetensors.numpy import load_file
 
-from fluxseg.files import TEMPORARY
+from fluxseg.io.files import TEMPORARY
 from tests.faults.jobs import read_bits
 
 ORBAX_TEMPORARY = "orbax-checkpoint-tmp"

@@ -211,7 +211,7 @@ def limit_process(memory: int = 2**32) -> None:
 def lower_limits() -> None:
     """Set the limits of memory in all readers to `LIMIT`."""
     for name in sorted(sys.modules):
-        if name.startswith(("fluxseg.data.", "fluxseg.interop.", "fluxseg.inference.")):
+        if name.startswith(("fluxseg.data.", "fluxseg.formats.", "fluxseg.inference.")):
             _lower(importlib.import_module(name))
 
 

@@ -6,8 +6,8 @@ import random
 import re
 from typing import Any
 
-from fluxseg.files import CHECKSUM, add_checksum
-from tests.data.malicious import NAMES, call, greedy, text
+from fluxseg.io.files import CHECKSUM, add_checksum
+from tests.formats.malicious import NAMES, call, greedy, text
 
 NUMBERS = (
     0, 1, 2, 7, 8, 16, 127, 128, 255, 256, 32767, 32768, 65535, 65536, 2**24, 2**31 - 1, 2**31,

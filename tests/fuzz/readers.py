@@ -35,7 +35,7 @@ class Reader:
 
 def read_arrays(folder: Path, output: Path) -> None:
     """Read each file as one array."""
-    from fluxseg.data.npy import read_npy
+    from fluxseg.formats.npy import read_npy
 
     for path in _files(folder):
         read_npy(path)
@@ -43,9 +43,9 @@ def read_arrays(folder: Path, output: Path) -> None:
 
 def read_recordings(folder: Path, output: Path) -> None:
     """Do as `fluxseg convert` of a folder does: read what is found, and write it by its id."""
-    from fluxseg.interop.convert import write_recording
-    from fluxseg.interop.sources import FolderSource
-    from fluxseg.names import distinct_name, safe_name
+    from fluxseg.formats.convert import write_recording
+    from fluxseg.formats.sources import FolderSource
+    from fluxseg.io.names import distinct_name, safe_name
 
     source = FolderSource(str(folder))
     taken: set[str] = set()
@@ -63,7 +63,7 @@ def read_recordings(folder: Path, output: Path) -> None:
 
 def read_any_file(folder: Path, output: Path) -> None:
     """Read each file by its content, as `fluxseg convert FILE` does, whatever its name."""
-    from fluxseg.interop.convert import read_any
+    from fluxseg.formats.convert import read_any
 
     reads = [functools.partial(read_any, path) for path in _files(folder)]
     _do_all([*reads, functools.partial(read_recordings, folder, output)])
@@ -71,8 +71,8 @@ def read_any_file(folder: Path, output: Path) -> None:
 
 def read_images(folder: Path, output: Path) -> None:
     """Do as `fluxseg predict` does with images, and read them as labels besides."""
+    from fluxseg.formats.pixels import read_pixels
     from fluxseg.inference.inputs import plan_jobs, read_input
-    from fluxseg.interop.pixels import read_pixels
 
     jobs = plan_jobs([str(folder)], output)[: 2 * MOST_KEYS]
     reads: list[Callable[[], Any]] = []
@@ -86,7 +86,7 @@ def read_images(folder: Path, output: Path) -> None:
 
 def read_movies(folder: Path, output: Path) -> None:
     """Go through the frames of each file, as `fluxseg project` does."""
-    from fluxseg.interop.movies import iterate_frames, read_movie_facts
+    from fluxseg.formats.movies import iterate_frames, read_movie_facts
 
     for path in _files(folder):
         read_movie_facts(path)
@@ -96,7 +96,7 @@ def read_movies(folder: Path, output: Path) -> None:
 
 def read_tensors(folder: Path, output: Path) -> None:
     """Read each file as a state dict of PyTorch."""
-    from fluxseg.interop.torch_files import read_torch_tensors
+    from fluxseg.formats.torch_files import read_torch_tensors
 
     for path in _files(folder):
         for array in read_torch_tensors(path).values():
@@ -115,7 +115,7 @@ def read_workdir(folder: Path, output: Path) -> None:
     """Read settings, split, scores and examples of a run, and write its report elsewhere."""
     from fluxseg.config import config_from_dict
     from fluxseg.data.splits import manifest_from_json
-    from fluxseg.files import read_json
+    from fluxseg.io.files import read_json
     from fluxseg.report.html import render_page
     from fluxseg.report.workdir import best_epoch, is_simulated, read_example, read_run
 
@@ -180,7 +180,7 @@ def read_cache(folder: Path, output: Path) -> None:
 
 def read_review(folder: Path, output: Path) -> None:
     """Apply a review, as `fluxseg review --apply` does."""
-    from fluxseg.inference.review.apply import apply_review
+    from fluxseg.adapt.review.apply import apply_review
 
     path = folder / "review.json"
     try:
@@ -210,42 +210,42 @@ def _files(folder: Path) -> list[Path]:
 
 
 _NPY = ("data/npy", "data/arrays", "data/pickled", "data/admitted")
-_FOLDER = ("interop/sources", "interop/convert", "interop/metadata", "data/recording")
+_FOLDER = ("formats/sources", "formats/convert", "formats/metadata", "data/recording")
 READERS = {
     "npy": Reader(read_arrays, seeds.array_files, _NPY[:2]),
-    "pickled": Reader(read_recordings, seeds.pickled_files, (*_NPY, "interop/allen")),
-    "npz": Reader(read_recordings, seeds.npz_files, ("interop/npz", "interop/allen", *_FOLDER)),
+    "pickled": Reader(read_recordings, seeds.pickled_files, (*_NPY, "formats/allen")),
+    "npz": Reader(read_recordings, seeds.npz_files, ("formats/npz", "formats/allen", *_FOLDER)),
     "tiff": Reader(
-        read_images, seeds.tiff_files, ("interop/pixels", "interop/images")
+        read_images, seeds.tiff_files, ("formats/pixels", "formats/images")
     ),
     "png": Reader(
-        read_images, lambda: seeds.picture_files(".png"), ("interop/pixels", "interop/images")
+        read_images, lambda: seeds.picture_files(".png"), ("formats/pixels", "formats/images")
     ),
     "jpeg": Reader(
-        read_images, lambda: seeds.picture_files(".jpg"), ("interop/pixels", "interop/images")
+        read_images, lambda: seeds.picture_files(".jpg"), ("formats/pixels", "formats/images")
     ),
     "nwb": Reader(
         read_any_file,
         seeds.hdf5_files,
-        ("interop/hdf5", "interop/nwb", "interop/allen_nwb", "interop/plane_masks"),
+        ("formats/hdf5", "formats/nwb", "formats/allen_nwb", "formats/plane_masks"),
     ),
-    "movie": Reader(read_movies, seeds.movie_files, ("interop/movies",)),
+    "movie": Reader(read_movies, seeds.movie_files, ("formats/movies",)),
     "suite2p": Reader(
-        read_recordings, seeds.suite2p_files, ("interop/suite2p", "interop/suite2p_ops")
+        read_recordings, seeds.suite2p_files, ("formats/suite2p", "formats/suite2p_ops")
     ),
-    "cellpose": Reader(read_recordings, seeds.cellpose_files, ("interop/cellpose",)),
+    "cellpose": Reader(read_recordings, seeds.cellpose_files, ("formats/cellpose",)),
     "json": Reader(
         read_any_file,
         seeds.json_files,
-        ("interop/coco", "interop/geojson", "interop/neurofinder", "interop/json_files",
-         "interop/polygons"),
+        ("formats/coco", "formats/geojson", "formats/neurofinder", "formats/json_files",
+         "formats/polygons"),
     ),
     "imagej": Reader(
         read_any_file,
         seeds.imagej_files,
-        ("interop/imagej", "interop/polygons"),
+        ("formats/imagej", "formats/polygons"),
     ),
-    "tensors": Reader(read_tensors, seeds.tensor_files, ("interop/torch_files",)),
+    "tensors": Reader(read_tensors, seeds.tensor_files, ("formats/torch_files",)),
     "model": Reader(read_models, seeds.model_files, ("inference/model_file",)),
     "workdir": Reader(
         read_workdir, seeds.run_files, ("report/workdir", "data/splits"), needs_run=True
@@ -257,7 +257,7 @@ READERS = {
     "review": Reader(
         read_review,
         seeds.review_files,
-        ("inference/review_apply", "interop/imagej", "interop/labels"),
+        ("adapt/review/apply", "formats/imagej", "formats/labels"),
         needs_run=True,
     ),
 }  # fmt: skip

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from fluxseg.data.recording import Recording
-from fluxseg.interop.convert import write_recording
-from fluxseg.interop.pixels import write_image_tiff, write_label_tiff
-from tests.data.malicious import call, greedy, npy, text, unsafe
+from fluxseg.formats.convert import write_recording
+from fluxseg.formats.pixels import write_image_tiff, write_label_tiff
+from tests.formats.malicious import call, greedy, npy, text, unsafe
 from tests.fuzz.folders import Files, read_folder
 
 CANARY = "canary"
@@ -124,7 +124,7 @@ def _allen_nwb(folder: Path) -> None:
     """As `BrainObservatoryNwbDataSet` of AllenSDK reads it."""
     import h5py
 
-    from fluxseg.interop.allen_nwb import PIPELINE
+    from fluxseg.formats.allen_nwb import PIPELINE
 
     recording = create_recording()
     assert recording.masks is not None

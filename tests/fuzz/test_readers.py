@@ -135,7 +135,7 @@ def test_a_hostile_setting_is_shown_as_one_word(run, tmp_path):
 def test_what_the_fuzzer_found_in_caches_is_refused(run, tmp_path, path, value):
     from fluxseg.data.cache import read_index
     from fluxseg.errors import WorkdirError
-    from fluxseg.files import add_checksum
+    from fluxseg.io.files import add_checksum
 
     files = {"index.json": (run / "cache" / "index.json").read_bytes()}
     values = json.loads(change(files, "index.json", *path, to=value)["index.json"])

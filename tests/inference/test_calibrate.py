@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from fluxseg.data.pipeline import CropSource, iterate_evaluation
+from fluxseg.formats.sources import open_source
 from fluxseg.inference.calibrate import (
     OperatingPoint,
     calibrate,
@@ -25,7 +26,6 @@ from fluxseg.inference.run_model import (
     operating_point_of_run,
     update_run_model,
 )
-from fluxseg.interop.sources import open_source
 from fluxseg.model.calibration import LEVELS
 from fluxseg.training.loop import train_and_evaluate
 from tests.conftest import TINY, with_train

@@ -3,9 +3,9 @@ import json
 import numpy as np
 
 from fluxseg.data.transforms import merge_masks
+from fluxseg.formats.sources import open_source
 from fluxseg.inference.evaluate import evaluate_run, load_run, run_index
 from fluxseg.inference.examples import choose_examples, write_examples
-from fluxseg.interop.sources import open_source
 from fluxseg.training.loop import train_and_evaluate
 from tests.conftest import TINY, with_train
 

@@ -10,10 +10,10 @@ from PIL import Image
 from fluxseg.config import ModelConfig
 from fluxseg.data.recording import Recording
 from fluxseg.errors import ConfigError, RecordingError
+from fluxseg.formats.npz import write_npz
 from fluxseg.inference.inputs import plan_jobs, read_input
 from fluxseg.inference.predict import Predictor
 from fluxseg.inference.predict_files import predict_files
-from fluxseg.interop.npz import write_npz
 from fluxseg.model.unet import create_unet
 
 CONFIG = ModelConfig(features=(4, 8), convs=1, stem=1, norm="none")
@@ -188,9 +188,9 @@ def test_neurons_go_to_the_tools_of_the_lab(model, tmp_path):
     from typing import get_args
 
     from fluxseg.cli.apply import PredictFormat
+    from fluxseg.formats.formats import ENDINGS
+    from fluxseg.formats.sources import read_recording
     from fluxseg.inference.predict_files import OutputFormat
-    from fluxseg.interop.formats import ENDINGS
-    from fluxseg.interop.sources import read_recording
 
     assert get_args(PredictFormat) == get_args(OutputFormat)
     image = np.random.default_rng(0).random((48, 64)).astype(np.float32)

@@ -12,8 +12,8 @@ from PIL import Image
 
 import fluxseg
 import fluxseg.pretrained
-from experiments.pretrained import Crops, find_borders, training_ranges
-from experiments.pretrained_scores import count_found, score_settings, simulate_held_out
+from experiments.pretrained.scores import count_found, score_settings, simulate_held_out
+from experiments.pretrained.train import Crops, find_borders, training_ranges
 from fluxseg.data.resample import resample_image, zoomed_shape
 from fluxseg.inference.objects.counts import ObjectCounts
 from fluxseg.inference.run_model import MODEL_NAME
@@ -37,7 +37,7 @@ def fields():
 def test_it_is_small_and_has_a_card():
     assert (FOLDER / MODEL_NAME).stat().st_size < 8e6
     card = (FOLDER / "card.md").read_text(encoding="utf-8")
-    for part in ("licence", "training data", "What it is not for", "experiments.pretrained"):
+    for part in ("licence", "training data", "What it is not for", "experiments.pretrained.train"):
         assert part in card
 
 

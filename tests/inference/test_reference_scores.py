@@ -1,4 +1,4 @@
-"""Our scores against those of the original programs (see experiments/reference_scores.py)."""
+"""Our scores against those of the original programs (experiments/studies/reference_scores.py)."""
 
 import json
 from pathlib import Path

@@ -13,9 +13,9 @@ from fluxseg.data.background import overlap
 from fluxseg.data.tissue import create_cells, draw_cells
 from fluxseg.data.touching import NEURON, TOUCHING, touching_label
 from fluxseg.errors import ConfigError, RecordingError
+from fluxseg.formats.labels import label_components
 from fluxseg.inference.objects.counts import count_objects
 from fluxseg.inference.objects.rois import find_rois, measure_rois
-from fluxseg.interop.labels import label_components
 
 UM = 0.785
 

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fluxseg.adapt.few_shot import FewShot, create_config
 from fluxseg.errors import WorkdirError
+from fluxseg.formats.sources import open_source
 from fluxseg.inference.evaluate import evaluate_run, load_run
-from fluxseg.inference.few_shot import FewShot, create_config
 from fluxseg.inference.field_scores import score_fields
 from fluxseg.inference.inputs import Job
 from fluxseg.inference.model_file import read_model, write_model
@@ -19,7 +20,6 @@ from fluxseg.inference.objects.rois import find_rois
 from fluxseg.inference.predict import Predictor
 from fluxseg.inference.predict_files import predict_files
 from fluxseg.inference.run_model import MODEL_NAME, load_model
-from fluxseg.interop.sources import open_source
 from fluxseg.main import main
 from fluxseg.model.unet import create_unet
 from fluxseg.training.loop import train_and_evaluate

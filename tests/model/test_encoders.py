@@ -14,8 +14,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from fluxseg.config import ModelConfig, TrainConfig
 from fluxseg.errors import ConfigError
-from fluxseg.interop.torch_files import read_torch_tensors
-from fluxseg.interop.torch_weights import encoder_weights
+from fluxseg.formats.torch_files import read_torch_tensors
+from fluxseg.formats.torch_weights import encoder_weights
 from fluxseg.model.efficientnet import EfficientNetLite0
 from fluxseg.model.encoder_layers import (
     EncoderConv,
@@ -281,7 +281,7 @@ def load(kind, tensors, **changes):
 
 def compare_with_torch(torch, kind, model, path, mean, std, fast):
     """Compare what every convolution, normalisation and level of two encoders gives."""
-    from fluxseg.interop import torch_weights
+    from fluxseg.formats import torch_weights
 
     outputs = {}
     for name, layer in model.named_modules():

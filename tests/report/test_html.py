@@ -13,7 +13,7 @@ import pytest
 
 from fluxseg.config import AugmentConfig, Config, ModelConfig, TrainConfig, config_to_dict
 from fluxseg.errors import WorkdirError
-from fluxseg.files import write_json
+from fluxseg.io.files import write_json
 from fluxseg.report.html import (
     create_command,
     describe_settings,

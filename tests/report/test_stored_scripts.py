@@ -6,10 +6,10 @@ import shutil
 import numpy as np
 import pytest
 
+from fluxseg.adapt.review.disagreements import find_disagreements
+from fluxseg.adapt.review.files import create_rows
+from fluxseg.adapt.review.places import ReviewedRecording, cut_patch
 from fluxseg.data.recording import Recording
-from fluxseg.inference.review.disagreements import find_disagreements
-from fluxseg.inference.review.files import create_rows
-from fluxseg.inference.review.places import ReviewedRecording, cut_patch
 from fluxseg.report.compare import write_comparison
 from fluxseg.report.html import write_report
 from fluxseg.report.review import write_review_page

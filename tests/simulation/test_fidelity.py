@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments.fidelity import (
+from experiments.studies.fidelity import (
     BINS,
     compare,
     compare_labels,

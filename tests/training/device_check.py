@@ -1,4 +1,4 @@
-"""Run by test_devices.py and experiments/scaling.py with 8 virtual devices; prints JSON.
+"""Run by test_devices.py and experiments/studies/scaling.py with 8 virtual devices; prints JSON.
 
 Named parts alone can be asked for: `python -m tests.training.device_check gradients curves`.
 """

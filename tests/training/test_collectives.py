@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.scaling import (
+from experiments.studies.scaling import (
     NETWORKS,
     Collective,
     all_reduce_seconds,

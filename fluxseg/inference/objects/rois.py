@@ -9,8 +9,8 @@ from skimage.morphology import local_maxima, reconstruction
 from skimage.segmentation import watershed
 
 from fluxseg.errors import ConfigError, RecordingError
-from fluxseg.interop.labels import label_components
-from fluxseg.markup import render_table
+from fluxseg.formats.labels import label_components
+from fluxseg.io.markup import render_table
 
 UM_PER_PX = 0.785
 """Pixel size that the defaults below are converted with where it is not known."""

@@ -11,10 +11,10 @@ from fluxseg.data.cache import CacheIndex
 from fluxseg.data.recording import Recording, Source
 from fluxseg.data.resample import median_diameter, resample_image
 from fluxseg.errors import RecordingError
-from fluxseg.files import write_json
 from fluxseg.inference.calibrate import OperatingPoint
 from fluxseg.inference.examples import stitch_recording
 from fluxseg.inference.objects.scores import Field, pool_recordings, score_recordings
+from fluxseg.io.files import write_json
 from fluxseg.processes import gather_values, run_in_all, run_in_first, share_of
 from fluxseg.training.state import TrainState
 

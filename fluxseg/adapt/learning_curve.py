@@ -1,0 +1,303 @@
+"""Held-out score against the number of labelled fields: does more labelling pay?"""
+
+import contextlib
+import dataclasses
+import logging
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fluxseg.adapt.few_shot import (
+    FewShot,
+    create_config,
+    field_units,
+    train_on,
+    with_length,
+)
+from fluxseg.config import Config, config_to_dict
+from fluxseg.data.cache import CacheIndex
+from fluxseg.data.splits import Manifest
+from fluxseg.errors import ConfigError
+from fluxseg.formats.sources import open_source
+from fluxseg.inference.field_scores import SHOWN, pool_scores, score_fields
+from fluxseg.inference.predict import Predictor
+from fluxseg.io.files import read_json, write_json
+from fluxseg.training.dataset import open_cache
+from fluxseg.training.finetune import FEWEST_GROUPS, curve_sizes, group_folds, order_fields
+
+logger = logging.getLogger(__name__)
+
+FOLDS = 3
+NEGLIGIBLE = 0.01
+"""A smaller gain is taken for none."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CurvePlan:
+    """Which fields learn and which score.
+
+    Attributes:
+        held_out: keys of the fields of each fold, which score; no two folds share a group.
+        pools: for each fold the other fields, in the order in which they are added.
+        sizes: numbers of fields to learn from, ascending; all pools are large enough.
+    """
+
+    held_out: Sequence[Sequence[str]]
+    pools: Sequence[Sequence[str]]
+    sizes: Sequence[int]
+
+
+def plan_curve(units: Mapping[str, str], folds: int = FOLDS, seed: int = 0) -> CurvePlan:
+    """Plan a learning curve: k-fold over groups, nested subsets of the fields that remain.
+
+    Args:
+        units: key -> group of every labelled field.
+        folds: number of folds; fewer if there are fewer groups.
+        seed: of the order of fields and folds.
+
+    Raises:
+        ConfigError: if there are too few groups to say anything.
+    """
+    count = len(set(units.values()))
+    if count < FEWEST_GROUPS:
+        raise ConfigError(f"a learning curve takes {FEWEST_GROUPS} groups, there are {count}")
+    held_out = group_folds(units, min(folds, count), seed)
+    pools = [
+        order_fields({key: unit for key, unit in units.items() if key not in held}, seed)
+        for held in map(set, held_out)
+    ]
+    return CurvePlan(held_out, pools, curve_sizes(min(map(len, pools))))
+
+
+def compute_curve(
+    model: Predictor,
+    data: str,
+    output: Path,
+    settings: FewShot,
+    folds: int = FOLDS,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Fine-tune on more and more fields, each time scored on groups that were held out.
+
+    Finished parts are kept in the folder `curve` and not computed again.
+
+    Args:
+        model: to start from; as it came it is the entry n = 0.
+        data: folder of labelled recordings, or "simulator".
+        output: folder of the fine-tuning, for `curve.json`, the crops and the parts.
+        settings: of every fine-tuning.
+        folds: see `plan_curve`.
+        progress: called with (models scored, models in all).
+
+    Returns:
+        Content of `curve.json`: see `summarise_curve`.
+
+    Raises:
+        ConfigError: if there are too few groups.
+        FluxsegError: see `train_and_evaluate`.
+    """
+    config = create_config(model, data, output, settings)
+    source = open_source(config)
+    index = open_cache(source, output / "cache", config.data)
+    units, groups = (field_units(index, by) for by in (settings.split_by, "group"))
+    plan = plan_curve(units, folds, settings.seed)
+    total, done = len(plan.held_out) * (len(plan.sizes) + 1), 0
+    parts: list[dict[str, Any]] = []
+    for fold, (held, pool) in enumerate(zip(plan.held_out, plan.pools, strict=True)):
+        for size in (0, *plan.sizes):
+            keys = list(pool[:size])
+            folder = output / "curve" / f"fold{fold + 1}-fields{size}"
+            rows = _part(model, config, index, keys, held, folder, settings.steps)
+            parts.append(
+                {
+                    "fold": fold + 1,
+                    "n": size,
+                    "n_groups": len({groups[key] for key in keys}),
+                    "learnt_from": keys,
+                    "held_out": list(held),
+                    "scores": pool_scores(rows),
+                }
+            )
+            done += 1
+            value = parts[-1]["scores"]["neuron_iou"]
+            shown = "undefined" if value is None else f"{value:.3f}"
+            logger.info("fold %d, %d field(s): neuron IoU %s", fold + 1, size, shown)
+            if progress:
+                progress(done, total)
+    curve = {"split_by": settings.split_by, "steps": settings.steps, **summarise_curve(parts)}
+    write_json(output / "curve.json", curve)
+    return curve
+
+
+def _part(
+    model: Predictor,
+    config: Config,
+    index: CacheIndex,
+    keys: list[str],
+    held: Sequence[str],
+    folder: Path,
+    steps: int,
+) -> list[dict[str, Any]]:
+    """Return the rows of `score_fields` of one model, computed or read again."""
+    items = {entry.key: entry.split_item for entry in index.entries}
+    chosen = {
+        key: {
+            "group": items[key].group,
+            "digest": items[key].digest,
+            "splits": ["train"] * items[key].n_crops,
+        }
+        for key in keys
+    }
+    manifest = Manifest(config.data.split_by, 1.0, 0.0, config.data.split_seed, chosen)
+    path = folder / "manifest.json"
+    data = dataclasses.replace(config.data, manifest=str(path))
+    crops = sum(items[key].n_crops for key in keys)
+    config = with_length(dataclasses.replace(config, data=data), crops, steps, 1)
+    done = folder / "held_out.json"
+    wanted = {
+        "config": config_to_dict(config),
+        "hash": manifest.content_hash,
+        "held_out": {key: items[key].digest for key in held},
+    }
+    if done.exists() and (saved := read_json(done)).get("made_with") == wanted:
+        return list(saved["rows"])
+    tuned = model
+    if keys:
+        write_json(path, manifest.to_json())
+        with _quiet():
+            tuned = train_on(model, config, folder)[1]
+    rows = score_fields(tuned, open_source(config), held)
+    write_json(done, {"made_with": wanted, "rows": rows})
+    # The scores are all that a part is for; its states would take a hundred times the space.
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    return rows
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what training says of each part from the log: the same lines a dozen times."""
+    training = logging.getLogger("fluxseg.training")
+    before = training.level
+    training.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        training.setLevel(before)
+
+
+def summarise_curve(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Summarise the models of a curve.
+
+    Args:
+        parts: one mapping for each fold and number of fields: fold, n, n_groups, scores.
+
+    Returns:
+        "rows": for each n the least number of groups among its fields, and for each score of
+        `SHOWN` its `mean`, `low`, `high` and `sd` over the folds, and `gain`: the mean, low and
+        high of the difference to the row before within each fold. "folds": their number,
+        "parts": the parts. Undefined values are left out; None if nothing is left.
+    """
+    sizes = sorted({part["n"] for part in parts})
+    folds = sorted({part["fold"] for part in parts})
+    by = {(part["fold"], part["n"]): part for part in parts}
+    rows: list[dict[str, Any]] = []
+    for place, size in enumerate(sizes):
+        row: dict[str, Any] = {
+            "n": size,
+            "n_groups": min(by[fold, size]["n_groups"] for fold in folds),
+        }
+        for name in SHOWN:
+            values = [_value(by[fold, size], name) for fold in folds]
+            row[name] = _spread(values)
+            if place:
+                before = [_value(by[fold, sizes[place - 1]], name) for fold in folds]
+                row[name]["gain"] = _spread(np.subtract(values, before).tolist())
+        rows.append(row)
+    return {"folds": len(folds), "rows": rows, "parts": [dict(part) for part in parts]}
+
+
+def _value(part: Mapping[str, Any], name: str) -> float:
+    value = part["scores"].get(name)
+    return float("nan") if value is None else float(value)
+
+
+def _spread(values: Sequence[float]) -> dict[str, Any]:
+    kept = np.array([value for value in values if np.isfinite(value)])
+    if not len(kept):
+        return {"values": [], "mean": None, "low": None, "high": None, "sd": None}
+    return {
+        "values": kept.tolist(),
+        "mean": float(kept.mean()),
+        "low": float(kept.min()),
+        "high": float(kept.max()),
+        "sd": float(kept.std(ddof=1)) if len(kept) > 1 else None,
+    }
+
+
+def format_curve(curve: Mapping[str, Any]) -> list[str]:
+    """Format a curve as the lines of a table, and a last line on what the latest step brought.
+
+    Args:
+        curve: from `summarise_curve`.
+    """
+    head = "  ".join(f"{title:>24}" for title in SHOWN.values())
+    lines = [f"fields  groups  {head}"]
+    for row in curve["rows"]:
+        cells = []
+        for name in SHOWN:
+            cell = row[name]
+            cells.append(
+                f"{'undefined':>24}"
+                if cell["mean"] is None
+                else f"{cell['mean']:8.3f} ({cell['low']:.3f}-{cell['high']:.3f}) "
+            )
+        groups = "-" if row["n"] == 0 else row["n_groups"]
+        lines.append(f"{row['n']:>6}  {groups:>6}  " + "  ".join(f"{c:>24}" for c in cells))
+    lines.append(
+        f"Mean and range over {curve['folds']} folds of held-out "
+        f"{'groups' if curve.get('split_by', 'group') == 'group' else 'recordings'}; "
+        "0 fields: the model as it came."
+    )
+    verdict = judge_curve(curve)
+    return [*lines, verdict] if verdict else lines
+
+
+def judge_curve(curve: Mapping[str, Any], name: str = "neuron_iou") -> str:
+    """Say whether more labelling pays, by what the latest doubling of the fields brought.
+
+    Args:
+        curve: from `summarise_curve`.
+        name: the score to judge by.
+
+    Returns:
+        A sentence; empty if there is nothing to compare.
+    """
+    sizes = [row["n"] for row in curve["rows"]]
+    last = sizes[-1]
+    earlier = [size for size in sizes if size <= last / 2]
+    values = {
+        (part["fold"], part["n"]): _value(part, name)
+        for part in curve["parts"]
+        if part["n"] in (last, *earlier[-1:])
+    }
+    folds = sorted({fold for fold, _ in values})
+    if not earlier:
+        return ""
+    gains = np.array([values[fold, last] - values[fold, earlier[-1]] for fold in folds])
+    gains = gains[np.isfinite(gains)]
+    if not len(gains):
+        return ""
+    text = (
+        f"From {earlier[-1]} to {last} fields the {SHOWN[name]} changed by {gains.mean():+.3f} "
+        f"({gains.min():+.3f} to {gains.max():+.3f} over the folds): "
+    )
+    if gains.min() > NEGLIGIBLE:
+        return text + "every fold gained; more labelling is likely to pay."
+    if gains.max() <= NEGLIGIBLE:
+        return (
+            text + "no fold gained more than 0.01; more labels of this kind are unlikely to help."
+        )
+    return text + "the folds disagree; it cannot be told yet whether more labelling pays."

@@ -1,0 +1,230 @@
+"""A review of labels as files: lists, and ROI sets to correct in ImageJ."""
+
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fluxseg.adapt.review.disagreements import KINDS, Disagreement, find_disagreements
+from fluxseg.adapt.review.places import (
+    ReviewedRecording,
+    cut_patches,
+    keep_surest,
+    rank_places,
+)
+from fluxseg.adapt.review.plan import ReviewPlan
+from fluxseg.data.recording import Recording, pixel_size
+from fluxseg.data.transforms import normalize_image
+from fluxseg.errors import RecordingError
+from fluxseg.formats.export import to_uint8, write_gray_image
+from fluxseg.formats.imagej import write_imagej
+from fluxseg.formats.labels import merge_labels
+from fluxseg.formats.pixels import write_label_tiff
+from fluxseg.inference.objects.rois import find_rois
+from fluxseg.inference.predict import Predictor
+from fluxseg.io.files import write_json
+from fluxseg.io.names import distinct_name, safe_name
+from fluxseg.io.tables import write_csv
+
+logger = logging.getLogger(__name__)
+
+UNSUITED = 0.4
+"""Share of doubtful labels from which on the model itself is in doubt."""
+WRITTEN = ("missed", "doubtful")
+"""The kinds that are written as ROI sets."""
+COLUMNS = (
+    "kind", "rank", "confidence", "quality", "recording", "key", "row", "column", "area_px",
+    "overlap", "iou", "rois", "labels",
+)  # fmt: skip
+
+
+def review_recordings(
+    plan: ReviewPlan,
+    output: Path,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    **settings: Any,
+) -> tuple[list[ReviewedRecording], list[tuple[str, str]]]:
+    """Review recordings one by one, and write the ROI sets of each.
+
+    The output folder gets for each recording `NAME_missed.zip` and `NAME_doubtful.zip`, ROI sets
+    of ImageJ, and `NAME_missed_labels.tif` and
+    `NAME_doubtful_labels.tif`, numbered by falling confidence; no file where nothing was found.
+    `NAME_image.png` is the image to open them with.
+
+    Args:
+        plan: from `plan_review`.
+        output: folder to write to.
+        progress: called with (recordings done, recordings in all).
+        settings: further arguments of `find_disagreements`.
+
+    Returns:
+        The reviewed recordings, and (key, reason) of those left out.
+    """
+    reviewed, left_out, taken = list[ReviewedRecording](), list[tuple[str, str]](), set[str]()
+    for number, key in enumerate(plan.keys, 1):
+        try:
+            recording = plan.source.read(key)
+            if recording.masks is None:
+                raise RecordingError("masks", "it is not annotated")
+            found = _review(plan.model, recording, settings)
+            name = distinct_name(safe_name(recording.id), taken)
+            files = [
+                file
+                for kind in WRITTEN
+                for file in _write_rois(output, name, select(found, kind, recording), kind)
+            ]
+            if files:
+                write_gray_image(
+                    output / f"{name}_image.png",
+                    to_uint8(normalize_image(recording.image)),
+                    "png",
+                )
+            patches = cut_patches(recording, found)
+            ids = (recording.id, recording.roi_ids)
+            reviewed.append(ReviewedRecording(name, key, *ids, tuple(found), tuple(files), patches))
+            reviewed = keep_surest(reviewed)
+        except (RecordingError, OSError) as error:
+            left_out.append((key, str(error)))
+            logger.warning("left out: %s: %s", key, error)
+        if progress:
+            progress(number, len(plan.keys))
+    return reviewed, left_out
+
+
+def _review(
+    model: Predictor, recording: Recording, settings: Mapping[str, Any]
+) -> list[Disagreement]:
+    assert recording.masks is not None  # noqa: S101
+    diameter = model.find_diameter(recording.image)
+    probability, touching = model.predict_touching(recording.image, diameter=diameter)
+    seen = np.where(np.isfinite(recording.image), probability, np.nan)
+    scale = pixel_size(recording.metadata) or model.um_per_px
+    rois = find_rois(
+        seen,
+        threshold=model.threshold,
+        um_per_px=scale,
+        touching=touching,
+        diameter=diameter,
+    )
+    return find_disagreements(recording.masks, seen, rois=rois, **settings)
+
+
+def select(found: Sequence[Disagreement], kind: str, recording: Recording) -> Recording:
+    """Return a recording with the masks of one kind of disagreement in place of its labels.
+
+    Args:
+        found: surest first; the ROIs are named "missed-01-0.97" by rank and confidence, and
+            doubtful ones by the id of the label besides.
+        kind: see `Disagreement`.
+        recording: gives all the rest.
+    """
+    chosen = [one for one in found if one.kind == kind]
+    masks = np.zeros((len(chosen), *recording.image.shape), bool)
+    names = []
+    for number, one in enumerate(chosen, 1):
+        masks[number - 1] = one.full_mask(recording.image.shape)
+        label = f"-{recording.roi_ids[one.labels[0]]}" if kind == "doubtful" else ""
+        names.append(f"{kind}-{number:02d}-{one.confidence:.2f}{label}")
+    return dataclasses.replace(recording, masks=masks, roi_ids=tuple(names), remarks=())
+
+
+def _write_rois(output: Path, name: str, chosen: Recording, kind: str) -> list[str]:
+    """Write the ROI sets of a kind; return the names of the files."""
+    archive, tiff = (output / f"{name}_{kind}{end}" for end in (".zip", "_labels.tif"))
+    for old in (archive, tiff):
+        # What an earlier review found must not be taken for this one's.
+        old.unlink(missing_ok=True)
+    if chosen.masks is None or not len(chosen.masks):
+        return []
+    write_label_tiff(tiff, merge_labels(chosen.masks))
+    for remark in write_imagej(archive, chosen):
+        logger.info("%s: %s", archive.name, remark)
+    return [archive.name, tiff.name]
+
+
+def write_review(
+    plan: ReviewPlan,
+    reviewed: Sequence[ReviewedRecording],
+    left_out: Sequence[tuple[str, str]],
+    output: Path,
+) -> list[dict[str, Any]]:
+    """Write `review.json` and `review.csv`, all disagreements kind by kind, surest first.
+
+    Args:
+        plan: from `plan_review`.
+        reviewed: from `review_recordings`.
+        left_out: from `review_recordings`.
+        output: folder to write to.
+
+    Returns:
+        A row for each disagreement, with the `COLUMNS`.
+    """
+    rows = create_rows(reviewed)
+    data = plan.config.data
+    write_json(
+        output / "review.json",
+        {
+            "source": (
+                data.source if data.source == "simulator" else str(Path(data.source).resolve())
+            ),
+            "simulator": (
+                dataclasses.asdict(plan.config.simulator) if data.source == "simulator" else None
+            ),
+            "threshold": plan.model.threshold,
+            "remarks": [*plan.remarks, *judge_model(reviewed)],
+            "left_out": [{"key": key, "reason": reason} for key, reason in left_out],
+            "recordings": [
+                {
+                    "name": one.name,
+                    "key": one.key,
+                    "id": one.id,
+                    "files": list(one.files),
+                    "labels": len(one.labels),
+                    **{k: sum(d.kind == k for d in one.found) for k in ("missed", "doubtful")},
+                }
+                for one in reviewed
+            ],
+            "disagreements": rows,
+        },
+    )
+    write_csv(output / "review.csv", COLUMNS, rows)
+    return rows
+
+
+def judge_model(reviewed: Sequence[ReviewedRecording]) -> list[str]:
+    """Say so if the model doubts so many labels that it hardly suits these recordings."""
+    labels = sum(len(one.labels) for one in reviewed)
+    doubtful = sum(found.kind == "doubtful" for one in reviewed for found in one.found)
+    if not labels or doubtful <= UNSUITED * labels:
+        return []
+    return [
+        f"The model takes {doubtful} of {labels} labels for background: it hardly suits these "
+        "recordings, or labels were made by other rules. Tune it first (fluxseg finetune)."
+    ]
+
+
+def create_rows(reviewed: Sequence[ReviewedRecording]) -> list[dict[str, Any]]:
+    """Create a row with the `COLUMNS` for each disagreement, kind by kind, ranked within it."""
+    return [
+        {
+            "kind": kind,
+            "rank": rank,
+            "confidence": round(found.confidence, 4),
+            "quality": round(found.quality, 4),
+            "recording": one.id,
+            "key": one.key,
+            "row": round(found.centre[0], 1),
+            "column": round(found.centre[1], 1),
+            "area_px": found.area,
+            "overlap": round(found.overlap, 4),
+            "iou": round(found.iou, 4),
+            "rois": [number + 1 for number in found.rois],
+            "labels": [str(one.labels[number]) for number in found.labels],
+        }
+        for kind in KINDS
+        for rank, one, found in rank_places(reviewed, kind)
+    ]

@@ -1,0 +1,266 @@
+"""NWB files of the Allen Brain Observatory: projection, masks and what tells sessions apart.
+
+Two layouts, at the paths that AllenSDK reads:
+
+- Visual Coding, NWB 1.0 (`allensdk/core/brain_observatory_nwb_data_set.py`): below
+  `processing/brain_observatory_pipeline/ImageSegmentation` are `roi_ids` and `imaging_plane_1`
+  with `roi_list`, `<name in roi_list>/img_mask` [y, x] and `pix_mask` (x, y), and
+  `reference_images/maximum_intensity_projection_image/data` [y, x].
+- Visual Behavior, NWB 2 (`allensdk/brain_observatory/nwb/__init__.py`): below `processing/ophys`
+  (once `two_photon_imaging`) are `image_segmentation/cell_specimen_table`, whose `image_mask` is
+  [roi, y, x], and `images/max_projection` [y, x] with a resolution in cm per pixel.
+"""
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from fluxseg.data.recording import Recording
+from fluxseg.errors import RecordingError
+from fluxseg.formats.allen import recording_from_mapping
+from fluxseg.formats.hdf5 import (
+    MAGIC,
+    MAX_BYTES,
+    find_dataset,
+    find_group,
+    list_datasets,
+    list_groups,
+    open_hdf5,
+    read_attribute,
+    read_numbers,
+    read_plain,
+    read_texts,
+)
+from fluxseg.formats.npy import naming_file, open_regular
+from fluxseg.formats.pixels import MAX_PIXELS
+from fluxseg.formats.plane_masks import read_plane_masks
+
+PIPELINE = "processing/brain_observatory_pipeline/ImageSegmentation"
+"""Where the masks of a Visual Coding file are."""
+_PROJECTION = "imaging_plane_1/reference_images/maximum_intensity_projection_image/data"
+_TABLES = ("processing/ophys", "processing/two_photon_imaging")
+_VISUAL_CODING = {
+    "ophys_experiment_id": "general/session_id",
+    "experiment_container_id": "general/experiment_container_id",
+    "specimen_name": "general/specimen_name",
+    "session_type": "general/session_type",
+    "session_start_time": "session_start_time",
+    "targeted_structure": "general/optophysiology/imaging_plane_1/location",
+    "imaging_depth": "general/optophysiology/imaging_plane_1/imaging depth",
+    "indicator": "general/optophysiology/imaging_plane_1/indicator",
+    "excitation_lambda": "general/optophysiology/imaging_plane_1/excitation_lambda",
+    "genotype": "general/subject/genotype",
+    "sex": "general/subject/sex",
+    "age": "general/subject/age",
+    "device": "general/devices/2-photon microscope",
+    "fov": "general/fov",
+}
+
+
+def is_nwb(path: Path | str) -> str:
+    """Tell which kind of NWB file a file is.
+
+    Args:
+        path: any file.
+
+    Returns:
+        "nwb" for NWB 2, "allen-1" for a Visual Coding file of the Allen Institute, else "".
+
+    Raises:
+        RecordingError: naming the file, if it is an HDF5 file that cannot be read.
+    """
+    path = Path(path)
+    with naming_file(path), open_regular(path) as (file, _):
+        if file.read(len(MAGIC)) != MAGIC:
+            return ""
+    with open_hdf5(path) as opened:
+        return kind_of(opened)
+
+
+def kind_of(file: h5py.Group) -> str:
+    """Tell the kind of an open file, see `is_nwb`."""
+    if find_group(file, PIPELINE) is not None:
+        return "allen-1"
+    version = read_attribute(file, "nwb_version")
+    return "nwb" if str(version).startswith("2") else ""
+
+
+def find_table(file: h5py.Group) -> h5py.Group | None:
+    """Return the `cell_specimen_table` of a Visual Behavior file, None for other files."""
+    names = (f"{module}/image_segmentation/cell_specimen_table" for module in _TABLES)
+    return next((table for name in names if (table := find_group(file, name)) is not None), None)
+
+
+def read_allen_nwb(path: Path | str) -> Recording:
+    """Read a recording from an NWB file of the Allen Institute, of either layout.
+
+    Args:
+        path: a Visual Coding (NWB 1.0) or Visual Behavior (NWB 2) file.
+
+    Returns:
+        The recording: the maximum projection, the ROIs (those of a Visual Behavior file that are
+        not `valid_roi` are left out, with a remark), and the metadata under the names that
+        AllenSDK gives them; `experiment_container_id` is the group.
+
+    Raises:
+        RecordingError: naming file and field, if it cannot be used.
+    """
+    path = Path(path)
+    with open_hdf5(path) as file:
+        if kind_of(file) == "allen-1":
+            values = _read_visual_coding(file)
+            return recording_from_mapping(values, path.stem)
+        table = find_table(file)
+        if table is None:
+            raise RecordingError("", "is not in a layout of the Allen Institute; use read_nwb")
+        return _read_visual_behavior(file, table, path.stem)
+
+
+def read_plane_image(group: h5py.Group, path: str) -> np.ndarray | None:
+    """Read an image `[A, B]` of at most `MAX_PIXELS`, None if it is absent.
+
+    Raises:
+        RecordingError: naming it, if it is not an image.
+    """
+    dataset = find_dataset(group, path)
+    if dataset is None:
+        return None
+    if dataset.shape is None or len(dataset.shape) != 2 or dataset.dtype.names:
+        raise RecordingError(path, f"must be an image [A, B], got {dataset.shape}")
+    return read_numbers(dataset, MAX_PIXELS * 8)
+
+
+def _read_visual_coding(file: h5py.Group) -> dict[str, Any]:
+    segmentation = find_group(file, PIPELINE)
+    plane = None if segmentation is None else find_group(segmentation, "imaging_plane_1")
+    if segmentation is None or plane is None:
+        raise RecordingError(f"{PIPELINE}/imaging_plane_1", "is missing")
+    image = read_plane_image(segmentation, _PROJECTION)
+    if image is None:
+        raise RecordingError(_PROJECTION, "is missing")
+    listed = find_dataset(plane, "roi_list")
+    if listed is not None:
+        names = read_texts(listed)
+    else:
+        masks = ("img_mask", "pix_mask")
+        names = [name for name, roi in list_groups(plane) if any(key in roi for key in masks)]
+    if len(names) * image.size > MAX_BYTES:
+        raise RecordingError("roi_list", f"{len(names)} ROIs of {list(image.shape)} px")
+    rois = np.zeros((len(names), *image.shape), bool)
+    for roi, name in zip(rois, names, strict=True):
+        _read_roi(plane, name, roi)
+    ids = find_dataset(segmentation, "roi_ids")
+    return {
+        "id": read_plain(file, "general/session_id"),
+        "metadata": _describe_visual_coding(file),
+        "max_projection": image,
+        "roi_ids": names if ids is None else _read_ids(ids),
+        "roi_mask_array": rois,
+    }
+
+
+def _read_roi(plane: h5py.Group, name: str, mask: np.ndarray) -> None:
+    """Draw one ROI into its mask `[H, W]`."""
+    drawn = find_dataset(plane, f"{name}/img_mask")
+    if drawn is not None:
+        if drawn.shape != mask.shape or drawn.dtype.names:
+            raise RecordingError(
+                f"{name}/img_mask", f"is {drawn.shape} px, the image is {list(mask.shape)}"
+            )
+        values = read_numbers(drawn, MAX_PIXELS * 8)
+        mask[:] = np.isfinite(values) & (values != 0)
+        return
+    listed = find_dataset(plane, f"{name}/pix_mask")
+    if listed is None:
+        raise RecordingError(name, "has neither img_mask nor pix_mask")
+    pixels = read_numbers(listed, mask.size * 16)
+    if pixels.ndim != 2 or pixels.shape[1] != 2 or pixels.dtype.kind not in "iu":
+        raise RecordingError(f"{name}/pix_mask", f"must be [P, 2], got {list(pixels.shape)}")
+    x, y = pixels.T
+    if pixels.size and (pixels.min() < 0 or x.max() >= mask.shape[1] or y.max() >= mask.shape[0]):
+        raise RecordingError(f"{name}/pix_mask", f"lies outside of the {list(mask.shape)} px")
+    mask[y, x] = True
+
+
+def _read_ids(ids: h5py.Dataset) -> Any:
+    if h5py.check_string_dtype(ids.dtype) is not None:
+        return read_texts(ids)
+    return read_numbers(ids, 2**26)
+
+
+def _describe_visual_coding(file: h5py.Group) -> dict[str, Any]:
+    found = {name: read_plain(file, place) for name, place in _VISUAL_CODING.items()}
+    metadata = {name: value for name, value in found.items() if value is not None}
+    for name in ("ophys_experiment_id", "experiment_container_id"):
+        text = str(metadata.get(name, "")).strip()
+        if text.isascii() and text.isdigit() and len(text) < 19:
+            metadata[name] = int(text)
+    if "genotype" in metadata:
+        metadata["cre_line"] = str(metadata["genotype"]).split(";")[0]
+    for old, new in (("imaging_depth", "imaging_depth_um"), ("age", "age_days")):
+        number = re.match(r"\s*(\d{1,6})\b", str(metadata.get(old, "")))
+        if number:
+            del metadata[old]
+            metadata[new] = int(number[1])
+    sides = re.match(r"\D*(\d+)\s*x\s*(\d+)\D+(\d+)\s*x\s*(\d+)", str(metadata.get("fov", "")))
+    if sides:
+        width, height, columns, rows = map(int, sides.groups())
+        if width and columns and width * rows == height * columns:
+            metadata["um_per_px"] = width / columns
+    return metadata
+
+
+def _read_visual_behavior(file: h5py.Group, table: h5py.Group, name: str) -> Recording:
+    module = table.parent.parent
+    image = read_plane_image(module, "images/max_projection")
+    if image is None:
+        raise RecordingError(f"{module.name}/images/max_projection", "is missing")
+    masks = read_plane_masks(table)
+    if not masks.fits(image.shape):
+        raise RecordingError("image_mask", f"does not fit the image of {list(image.shape)} px")
+    metadata = _describe_visual_behavior(file, table)
+    dataset = find_dataset(module, "images/max_projection")
+    resolution = None if dataset is None else read_attribute(dataset, "resolution")
+    # AllenSDK writes cm per pixel where the schema asks for pixels per cm.
+    if isinstance(resolution, float | int | np.number) and 1e-6 <= resolution <= 5e-3:
+        metadata["um_per_px"] = round(float(resolution) * 1e4, 9)
+    identity = metadata.get("ophys_experiment_id") or read_plain(file, "general/session_id")
+    recording = recording_from_mapping(
+        {
+            "id": identity,
+            "metadata": metadata,
+            "max_projection": image,
+            "roi_ids": list(masks.names),
+            "roi_mask_array": masks.draw(image.shape),
+        },
+        name,
+    )
+    return dataclasses.replace(recording, remarks=(*recording.remarks, *masks.remarks))
+
+
+def _describe_visual_behavior(file: h5py.Group, table: h5py.Group) -> dict[str, Any]:
+    metadata: dict[str, Any] = {}
+    extension = find_group(file, "general/metadata")
+    if extension is not None:
+        metadata |= {name: read_attribute(extension, name) for name in list(extension.attrs)[:200]}
+        for name, _ in list_datasets(extension)[:200]:
+            metadata[name] = read_plain(extension, name)
+    places = {
+        "donor_name": "general/subject/subject_id",
+        "genotype": "general/subject/genotype",
+        "sex": "general/subject/sex",
+        "age": "general/subject/age",
+        "session_start_time": "session_start_time",
+        "session_type": "general/session_description",
+    }
+    metadata |= {name: read_plain(file, place) for name, place in places.items()}
+    for name in ("location", "indicator", "excitation_lambda"):
+        metadata[name] = read_plain(table, f"imaging_plane/{name}")
+    if metadata.get("ophys_container_id") is not None:
+        metadata.setdefault("experiment_container_id", metadata["ophys_container_id"])
+    hidden = ("namespace", "neurodata_type", "object_id")
+    return {k: v for k, v in metadata.items() if v is not None and k not in hidden}

@@ -1,0 +1,241 @@
+"""Cellpose's files: `NAME_seg.npy` of its GUI, and pairs `NAME.tif`, `NAME_masks.tif` to train on.
+
+Both hold the ROIs as a label image, in which they cannot overlap; `fluxseg.formats.labels` has the
+rule by which a pixel goes to one of several ROIs. The dict in `NAME_seg.npy` follows
+`cellpose.io.masks_flows_to_seg` of Cellpose 4.2; what it has no place for (ids, group, metadata)
+is kept under a key of its own, which Cellpose ignores, and drops when its GUI saves. The pickled
+file is read without executing anything in it.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fluxseg.data.recording import (
+    Recording,
+    annotated_masks,
+    check_image,
+    pixel_size,
+)
+from fluxseg.errors import RecordingError, WorkdirError
+from fluxseg.formats.finite import fill_outside, finite_image, pack_outside
+from fluxseg.formats.images import SUFFIXES, existing_images, is_mask_name
+from fluxseg.formats.labels import label_image, label_remarks, masks_from_labels
+from fluxseg.formats.metadata import describe_origin, plain_text, read_origin
+from fluxseg.formats.npy import naming_file, read_pickled_dict
+from fluxseg.formats.pixels import read_pixels, write_image_tiff, write_label_tiff
+from fluxseg.io.files import atomic_path
+
+SEG_ENDING = "_seg.npy"
+"""What follows the name of an image in the name of its file of the GUI."""
+EXTRA = "fluxseg"
+"""Key of the dict with what Cellpose has no place for."""
+# What the GUI itself puts in place of flows that are not there.
+_NO_FLOWS: list[Any] = [[], [], [], [], [[]]]
+
+
+def read_cellpose(path: Path | str, image: Path | str | None = None) -> Recording:
+    """Read a recording from a `NAME_seg.npy` of Cellpose; nothing in it is executed.
+
+    Args:
+        path: the file.
+        image: its image file; None looks beside it for the file name that it tells, then for
+            `NAME.tif` and the other known endings, then for the image in older files themselves.
+
+    Returns:
+        The recording; ROIs have their labels as ids, unless fluxseg wrote the file.
+
+    Raises:
+        UnsafeFileError: if the file asks for anything but plain data, naming it.
+        RecordingError: naming the file and the field, if it cannot be used or has no image.
+    """
+    path = Path(path)
+    values = read_pickled_dict(path)
+    facts: dict[str, Any] = {}
+    with naming_file(path):
+        labels = _read_labels(values)
+        masks, names = masks_from_labels(labels)
+        found = Path(image) if image is not None else find_cellpose_image(path, values)
+    if found is not None:
+        pixels, facts = read_pixels(found)
+    with naming_file(path):
+        if found is None:
+            pixels = _read_inner_image(values)
+        check_image(pixels)
+        if pixels.shape != labels.shape:
+            raise RecordingError(
+                "masks", f"are {list(labels.shape)} px, the image is {list(pixels.shape)}"
+            )
+    extra = values.get(EXTRA)
+    extra = extra if isinstance(extra, dict) else {}
+    ids = extra.get("roi_ids")
+    if isinstance(ids, list) and len(ids) == len(names) and all(isinstance(i, str) for i in ids):
+        names = tuple(ids)
+    metadata, group, remarks = read_origin(extra)
+    if "um_per_px" in facts:
+        metadata.setdefault("um_per_px", facts["um_per_px"])
+    return Recording(
+        id=plain_text(extra.get("id")) or path.name.removesuffix(SEG_ENDING) or path.stem,
+        image=fill_outside(pixels, extra.get("outside")),
+        masks=masks,
+        roi_ids=names,
+        group=group,
+        metadata=metadata,
+        remarks=remarks,
+    )
+
+
+def write_cellpose(path: Path | str, recording: Recording) -> tuple[str, ...]:
+    """Write a recording as `NAME_seg.npy`, with its image as `NAME.tif` beside it.
+
+    Cellpose's GUI opens the file, and needs the image to save its own changes.
+
+    Args:
+        path: file to write, `NAME_seg.npy`, whole or not at all.
+        recording: with masks.
+
+    Returns:
+        Remarks on what the format cannot hold.
+
+    Raises:
+        RecordingError: if the recording is not annotated.
+        WorkdirError: if the file is not named so, cannot be written, or `NAME.tif` is there and
+            holds another image, which is left as it is.
+    """
+    path, masks = Path(path), annotated_masks(recording)
+    name = path.name.removesuffix(SEG_ENDING)
+    if not path.name.endswith(SEG_ENDING) or not name:
+        raise WorkdirError(f"{path}: Cellpose knows these files by names as NAME{SEG_ENDING}")
+    labels, lost = label_image(masks)
+    remarks = label_remarks(labels, lost, recording.roi_ids)
+    labels, kept = _renumber(labels)
+    image, changes = finite_image(recording.image)
+    _write_once(path.with_name(f"{name}.tif"), image, pixel_size(recording.metadata))
+    areas = np.bincount(labels.ravel())[1:]
+    values: dict[str, Any] = {
+        "outlines": outline_labels(labels),
+        "masks": labels,
+        "chan_choose": [0, 0],
+        "ismanual": np.zeros(len(kept), bool),
+        "filename": f"{name}.tif",
+        "flows": _NO_FLOWS,
+        # That of the disc with as many pixels as the median ROI, as Cellpose measures it.
+        "diameter": float(2 * np.median(areas / np.pi) ** 0.5) if len(areas) else float("nan"),
+        EXTRA: {
+            **describe_origin(recording),
+            "roi_ids": [recording.roi_ids[label - 1] for label in kept],
+            "outside": pack_outside(recording.image),
+        },
+    }
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.save(file, np.array(values, dtype=object), allow_pickle=True)
+    return (*remarks, *changes)
+
+
+def write_cellpose_pair(path: Path | str, recording: Recording) -> tuple[str, ...]:
+    """Write a recording as `NAME.tif` and `NAME_masks.tif`, which Cellpose trains on.
+
+    `fluxseg.formats.images.read_image` reads both.
+
+    Args:
+        path: image file to write, `NAME.tif`; each of the two is whole or not there.
+        recording: with masks.
+
+    Returns:
+        Remarks on what the format cannot hold.
+
+    Raises:
+        RecordingError: if the recording is not annotated.
+        WorkdirError: if the file is not named so, or cannot be written.
+    """
+    path, masks = Path(path), annotated_masks(recording)
+    if path.suffix not in (".tif", ".tiff") or is_mask_name(path):
+        raise WorkdirError(f"{path}: must be named as an image: NAME.tif, not as masks")
+    labels, lost = label_image(masks)
+    remarks = label_remarks(labels, lost, recording.roi_ids)
+    image, changes = finite_image(recording.image)
+    write_image_tiff(path, image, pixel_size(recording.metadata))
+    write_label_tiff(path.with_name(f"{path.stem}_masks{path.suffix}"), _renumber(labels)[0])
+    return (*remarks, *changes, "ROI ids, group and metadata have no place in a pair of images")
+
+
+def find_cellpose_image(path: Path, values: Mapping[str, Any]) -> Path | None:
+    """Return the image that a `NAME_seg.npy` belongs to, in the same folder; None if not there.
+
+    Args:
+        path: the file.
+        values: its content; of the file name in it only the last part counts.
+    """
+    told = values.get("filename")
+    name = re.split(r"[\\/]", told)[-1] if isinstance(told, str) else ""
+    names = [name] if Path(name).suffix.lower() in SUFFIXES and "\0" not in name else []
+    beside = existing_images(path.parent, path.name.removesuffix(SEG_ENDING))
+    return next((p for p in (*map(path.with_name, names), *beside) if p.is_file()), None)
+
+
+def outline_labels(labels: np.ndarray) -> np.ndarray:
+    """Keep of each ROI the pixels at its outer border, as Cellpose's `masks_to_outlines` does.
+
+    These are the pixels of which one of the four neighbours is outside of the ROI and not in a
+    hole of it, as the outer contours of OpenCV's `findContours` run.
+
+    Args:
+        labels: `[H, W]` whole numbers, 0 outside.
+
+    Returns:
+        `[H, W]` of the same dtype: the labels of the border pixels, else 0.
+    """
+    from scipy import ndimage  # slow to import
+
+    outlines = np.zeros_like(labels)
+    for label, box in enumerate(ndimage.find_objects(labels), 1):
+        if box is not None:
+            mask = np.pad(labels[box] == label, 1)
+            outer = ~ndimage.binary_fill_holes(mask)
+            outlines[box][(mask & ndimage.binary_dilation(outer))[1:-1, 1:-1]] = label
+    return outlines
+
+
+def _renumber(labels: np.ndarray) -> tuple[np.ndarray, list[int]]:
+    """Close gaps in the labels, as Cellpose would; return the labels that were there too."""
+    found, places = np.unique(np.append(labels, 0), return_inverse=True)
+    return places[:-1].reshape(labels.shape).astype(labels.dtype), found[1:].tolist()
+
+
+def _write_once(path: Path, image: np.ndarray, um_per_px: float | None) -> None:
+    if not path.exists():
+        write_image_tiff(path, image, um_per_px)
+        return
+    try:
+        same = np.array_equal(read_pixels(path)[0], image)
+    except RecordingError:
+        same = False
+    if not same:
+        raise WorkdirError(f"{path}: is there and holds another image; choose another name")
+
+
+def _read_labels(values: Mapping[str, Any]) -> np.ndarray:
+    labels = values.get("masks")
+    if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "biuf":
+        raise RecordingError("masks", "must be a label image [H, W]; is this a Cellpose file?")
+    if labels.ndim == 3 and labels.shape[0] == 1:
+        labels = labels[0]
+    if labels.ndim != 2 or not labels.size:
+        raise RecordingError("masks", f"must be one plane [H, W], got {list(labels.shape)}")
+    # Old versions counted from -1.
+    return labels + 1 if labels.dtype.kind == "i" and labels.min() == -1 else labels
+
+
+def _read_inner_image(values: Mapping[str, Any]) -> np.ndarray:
+    image = values.get("img")
+    if not isinstance(image, np.ndarray) or image.dtype.kind not in "biuf":
+        raise RecordingError("image", "is not there; put NAME.tif beside NAME_seg.npy, or name it")
+    if image.ndim == 3 and image.size:
+        channels = [c for c in np.moveaxis(image, np.argmin(image.shape), 0) if c.any()]
+        if any((channel != channels[0]).any() for channel in channels[1:]):
+            raise RecordingError("img", "is a colour image; save the channel of the neurons")
+        image = channels[0] if channels else np.moveaxis(image, np.argmin(image.shape), 0)[0]
+    return np.ascontiguousarray(image, image.dtype.newbyteorder("="))

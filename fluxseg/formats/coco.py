@@ -1,0 +1,237 @@
+"""COCO instances: JSON with run lengths or polygons, and the images beside it.
+
+Run lengths go down the columns and begin with the background; the compressed form packs them in
+6 bits a character, each from the third on as the difference from the last but one (pycocotools,
+`common/maskApi.c`).
+"""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fluxseg.data.recording import Recording, annotated_masks, pixel_size
+from fluxseg.errors import RecordingError
+from fluxseg.formats.finite import finite_image
+from fluxseg.formats.json_files import check_mask_count, read_image_for, read_json_file
+from fluxseg.formats.metadata import describe_origin, plain_text, read_origin
+from fluxseg.formats.npy import naming_file
+from fluxseg.formats.pixels import write_image_tiff
+from fluxseg.formats.polygons import fill_polygons
+from fluxseg.io.files import write_json
+
+
+def encode_counts(mask: np.ndarray) -> list[int]:
+    """Return the run lengths of a mask `[H, W]` bool down its columns, background first."""
+    flat = mask.ravel(order="F")
+    changes = np.flatnonzero(np.diff(flat)) + 1
+    bounds = np.concatenate([[0], changes, [flat.size]])
+    counts: list[int] = np.diff(bounds).tolist()
+    return [0, *counts] if flat.size and flat[0] else counts
+
+
+def decode_counts(counts: list[int], shape: tuple[int, int]) -> np.ndarray:
+    """Return the mask `[H, W]` bool of run lengths.
+
+    Raises:
+        RecordingError: if they do not add up to the size of the image.
+    """
+    runs = np.array(counts, np.int64)
+    if runs.ndim != 1 or (runs < 0).any() or runs.sum() != shape[0] * shape[1]:
+        raise RecordingError("counts", f"do not add up to {shape[0]} x {shape[1]} px")
+    values = np.arange(len(runs)) % 2 == 1
+    return np.repeat(values, runs).reshape(shape, order="F")
+
+
+def compress_counts(counts: list[int]) -> str:
+    """Pack run lengths as text, 6 bits a character."""
+    text = []
+    for index, count in enumerate(counts):
+        left = count - counts[index - 2] if index > 2 else count
+        more = True
+        while more:
+            bits = left & 31
+            left >>= 5
+            more = left != (-1 if bits & 16 else 0)
+            text.append(chr((bits | 32 if more else bits) + 48))
+    return "".join(text)
+
+
+def decompress_counts(text: str) -> list[int]:
+    """Unpack what `compress_counts` packed.
+
+    Raises:
+        RecordingError: if a character is none of the code, or the text ends within a number.
+    """
+    counts: list[int] = []
+    value = shift = 0
+    for character in text:
+        bits = ord(character) - 48
+        if not 0 <= bits < 64 or shift > 60:
+            raise RecordingError("counts", "is not a valid text of run lengths")
+        value |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        if bits & 16:
+            value -= 1 << shift
+        counts.append(value + counts[-2] if len(counts) > 2 else value)
+        value = shift = 0
+    if shift:
+        raise RecordingError("counts", "ends within a number")
+    return counts
+
+
+def is_coco(values: Any) -> bool:
+    """Tell whether a JSON value is a file of COCO instances."""
+    return isinstance(values, dict) and {"images", "annotations"} <= set(values)
+
+
+def read_coco(
+    path: Path | str, image: Path | str | None = None, name: str | None = None
+) -> Recording:
+    """Read one image of a file of COCO instances.
+
+    Args:
+        path: the JSON file.
+        image: image file; None takes the file that the entry names, in the same folder.
+        name: `file_name` of the entry; None if the file has one only.
+
+    Returns:
+        The recording; ROIs of all categories.
+
+    Raises:
+        RecordingError: naming the file and the entry, if it cannot be used.
+    """
+    path = Path(path)
+    values = read_json_file(path)
+    with naming_file(path):
+        entry = _choose(values, name)
+        annotations = values.get("annotations")
+        if not isinstance(annotations, list):
+            raise RecordingError("annotations", "must be a list")
+        mine = [
+            a for a in annotations if isinstance(a, dict) and a.get("image_id") == entry.get("id")
+        ]
+    pixels, facts = read_image_for(path, image, str(entry.get("file_name", "")))
+    shape = (pixels.shape[0], pixels.shape[1])
+    with naming_file(path):
+        check_mask_count(len(mine), shape)
+        masks = np.zeros((len(mine), *shape), bool)
+        for mask, annotation in zip(masks, mine, strict=True):
+            try:
+                mask[:] = _decode(annotation.get("segmentation"), shape)
+            except RecordingError as error:
+                where = f"annotation {annotation.get('id')!r:.40}"
+                raise RecordingError(where, error.reason) from error
+        metadata, group, unnamed = read_origin(entry)
+        if (scale := pixel_size(entry) or facts.get("um_per_px")) is not None:
+            metadata["um_per_px"] = scale
+        names = [plain_text(a.get("name")) or plain_text(a.get("id")) for a in mine]
+        return Recording(
+            id=plain_text(entry.get("recording")) or Path(str(entry.get("file_name", path))).stem,
+            image=pixels,
+            masks=masks,
+            roi_ids=tuple(name or str(number) for number, name in enumerate(names)),
+            group=group,
+            metadata=metadata,
+            remarks=unnamed,
+        )
+
+
+def write_coco(path: Path | str, recording: Recording) -> tuple[str, ...]:
+    """Write a recording as COCO instances `NAME.json` with compressed run lengths.
+
+    Args:
+        path: JSON file to write; its image is written beside it as `NAME.tif`.
+        recording: with masks; they may overlap.
+
+    Returns:
+        Remarks on what was changed.
+
+    Raises:
+        RecordingError: if the recording is not annotated.
+        WorkdirError: if a file cannot be written.
+    """
+    path = Path(path)
+    masks = annotated_masks(recording)
+    height, width = recording.image.shape
+    image, remarks = finite_image(recording.image)
+    scale = pixel_size(recording.metadata)
+    entry = {
+        **describe_origin(recording),
+        "id": 1,
+        "file_name": path.with_suffix(".tif").name,
+        "height": height,
+        "width": width,
+        "recording": recording.id,
+        **({} if scale is None else {"um_per_px": scale}),
+    }
+    annotations = [
+        {
+            "id": number,
+            "image_id": 1,
+            "category_id": 1,
+            "name": name,
+            "segmentation": {
+                "size": [height, width],
+                "counts": compress_counts(encode_counts(mask)),
+            },
+            "area": int(mask.sum()),
+            "bbox": _box(mask),
+            "iscrowd": 0,
+        }
+        for number, (mask, name) in enumerate(zip(masks, recording.roi_ids, strict=True), 1)
+    ]
+    categories = [{"id": 1, "name": "neuron", "supercategory": "cell"}]
+    write_json(path, {"images": [entry], "annotations": annotations, "categories": categories})
+    write_image_tiff(path.with_suffix(".tif"), image, scale)
+    return remarks
+
+
+def _box(mask: np.ndarray) -> list[int]:
+    rows, columns = np.nonzero(mask)
+    if not len(rows):
+        return [0, 0, 0, 0]
+    x, y = int(columns.min()), int(rows.min())
+    return [x, y, int(columns.max()) - x + 1, int(rows.max()) - y + 1]
+
+
+def _choose(values: Any, name: str | None) -> dict[str, Any]:
+    images = values.get("images") if is_coco(values) else None
+    if not isinstance(images, list) or not all(isinstance(entry, dict) for entry in images):
+        raise RecordingError("images", "is no list of images: this is no file of COCO instances")
+    chosen = [e for e in images if name is None or e.get("file_name") == name]
+    if len(chosen) == 1:
+        return dict(chosen[0])
+    known = ", ".join(str(entry.get("file_name")) for entry in itertools.islice(images, 10))
+    raise RecordingError("images", f"{len(chosen)} of {len(images)} images match; known: {known}")
+
+
+def _decode(segmentation: Any, shape: tuple[int, int]) -> np.ndarray:
+    if isinstance(segmentation, list):
+        try:
+            rings = [np.array(ring, np.float64).reshape(-1, 2) for ring in segmentation]
+        except (TypeError, ValueError) as error:
+            raise RecordingError(
+                "segmentation", "its polygons must be [x, y, x, y, ...]"
+            ) from error
+        if not all(np.isfinite(ring).all() for ring in rings):
+            raise RecordingError("segmentation", "its coordinates are not finite")
+        # Several polygons of one object are its parts, not its holes.
+        parts = [fill_polygons([ring], shape) for ring in rings if len(ring)]
+        return np.logical_or.reduce(parts) if parts else np.zeros(shape, bool)
+    if not isinstance(segmentation, dict):
+        raise RecordingError("segmentation", "must be run lengths or polygons")
+    if segmentation.get("size") != list(shape):
+        raise RecordingError(
+            "segmentation", f"is of {segmentation.get('size')!r:.40} px, the image of {list(shape)}"
+        )
+    counts = segmentation.get("counts")
+    if isinstance(counts, str):
+        counts = decompress_counts(counts)
+    whole = isinstance(counts, list) and all(isinstance(c, int) and abs(c) < 2**40 for c in counts)
+    if not isinstance(counts, list) or not whole:
+        raise RecordingError("counts", "must be whole numbers")
+    return decode_counts(counts, shape)

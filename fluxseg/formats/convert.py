@@ -1,0 +1,252 @@
+"""One recording from any format to any other; what a format cannot hold is said in words."""
+
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+from fluxseg.data.recording import Recording, pixel_size
+from fluxseg.errors import RecordingError, WorkdirError
+from fluxseg.formats import coco, geojson, neurofinder
+from fluxseg.formats.allen import read_allen_npy, write_allen_npy
+from fluxseg.formats.allen_nwb import is_nwb, read_allen_nwb
+from fluxseg.formats.cellpose import SEG_ENDING, read_cellpose, write_cellpose, write_cellpose_pair
+from fluxseg.formats.finite import finite_image
+from fluxseg.formats.formats import Format
+from fluxseg.formats.hdf5 import MAGIC as HDF5_MAGIC
+from fluxseg.formats.imagej import read_imagej, write_imagej
+from fluxseg.formats.images import read_image
+from fluxseg.formats.json_files import read_json_file
+from fluxseg.formats.labels import label_image, label_remarks
+from fluxseg.formats.npy import MAGIC as NPY_MAGIC
+from fluxseg.formats.npy import naming_file, open_regular
+from fluxseg.formats.npz import read_npz, write_npz
+from fluxseg.formats.nwb import read_nwb
+from fluxseg.formats.nwb_write import write_nwb
+from fluxseg.formats.pixels import MAGICS as IMAGE_MAGICS
+from fluxseg.formats.pixels import write_image_tiff, write_label_tiff
+from fluxseg.formats.suite2p import is_suite2p, read_suite2p, write_suite2p
+
+NEED_IMAGE = ("imagej", "neurofinder", "coco", "geojson", "cellpose")
+"""Formats whose image is another file."""
+_READERS: dict[str, Callable[..., Recording]] = {
+    "allen": read_allen_npy,
+    "npz": read_npz,
+    "image": read_image,
+    "cellpose": read_cellpose,
+    "suite2p": read_suite2p,
+    "imagej": read_imagej,
+    "nwb": read_nwb,
+    "allen-nwb": read_allen_nwb,
+    "neurofinder": neurofinder.read_neurofinder,
+    "coco": coco.read_coco,
+    "geojson": geojson.read_geojson,
+}
+_GUESSES: dict[str, Format] = {
+    "_seg.npy": "cellpose",
+    ".npy": "allen",
+    ".npz": "npz",
+    ".tif": "labels",
+    ".tiff": "labels",
+    ".zip": "imagej",
+    ".nwb": "nwb",
+    ".geojson": "geojson",
+    ".json": "coco",
+}
+
+
+def detect_format(path: Path | str) -> str:
+    """Tell the format of a file or folder by its content.
+
+    Args:
+        path: file, or folder of Suite2p or Neurofinder.
+
+    Returns:
+        One of `Format`, or "allen-nwb", or "image" for TIFF, PNG and JPEG files.
+
+    Raises:
+        RecordingError: naming the path, if it is in no known format.
+    """
+    path = Path(path)
+    with naming_file(path):
+        is_folder = path.is_dir()
+    if is_folder:
+        if is_suite2p(path) or (path / "suite2p").is_dir() or any(path.glob("plane*/stat.npy")):
+            return "suite2p"
+        if neurofinder.is_neurofinder(path):
+            return "neurofinder"
+        raise RecordingError(str(path), "is a folder of no known kind (Suite2p, Neurofinder)")
+    with naming_file(path):
+        with open_regular(path) as (file, _):
+            start = file.read(64)
+        if not start:
+            raise RecordingError("", "is empty")
+    if start.startswith(NPY_MAGIC):
+        return "cellpose" if path.name.endswith(SEG_ENDING) else "allen"
+    if start.startswith(tuple(IMAGE_MAGICS)):
+        return "image"
+    if start.startswith(b"Iout"):
+        return "imagej"
+    if start.startswith(b"PK\x03\x04"):
+        return _detect_zip(path)
+    if start.startswith(HDF5_MAGIC):
+        return _detect_hdf5(path)
+    if start.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"["):
+        return _detect_json(path)
+    if start.startswith(b"\x80"):
+        why = "looks like a bare pickle; save the dict with numpy.save instead"
+    elif start.startswith(b"PK"):
+        why = "is an empty or split .zip file"
+    else:
+        why = "is in no known format; `fluxseg convert --help` lists them"
+    raise RecordingError(str(path), why)
+
+
+def read_any(path: Path | str, image: Path | str | None = None) -> Recording:
+    """Read a recording from a file or folder in any known format, told by its content.
+
+    Args:
+        path: the file or folder.
+        image: its image, for formats that hold ROIs only; None looks beside the file.
+
+    Returns:
+        The recording.
+
+    Raises:
+        UnsafeFileError: if a file asks for anything but plain data, naming it.
+        RecordingError: whose text begins with the path, if it cannot be used.
+    """
+    path = Path(path)
+    kind = detect_format(path)
+    reader = _READERS[kind]
+    return reader(path, image) if image is not None and kind in NEED_IMAGE else reader(path)
+
+
+def guess_format(path: Path | str) -> Format:
+    """Return the format that the ending of an output's name asks for; a folder is Suite2p's.
+
+    Raises:
+        WorkdirError: if it asks for none.
+    """
+    name = Path(path).name.lower()
+    for ending, kind in _GUESSES.items():
+        if name.endswith(ending):
+            return kind
+    if not Path(path).suffix:
+        return "suite2p"
+    known = ", ".join(_GUESSES)
+    raise WorkdirError(f"{path}: its ending tells no format; use --format, or one of {known}")
+
+
+def write_recording(
+    path: Path | str,
+    recording: Recording,
+    format: Format | None = None,
+    *,
+    overwrite: bool = False,
+) -> tuple[str, ...]:
+    """Write a recording in any format.
+
+    Args:
+        path: file to write, or folder for Suite2p and Neurofinder.
+        recording: with masks; NWB, npz and labels can do without.
+        format: the format; None follows the ending of the path.
+        overwrite: write over what is there.
+
+    Returns:
+        Remarks on what the format cannot hold.
+
+    Raises:
+        RecordingError: if the format needs what the recording does not have.
+        WorkdirError: if something is there already, or it cannot be written.
+    """
+    path = Path(path)
+    kind = format or guess_format(path)
+    if path.exists() and not overwrite and not (path.is_dir() and not any(path.iterdir())):
+        raise WorkdirError(f"{path}: is there already; choose another name, or --overwrite")
+    if kind == "neurofinder":
+        # Frames of an earlier, larger result must not stay beside the new one.
+        for name in ("regions", "images"):
+            shutil.rmtree(path / name, ignore_errors=True)
+    if kind == "allen":
+        write_allen_npy(path, recording)
+        return ()
+    if kind == "npz":
+        write_npz(path, recording)
+        return ()
+    writers: dict[str, Callable[[Path, Recording], tuple[str, ...]]] = {
+        "labels": _write_labels,
+        "cellpose": write_cellpose,
+        "cellpose-pair": write_cellpose_pair,
+        "suite2p": write_suite2p,
+        "imagej": write_imagej,
+        "nwb": write_nwb,
+        "neurofinder": neurofinder.write_neurofinder,
+        "coco": coco.write_coco,
+        "geojson": geojson.write_geojson,
+    }
+    return writers[kind](path, recording)
+
+
+def convert(
+    source: Path | str,
+    target: Path | str,
+    format: Format | None = None,
+    *,
+    image: Path | str | None = None,
+    overwrite: bool = False,
+) -> tuple[str, ...]:
+    """Convert one recording; see `read_any` and `write_recording`.
+
+    Returns:
+        The remarks of the reader and of the writer.
+    """
+    kind = format or guess_format(target)
+    recording = read_any(source, image)
+    return (*recording.remarks, *write_recording(target, recording, kind, overwrite=overwrite))
+
+
+def _write_labels(path: Path, recording: Recording) -> tuple[str, ...]:
+    image, changes = finite_image(recording.image)
+    write_image_tiff(path, image, pixel_size(recording.metadata))
+    if recording.masks is None:
+        return (*changes, "it is not annotated: there is no label image")
+    labels, lost = label_image(recording.masks)
+    write_label_tiff(path.with_name(f"{path.stem}_labels{path.suffix}"), labels)
+    remarks = label_remarks(labels, lost, recording.roi_ids)
+    return (*changes, *remarks, "ROI ids, group and metadata have no place in images")
+
+
+def _detect_zip(path: Path) -> str:
+    with naming_file(path):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                names = [name.lower() for name in archive.namelist()]
+        except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
+            raise RecordingError("", f"is a damaged .zip file ({error})") from error
+        if any(name.endswith(".npy") for name in names):
+            return "npz"
+        if any(name.endswith(".roi") for name in names):
+            return "imagej"
+        raise RecordingError("", "is a .zip file with neither arrays (.npz) nor ImageJ ROIs in it")
+
+
+def _detect_hdf5(path: Path) -> str:
+    kind = is_nwb(path)
+    if not kind:
+        raise RecordingError(
+            str(path),
+            "is an HDF5 file, but not NWB; of a movie make a projection with `fluxseg project`",
+        )
+    return "allen-nwb" if kind == "allen-1" else "nwb"
+
+
+def _detect_json(path: Path) -> str:
+    values = read_json_file(path)
+    if coco.is_coco(values):
+        return "coco"
+    if geojson.is_geojson(values):
+        return "geojson"
+    if neurofinder.is_regions(values):
+        return "neurofinder"
+    raise RecordingError(str(path), "is JSON, but neither COCO, GeoJSON nor Neurofinder's regions")

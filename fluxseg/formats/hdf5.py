@@ -1,0 +1,264 @@
+"""HDF5 files of any origin: no other file is opened, and sizes are checked before reading."""
+
+import contextlib
+import math
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import h5py
+import numpy as np
+
+from fluxseg.errors import RecordingError
+from fluxseg.formats.npy import naming_file, open_regular
+
+MAGIC = b"\x89HDF\r\n\x1a\n"
+"""How HDF5 files begin."""
+MAX_BYTES = 2**31
+"""Bytes that one dataset may take in memory; a few stored ones can declare any number."""
+MAX_ITEMS = 100_000
+"""Texts of a dataset, and members of a group."""
+MAX_TEXT = 2**24
+"""Bytes of an attribute, and characters of all the texts of a dataset."""
+_MAX_LINKS = 16
+# Filters that do not change how much there is: shuffle, checksum, n-bit and scale-offset.
+_DEFLATE, _SAME_SIZE = 1, (2, 3, 5, 6)
+# No deflated byte becomes more bytes.
+_MAX_RATIO = 1032
+
+
+@contextlib.contextmanager
+def open_hdf5(path: Path) -> Iterator[h5py.File]:
+    """Open an HDF5 file for reading and name it in every error that reading it raises.
+
+    Raises:
+        RecordingError: whose text begins with the path, if it is not such a file or damaged.
+    """
+    with naming_file(path):
+        with open_regular(path) as (file, _):
+            if file.read(len(MAGIC)) != MAGIC:
+                raise RecordingError("", "does not begin as an HDF5 file does")
+        try:
+            with h5py.File(path, "r", locking=False) as opened:
+                yield opened
+        except (RecordingError, MemoryError):
+            raise
+        except OSError as error:
+            raise RecordingError("", f"cannot be read, or is damaged: {error}") from error
+        except (RuntimeError, LookupError, ValueError, TypeError, ArithmeticError) as error:
+            # The library meets damaged files with exceptions of many kinds.
+            raise RecordingError("", f"is damaged: {type(error).__name__}: {error}") from error
+
+
+def find_object(group: h5py.Group, path: str) -> h5py.Group | h5py.Dataset | None:
+    """Return the group or dataset at a path, or None if there is none.
+
+    Links inside of the file are followed, those to other files never.
+
+    Args:
+        group: where to begin; a path that begins with `/` begins at the file's root.
+        path: names with `/` between them.
+
+    Raises:
+        RecordingError: if the path leads to another file, or links form a ring.
+    """
+    found = _find(group, path, [_MAX_LINKS])
+    return found if isinstance(found, h5py.Group | h5py.Dataset) else None
+
+
+def _find(group: h5py.Group, path: str, left: list[int]) -> Any:
+    found: Any = group.file["/"] if path.startswith("/") else group
+    for part in PurePosixPath(path).parts:
+        if part in ("/", "."):
+            continue
+        if not isinstance(found, h5py.Group):
+            return None
+        try:
+            link = found.get(part, getlink=True)
+        except TypeError as error:
+            raise RecordingError(path, "is a link of an unknown kind, which is not read") from error
+        if link is None:
+            return None
+        if isinstance(link, h5py.ExternalLink):
+            raise RecordingError(
+                path, f"is in another file ({str(link.filename)[:200]!a}), which is not opened"
+            )
+        if isinstance(link, h5py.SoftLink):
+            left[0] -= 1
+            if left[0] < 0:
+                raise RecordingError(path, "is linked in a ring")
+            found = _find(found, link.path, left)
+        else:
+            found = found.get(part)
+    return found
+
+
+def find_group(group: h5py.Group, path: str) -> h5py.Group | None:
+    """Return the group at a path, see `find_object`; None if there is none."""
+    found = find_object(group, path)
+    return found if isinstance(found, h5py.Group) else None
+
+
+def find_dataset(group: h5py.Group, path: str) -> h5py.Dataset | None:
+    """Return the dataset at a path, see `find_object`; None if there is none."""
+    found = find_object(group, path)
+    return found if isinstance(found, h5py.Dataset) else None
+
+
+def list_groups(group: h5py.Group | None) -> list[tuple[str, h5py.Group]]:
+    """Return the groups in a group with their names, sorted; none for None."""
+    found = [(name, find_object(group, name)) for name in _names(group)] if group else []
+    return [(name, value) for name, value in found if isinstance(value, h5py.Group)]
+
+
+def list_datasets(group: h5py.Group | None) -> list[tuple[str, h5py.Dataset]]:
+    """Return the datasets in a group with their names, sorted; none for None."""
+    found = [(name, find_object(group, name)) for name in _names(group)] if group else []
+    return [(name, value) for name, value in found if isinstance(value, h5py.Dataset)]
+
+
+def _names(group: h5py.Group) -> list[str]:
+    if len(group) > MAX_ITEMS:
+        raise RecordingError(str(group.name), f"has {len(group)} members")
+    return sorted(name for name in group if "/" not in name)
+
+
+def read_attribute(item: h5py.Group | h5py.Dataset, name: str) -> Any:
+    """Return an attribute as h5py gives it, or None if it is absent or too large to be one."""
+    if name not in item.attrs:
+        return None
+    stored = item.attrs.get_id(name)
+    if math.prod(stored.shape) > (1000 if _is_text(stored.dtype) else MAX_TEXT // 8):
+        return None
+    return item.attrs[name]
+
+
+def _is_text(dtype: np.dtype) -> bool:
+    return h5py.check_string_dtype(dtype) is not None
+
+
+def read_numbers(dataset: h5py.Dataset, limit: int = MAX_BYTES) -> np.ndarray:
+    """Read a dataset of numbers, or of records of numbers, as a whole.
+
+    Args:
+        dataset: of any shape.
+        limit: bytes that it may take.
+
+    Returns:
+        The array, with the dtype of the file.
+
+    Raises:
+        RecordingError: naming it, if it is no such dataset, too large, or lies in another file.
+    """
+    check_dataset(dataset, limit)
+    size = math.prod(dataset.shape) * dataset.dtype.itemsize
+    if size > limit:
+        raise RecordingError(str(dataset.name), _too_large(size, limit))
+    return np.asarray(dataset[()])
+
+
+def read_texts(dataset: h5py.Dataset) -> list[str]:
+    """Read a dataset of texts, one by one, so that no more are held than `MAX_TEXT` characters.
+
+    Raises:
+        RecordingError: naming it, if it is no such dataset or too large.
+    """
+    _check_storage(dataset)
+    if not _is_text(dataset.dtype) or len(dataset.shape) > 1:
+        raise RecordingError(str(dataset.name), "must hold texts")
+    count = math.prod(dataset.shape)
+    if count > MAX_ITEMS or dataset.dtype.itemsize > MAX_TEXT:
+        raise RecordingError(str(dataset.name), f"holds {count} texts; too many")
+    _check_chunks(dataset, MAX_TEXT)
+    texts: list[str] = []
+    left = MAX_TEXT
+    for number in range(count):
+        value = dataset[number] if dataset.shape else dataset[()]
+        texts.append(value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value))
+        left -= len(texts[-1])
+        if left < 0:
+            raise RecordingError(str(dataset.name), f"holds more than {MAX_TEXT} characters")
+    return texts
+
+
+def read_plain(group: h5py.Group, path: str) -> Any:
+    """Return what a dataset of one text or number holds; None if it is absent or larger."""
+    dataset = find_dataset(group, path)
+    if dataset is None or dataset.shape is None or math.prod(dataset.shape) != 1:
+        return None
+    if _is_text(dataset.dtype):
+        return read_texts(dataset)[0]
+    if dataset.dtype.kind not in "biuf":
+        return None
+    return read_numbers(dataset, 1024).reshape(-1)[0].item()
+
+
+def check_dataset(dataset: h5py.Dataset, limit: int = MAX_BYTES) -> None:
+    """Make sure that parts of a dataset of numbers can be read without harm.
+
+    Args:
+        dataset: of any shape, however large.
+        limit: bytes that one stored chunk may take in memory.
+
+    Raises:
+        RecordingError: naming it, if it is no such dataset, lies in another file, or its chunks
+            are larger or unpack to more than the limit.
+    """
+    _check_storage(dataset)
+    dtype = dataset.dtype
+    kinds = [dtype[name] for name in dtype.names] if dtype.names else [dtype]
+    if any(kind.kind not in "biuf" for kind in kinds):
+        raise RecordingError(str(dataset.name), f"must hold numbers, got {dtype}")
+    _check_chunks(dataset, limit)
+
+
+def _check_storage(dataset: h5py.Dataset) -> None:
+    if dataset.shape is None:
+        raise RecordingError(str(dataset.name), "is empty")
+    if dataset.is_virtual or dataset.external:
+        raise RecordingError(str(dataset.name), "lies in another file, which is not opened")
+    if dataset.chunks is None and dataset.id.get_offset() is not None:
+        end = dataset.id.get_offset() + dataset.id.get_storage_size()
+        if end > dataset.file.id.get_filesize():
+            raise RecordingError(str(dataset.name), "is truncated")
+
+
+def _check_chunks(dataset: h5py.Dataset, limit: int) -> None:
+    """Raise unless each chunk unpacks to what it declares, within the limit."""
+    if dataset.chunks is None:
+        return
+    size = math.prod(dataset.chunks) * dataset.dtype.itemsize
+    if size > limit:
+        raise RecordingError(str(dataset.name), _too_large(size, limit))
+    settings = dataset.id.get_create_plist()
+    filters = [settings.get_filter(number)[0] for number in range(settings.get_nfilters())]
+    packing = [number for number in filters if number not in _SAME_SIZE]
+    missing = [number for number in filters if not h5py.h5z.filter_avail(number)]
+    if len(packing) > 1 or missing:
+        raise RecordingError(
+            str(dataset.name),
+            f"has a compression that is not known (filters {filters}); save it with gzip",
+        )
+    if not packing:
+        return
+    doubtful: list[Any] = []
+
+    def note(info: Any) -> None:
+        if info.size * _MAX_RATIO > limit:
+            doubtful.append(info)
+
+    dataset.id.chunk_iter(note)
+    for info in doubtful:
+        if info.size > size + size // 8 + 2**16:
+            raise RecordingError(str(dataset.name), "is damaged: a chunk is larger than it says")
+        if packing == [_DEFLATE] and info.filter_mask == 0:
+            _, packed = dataset.id.read_direct_chunk(info.chunk_offset)
+            if len(zlib.decompressobj().decompress(packed, size + 65)) > size + 64:
+                raise RecordingError(
+                    str(dataset.name), "is damaged: a chunk holds more than it says"
+                )
+
+
+def _too_large(size: int, limit: int) -> str:
+    return f"would take {size / 2**30:.1f} GiB, the limit is {limit / 2**30:.1f} GiB"

@@ -1,0 +1,277 @@
+"""ImageJ and Fiji ROI sets: `.zip` archives of ROIs, and single `.roi` files.
+
+ROIs are written as polygons along pixel edges, which any number of round trips leaves as they
+are; those with holes or of several parts as composite ROIs. The names of ROIs are kept in the
+ROIs; the files in the archive are numbered, so that no name becomes a path. The library `roifile`
+knows the format itself.
+"""
+
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fluxseg.data.recording import NO_GROUP, Recording, annotated_masks
+from fluxseg.errors import RecordingError
+from fluxseg.formats.images import SUFFIXES, existing_images, is_mask_name
+from fluxseg.formats.npy import naming_file, open_regular
+from fluxseg.formats.pixels import read_pixels
+from fluxseg.formats.polygons import fill_polygons, trace_polygons
+from fluxseg.io.files import atomic_path
+
+if TYPE_CHECKING:
+    from roifile import ImagejRoi
+
+MAX_ROIS = 100_000
+MAX_BYTES = 2**31
+"""Bytes that the masks, or the archive's members, may take."""
+MAX_MEMBER = 2**22
+"""Bytes of one ROI."""
+_ENDINGS = ("_rois", "_roiset", "_missed", "_corrected", "-rois", "")
+_DAMAGED = (
+    zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError,
+    ValueError, IndexError, KeyError, OverflowError, TypeError, UnicodeError,
+)  # fmt: skip
+
+
+def read_imagej(
+    path: Path | str,
+    image: Path | str | None = None,
+    shape: tuple[int, int] | None = None,
+) -> Recording:
+    """Read the ROIs of an ImageJ ROI set with the image that they belong to.
+
+    Args:
+        path: `.zip` of ROIs, or one `.roi` file.
+        image: image file; None looks for one named like the set (`NAME.tif` for `NAME.zip`,
+            `NAME_rois.zip` or `NAME_RoiSet.zip`), or the only one beside a `RoiSet.zip`.
+        shape: height and width of the field, px, if there is no image: the image is then all 0,
+            which a remark says.
+
+    Returns:
+        The recording; pixels belong to a ROI if their centre lies inside. Points and lines have
+        no pixels: they are left out, and named in the remarks.
+
+    Raises:
+        RecordingError: naming the file, if it cannot be used or no image is found.
+    """
+    path = Path(path)
+    remarks = [NO_GROUP]
+    metadata: dict[str, Any] = {}
+    with naming_file(path):
+        picture = Path(image) if image is not None else None if shape else find_roi_image(path)
+        if picture is None and shape is None:
+            raise RecordingError("image", "ROIs have no image with them; name it (--image FILE)")
+    if picture is not None:
+        pixels, facts = read_pixels(picture)
+        metadata = {"um_per_px": facts["um_per_px"]} if "um_per_px" in facts else {}
+    else:
+        pixels = np.zeros(shape or (1, 1), np.uint8)
+        remarks.append("there is no image: all of its pixels are 0")
+    with naming_file(path):
+        masks, names, left_out = read_imagej_rois(path, (pixels.shape[0], pixels.shape[1]))
+    return Recording(
+        id=path.stem if picture is None else picture.stem,
+        image=pixels,
+        masks=masks,
+        roi_ids=names,
+        metadata=metadata,
+        remarks=(*remarks, *left_out),
+    )
+
+
+def read_imagej_rois(
+    path: Path | str, shape: tuple[int, int]
+) -> tuple[np.ndarray, tuple[str, ...], tuple[str, ...]]:
+    """Read the ROIs of an ImageJ ROI set.
+
+    Args:
+        path: `.zip` of ROIs, or one `.roi` file.
+        shape: height and width of the field, px.
+
+    Returns:
+        masks `[N, H, W]` bool, their names, and remarks on ROIs without pixels.
+
+    Raises:
+        RecordingError: naming the file, if it cannot be used.
+    """
+    path = Path(path)
+    masks: list[np.ndarray] = []
+    names: list[str] = []
+    remarks: list[str] = []
+    with naming_file(path):
+        for member, roi in _read_rois(path):
+            name = _plain(roi.name) or member
+            try:
+                rings = _rings(roi)
+            except _DAMAGED as error:
+                raise RecordingError(name, f"is damaged or unusual: {error}") from error
+            if rings is None:
+                kind = roi.roitype.name.lower()
+                remarks.append(f"{name} left out: a {kind} has no pixels")
+                continue
+            if (len(masks) + 1) * shape[0] * shape[1] > MAX_BYTES:
+                raise RecordingError("", f"more than {len(masks)} masks would not fit in memory")
+            mask = fill_polygons(rings, shape)
+            if not mask.any():
+                remarks.append(f"{name} has no pixel within {shape[0]} x {shape[1]} px")
+            masks.append(mask)
+            names.append(name)
+    return np.array(masks, bool).reshape(-1, *shape), _distinct(names), tuple(remarks)
+
+
+def write_imagej(path: Path | str, recording: Recording) -> tuple[str, ...]:
+    """Write the ROIs of a recording as an ImageJ ROI set.
+
+    Args:
+        path: `.zip` file to write, whole or not at all.
+        recording: with masks; they may overlap. Its image is not part of the format.
+
+    Returns:
+        Remarks on what the format cannot hold.
+
+    Raises:
+        RecordingError: if the recording is not annotated.
+        WorkdirError: if the file cannot be written.
+    """
+    masks = annotated_masks(recording)
+    remarks = ["an ImageJ ROI set holds no image, group or metadata"]
+    digits = len(str(len(masks)))
+    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for number, (mask, name) in enumerate(zip(masks, recording.roi_ids, strict=True), 1):
+            if not mask.any():
+                remarks.append(f"{name} is empty and was left out")
+                continue
+            # A fixed time, so that the same ROIs give the same bytes.
+            member = zipfile.ZipInfo(f"{number:0{digits}d}.roi")
+            archive.writestr(member, _create_roi(mask, name).tobytes())
+    return tuple(remarks)
+
+
+def find_roi_image(path: Path) -> Path | None:
+    """Return the image that a ROI set belongs to, see `read_imagej`; None if there is none.
+
+    Raises:
+        RecordingError: if there are several.
+    """
+    stems = {path.stem[: len(path.stem) - len(e)] for e in _ENDINGS if _ends(path.stem, e)}
+    found = [image for stem in sorted(stems) for image in existing_images(path.parent, stem)]
+    if not found and path.stem.lower() in ("roiset", "rois"):
+        found = sorted(p for p in path.parent.iterdir() if p.suffix.lower() in SUFFIXES)
+    found = [image for image in found if image.is_file() and not is_mask_name(image)]
+    if len(found) > 1:
+        names = ", ".join(other.name for other in found)
+        raise RecordingError("image", f"several images are beside it: {names}; name one (--image)")
+    return found[0] if found else None
+
+
+def _ends(stem: str, ending: str) -> bool:
+    return stem.lower().endswith(ending) and len(stem) > len(ending)
+
+
+def _read_rois(path: Path) -> Iterator[tuple[str, "ImagejRoi"]]:
+    from roifile import ImagejRoi
+
+    with open_regular(path) as (file, size):
+        try:
+            if file.read(4) == b"Iout":
+                if size > MAX_MEMBER:
+                    raise RecordingError("", f"is {size} bytes large, no ROI is")
+                file.seek(0)
+                yield path.stem, ImagejRoi.frombytes(file.read())
+                return
+            with zipfile.ZipFile(file) as archive:
+                members = [m for m in archive.infolist() if m.filename.lower().endswith(".roi")]
+                if not members:
+                    raise RecordingError("", "is no ImageJ ROI set: it holds no .roi files")
+                if len(members) > MAX_ROIS or sum(m.file_size for m in members) > MAX_BYTES:
+                    raise RecordingError("", f"declares more than {MAX_ROIS} ROIs, or too large")
+                for member in members:
+                    if member.file_size > MAX_MEMBER:
+                        raise RecordingError(member.filename, "is larger than any ROI")
+                    stem = member.filename.rsplit("/", 1)[-1][: -len(".roi")]
+                    yield _plain(stem), ImagejRoi.frombytes(archive.read(member))
+        except RecordingError:
+            raise
+        except _DAMAGED as error:
+            raise RecordingError("", f"is a damaged or unusual ROI set ({error})") from error
+
+
+def _create_roi(mask: np.ndarray, name: str) -> "ImagejRoi":
+    from roifile import ROI_OPTIONS, ROI_TYPE, ImagejRoi
+
+    rings = trace_polygons(mask)
+    if len(rings) == 1:
+        roi = ImagejRoi.frompoints(rings[0].astype(np.int32), name=name)
+        roi.roitype = ROI_TYPE.POLYGON
+        # The corners of a polygon are the edges of pixels; its box ends where they end.
+        roi.right -= 1
+        roi.bottom -= 1
+        return roi
+    path: list[float] = []
+    for ring in rings:
+        for command, (x, y) in zip([0.0, *[1.0] * (len(ring) - 1)], ring, strict=True):
+            path += [command, float(x), float(y)]
+        path.append(4.0)
+    corners = np.concatenate(rings)
+    (left, top), (right, bottom) = corners.min(0).astype(int), corners.max(0).astype(int)
+    roi = ImagejRoi()
+    roi.name = name
+    roi.roitype = ROI_TYPE.RECT
+    roi.options = ROI_OPTIONS.OVERLAY_BACKGROUNDS | ROI_OPTIONS.OVERLAY_LABELS
+    roi.left, roi.top, roi.right, roi.bottom = int(left), int(top), int(right), int(bottom)
+    roi.multi_coordinates = np.array(path, np.float32)
+    roi.shape_roi_size = len(path)
+    return roi
+
+
+def _rings(roi: "ImagejRoi") -> list[np.ndarray] | None:
+    """Return the rings of an area; None for points and lines."""
+    from roifile import ROI_SUBTYPE, ROI_TYPE
+
+    areas = (ROI_TYPE.POLYGON, ROI_TYPE.FREEHAND, ROI_TYPE.TRACED, ROI_TYPE.RECT, ROI_TYPE.OVAL)
+    if roi.roitype not in areas or roi.subtype in (ROI_SUBTYPE.TEXT, ROI_SUBTYPE.IMAGE):
+        return None
+    if roi.roitype == ROI_TYPE.OVAL:
+        return [_ellipse(roi)]
+    if roi.subtype in (ROI_SUBTYPE.ELLIPSE, ROI_SUBTYPE.ROTATED_RECT) and not roi.n_coordinates:
+        raise ValueError("it has no outline")
+    rings: Any = roi.coordinates(multi=True)
+    rings = rings if isinstance(rings, list) else [rings]
+    rings = [np.asarray(ring, np.float64).reshape(-1, 2) for ring in rings if len(ring)]
+    if not all(np.isfinite(ring).all() for ring in rings):
+        raise ValueError("its coordinates are not finite")
+    return rings
+
+
+def _ellipse(roi: "ImagejRoi") -> np.ndarray:
+    """Return an oval as ImageJ draws it, fine enough that no pixel's centre changes sides."""
+    exact = roi.subpixelrect and roi.widthd > 0
+    left, top = (roi.xd, roi.yd) if exact else (roi.left, roi.top)
+    width = roi.widthd if exact else roi.right - roi.left
+    height = roi.heightd if exact else roi.bottom - roi.top
+    angle = np.linspace(0, 2 * np.pi, 720, endpoint=False)
+    x = left + width / 2 * (1 + np.cos(angle))
+    return np.stack([x, top + height / 2 * (1 + np.sin(angle))], axis=1)
+
+
+def _plain(name: str) -> str:
+    return "".join(c for c in str(name) if c.isprintable())[:200].strip()
+
+
+def _distinct(names: list[str]) -> tuple[str, ...]:
+    """Number names that occur more than once."""
+    taken: set[str] = set()
+    result = []
+    for name in names:
+        candidate, number = name, 1
+        while candidate in taken:
+            number += 1
+            candidate = f"{name}-{number}"
+        taken.add(candidate)
+        result.append(candidate)
+    return tuple(result)

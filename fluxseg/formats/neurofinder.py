@@ -1,0 +1,162 @@
+"""Neurofinder's regions, as bare JSON or as a dataset folder with images and `info.json`.
+
+A region is `{"coordinates": [[a, b], ...]}`, a pixel each. The example code of the challenge takes
+a as the row and b as the column, though its README calls them x and y; `order` tells which.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from fluxseg.data.recording import NO_GROUP, Recording, annotated_masks, group_of, pixel_size
+from fluxseg.errors import RecordingError
+from fluxseg.formats.finite import finite_image
+from fluxseg.formats.images import SUFFIXES
+from fluxseg.formats.json_files import check_mask_count, read_image_for, read_json_file
+from fluxseg.formats.metadata import clean_metadata, plain_text
+from fluxseg.formats.npy import naming_file
+from fluxseg.formats.pixels import read_pixels, write_image_tiff
+from fluxseg.io.files import write_json
+
+REGIONS = "regions/regions.json"
+SCALE = "pixels-per-micron"
+
+
+def is_neurofinder(path: Path) -> bool:
+    """Tell whether a folder is a dataset of Neurofinder with regions."""
+    return (path / REGIONS).is_file()
+
+
+def read_neurofinder(
+    path: Path | str, image: Path | str | None = None, order: Literal["yx", "xy"] = "yx"
+) -> Recording:
+    """Read a dataset folder, or a JSON file of regions with its image.
+
+    Args:
+        path: the folder, or the JSON file.
+        image: image file; None takes the maximum over the frames in `images` of the folder, or
+            the image named like the JSON file.
+        order: whether a coordinate is (row, column) or (column, row).
+
+    Returns:
+        The recording; regions have their `id`, else their number from 0, as ids.
+
+    Raises:
+        RecordingError: naming the file and the region, if it cannot be used.
+    """
+    path = Path(path)
+    info: dict[str, Any] = {}
+    if path.is_dir():
+        regions_path = path / REGIONS
+        if (path / "info.json").is_file():
+            found = read_json_file(path / "info.json")
+            info = found if isinstance(found, dict) else {}
+        pixels = read_pixels(image)[0] if image is not None else _project(path / "images")
+        facts: dict[str, Any] = {}
+    else:
+        regions_path = path
+        pixels, facts = read_image_for(path, image)
+    regions = read_json_file(regions_path)
+    with naming_file(regions_path):
+        masks, names = _read_regions(regions, pixels.shape, order)
+    metadata = clean_metadata(info)
+    metadata |= {k: v for k, v in facts.items() if k == "um_per_px"}
+    per_um = info.get(SCALE)
+    if isinstance(per_um, int | float) and not isinstance(per_um, bool) and 0 < per_um < 1e6:
+        metadata["um_per_px"] = 1 / per_um
+    if (said := pixel_size(info)) is not None:
+        metadata["um_per_px"] = said
+    group = plain_text(info.get("group")) or group_of(metadata, "")
+    return Recording(
+        id=plain_text(info.get("id")) or path.stem,
+        image=pixels,
+        masks=masks,
+        roi_ids=names,
+        group=group,
+        metadata=metadata,
+        remarks=() if group else (NO_GROUP,),
+    )
+
+
+def write_neurofinder(path: Path | str, recording: Recording) -> tuple[str, ...]:
+    """Write a dataset folder of Neurofinder, or a JSON file of its regions with the image beside.
+
+    Args:
+        path: folder to write to, or file `NAME.json`, which gets `NAME.tif`.
+        recording: with masks; they may overlap.
+
+    Returns:
+        Remarks on what the format cannot hold.
+
+    Raises:
+        RecordingError: if the recording is not annotated.
+        WorkdirError: if a file cannot be written.
+    """
+    path = Path(path)
+    masks = annotated_masks(recording)
+    regions = [
+        {"id": name, "coordinates": np.argwhere(mask).tolist()}
+        for name, mask in zip(recording.roi_ids, masks, strict=True)
+    ]
+    image, remarks = finite_image(recording.image)
+    scale = pixel_size(recording.metadata)
+    if path.suffix == ".json":
+        write_json(path, regions)
+        write_image_tiff(path.with_suffix(".tif"), image, scale)
+        return (*remarks, "group and metadata have no place in a list of regions")
+    write_json(path / REGIONS, regions)
+    write_image_tiff(path / "images" / "image00000.tiff", image, scale)
+    info = {**clean_metadata(recording.metadata), "id": recording.id, "group": recording.group}
+    info |= {} if scale is None else {SCALE: 1 / scale}
+    write_json(path / "info.json", info)
+    return (*remarks, "images holds the projection as its only frame")
+
+
+def _read_regions(
+    values: Any, shape: tuple[int, ...], order: str
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    if not isinstance(values, list):
+        raise RecordingError("", 'must be a list of regions [{"coordinates": [[a, b], ...]}, ...]')
+    check_mask_count(len(values), shape)
+    masks = np.zeros((len(values), *shape), bool)
+    names = []
+    for number, (mask, region) in enumerate(zip(masks, values, strict=True)):
+        where = f"region {number}"
+        found = region.get("coordinates") if isinstance(region, dict) else None
+        try:
+            points = np.array(found, np.float64).reshape(-1, 2)
+        except (TypeError, ValueError) as error:
+            raise RecordingError(where, "its coordinates must be [[a, b], ...]") from error
+        if not np.isfinite(points).all() or (points != np.rint(points)).any():
+            raise RecordingError(where, "its coordinates must be whole numbers")
+        points = points if order == "yx" else points[:, ::-1]
+        if len(points) and ((points < 0).any() or (points >= shape).any()):
+            raise RecordingError(
+                where, f"lies outside of {shape[0]} x {shape[1]} px; is its order (x, y)?"
+            )
+        rows, columns = points.astype(np.int64).T
+        mask[rows, columns] = True
+        names.append(plain_text(region.get("id")) or str(number))
+    return masks, tuple(names)
+
+
+def _project(folder: Path) -> np.ndarray:
+    """Return the maximum over the frames of a folder, one in memory at a time."""
+    frames = sorted(p for p in folder.glob("*") if p.suffix.lower() in SUFFIXES)
+    if not frames:
+        raise RecordingError(str(folder), "holds no frames; name an image (--image FILE)")
+    result = read_pixels(frames[0])[0]
+    for frame in frames[1:]:
+        pixels = read_pixels(frame)[0]
+        if pixels.shape != result.shape:
+            raise RecordingError(str(frame), f"is not {list(result.shape)} px as the first frame")
+        result = np.maximum(result, pixels)
+    return result
+
+
+def is_regions(values: Any) -> bool:
+    """Tell whether a JSON value is a list of Neurofinder's regions."""
+    return isinstance(values, list) and all(
+        isinstance(region, dict) and "coordinates" in region for region in values[:10]
+    )

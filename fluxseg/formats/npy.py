@@ -1,0 +1,160 @@
+"""Reading `.npy` files of any origin: nothing in them is executed, and their sizes are checked."""
+
+import ast
+import contextlib
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from fluxseg.errors import RecordingError
+from fluxseg.formats.pickled import load_pickle
+from fluxseg.io.arrays import byte_count, check_shape, create_array, create_dtype
+
+MAGIC = b"\x93NUMPY"
+MAX_HEADER = 10_000
+"""Bytes of the text that describes an array; numpy has the same limit."""
+
+
+@contextlib.contextmanager
+def naming_file(path: Path) -> Iterator[None]:
+    """Name the file in every error that reading it raises.
+
+    Errors of the system and of the memory become `RecordingError` as well.
+
+    Args:
+        path: file that is read in the block.
+
+    Raises:
+        RecordingError: whose text begins with the path.
+    """
+    try:
+        yield
+    except RecordingError as error:
+        field = f"{path}: {error.field}" if error.field else str(path)
+        raise type(error)(field, error.reason) from error
+    except OSError as error:
+        raise RecordingError(str(path), f"cannot be read: {error.strerror or error}") from error
+    except MemoryError as error:
+        raise RecordingError(str(path), "needs more memory than there is") from error
+
+
+@contextlib.contextmanager
+def open_regular(path: Path) -> Iterator[tuple[BinaryIO, int]]:
+    """Open a file for reading and give it with its size in bytes.
+
+    Raises:
+        RecordingError: if it is a folder, a pipe or a device, which could block for ever.
+        OSError: if it cannot be opened.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+        raise RecordingError("", f"is {kind}")
+    with path.open("rb") as file:
+        yield file, status.st_size
+
+
+def read_npy(path: Path | str) -> Any:
+    """Read a `.npy` file without executing anything in it.
+
+    Arrays of numbers, texts and dates are read as numpy writes them. Arrays of objects, which
+    are pickled, are read by `fluxseg.formats.pickled.load_pickle`, and hold plain values and arrays
+    only. Files of numpy 1 and 2 and pickle protocols 2 to 5 are known. No more memory is used
+    than a small multiple of the file's size.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The array, of any dtype but structured ones; it may be read-only.
+
+    Raises:
+        UnsafeFileError: if the file asks for anything that plain data do not need, naming it.
+        RecordingError: naming the file, if it cannot be read.
+    """
+    path = Path(path)
+    with naming_file(path), open_regular(path) as (file, size):
+        return read_npy_stream(file, size)
+
+
+def read_npy_stream(file: BinaryIO, size: int) -> np.ndarray:
+    """Read an array in the `.npy` format from the current position of a file.
+
+    Args:
+        file: opened for reading.
+        size: bytes that are left in it.
+
+    Returns:
+        See `read_npy`.
+
+    Raises:
+        UnsafeFileError: see `read_npy`.
+        RecordingError: if the content is not such an array.
+    """
+    code, fortran, shape, used = _read_header(file, size)
+    if code in ("O", "|O", "|O8"):
+        value = load_pickle(file, size - used)
+        if not isinstance(value, np.ndarray) or value.dtype != object or value.shape != shape:
+            raise RecordingError("", "is damaged: its content is not the array it declares")
+        return value
+    dtype = create_dtype(code)
+    needed = byte_count(shape, dtype)
+    if needed > size - used:
+        raise RecordingError(
+            "", f"is truncated: {list(shape)} of {dtype} need {needed} bytes, {size - used} follow"
+        )
+    return create_array(file.read(needed), shape, dtype, fortran)
+
+
+def _read_header(file: BinaryIO, size: int) -> tuple[Any, bool, tuple[int, ...], int]:
+    """Return dtype code, order, shape, and the number of bytes that were read."""
+    start = file.read(8)
+    if len(start) < 8 or start[:6] != MAGIC:
+        what = "is empty" if size == 0 else "does not begin as a .npy file does"
+        raise RecordingError("", what)
+    if start[6:] not in (b"\x01\x00", b"\x02\x00"):
+        raise RecordingError("", f"has the .npy version {start[6]}.{start[7]}; 1.0, 2.0 are known")
+    width = 2 if start[6] == 1 else 4
+    count = int.from_bytes(file.read(width), "little")
+    if count > min(MAX_HEADER, size):
+        raise RecordingError("", f"is damaged: it declares a header of {count} bytes")
+    try:
+        values = ast.literal_eval(file.read(count).decode("latin-1").strip())
+        code, fortran, shape = values["descr"], values["fortran_order"], values["shape"]
+    except (ValueError, SyntaxError, TypeError, KeyError, MemoryError, RecursionError) as error:
+        raise RecordingError("", "is damaged: its header is not that of an array") from error
+    if type(fortran) is not bool:
+        raise RecordingError("", "is damaged: the order of its array is neither C nor Fortran")
+    return code, fortran, check_shape(shape), 8 + width + count
+
+
+def read_pickled_dict(path: Path | str) -> dict[str, Any]:
+    """Read the dict that a `.npy` file written by `np.save(path, dict)` holds.
+
+    Args:
+        path: the file; an object array of one element is accepted as well.
+
+    Returns:
+        The dict, of plain values and arrays (see `fluxseg.formats.pickled.load_pickle`).
+
+    Raises:
+        UnsafeFileError: see `read_npy`.
+        RecordingError: naming the file, if it cannot be read or does not hold one dict.
+    """
+    array = read_npy(path)
+    if array.dtype != object or array.size != 1:
+        raise RecordingError(
+            str(path), f"holds an array {list(array.shape)} of {array.dtype} instead of one dict"
+        )
+    value = array.reshape(-1)[0]
+    if not isinstance(value, dict):
+        raise RecordingError(
+            str(path), f"holds a value of type {type(value).__name__} instead of a dict"
+        )
+    for key in value:
+        if type(key) is not str:
+            raise RecordingError(str(path), f"has the key {ascii(key)[:60]}, which is not a text")
+    return value

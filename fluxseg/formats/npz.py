@@ -1,0 +1,179 @@
+"""Recordings in `.npz` files: the fields of `fluxseg.formats.allen`, one array each.
+
+`image` is another name for `max_projection`, `masks` for `roi_mask_array`; instead of the masks
+there may be `masks_packed`, the bits of `numpy.packbits` over all of them, and `masks_shape`
+`[3]`. `metadata` is text: JSON, or a dict as Python writes it.
+"""
+
+import ast
+import contextlib
+import json
+import lzma
+import math
+import struct
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fluxseg.data.recording import Recording
+from fluxseg.errors import RecordingError
+from fluxseg.formats.allen import (
+    GROUP_FIELD,
+    group_field,
+    plain_roi_ids,
+    recording_from_mapping,
+)
+from fluxseg.formats.metadata import clean_metadata
+from fluxseg.formats.npy import naming_file, open_regular, read_npy_stream
+from fluxseg.io.arrays import check_shape
+from fluxseg.io.files import atomic_path
+
+MAX_BYTES = 2**31
+"""Bytes that the fields of a file may take in memory; a few compressed ones can declare any."""
+MAX_JSON = 2**24
+"""Characters of metadata as JSON."""
+MAX_LITERAL = 100_000
+"""Characters of metadata as Python writes them, whose parser takes much more memory."""
+_NAMES = {"image": "max_projection", "masks": "roi_mask_array"}
+_FIELDS = (
+    "id", "metadata", "max_projection", "roi_ids", "roi_mask_array", "masks_packed", "masks_shape",
+    GROUP_FIELD, *_NAMES,
+)  # fmt: skip
+_DAMAGED = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, NotImplementedError,
+    RuntimeError, ValueError, IndexError, KeyError, OverflowError, TypeError,
+)  # fmt: skip
+
+
+def read_npz(path: Path | str) -> Recording:
+    """Read a recording from a `.npz` file; nothing in it is executed.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The recording; without any masks in the file it is not annotated (`masks` is None).
+
+    Raises:
+        UnsafeFileError: if a field asks for anything but plain data, naming it.
+        RecordingError: naming file and field, if it cannot be used or would take more memory
+            than `MAX_BYTES`.
+    """
+    path = Path(path)
+    with naming_file(path):
+        values = _read_fields(path)
+        for name, usual in _NAMES.items():
+            if name in values:
+                values.setdefault(usual, values.pop(name))
+        if "roi_mask_array" not in values and "masks_packed" in values:
+            values["roi_mask_array"] = _unpack(values["masks_packed"], values.get("masks_shape"))
+        return recording_from_mapping(values, path.stem, annotated=False)
+
+
+def write_npz(path: Path | str, recording: Recording) -> None:
+    """Write a recording as `read_npz` reads it, compressed; its remarks are not written.
+
+    Args:
+        path: file to write, whole or not at all.
+        recording: with or without masks.
+
+    Raises:
+        WorkdirError: if the file cannot be written.
+    """
+    values: dict[str, Any] = {
+        "id": recording.id,
+        "metadata": json.dumps(clean_metadata(recording.metadata)),
+        "image": recording.image,
+        **group_field(recording),
+    }
+    if recording.masks is not None:
+        values["masks_packed"] = np.packbits(recording.masks)
+        values["masks_shape"] = np.array(recording.masks.shape, np.int64)
+        values["roi_ids"] = np.array(plain_roi_ids(recording.roi_ids))
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **values)
+
+
+def _read_fields(path: Path) -> dict[str, Any]:
+    """Return the known fields; member names are compared, never used as paths."""
+    with open_regular(path) as (file, _):
+        try:
+            with zipfile.ZipFile(file) as archive:
+                members = {i.filename.removesuffix(".npy"): i for i in archive.infolist()}
+                wanted = {name: members[name] for name in _FIELDS if name in members}
+                if not wanted:
+                    raise RecordingError("", f"holds none of the fields {', '.join(_FIELDS)}")
+                declared = sum(info.file_size for info in wanted.values())
+                if declared > MAX_BYTES:
+                    raise RecordingError("", _too_large(declared))
+                return {name: _read_field(archive, info) for name, info in wanted.items()}
+        except RecordingError:
+            raise
+        except _DAMAGED as error:
+            raise RecordingError("", f"is a damaged or unusual .npz file ({error})") from error
+
+
+def _too_large(size: int) -> str:
+    return f"would take {size / 2**30:.1f} GiB, the limit is {MAX_BYTES / 2**30:.0f} GiB"
+
+
+def _read_field(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Any:
+    name = info.filename.removesuffix(".npy")
+    try:
+        with archive.open(info) as member:
+            array = read_npy_stream(member, info.file_size)  # type: ignore[arg-type]
+    except RecordingError as error:
+        raise type(error)(name, error.reason) from error
+    if name != "metadata" or array.size != 1:
+        return array
+    value = array.reshape(-1)[0]
+    return _parse_metadata(str(value)) if isinstance(value, str) else value
+
+
+def _parse_metadata(text: str) -> Mapping[Any, Any] | str:
+    """Return the dict that a text stands for, or the text."""
+    if len(text) > MAX_JSON or _depth(text) > 64:
+        return text
+    with contextlib.suppress(ValueError, RecursionError):
+        value = json.loads(text)
+        return value if isinstance(value, dict) else text
+    # A chain of operators nests without brackets; no number needs more signs than these.
+    if (
+        len(text) > MAX_LITERAL
+        or any(sign * 3 in text.replace(" ", "") for sign in "+-~")
+        or text.count("+") > 100
+    ):
+        return text
+    with contextlib.suppress(ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        value = ast.literal_eval(text)
+        return value if isinstance(value, dict) else text
+    return text
+
+
+def _depth(text: str) -> int:
+    """Return the largest depth of brackets, which the parsers would follow by recursion."""
+    deepest = depth = 0
+    for character in text:
+        if character in "([{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif character in ")]}":
+            depth -= 1
+    return deepest
+
+
+def _unpack(packed: np.ndarray, shape: Any) -> np.ndarray:
+    """Return the masks `[N, H, W]` bool."""
+    if not isinstance(shape, np.ndarray) or shape.dtype.kind not in "iu" or shape.shape != (3,):
+        raise RecordingError("masks_shape", "must be the three whole numbers N, H, W")
+    sides = check_shape(tuple(int(side) for side in shape))
+    count = math.prod(sides)
+    if packed.dtype != np.uint8 or packed.ndim != 1 or packed.size != -(-count // 8):
+        raise RecordingError("masks_packed", f"must be {-(-count // 8)} bytes, one bit a pixel")
+    if count > MAX_BYTES:
+        raise RecordingError("masks_packed", _too_large(count))
+    return np.unpackbits(packed, count=count).reshape(sides).view(bool)

@@ -1,0 +1,304 @@
+"""Recordings in NWB 2 files: read with h5py alone, written with pynwb.
+
+Of the arrays of an image plane the schema has the x axis first; see `fluxseg.formats.plane_masks`
+for those who do not. Where sizes and coordinates rule the order out that is asked for, the other
+one is taken and remarked on; those of a square image rule nothing out. Files that Suite2p wrote
+are known by their descriptions and read with y first.
+"""
+
+import contextlib
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from fluxseg.data.recording import Recording
+from fluxseg.errors import RecordingError
+from fluxseg.formats.allen import recording_from_mapping
+from fluxseg.formats.allen_nwb import find_table, kind_of, read_allen_nwb, read_plane_image
+from fluxseg.formats.hdf5 import (
+    find_dataset,
+    find_group,
+    list_datasets,
+    list_groups,
+    open_hdf5,
+    read_attribute,
+    read_numbers,
+    read_plain,
+)
+from fluxseg.formats.nwb_write import NOTES, write_nwb
+from fluxseg.formats.plane_masks import Order, PlaneMasks, read_plane_masks
+
+__all__ = ["read_nwb", "write_nwb"]
+_MASKS = ("pixel_mask", "image_mask", "voxel_mask")
+_KINDS = (("max",), ("mean", "average", "avg"))
+_UNITS = {"meters": 1e6, "meter": 1e6, "m": 1e6, "millimeters": 1e3, "mm": 1e3, "nm": 1e-3}
+_UNITS |= dict.fromkeys(
+    ("micrometers", "micrometer", "microns", "micron", "um", "µm", "μm", "micrometres"), 1.0
+)
+_METADATA = {
+    "session_id": "general/session_id",
+    "session_start_time": "session_start_time",
+    "session_description": "session_description",
+    "identifier": "identifier",
+    "institution": "general/institution",
+    "lab": "general/lab",
+    "donor_name": "general/subject/subject_id",
+    "species": "general/subject/species",
+    "genotype": "general/subject/genotype",
+    "sex": "general/subject/sex",
+    "age": "general/subject/age",
+}
+
+
+def read_nwb(
+    path: Path | str,
+    *,
+    plane: str | None = None,
+    image: str | None = None,
+    order: Order | None = None,
+    image_order: Order | None = None,
+) -> Recording:
+    """Read a recording from an NWB file; those of the Allen Institute as `read_allen_nwb` does.
+
+    Args:
+        path: the file.
+        plane: name, or end of the path, of the `PlaneSegmentation`; needed if there are several.
+        image: name, or end of the path, of the projection; otherwise the only one with "max" in
+            its name, or else "mean" or "average", or else the only one.
+        order: order of the axes of the masks; None: (x, y) as the schema says, but (y, x) where
+            Suite2p wrote the file.
+        image_order: order of the axes of the image; None: as the masks, if they fit so.
+
+    Returns:
+        The recording; `masks` is None without any `PlaneSegmentation`. Its group is the subject,
+        as `donor_name`; `um_per_px` is the `grid_spacing`. What `write_nwb` wrote comes back
+        with its own metadata.
+
+    Raises:
+        RecordingError: naming file and field, if it cannot be used, or listing what there is to
+            choose from.
+    """
+    path = Path(path)
+    with open_hdf5(path) as file:
+        kind = kind_of(file)
+        if not kind:
+            raise RecordingError("", "is an HDF5 file, but not in the NWB 2 format")
+        allen = kind == "allen-1" or find_table(file) is not None
+        if not allen or plane or image or order or image_order:
+            return _read(file, path.stem, plane, image, order, image_order)
+    return read_allen_nwb(path)
+
+
+def _read(
+    file: h5py.Group,
+    name: str,
+    plane: str | None,
+    image_name: str | None,
+    order: Order | None,
+    image_order: Order | None,
+) -> Recording:
+    remarks: list[str] = []
+    found = _choose_plane(file, plane)
+    masks = None if found is None else read_plane_masks(found)
+    suite2p = found is not None and "suite2p" in str(read_attribute(found, "description")).lower()
+    if suite2p and order is None:
+        order = "yx"
+        remarks.append("written by Suite2p: its axes are taken as (y, x)")
+    image = read_plane_image(file, _choose_image(file, image_name, remarks))
+    if image is None:
+        raise RecordingError("image", "is missing")
+    transposed, drawn = _orient(image.shape, masks, order, image_order, remarks)
+    image = image.T if transposed else image
+    if drawn is not None and order is None and image_order is None:
+        _compare_swapped(image, drawn, remarks)
+    values, plane_remarks = _describe(file, found, suite2p)
+    if drawn is None and values.get("annotated") is True:
+        drawn = np.zeros((0, *image.shape), bool)
+    recording = recording_from_mapping(
+        values
+        | {
+            "max_projection": image,
+            "roi_mask_array": drawn,
+            "roi_ids": None if masks is None else list(masks.names),
+        },
+        name,
+        annotated=False,
+    )
+    remarks += plane_remarks + list(() if masks is None else masks.remarks)
+    return dataclasses.replace(recording, remarks=(*recording.remarks, *remarks))
+
+
+def _choose_plane(file: h5py.Group, wanted: str | None) -> h5py.Group | None:
+    planes: dict[str, h5py.Group] = {}
+    for module_name, module in list_groups(find_group(file, "processing")):
+        for name, group in list_groups(module):
+            inner = [(f"{name}/{key}", value) for key, value in list_groups(group)]
+            for key, value in [(name, group), *inner]:
+                if _type_of(value) == "PlaneSegmentation" or any(m in value for m in _MASKS):
+                    planes[f"{module_name}/{key}"] = value
+    if wanted is not None:
+        planes = {key: value for key, value in planes.items() if _ends(key, wanted)} or planes
+        if not any(_ends(key, wanted) for key in planes):
+            raise RecordingError("plane", f"there is no {wanted!a}; there are: {_list(planes)}")
+    if len(planes) > 1:
+        raise RecordingError("plane", f"there are several, choose one: {_list(planes)}")
+    return next(iter(planes.values()), None)
+
+
+def _choose_image(file: h5py.Group, wanted: str | None, remarks: list[str]) -> str:
+    images: list[str] = []
+    places = [("acquisition", find_group(file, "acquisition"))]
+    places += [(f"processing/{n}", m) for n, m in list_groups(find_group(file, "processing"))]
+    for place, module in places:
+        for name, group in list_groups(module):
+            if _type_of(group) == "Images":
+                images += [
+                    f"{place}/{name}/{key}"
+                    for key, dataset in list_datasets(group)
+                    if dataset.shape is not None and len(dataset.shape) == 2
+                ]
+    if wanted is not None:
+        chosen = [path for path in images if _ends(path, wanted)]
+        if not chosen:
+            raise RecordingError("image", f"there is no {wanted!a}; there are: {_list(images)}")
+    else:
+        for words in _KINDS:
+            chosen = [p for p in images if any(w in p.rsplit("/")[-1].lower() for w in words)]
+            if chosen:
+                break
+        else:
+            chosen = images
+            if len(chosen) == 1:
+                remarks.append(f"the only image, {chosen[0]}, is taken for the projection")
+    if not chosen:
+        raise RecordingError(
+            "image", "is missing: no projection in Images; make one with fluxseg project"
+        )
+    if len(chosen) > 1:
+        raise RecordingError("image", f"there are several, choose one: {_list(chosen)}")
+    return chosen[0]
+
+
+def _type_of(group: h5py.Group) -> str:
+    value = read_attribute(group, "neurodata_type")
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def _ends(path: str, wanted: str) -> bool:
+    return f"/{path}".endswith(f"/{wanted.strip('/')}")
+
+
+def _list(names: Any) -> str:
+    listed = [ascii(name)[1:-1] for name in names]
+    return ", ".join(listed[:20]) + ("" if len(listed) <= 20 else ", ...") if listed else "none"
+
+
+def _orient(
+    shape: tuple[int, int],
+    masks: PlaneMasks | None,
+    order: Order | None,
+    image_order: Order | None,
+    remarks: list[str],
+) -> tuple[bool, np.ndarray | None]:
+    """Return whether the image must be transposed, and the masks `[N, H, W]`."""
+    if masks is None:
+        return (image_order or order or "xy") == "xy", None
+    alike, crossed = masks.fits(shape), masks.fits(shape[::-1])
+    if not alike and not crossed:
+        raise RecordingError("masks", f"do not fit the image of {list(shape)} px in either order")
+    if order is not None and image_order is not None:
+        wanted = order == image_order
+        if not (alike if wanted else crossed):
+            raise RecordingError(
+                "order", f"masks as {order} do not fit the image {list(shape)} as {image_order}"
+            )
+    else:
+        wanted = alike
+        if not alike:
+            remarks.append("image and masks differ in the order of their axes, as their sizes show")
+    if order is None:
+        order = image_order if wanted and image_order else "xy"
+        if image_order is not None and not wanted:
+            order = "xy" if image_order == "yx" else "yx"
+    drawn = masks.draw(shape if wanted else (shape[1], shape[0]))
+    if order == "xy":
+        drawn = np.ascontiguousarray(drawn.transpose(0, 2, 1))
+    return (order == "xy") == wanted, drawn
+
+
+def _compare_swapped(image: np.ndarray, masks: np.ndarray, remarks: list[str]) -> None:
+    """Remark if the ROIs lie on brighter pixels with their axes swapped; both would be possible."""
+    if image.shape[0] != image.shape[1] or not masks.any():
+        return
+    values = np.where(np.isfinite(image), image, -np.inf).astype(np.float64)
+    rank = np.empty(values.size)
+    rank[np.argsort(values, axis=None, kind="stable")] = np.linspace(0, 1, values.size)
+    union, ranks = masks.any(0), rank.reshape(values.shape)
+    if ranks[union.T].mean() > ranks[union].mean() + 0.1:
+        remarks.append(
+            "the ROIs would fit the image better with their axes swapped: compare order and "
+            "image_order"
+        )
+
+
+def _describe(
+    file: h5py.Group, plane: h5py.Group | None, suite2p: bool
+) -> tuple[dict[str, Any], list[str]]:
+    """Return id and metadata, and remarks on them."""
+    stored = _read_notes(read_plain(file, "general/notes"))
+    if stored is not None:
+        return stored, []
+    metadata = {name: read_plain(file, place) for name, place in _METADATA.items()}
+    remarks: list[str] = []
+    imaging = None if plane is None else find_group(plane, "imaging_plane")
+    if imaging is None:
+        others = list_groups(find_group(file, "general/optophysiology"))
+        imaging = others[0][1] if len(others) == 1 else None
+    if imaging is not None:
+        names = {"location": "targeted_structure"}
+        for name in ("location", "indicator", "excitation_lambda", "imaging_rate"):
+            metadata[names.get(name, name)] = read_plain(imaging, name)
+        if suite2p:
+            remarks.append("Suite2p writes a pixel size that was not measured: not used")
+        else:
+            metadata["um_per_px"] = read_spacing(imaging, remarks)
+    metadata = {key: value for key, value in metadata.items() if value not in (None, "")}
+    # Suite2p's identifier is a folder; the session or the file's name tells more.
+    return {"id": metadata.get("session_id"), "metadata": metadata}, remarks
+
+
+def _read_notes(notes: Any) -> dict[str, Any] | None:
+    if isinstance(notes, str) and notes.startswith(f'{{"{NOTES}":'):
+        with contextlib.suppress(ValueError, RecursionError):
+            stored = json.loads(notes)[NOTES]
+            if isinstance(stored, dict):
+                return stored
+    return None
+
+
+def read_spacing(imaging: h5py.Group, remarks: list[str]) -> float | None:
+    """Return the size of the square pixels of an `ImagingPlane` in um, None if it is not told.
+
+    Args:
+        imaging: the `ImagingPlane`.
+        remarks: where to add what is odd.
+    """
+    dataset = find_dataset(imaging, "grid_spacing")
+    if dataset is None or dataset.dtype.kind not in "iuf":
+        return None
+    spacing = read_numbers(dataset, 1024).reshape(-1).astype(float)
+    unit = read_attribute(dataset, "unit")
+    unit = unit.decode("utf-8", "replace") if isinstance(unit, bytes) else str(unit or "meters")
+    scale = _UNITS.get(unit.strip().lower())
+    if len(spacing) < 2 or scale is None or not np.isfinite(spacing).all():
+        remarks.append(f"grid_spacing is not understood (unit {unit[:40]!a}): not used")
+        return None
+    x, y = (spacing[:2] * scale).tolist()
+    if not (0.01 <= x <= 50 and abs(x - y) <= 0.01 * x):
+        remarks.append(f"grid_spacing, {x:g} x {y:g} um, is not that of square pixels: not used")
+        return None
+    return round(x, 9)

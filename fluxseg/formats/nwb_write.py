@@ -1,0 +1,181 @@
+"""Recordings as NWB 2 files, through pynwb."""
+
+import datetime
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from fluxseg.data.recording import Recording, pixel_size
+from fluxseg.errors import ConfigError
+from fluxseg.formats.allen import GROUP_FIELD, plain_roi_ids
+from fluxseg.formats.metadata import clean_metadata
+from fluxseg.io.files import atomic_path
+
+UNKNOWN_TIME = datetime.datetime(1900, 1, 1, tzinfo=datetime.UTC)
+"""Stands for a start of the session that is not known, which an NWB file must have."""
+NOTES = "fluxseg_recording"
+"""Key of the JSON object in the notes of a file that holds id, group and metadata."""
+
+
+def write_nwb(
+    path: Path | str, recording: Recording, *, masks: Literal["pixel", "image"] = "pixel"
+) -> tuple[str, ...]:
+    """Write a recording as an NWB 2 file, with the x axis first as the schema says.
+
+    The projection is a `GrayscaleImage`, the ROIs a `PlaneSegmentation`; id, group and metadata
+    are also in the notes, as JSON, so that `read_nwb` gives the recording back unchanged.
+
+    Args:
+        path: file to write, whole or not at all; by custom it ends in `.nwb`.
+        recording: with masks or without; its remarks are not written.
+        masks: whether to write ROIs as lists of pixels or as images, which take more space.
+
+    Returns:
+        Remarks on what had to be filled in.
+
+    Raises:
+        ConfigError: if pynwb is not installed.
+        WorkdirError: if the file cannot be written.
+    """
+    try:
+        from pynwb import NWBHDF5IO
+    except ImportError as error:
+        raise ConfigError("writing NWB files needs pynwb: pip install 'fluxseg[nwb]'") from error
+    remarks: list[str] = []
+    content = _create_file(recording, masks, remarks)
+    with atomic_path(path) as temporary, NWBHDF5IO(str(temporary), "w") as file:
+        file.write(content)
+    return tuple(remarks)
+
+
+def _create_file(recording: Recording, kind: str, remarks: list[str]) -> Any:
+    from pynwb import NWBFile
+    from pynwb.base import Images
+    from pynwb.image import GrayscaleImage
+
+    metadata = clean_metadata(recording.metadata)
+    notes: dict[str, Any] = {"id": recording.id, "metadata": metadata, GROUP_FIELD: recording.group}
+    notes["annotated"] = recording.masks is not None
+    digest = hashlib.sha256(json.dumps(notes).encode() + recording.image.tobytes()).hexdigest()
+    file = NWBFile(
+        session_description=str(metadata.get("session_type") or "Two-photon calcium imaging"),
+        identifier=f"fluxseg-{digest[:32]}",
+        session_start_time=_start_time(metadata, remarks),
+        session_id=recording.id.replace("/", "-"),
+        notes=json.dumps({NOTES: notes}),
+        keywords=["two-photon", "calcium imaging", "segmentation"],
+        subject=_create_subject(recording, metadata, remarks),
+    )
+    imaging_plane = _create_imaging_plane(file, metadata, remarks)
+    module = file.create_processing_module("ophys", "Projection and ROIs of one field of view")
+    image = recording.image
+    if image.dtype == bool:
+        image = image.astype(np.uint8)
+        remarks.append("the image is boolean: written as 0 and 1")
+    projection = GrayscaleImage(
+        name="max_projection",
+        data=np.ascontiguousarray(image.T),
+        description="(Maximum) projection of the movie over time",
+    )
+    module.add(Images(name="projections", images=[projection], description="Projections over time"))
+    if recording.masks is not None and not len(recording.masks):
+        remarks.append("there are no ROIs: written without a PlaneSegmentation, which needs some")
+    elif recording.masks is not None:
+        _add_rois(module, imaging_plane, recording, recording.masks, kind)
+    return file
+
+
+def _start_time(metadata: dict[str, Any], remarks: list[str]) -> datetime.datetime:
+    text = str(metadata.get("session_start_time") or "")
+    try:
+        time = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        remarks.append(
+            f"no start of the session is known: {UNKNOWN_TIME.date()} stands in its place"
+        )
+        return UNKNOWN_TIME
+    if time.tzinfo is None:
+        remarks.append("the start of the session has no time zone: taken as UTC")
+        time = time.replace(tzinfo=datetime.UTC)
+    return time
+
+
+def _create_subject(recording: Recording, metadata: dict[str, Any], remarks: list[str]) -> Any:
+    from pynwb.file import Subject
+
+    keys = ("donor_name", "donor_id", "specimen_name", "specimen_id", "subject_id")
+    named = (str(metadata[key]) for key in keys if metadata.get(key) not in (None, ""))
+    facts = {
+        "subject_id": next(named, recording.group).replace("/", "-"),
+        "genotype": metadata.get("genotype") or metadata.get("cre_line"),
+        "sex": str(metadata.get("sex") or "U")[:1].upper(),
+        "species": metadata.get("species"),
+    }
+    if facts["sex"] not in ("F", "M", "O"):
+        facts["sex"] = "U"
+    days = metadata.get("age_days")
+    if isinstance(days, int) and not isinstance(days, bool) and days > 0:
+        facts["age"] = f"P{days}D"
+    else:
+        # An open range is how NWB files say that an age is not known; they must say something.
+        facts["age"] = "P0D/"
+        remarks.append("the age of the subject is not known: at least 0 days")
+    return Subject(**{key: str(value) for key, value in facts.items() if value})
+
+
+def _create_imaging_plane(file: Any, metadata: dict[str, Any], remarks: list[str]) -> Any:
+    from pynwb.ophys import OpticalChannel
+
+    size = pixel_size(metadata)
+    if size is None:
+        remarks.append("the size of the pixels is not known: no grid_spacing")
+        spacing = {}
+    else:
+        spacing = {"grid_spacing": [size, size], "grid_spacing_unit": "micrometers"}
+    channel = OpticalChannel(
+        name="OpticalChannel", description="Channel of the indicator", emission_lambda=np.nan
+    )
+    excitation = metadata.get("excitation_lambda")
+    number = isinstance(excitation, int | float) and not isinstance(excitation, bool)
+    return file.create_imaging_plane(
+        name="ImagingPlane",
+        description="Field of view",
+        optical_channel=channel,
+        device=file.create_device(
+            name="Microscope",
+            description=str(metadata.get("device") or "Two-photon microscope"),
+        ),
+        excitation_lambda=float(excitation) if number and excitation else np.nan,
+        indicator=str(metadata.get("indicator") or "unknown"),
+        location=str(metadata.get("targeted_structure") or "unknown"),
+        **spacing,
+    )
+
+
+def _add_rois(
+    module: Any, imaging_plane: Any, recording: Recording, masks: np.ndarray, kind: str
+) -> None:
+    from pynwb.ophys import ImageSegmentation
+
+    segmentation = ImageSegmentation()
+    module.add(segmentation)
+    table = segmentation.create_plane_segmentation(
+        name="PlaneSegmentation",
+        description="ROIs of the field of view, overlapping ones included",
+        imaging_plane=imaging_plane,
+    )
+    ids = plain_roi_ids(recording.roi_ids)
+    numbered = all(isinstance(value, int) for value in ids) and len(set(ids)) == len(ids)
+    for number, mask in enumerate(masks):
+        roi: dict[str, Any] = {"id": ids[number] if numbered else number}
+        if kind == "image" or not masks.any():
+            roi["image_mask"] = np.ascontiguousarray(mask.T).astype(np.uint8)
+        else:
+            y, x = np.nonzero(mask)
+            roi["pixel_mask"] = np.stack([x, y, np.ones(len(x))], axis=1)
+        table.add_roi(**roi)
+    if not numbered:
+        table.add_column("roi_name", "Name of the ROI", data=list(recording.roi_ids))

@@ -1,0 +1,215 @@
+"""The ROIs of a `PlaneSegmentation`, the table in which NWB 2 files keep the masks of a plane.
+
+The NWB schema gives every array of an image plane its x axis first: `image_mask` [roi, x, y],
+`pixel_mask` (x, y, weight), `GrayscaleImage` [x, y] (nwb-schema 2.9, nwb.ophys and nwb.image).
+Suite2p, the Allen Institute and many others write y first, so the order is an option here.
+"""
+
+import dataclasses
+import math
+from typing import Literal
+
+import h5py
+import numpy as np
+
+from fluxseg.errors import RecordingError
+from fluxseg.formats.hdf5 import (
+    MAX_BYTES,
+    check_dataset,
+    find_dataset,
+    read_numbers,
+    read_texts,
+)
+
+Order = Literal["xy", "yx"]
+"""Which axis comes first."""
+_BLOCK = 2**25
+# Columns that tell neurons from other ROIs: Suite2p's, the Allen Institute's and NeuroConv's.
+_JUDGEMENTS = ("iscell", "valid_roi", "accepted", "Accepted")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PlaneMasks:
+    """ROIs as they are stored, with the first stored axis first.
+
+    Attributes:
+        images: `[N, A, B]` bool, or None if pixels are listed.
+        pixels: `[P, 3]` int64 of ROI, first and second coordinate, or None.
+        names: of the ROIs, `[N]`.
+        remarks: what was odd.
+    """
+
+    images: np.ndarray | None
+    pixels: np.ndarray | None
+    names: tuple[str, ...]
+    remarks: tuple[str, ...]
+
+    def fits(self, shape: tuple[int, int]) -> bool:
+        """Tell whether the ROIs can belong to an image `[A, B]`."""
+        if self.images is not None:
+            return self.images.shape[1:] == shape
+        return self.pixels is None or bool((self.pixels[:, 1:] < shape).all())
+
+    def draw(self, shape: tuple[int, int]) -> np.ndarray:
+        """Return the masks `[N, A, B]` bool of an image that they fit.
+
+        Raises:
+            RecordingError: if they would take more than `MAX_BYTES`.
+        """
+        if self.images is not None:
+            return self.images
+        _check_total(len(self.names), shape)
+        masks = np.zeros((len(self.names), *shape), bool)
+        if self.pixels is not None:
+            masks[tuple(self.pixels.T)] = True
+        return masks
+
+
+def read_plane_masks(plane: h5py.Group) -> PlaneMasks:
+    """Read the ROIs of a plane; those that the file itself judges to be no neurons are left out.
+
+    Members of a ROI are the pixels whose value or weight is finite and not 0.
+
+    Args:
+        plane: a `PlaneSegmentation`.
+
+    Raises:
+        RecordingError: naming what is missing, damaged or too large, or if the masks are of a
+            volume.
+    """
+    remarks: list[str] = []
+    listed = find_dataset(plane, "pixel_mask")
+    drawn = find_dataset(plane, "image_mask")
+    images = pixels = None
+    if listed is not None:
+        pixels, count = _read_pixels(listed, find_dataset(plane, "pixel_mask_index"), remarks)
+    elif drawn is not None:
+        images = _read_images(drawn)
+        count = len(images)
+    elif find_dataset(plane, "voxel_mask") is not None:
+        raise RecordingError(
+            "voxel_mask",
+            "holds voxels of a volume or of several planes, which are not read; save each plane "
+            "with pixel_mask",
+        )
+    else:
+        ids = find_dataset(plane, "id")
+        count = 0 if ids is None or ids.shape is None else math.prod(ids.shape)
+        if count:
+            raise RecordingError("plane", f"{count} ROIs without pixel_mask or image_mask")
+    names = _read_names(plane, count, remarks)
+    masks = PlaneMasks(images, pixels, names, tuple(remarks))
+    for column in _JUDGEMENTS:
+        kept = _read_judgement(plane, column, count)
+        if kept is not None and not kept.all():
+            return _keep(masks, kept, column)
+    return masks
+
+
+def _check_total(count: int, shape: tuple[int, ...]) -> None:
+    if count * math.prod(shape) > MAX_BYTES:
+        raise RecordingError("masks", f"{count} ROIs of {list(shape)} px are too large")
+
+
+def _read_images(dataset: h5py.Dataset) -> np.ndarray:
+    check_dataset(dataset)
+    shape = dataset.shape
+    if len(shape) == 4 and shape[3] == 1:
+        shape = shape[:3]
+    if len(shape) != 3 or dataset.dtype.names:
+        raise RecordingError(
+            "image_mask", f"must be [roi, x, y] of one plane, got {list(dataset.shape)}"
+        )
+    _check_total(shape[0], shape[1:])
+    masks = np.empty(shape, bool)
+    step = max(1, _BLOCK // max(1, math.prod(shape[1:]) * dataset.dtype.itemsize))
+    for start in range(0, shape[0], step):
+        values = dataset[start : start + step].reshape(-1, *shape[1:])
+        masks[start : start + step] = np.isfinite(values) & (values != 0)
+    return masks
+
+
+def _read_pixels(
+    dataset: h5py.Dataset, index: h5py.Dataset | None, remarks: list[str]
+) -> tuple[np.ndarray, int]:
+    """Return the pixels `[P, 3]` (ROI, first, second coordinate) and the number of ROIs."""
+    if index is None:
+        raise RecordingError("pixel_mask_index", "is missing, so the pixels belong to no ROI")
+    rows = read_numbers(dataset, MAX_BYTES // 2)
+    ends = read_numbers(index, 2**26)
+    if rows.dtype.names:
+        if len(rows.dtype.names) < 3:
+            raise RecordingError("pixel_mask", "must hold x, y and weight")
+        first, second, weight = (rows[name].reshape(-1) for name in rows.dtype.names[:3])
+    elif rows.ndim == 2 and rows.shape[1] == 3:
+        first, second, weight = rows.T
+    elif rows.size == 0:
+        first = second = weight = np.zeros(0)
+    else:
+        raise RecordingError("pixel_mask", f"must hold x, y and weight, got {list(rows.shape)}")
+    if ends.ndim != 1 or ends.dtype.kind not in "iu":
+        raise RecordingError("pixel_mask_index", "must be a list of whole numbers")
+    ends = ends.astype(np.int64)
+    lengths = ends - np.concatenate([[0], ends[:-1]])
+    if (lengths < 0).any() or lengths.sum() != len(first):
+        raise RecordingError(
+            "pixel_mask_index", f"does not divide the {len(first)} pixels among the ROIs"
+        )
+    for values in (first, second):
+        if not ((values >= 0) & (values < 2**31) & (values == np.floor(values))).all():
+            raise RecordingError("pixel_mask", "holds coordinates that are no whole numbers")
+    pixels = np.stack(
+        [np.repeat(np.arange(len(ends)), lengths), first.astype(np.int64), second.astype(np.int64)],
+        axis=1,
+    )
+    return pixels[_weighted(weight, remarks)], len(ends)
+
+
+def _weighted(weight: np.ndarray, remarks: list[str]) -> np.ndarray:
+    used = np.isfinite(weight) & (weight != 0)
+    lost = len(weight) - np.count_nonzero(used)
+    if not lost:
+        return used
+    if lost == len(weight):
+        remarks.append("no pixel has a weight: every listed one counts")
+        return np.ones(len(weight), bool)
+    remarks.append(f"{lost} of {len(weight)} pixels have no weight: left out")
+    return used
+
+
+def _read_names(plane: h5py.Group, count: int, remarks: list[str]) -> tuple[str, ...]:
+    named = find_dataset(plane, "roi_name")
+    if named is not None and named.shape == (count,) and h5py.check_string_dtype(named.dtype):
+        names = read_texts(named)
+        if all(name.strip() for name in names):
+            return tuple(names)
+    ids = find_dataset(plane, "id")
+    if ids is not None and ids.shape == (count,) and ids.dtype.kind in "iu":
+        return tuple(str(number) for number in read_numbers(ids).tolist())
+    if count:
+        remarks.append("the ROIs have no ids: they are numbered from 0")
+    return tuple(map(str, range(count)))
+
+
+def _read_judgement(plane: h5py.Group, column: str, count: int) -> np.ndarray | None:
+    dataset = find_dataset(plane, column)
+    if dataset is None or dataset.shape is None or dataset.shape[:1] != (count,) or not count:
+        return None
+    if dataset.dtype.kind not in "biuf":
+        return None
+    values = read_numbers(dataset, 2**26).reshape(count, -1)
+    return values[:, 0] > 0 if values.shape[1] else None
+
+
+def _keep(masks: PlaneMasks, kept: np.ndarray, column: str) -> PlaneMasks:
+    lost = len(kept) - np.count_nonzero(kept)
+    pixels = masks.pixels
+    if pixels is not None:
+        pixels = pixels[kept[pixels[:, 0]]]
+        pixels[:, 0] = (np.cumsum(kept) - 1)[pixels[:, 0]]
+    return PlaneMasks(
+        images=None if masks.images is None else masks.images[kept],
+        pixels=pixels,
+        names=tuple(name for name, keep in zip(masks.names, kept, strict=True) if keep),
+        remarks=(*masks.remarks, f"{lost} of {len(kept)} ROIs are no neurons ({column}): left out"),
+    )

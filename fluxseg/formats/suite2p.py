@@ -1,0 +1,244 @@
+"""Suite2p's output folder: `stat.npy`, `iscell.npy`, `ops.npy` and the traces its GUI insists on.
+
+The entries of `stat.npy` are those of `fluxseg.formats.suite2p_stat`. The pickled files are read
+without executing anything in them. What Suite2p has no place for (id, group, metadata) is kept in
+`ops["fluxseg"]`, and the names of the ROIs in their entries, where they stay right when the GUI
+merges or adds ROIs; the size of a pixel is `ops["um_per_px"]`. Suite2p ignores all of these.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fluxseg.data.recording import NO_GROUP, Recording, annotated_masks, group_of
+from fluxseg.errors import RecordingError, WorkdirError
+from fluxseg.formats.metadata import plain_text
+from fluxseg.formats.npy import naming_file, read_npy, read_pickled_dict
+from fluxseg.formats.suite2p_ops import (
+    EXTRA,
+    OPS_PARTS,
+    create_ops,
+    read_extra,
+    read_ops,
+    read_ops_image,
+    read_ops_metadata,
+)
+from fluxseg.formats.suite2p_stat import create_stat
+from fluxseg.io.files import atomic_path
+
+MAX_BYTES = 2**31
+"""Bytes that the masks of a folder may take."""
+PLANE_FILES = ("stat.npy", "iscell.npy", "ops.npy", *(f"{part}.npy" for part in OPS_PARTS))
+"""Files of a plane that a recording is read from."""
+ROI_ID = "fluxseg_roi_id"
+"""Key of an entry of `stat` with the name of the ROI."""
+
+
+def is_suite2p(path: Path) -> bool:
+    """Tell whether a folder is one plane of Suite2p's output."""
+    has_ops = any((path / f"{name}.npy").is_file() for name in ("ops", "db"))
+    return has_ops and (path / "stat.npy").is_file()
+
+
+def find_plane(path: Path) -> Path:
+    """Return the folder of the only plane in a folder of Suite2p's, or the folder itself.
+
+    Raises:
+        RecordingError: if there is none, or several.
+    """
+    if path.is_file() and path.suffix == ".npy":
+        path = path.parent
+    if is_suite2p(path):
+        return path
+    root = path / "suite2p" if (path / "suite2p").is_dir() else path
+    planes = [plane for plane in sorted(root.glob("plane*")) if is_suite2p(plane)]
+    if len(planes) == 1:
+        return planes[0]
+    if not planes:
+        raise RecordingError(str(path), "is no folder of Suite2p: stat.npy and ops.npy are missing")
+    names = ", ".join(plane.name for plane in planes)
+    raise RecordingError(str(path), f"holds several planes ({names}); name one of them")
+
+
+def read_suite2p(path: Path | str, *, cells_only: bool = True) -> Recording:
+    """Read one plane of Suite2p's output; nothing in it is executed.
+
+    Args:
+        path: the folder `plane0`, or one or two above it if it is the only plane; or a file of
+            the folder.
+        cells_only: only the ROIs that `iscell.npy` calls cells.
+
+    Returns:
+        The recording. Its image is the maximum projection (else the mean image), in the frame of
+        the whole field; what registration cropped away is NaN, which counts as outside. ROIs
+        have their numbers in `stat.npy` as ids, unless fluxseg wrote the folder, and may
+        overlap. The metadata hold `roi_quality`, the classifier's probability of each.
+
+    Raises:
+        UnsafeFileError: if a file asks for anything but plain data, naming it.
+        RecordingError: naming the file and the field, if it cannot be used.
+    """
+    folder = find_plane(Path(path))
+    ops = read_ops(folder)
+    extra = read_extra(ops)
+    with naming_file(folder / "ops.npy"):
+        image = read_ops_image(ops)
+    stat = read_npy(folder / "stat.npy")
+    with naming_file(folder / "stat.npy"):
+        if stat.dtype != object or stat.ndim != 1:
+            raise RecordingError("", "must be an object array [N] of dicts")
+        remarks: list[str] = []
+        chosen, quality = _read_iscell(folder / "iscell.npy", len(stat), remarks)
+        numbers = np.flatnonzero(chosen) if cells_only else np.arange(len(stat))
+        if len(numbers) < len(stat):
+            remarks.append(f"{len(stat) - len(numbers)} of {len(stat)} ROIs are no cells: left out")
+        if len(numbers) * image.size > MAX_BYTES:
+            raise RecordingError("", f"{len(numbers)} masks would take more than 2 GiB")
+        masks = np.zeros((len(numbers), *image.shape), bool)
+        for mask, number in zip(masks, numbers, strict=True):
+            rows, columns = _read_pixels(stat[number], int(number), image.shape)
+            mask[rows, columns] = True
+    metadata = read_ops_metadata(ops)
+    # Where the recording said nothing, 1 was written.
+    if quality is not None and not (extra and (quality == 1).all()):
+        metadata["roi_quality"] = [round(float(value), 6) for value in quality[numbers]]
+    group = plain_text(extra.get("group")) or group_of(metadata, "")
+    return Recording(
+        id=plain_text(extra.get("id")) or _name(folder),
+        image=image,
+        masks=masks,
+        roi_ids=_read_ids(stat, numbers),
+        group=group,
+        metadata=metadata,
+        remarks=(*remarks, *([] if group else [NO_GROUP])),
+    )
+
+
+def write_suite2p(path: Path | str, recording: Recording) -> tuple[str, ...]:
+    """Write a recording as a folder of Suite2p, which its GUI opens.
+
+    Args:
+        path: folder to write to, such as `NAME/suite2p/plane0`, where other tools look for it;
+            it is created. Each file is written whole or not at all.
+        recording: with masks; they may overlap. If its metadata hold `roi_quality` (a number for
+            each ROI), that is the probability in `iscell.npy`, else 1.
+
+    Returns:
+        Remarks on what the format cannot hold.
+
+    Raises:
+        RecordingError: if it is not annotated.
+        WorkdirError: if a file cannot be written, or the folder holds the results of Suite2p
+            itself, which are left as they are.
+    """
+    masks = annotated_masks(recording)
+    kept = np.flatnonzero(masks.any(axis=(1, 2)))
+    path = Path(path)
+    _check_foreign(path)
+    remarks = [
+        "no traces without the movie: F.npy, Fneu.npy and spks.npy hold zeros",
+        "no weights: those of all pixels of a ROI are equal; Vcorr, skew, std and snr are 0",
+    ]
+    if not len(kept):
+        remarks.append("the GUI of Suite2p opens no folder without any ROI")
+    if len(kept) < len(masks):
+        empty = np.flatnonzero(~masks.any(axis=(1, 2)))
+        names = ", ".join(recording.roi_ids[k] for k in empty[:20]) + ", ..." * (len(empty) > 20)
+        remarks.append(f"{len(empty)} ROIs without a pixel are left out: {names}")
+    stat = _create_entries(recording, kept)
+    traces = np.zeros((len(kept), 1), np.float32)
+    ops, changes = create_ops(recording)
+    iscell = np.stack([np.ones(len(kept)), _qualities(recording)[kept]], axis=1)
+    files: dict[str, Any] = {"ops": np.array(ops, dtype=object), "iscell": iscell, "stat": stat}
+    files |= dict.fromkeys(("F", "Fneu", "spks"), traces)
+    for name, content in files.items():
+        target = path / f"{name}.npy"
+        with atomic_path(target) as temporary, temporary.open("wb") as file:
+            np.save(file, content, allow_pickle=content.dtype == object)
+    return (*remarks, *changes)
+
+
+def _check_foreign(path: Path) -> None:
+    """Raise rather than replace the traces of a movie by zeros."""
+    if not any((path / f"{name}.npy").exists() for name in ("F", "spks", "stat", "ops")):
+        return
+    try:
+        ours = EXTRA in read_pickled_dict(path / "ops.npy")
+        traces = read_npy(path / "F.npy")
+        ours = ours and not (traces.dtype.kind == "f" and traces.any())
+    except RecordingError:
+        ours = False
+    if not ours:
+        raise WorkdirError(f"{path}: holds the results of Suite2p itself; choose another folder")
+
+
+def _create_entries(recording: Recording, kept: np.ndarray) -> np.ndarray:
+    masks = annotated_masks(recording)[kept]
+    entries = np.empty(len(kept), object)
+    for place, (number, entry) in enumerate(zip(kept, create_stat(masks), strict=True)):
+        entries[place] = {**entry, ROI_ID: recording.roi_ids[number]}
+    return entries
+
+
+def _qualities(recording: Recording) -> np.ndarray:
+    values = recording.metadata.get("roi_quality")
+    count = len(recording.roi_ids)
+    if isinstance(values, list | tuple) and len(values) == count:
+        numbers = np.array([v if isinstance(v, int | float) else 1.0 for v in values], np.float64)
+        return np.clip(np.nan_to_num(numbers, nan=1.0), 0, 1)
+    return np.ones(count)
+
+
+def _read_ids(stat: np.ndarray, numbers: np.ndarray) -> tuple[str, ...]:
+    """Return names that are there and unlike each other, else numbers."""
+    names: list[str] = []
+    taken = set()
+    for number in numbers.tolist():
+        name = plain_text(stat[number].get(ROI_ID))
+        # What the GUI merged of two ROIs may have the name of one of them.
+        names.append(str(number) if name is None or name in taken else name)
+        taken.add(names[-1])
+    return tuple(names)
+
+
+def _read_iscell(
+    path: Path, count: int, remarks: list[str]
+) -> tuple[np.ndarray, np.ndarray | None]:
+    if not path.exists():
+        remarks.append("there is no iscell.npy: all ROIs are taken")
+        return np.ones(count, bool), None
+    values = read_npy(path)
+    if (
+        values.dtype.kind not in "biuf"
+        or values.shape[:1] != (count,)
+        or values.shape[1:] == (0,)
+        or values.ndim > 2
+    ):
+        raise RecordingError(
+            "iscell.npy", f"must be numbers [{count}, 2], got {list(values.shape)} {values.dtype}"
+        )
+    values = values if values.ndim == 2 else values[:, None]
+    return values[:, 0] > 0.5, values[:, 1] if values.shape[1] > 1 else None
+
+
+def _read_pixels(entry: Any, number: int, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    if not isinstance(entry, dict):
+        raise RecordingError(f"entry {number}", "must be a dict")
+    pixels = []
+    for name, length in zip(("ypix", "xpix"), shape, strict=True):
+        values = np.asarray(entry.get(name))
+        if values.dtype.kind not in "iu" or values.ndim != 1:
+            raise RecordingError(f"entry {number}, {name}", "must be whole numbers [K]")
+        if values.size and (values.min() < 0 or values.max() >= length):
+            raise RecordingError(f"entry {number}, {name}", f"must lie in 0 to {length - 1}")
+        pixels.append(values)
+    if len(pixels[0]) != len(pixels[1]):
+        raise RecordingError(f"entry {number}", "ypix and xpix are not of equal length")
+    return pixels[0], pixels[1]
+
+
+def _name(folder: Path) -> str:
+    """Return a name that tells planes of several folders apart."""
+    parts = [p for p in folder.resolve().parts[-3:] if p not in ("suite2p", "plane0")]
+    return "_".join(parts) or "plane0"

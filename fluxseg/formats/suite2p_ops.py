@@ -1,0 +1,169 @@
+"""The dict `ops` of Suite2p: the images of a plane, and what was set when it was processed."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fluxseg.data.recording import Recording, pixel_size
+from fluxseg.errors import RecordingError
+from fluxseg.formats.finite import fill_outside, finite_image, pack_outside
+from fluxseg.formats.metadata import clean_metadata
+from fluxseg.formats.npy import read_pickled_dict
+from fluxseg.formats.pixels import MAX_PIXELS
+from fluxseg.formats.suite2p_stat import usual_diameter
+
+EXTRA = "fluxseg"
+"""Key of `ops` with what Suite2p has no place for."""
+_SCALES = ("um_per_px", "umPerPix")
+# Suite2p 1.0 can leave ops.npy out, and then has its content in these, later ones first.
+OPS_PARTS = ("detect_outputs", "reg_outputs", "settings", "db")
+_IMAGES = ("max_proj", "meanImg", "meanImgE")
+
+
+def read_ops_image(ops: Mapping[str, Any]) -> np.ndarray:
+    """Return the maximum projection, or the mean image, in the frame of the whole field.
+
+    Args:
+        ops: from `read_ops`.
+
+    Returns:
+        `[H, W]`; what registration cropped away of the projection is NaN.
+
+    Raises:
+        RecordingError: naming the field, if there is no image or it does not fit.
+    """
+    shape = tuple(_side(ops, name) for name in ("Ly", "Lx"))
+    if shape[0] * shape[1] > MAX_PIXELS:
+        raise RecordingError("Ly, Lx", f"are {shape[0]} x {shape[1]}, more than {MAX_PIXELS} px")
+    for name in _IMAGES:
+        image = ops.get(name)
+        if not isinstance(image, np.ndarray) or image.ndim != 2 or image.dtype.kind not in "biuf":
+            continue
+        image = np.ascontiguousarray(image, image.dtype.newbyteorder("="))
+        if image.shape == shape:
+            return fill_outside(image, read_extra(ops).get("outside"))
+        if name == "max_proj":
+            return fill_outside(_place(image, ops, shape), read_extra(ops).get("outside"))
+    raise RecordingError(_IMAGES[0], f"there is no image of {shape[0]} x {shape[1]} px")
+
+
+def _side(ops: Mapping[str, Any], name: str) -> int:
+    value = ops.get(name)
+    if not isinstance(value, int | np.integer) or not 1 <= value <= 2**15:
+        raise RecordingError(name, f"must be a number of pixels, got {value!r:.60}")
+    return int(value)
+
+
+def _place(image: np.ndarray, ops: Mapping[str, Any], shape: tuple[int, ...]) -> np.ndarray:
+    """Put a cropped projection back into the field; NaN is outside."""
+    ranges = []
+    for name, side, length in zip(("yrange", "xrange"), image.shape, shape, strict=True):
+        found = np.asarray(ops.get(name, ())).ravel()
+        bounds = [int(v) for v in found] if found.dtype.kind in "iuf" and len(found) == 2 else []
+        if not bounds or not 0 <= bounds[0] <= bounds[1] <= length or bounds[1] - bounds[0] != side:
+            raise RecordingError(name, f"does not say where the {side} px of max_proj lie")
+        ranges.append(slice(*bounds))
+    narrow = image.dtype.kind == "b" or image.dtype.itemsize <= 2
+    kind = image.dtype if image.dtype.kind == "f" else np.float32 if narrow else np.float64
+    field = np.full(shape, np.nan, kind)
+    field[tuple(ranges)] = image
+    return field
+
+
+def read_ops(folder: Path) -> dict[str, Any]:
+    """Read `ops.npy` of a plane; nothing in it is executed.
+
+    Suite2p 1.0 can leave it out: its content is then in `db.npy`, `settings.npy`,
+    `reg_outputs.npy` and `detect_outputs.npy`.
+
+    Raises:
+        UnsafeFileError: if a file asks for anything but plain data, naming it.
+        RecordingError: naming the file, if it cannot be read.
+    """
+    if (folder / "ops.npy").exists():
+        return read_pickled_dict(folder / "ops.npy")
+    parts = [folder / f"{name}.npy" for name in reversed(OPS_PARTS)]
+    return {k: v for part in parts if part.exists() for k, v in read_pickled_dict(part).items()}
+
+
+def read_extra(ops: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what fluxseg wrote into `ops`; empty if it did not."""
+    found = ops.get(EXTRA)
+    return found if isinstance(found, dict) else {}
+
+
+def read_ops_metadata(ops: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metadata that fluxseg wrote, and `um_per_px` by either of its names."""
+    found = read_extra(ops).get("metadata")
+    metadata = clean_metadata(found if isinstance(found, Mapping) else {})
+    for key in _SCALES:
+        scale = pixel_size(clean_metadata({"um_per_px": ops.get(key)}))
+        if scale is not None:
+            metadata["um_per_px"] = scale
+            break
+    return metadata
+
+
+def create_ops(recording: Recording) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Create the dict for a recording; `read_ops_image` and `read_ops_metadata` read it.
+
+    `meanImg` and `max_proj` are both the recording's image, the second cropped to `yrange` and
+    `xrange`, the frame of what is finite. `Vcorr`, which only the movie tells, is 0.
+
+    Args:
+        recording: with or without masks.
+
+    Returns:
+        The dict, and remarks on what was changed.
+    """
+    image, changes = finite_image(recording.image)
+    rows, columns = (_valid_range(np.isfinite(recording.image).any(axis)) for axis in (1, 0))
+    cropped = image[slice(*rows), slice(*columns)]
+    masks = recording.masks if recording.masks is not None else np.zeros((0, 1, 1), bool)
+    diameter = usual_diameter(masks[masks.any(axis=(1, 2))])
+    metadata = {k: v for k, v in recording.metadata.items() if k != "roi_quality"}
+    scale = pixel_size(recording.metadata)
+    ops = {
+        "Ly": image.shape[0],
+        "Lx": image.shape[1],
+        "yrange": rows,
+        "xrange": columns,
+        "meanImg": image.astype(np.float32),
+        "meanImgE": _stretch(image),
+        "max_proj": cropped,
+        "Vcorr": np.zeros(cropped.shape, np.float32),
+        "nframes": 1,
+        "nplanes": 1,
+        "nchannels": 1,
+        "functional_chan": 1,
+        "fs": 30.0,
+        "tau": 1.0,
+        "diameter": [diameter, diameter],
+        "aspect": 1.0,
+        "badframes": np.zeros(1, bool),
+        "xoff": np.zeros(1, np.int32),
+        "yoff": np.zeros(1, np.int32),
+        "neucoeff": 0.7,
+        "save_path": "",
+        **({} if scale is None else {"um_per_px": scale}),
+        EXTRA: {
+            "id": recording.id,
+            "group": recording.group,
+            "metadata": clean_metadata(metadata),
+            "outside": pack_outside(recording.image),
+        },
+    }
+    return ops, changes
+
+
+def _valid_range(valid: np.ndarray) -> list[int]:
+    found = np.flatnonzero(valid)
+    return [int(found[0]), int(found[-1]) + 1] if len(found) else [0, len(valid)]
+
+
+def _stretch(image: np.ndarray) -> np.ndarray:
+    """Return the image from 0 to 1; Suite2p's own enhanced image is made of the movie's mean."""
+    low, high = np.percentile(image, (1, 99))
+    return np.clip((image.astype(np.float32) - low) / max(high - low, 1e-6), 0, 1).astype("f4")

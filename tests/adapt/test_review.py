@@ -1,0 +1,385 @@
+"""Disagreements between a model and labels, against brute force; corrections that are read back."""
+
+import csv
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from fluxseg.adapt.review.apply import apply_review, correct_recording
+from fluxseg.adapt.review.disagreements import (
+    KINDS,
+    MAX_OVERLAP,
+    MIN_SHARE,
+    find_disagreements,
+    merge_masks_into,
+)
+from fluxseg.adapt.review.files import (
+    COLUMNS,
+    create_rows,
+    judge_model,
+    select,
+    write_review,
+)
+from fluxseg.adapt.review.places import ReviewedRecording, cut_patch, keep_surest
+from fluxseg.adapt.review.plan import ReviewPlan
+from fluxseg.config import Config, SimulatorConfig
+from fluxseg.data.recording import Recording
+from fluxseg.data.simulator import SimulatedSource
+from fluxseg.errors import ConfigError, FluxsegError, RecordingError
+from fluxseg.formats.imagej import write_imagej
+from fluxseg.formats.labels import merge_labels
+from fluxseg.formats.npz import read_npz, write_npz
+from fluxseg.formats.pixels import read_pixels, write_label_tiff
+from fluxseg.inference.objects.rois import find_rois
+from fluxseg.report.review import write_review_page
+
+
+def disc(centre, radius, size=64):
+    rows, columns = np.mgrid[:size, :size]
+    return np.hypot(rows - centre[0], columns - centre[1]) <= radius
+
+
+def soft(masks, inside=0.95, outside=0.02):
+    """A probability as a good model would give it: the truth with soft edges."""
+    truth = masks.any(0).astype(float)
+    return np.clip(outside + (inside - outside) * ndimage.gaussian_filter(truth, 0.7), 0, 1)
+
+
+def brute(masks, probability, rois, kinds=KINDS, least=0.7):
+    """The documented rules by loops over everything."""
+    found = set()
+    cells = [rois.labels == number + 1 for number in range(len(rois))]
+    labelled, predicted = masks.any(0), rois.labels > 0
+    for number, cell in enumerate(cells):
+        sure = probability[cell].mean()
+        shares = [(cell & mask).sum() / mask.sum() for mask in masks if mask.any()]
+        if (
+            (cell & labelled).sum() / cell.sum() <= MAX_OVERLAP
+            and max(shares, default=0) <= MAX_OVERLAP
+            and sure >= least
+        ):
+            found.add(("missed", (number,)))
+        inside = [m for m, mask in enumerate(masks) if mask.any()
+                  and (cell & mask).sum() / mask.sum() >= MIN_SHARE]  # fmt: skip
+        if len(inside) >= 2 and sure >= least:
+            found.add(("merged", (number, *inside)))
+    for number, mask in enumerate(masks):
+        if not mask.any():
+            continue
+        shares = [(cell & mask).sum() / cell.sum() for cell in cells]
+        if (
+            (mask & predicted).sum() / mask.sum() <= MAX_OVERLAP
+            and max(shares, default=0) <= MAX_OVERLAP
+            and 1 - probability[mask].mean() >= least
+        ):
+            found.add(("doubtful", (number,)))
+        inside = [c for c, share in enumerate(shares) if share >= MIN_SHARE]
+        if len(inside) >= 2 and min(probability[cells[c]].mean() for c in inside) >= least:
+            found.add(("split", (number, *inside)))
+    return {one for one in found if one[0] in kinds}
+
+
+def named(found):
+    names = {
+        "missed": lambda one: one.rois,
+        "doubtful": lambda one: one.labels,
+        "merged": lambda one: (*one.rois, *one.labels),
+        "split": lambda one: (*one.labels, *one.rois),
+    }
+    return {(one.kind, names[one.kind](one)) for one in found}
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_all_kinds_agree_with_brute_force_on_random_fields(seed):
+    rng = np.random.default_rng(seed)
+    draw = lambda count: np.array(  # noqa: E731
+        [disc(rng.uniform(0, 64, 2), rng.uniform(2, 9)) for _ in range(count)]
+    )
+    predicted, masks = draw(14), draw(12)
+    # Some are the same on both sides, one label is empty.
+    masks[:4] = predicted[:4]
+    masks[5] = False
+    probability = soft(predicted, rng.uniform(0.7, 1), rng.uniform(0, 0.2))
+    rois = find_rois(probability)
+    found = find_disagreements(masks, probability, rois)
+    assert named(found) == brute(masks, probability, rois)
+    for one in found:
+        assert one.area == one.mask.sum()
+        assert 0.7 <= one.confidence <= 1
+        whole = one.full_mask(probability.shape)
+        np.testing.assert_allclose(one.centre, np.argwhere(whole).mean(0))
+        if one.kind == "missed":
+            np.testing.assert_array_equal(whole, rois.labels == one.rois[0] + 1)
+    confidences = [one.confidence for one in found]
+    assert confidences == sorted(confidences, reverse=True)
+    only = find_disagreements(masks, probability, rois, kinds=("missed",))
+    assert named(only) == {pair for pair in named(found) if pair[0] == "missed"}
+
+
+def test_most_of_the_cells_taken_out_of_the_labels_are_found_and_hardly_any_other():
+    rng = np.random.default_rng(0)
+    source = SimulatedSource(SimulatorConfig(containers=2, sessions=1, size=256))
+    taken, right, listed = 0, 0, 0
+    for key in source.keys():  # noqa: SIM118
+        masks = source.read(key).masks
+        out = rng.random(len(masks)) < 0.2
+        probability = np.clip(soft(masks) + 0.02 * rng.standard_normal(masks.shape[1:]), 0, 1)
+        found = find_disagreements(masks[~out], probability, kinds=("missed",))
+        for one in found:
+            listed += 1
+            right += any(
+                (one.full_mask(mask.shape) & mask).sum()
+                >= 0.5 * (one.full_mask(mask.shape) | mask).sum()
+                for mask in masks[out]
+            )
+        # One that lies beneath others has no place of its own to be missed in.
+        others = masks[~out].any(0)
+        taken += sum((mask & others).sum() <= 0.1 * mask.sum() for mask in masks[out])
+    assert taken >= 10
+    assert right >= 0.85 * taken
+    assert right >= 0.9 * listed
+
+
+def test_each_kind_is_named_as_it_is():
+    a, b, d = (disc(place, 6) for place in ((12, 12), (12, 45), (45, 45)))
+    left, right = disc((45, 8), 5), disc((45, 22), 5)
+    masks = np.array([a, left | right, d, np.zeros_like(a)])
+    found = find_disagreements(masks, soft(np.array([a, b, left, right])))
+    assert [(one.kind, one.labels) for one in found if one.kind != "missed"] == [
+        ("doubtful", (2,)),
+        ("split", (1,)),
+    ]
+    missed = [one for one in found if one.kind == "missed"]
+    assert len(missed) == 1
+    assert np.hypot(missed[0].centre[0] - 12, missed[0].centre[1] - 45) < 0.5
+    assert missed[0].quality > 0.7
+    whole = disc((20, 20), 12)
+    halves = np.array([disc((20, 14), 4), disc((20, 26), 4)])
+    merged = find_disagreements(halves, soft(whole[None]))
+    assert [(one.kind, one.labels) for one in merged] == [("merged", (0, 1))]
+
+
+def test_what_lies_outside_of_the_field_is_neither_missed_nor_doubtful():
+    masks = np.array([disc((12, 12), 6)])
+    probability = soft(masks * False)
+    probability[:20] = np.nan
+    assert find_disagreements(masks, probability) == []
+    assert find_disagreements(masks[:0], soft(masks[:0])) == []
+    found = find_disagreements(np.zeros((0, 64, 64), bool), soft(masks))
+    assert [one.kind for one in found] == ["missed"]
+
+
+def test_bad_arguments_are_named():
+    masks = np.array([disc((12, 12), 6)])
+    with pytest.raises(RecordingError, match="masks"):
+        find_disagreements(masks, np.zeros((32, 32)))
+    with pytest.raises(ConfigError, match="min_confidence"):
+        find_disagreements(masks, soft(masks), min_confidence=1.5)
+    with pytest.raises(ConfigError, match="kind 'lost'"):
+        find_disagreements(masks, soft(masks), kinds=("lost",))
+
+
+def make_reviewed(identity="one", **changes):
+    masks = np.array([disc((12, 12), 6), disc((45, 45), 6)])
+    recording = Recording(identity, np.zeros((64, 64)), masks, ("=1+1", "b"), **changes)
+    probability = soft(np.array([masks[0], disc((12, 45), 6)]))
+    found = find_disagreements(masks, probability)
+    patches = {number: cut_patch(recording, one) for number, one in enumerate(found)}
+    names = recording.roi_ids
+    one = ReviewedRecording("one", "one.npz", identity, names, tuple(found), (), patches)
+    return one, recording
+
+
+def test_rows_are_ranked_within_their_kind_and_name_the_labels():
+    rows = create_rows([make_reviewed()[0], make_reviewed("two")[0]])
+    assert [(row["kind"], row["rank"]) for row in rows] == [
+        ("missed", 1), ("missed", 2), ("doubtful", 1), ("doubtful", 2),
+    ]  # fmt: skip
+    assert [row["labels"] for row in rows] == [[], [], ["b"], ["b"]]
+    assert set(rows[0]) == set(COLUMNS)
+
+
+def test_selected_rois_are_named_by_rank_and_confidence():
+    one, recording = make_reviewed()
+    chosen = select(one.found, "missed", recording)
+    assert chosen.roi_ids[0].startswith("missed-01-0.8")
+    missed = next(found for found in one.found if found.kind == "missed")
+    np.testing.assert_array_equal(chosen.masks, missed.full_mask((64, 64))[None])
+    doubtful = select(one.found, "doubtful", recording)
+    assert doubtful.roi_ids[0].endswith("-b")
+
+
+def test_merging_adds_what_is_new_and_nothing_twice():
+    a, b, c = disc((12, 12), 6), disc((45, 45), 6), disc((12, 45), 6)
+    masks, names, added = merge_masks_into(
+        np.array([a, b]), ("1", "review-1"), np.array([a, c, c, c * False])
+    )
+    assert added == 1
+    assert names == ("1", "review-1", "review-2")
+    np.testing.assert_array_equal(masks, [a, b, c])
+    same = merge_masks_into(np.array([a]), ("1",), np.zeros((0, 64, 64), bool))
+    assert same[1:] == (("1",), 0)
+
+
+def test_correcting_takes_doubtful_labels_away():
+    one = make_reviewed()[1]
+    new, counts = correct_recording(
+        one, np.array([disc((12, 45), 6)]), np.array([disc((46, 45), 6)])
+    )
+    assert counts == {"labels": 2, "added": 1, "removed": 1, "labels_now": 2}
+    assert new.roi_ids == ("=1+1", "review-1")
+    with pytest.raises(RecordingError, match="annotated"):
+        correct_recording(Recording("x", np.zeros((4, 4))), np.zeros((0, 4, 4), bool))
+
+
+@pytest.fixture
+def reviewed_folder(tmp_path):
+    """A folder as a review leaves it, and the source it is of."""
+    one, recording = make_reviewed(metadata={"donor_name": "d"}, group="donor_name=d")
+    source, folder = tmp_path / "source", tmp_path / "review"
+    write_npz(source / "one.npz", recording)
+    folder.mkdir()
+    missed = select(one.found, "missed", recording).masks
+    write_label_tiff(folder / "one_missed_labels.tif", merge_labels(missed))
+    values = {
+        "source": str(source),
+        "recordings": [{"name": "one", "key": "one.npz", "files": ["one_missed_labels.tif"]}],
+    }
+    (folder / "review.json").write_text(json.dumps(values))
+    return (one, recording), folder, values
+
+
+def test_a_corrected_review_becomes_new_recordings(reviewed_folder, tmp_path):
+    (one, recording), folder, _ = reviewed_folder
+    rows, remarks = apply_review(folder, tmp_path / "new")
+    assert not remarks
+    assert [(row["labels"], row["added"], row["labels_now"]) for row in rows] == [(2, 1, 3)]
+    new = read_npz(tmp_path / "new" / "one.npz")
+    np.testing.assert_array_equal(new.masks[:2], recording.masks)
+    np.testing.assert_array_equal(new.masks[2], select(one.found, "missed", recording).masks[0])
+    assert (new.id, new.group) == (recording.id, recording.group)
+    # What the user deleted is not added.
+    path = folder / "one_missed_labels.tif"
+    write_label_tiff(path, np.zeros_like(read_pixels(path)[0]))
+    assert apply_review(folder, tmp_path / "again")[0][0]["added"] == 0
+
+
+def test_a_deleted_roi_set_means_that_nothing_was_missed(reviewed_folder, tmp_path):
+    _, folder, values = reviewed_folder
+    values["recordings"][0]["files"] = ["one_missed.zip", "one_missed_labels.tif"]
+    (folder / "review.json").write_text(json.dumps(values))
+    assert apply_review(folder, tmp_path / "new")[0][0]["added"] == 0
+    assert apply_review(folder, tmp_path / "new", from_tiff=True)[0][0]["added"] == 1
+
+
+def test_hostile_or_damaged_reviews_are_refused(reviewed_folder, tmp_path):
+    _, folder, values = reviewed_folder
+    with pytest.raises(ConfigError, match="folder of its own"):
+        apply_review(folder, tmp_path / "source")
+    values["recordings"][0]["name"] = "../../outside"
+    (folder / "review.json").write_text(json.dumps(values))
+    apply_review(folder, tmp_path / "deep" / "er" / "new")
+    assert not list(tmp_path.rglob("outside*"))
+    values["recordings"][0]["key"] = "../one.npz"
+    (folder / "review.json").write_text(json.dumps(values))
+    with pytest.raises(RecordingError, match="not a path below"):
+        apply_review(folder, tmp_path / "new")
+    (folder / "review.json").write_text("{}")
+    with pytest.raises(FluxsegError, match="no review"):
+        apply_review(folder, tmp_path / "new")
+
+
+def test_formulas_in_ids_are_only_text_in_the_table(tmp_path):
+    one, _ = make_reviewed("=cmd|' /C calc'!A0")
+    one = dataclasses.replace(one, labels=("a", "\t=2+2"))
+    source = SimulatedSource(SimulatorConfig(containers=1))
+
+    class Model:
+        threshold = 0.5
+
+    plan = ReviewPlan(Model(), source, Config(), ("one.npz",), ("a remark",))
+    write_review(plan, [one], [("bad", "why")], tmp_path)
+    with (tmp_path / "review.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2
+    for row in rows:
+        for value in row.values():
+            assert not value.lstrip().startswith(("=", "+", "@", "|"))
+    assert rows[0]["recording"] == "'=cmd|' /C calc'!A0"
+    saved = json.loads((tmp_path / "review.json").read_text())
+    assert saved["left_out"] == [{"key": "bad", "reason": "why"}]
+    assert saved["disagreements"][1]["labels"] == ["\t=2+2"]
+
+
+def test_the_page_escapes_what_files_say_and_runs_nothing(tmp_path):
+    one, _ = make_reviewed("<script>alert(1)</script>")
+    rows = create_rows([one])
+    page = write_review_page([one], rows, ["a & b"], tmp_path).read_text()
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+    assert "a &amp; b" in page
+    assert "default-src &#39;none&#39;" in page or "default-src 'none'" in page
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == [
+        "sheet-doubtful-1.png", "sheet-missed-1.png",
+    ]  # fmt: skip
+    # Those of an earlier review are gone.
+    write_review_page([dataclasses.replace(one, found=())], [], [], tmp_path)
+    assert not list(tmp_path.glob("*.png"))
+
+
+def test_patches_lie_around_their_place_and_only_the_surest_are_kept(monkeypatch):
+    one, recording = make_reviewed()
+    for number, found in enumerate(one.found):
+        patch = cut_patch(recording, found, side=20)
+        assert patch.image.shape == patch.mask.shape == (20, 20)
+        assert patch.mask.sum() == found.area
+        assert len(patch.labels) == (1 if found.kind == "doubtful" else 0)
+        assert number in one.patches
+    assert cut_patch(recording, one.found[0], side=100).image.shape == (64, 64)
+    monkeypatch.setattr("fluxseg.adapt.review.places.PICTURED", 1)
+    other, _ = make_reviewed("two")
+    other = dataclasses.replace(other, key="zwei.npz")
+    kept = keep_surest([other, one])
+    # Of equals the first by its key stays, for each of both kinds.
+    assert [len(row.patches) for row in kept] == [0, 2]
+
+
+def test_a_model_that_doubts_most_labels_is_itself_in_doubt():
+    one, _ = make_reviewed()
+    assert "hardly suits" in judge_model([one])[0]
+    assert judge_model([dataclasses.replace(one, labels=("a", "b", "c"))]) == []
+    assert judge_model([]) == []
+
+
+def test_a_roi_set_corrected_in_imagej_is_read_back(tmp_path):
+    masks = np.array([disc((12, 12), 6), disc((45, 45), 6)])
+    recording = Recording("one", np.zeros((64, 64)), masks, ("a", "b"))
+    source, folder = tmp_path / "source", tmp_path / "review"
+    write_npz(source / "one.npz", recording)
+    # Missed are three, of which the user deletes one; of two doubtful labels one is right.
+    missed = np.array([disc((12, 45), 6), disc((45, 12), 5), disc((30, 30), 4)])
+    folder.mkdir()
+    files = ["one_missed.zip", "one_doubtful.zip"]
+    write_imagej(
+        folder / files[0],
+        dataclasses.replace(recording, masks=missed[[0, 2]], roi_ids=("x", "z")),
+    )
+    write_imagej(
+        folder / files[1], dataclasses.replace(recording, masks=masks[1:], roi_ids=("doubtful",))
+    )
+    values = {
+        "source": str(source),
+        "recordings": [{"name": "one", "key": "one.npz", "files": files}],
+    }
+    (folder / "review.json").write_text(json.dumps(values))
+    rows, _ = apply_review(folder, tmp_path / "new", remove_doubtful=True)
+    assert (rows[0]["added"], rows[0]["removed"], rows[0]["labels_now"]) == (2, 1, 3)
+    new = read_npz(tmp_path / "new" / "one.npz")
+    np.testing.assert_array_equal(new.masks, [masks[0], missed[0], missed[2]])
+    assert new.roi_ids == ("a", "review-1", "review-2")
+    (folder / "one_missed.zip").write_bytes(b"PK\x03\x04 damaged")
+    with pytest.raises(RecordingError, match="one_missed"):
+        apply_review(folder, tmp_path / "new")

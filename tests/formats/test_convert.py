@@ -1,0 +1,268 @@
+import json
+
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+
+from fluxseg.data.recording import Recording
+from fluxseg.errors import RecordingError, WorkdirError
+from fluxseg.formats.coco import (
+    compress_counts,
+    decode_counts,
+    decompress_counts,
+    encode_counts,
+    read_coco,
+)
+from fluxseg.formats.convert import convert, detect_format, read_any, write_recording
+from fluxseg.formats.formats import ENDINGS
+from fluxseg.formats.neurofinder import read_neurofinder
+from fluxseg.formats.polygons import fill_polygons, group_rings, trace_polygons
+from fluxseg.formats.sources import FolderSource, read_recording
+
+RNG = np.random.default_rng(0)
+MASK = arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9)))
+LABELS_ONLY = ("labels", "cellpose", "cellpose-pair")
+KEEP_ALL = ("allen", "npz", "suite2p", "nwb", "neurofinder", "coco", "geojson", "cellpose")
+
+
+def field(apart=False):
+    masks = np.zeros((4, 40, 50), bool)
+    masks[0, 3:12, 3:12] = True
+    masks[0, 6:8, 6:8] = False
+    masks[1, 20:30, 20:30] = masks[1, 32:35, 40:44] = True
+    masks[2, 15:24, 5:15] = True
+    masks[3, 36:40, 0:4] = True
+    if not apart:
+        masks[2, 18:26, 12:24] = True
+    image = RNG.integers(0, 4000, (40, 50), np.uint16)
+    return Recording(
+        id="mouse 1/day ü",
+        image=image,
+        masks=masks,
+        roi_ids=("a", "b", "c", "d"),
+        group="donor_id=7",
+        metadata={"um_per_px": 0.8, "donor_id": "7", "depth": 175},
+    )
+
+
+@pytest.mark.parametrize("name", list(ENDINGS))
+def test_every_format_is_written_detected_and_read_back(tmp_path, name):
+    recording = field(apart=name in LABELS_ONLY)
+    path = tmp_path / f"x{ENDINGS[name]}"
+    write_recording(path, recording, name)
+    if name == "imagej":
+        tifffile.imwrite(tmp_path / "x.tif", recording.image)
+    expected = {"labels": "image", "cellpose-pair": "image"}.get(name, name)
+    assert detect_format(path) == expected
+    again = read_any(path)
+    np.testing.assert_array_equal(again.masks, recording.masks)
+    np.testing.assert_array_equal(again.image, recording.image)
+    assert again.image.dtype == recording.image.dtype
+    if name != "imagej":
+        assert again.metadata["um_per_px"] == pytest.approx(0.8, rel=1e-6)
+    if name in KEEP_ALL:
+        assert again.roi_ids == recording.roi_ids
+        assert again.id == recording.id
+        assert again.group == recording.group
+        assert again.metadata["depth"] == 175
+    keys = FolderSource(str(tmp_path)).keys()
+    assert keys == [path.name]
+    assert len(FolderSource(str(tmp_path)).read(keys[0]).masks) == 4
+    stamp = FolderSource(str(tmp_path)).stamp(keys[0])
+    assert stamp == FolderSource(str(tmp_path)).stamp(keys[0])
+
+
+@pytest.mark.parametrize("name", LABELS_ONLY)
+def test_what_labels_cannot_hold_is_said(tmp_path, name):
+    remarks = write_recording(tmp_path / f"x{ENDINGS[name]}", field(), name)
+    assert any("several ROIs" in remark for remark in remarks)
+
+
+@pytest.mark.parametrize("name", [n for n in ENDINGS if n not in LABELS_ONLY])
+def test_overlapping_rois_survive(tmp_path, name):
+    recording = field()
+    path = tmp_path / f"x{ENDINGS[name]}"
+    write_recording(path, recording, name)
+    if name == "imagej":
+        tifffile.imwrite(tmp_path / "x.tif", recording.image)
+    np.testing.assert_array_equal(read_any(path).masks, recording.masks)
+
+
+def test_conversion_there_and_back(tmp_path):
+    recording = field()
+    write_recording(tmp_path / "a.npz", recording)
+    convert(tmp_path / "a.npz", tmp_path / "b.nwb")
+    convert(tmp_path / "b.nwb", tmp_path / "c")
+    convert(tmp_path / "c", tmp_path / "d.geojson")
+    convert(tmp_path / "d.geojson", tmp_path / "e.json")
+    convert(tmp_path / "e.json", tmp_path / "f.npy")
+    again = read_recording(tmp_path / "f.npy")
+    np.testing.assert_array_equal(again.masks, recording.masks)
+    np.testing.assert_array_equal(again.image, recording.image)
+    assert (again.id, again.group) == (recording.id, recording.group)
+    assert again.metadata["um_per_px"] == 0.8
+    with pytest.raises(WorkdirError, match="is there already"):
+        convert(tmp_path / "a.npz", tmp_path / "b.nwb")
+    convert(tmp_path / "a.npz", tmp_path / "b.nwb", overwrite=True)
+    with pytest.raises(WorkdirError, match="ending"):
+        convert(tmp_path / "a.npz", tmp_path / "b.xyz")
+
+
+@settings(max_examples=150, deadline=None)
+@given(MASK)
+def test_run_lengths_are_those_of_pycocotools(mask):
+    counts = encode_counts(mask)
+    np.testing.assert_array_equal(decode_counts(counts, mask.shape), mask)
+    text = compress_counts(counts)
+    assert decompress_counts(text) == counts
+    reference = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    assert text == reference["counts"].decode()
+
+
+# Its own arrays know nothing of numpy 2's copy keyword yet.
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_pycocotools_reads_what_we_wrote(tmp_path):
+    recording = field()
+    write_recording(tmp_path / "x.json", recording)
+    found = COCO(str(tmp_path / "x.json"))
+    annotations = found.loadAnns(found.getAnnIds(imgIds=[1]))
+    masks = np.stack([found.annToMask(a) > 0 for a in annotations])
+    np.testing.assert_array_equal(masks, recording.masks)
+    assert [a["area"] for a in annotations] == recording.masks.sum((1, 2)).tolist()
+    assert [a["bbox"] for a in annotations] == [
+        coco_mask.toBbox(a["segmentation"]).tolist() for a in annotations
+    ]
+
+
+def test_coco_of_others_with_polygons_and_several_images(tmp_path):
+    for name in ("a.tif", "b.tif"):
+        tifffile.imwrite(tmp_path / name, np.zeros((20, 30), np.uint8))
+    values = {
+        "images": [{"id": 5, "file_name": "a.tif"}, {"id": 6, "file_name": "b.tif"}],
+        "annotations": [
+            {"id": 1, "image_id": 6, "segmentation": [[2, 3, 9, 3, 9, 8, 2, 8]]},
+            {"id": 2, "image_id": 6, "segmentation": {"size": [20, 30], "counts": [45, 5, 550]}},
+        ],
+    }
+    (tmp_path / "x.json").write_text(json.dumps(values))
+    with pytest.raises(RecordingError, match=r"a\.tif, b\.tif"):
+        read_coco(tmp_path / "x.json")
+    found = read_coco(tmp_path / "x.json", name="b.tif")
+    assert found.masks.sum((1, 2)).tolist() == [35, 5]
+    assert found.masks[0, 3:8, 2:9].all()
+    assert found.masks[1, 5:10, 2].all()
+
+
+@settings(max_examples=150, deadline=None)
+@given(MASK)
+def test_polygons_with_their_holes_are_valid_and_disjoint(mask):
+    total = np.zeros(mask.shape, int)
+    for rings in group_rings(trace_polygons(mask)):
+        total += fill_polygons(rings, mask.shape)
+    np.testing.assert_array_equal(total, mask)
+
+
+def test_geojson_has_the_form_that_the_standard_asks_for(tmp_path):
+    write_recording(tmp_path / "x.geojson", field())
+    values = json.loads((tmp_path / "x.geojson").read_text())
+    assert values["type"] == "FeatureCollection"
+    kinds = [feature["geometry"]["type"] for feature in values["features"]]
+    assert kinds == ["Polygon", "MultiPolygon", "Polygon", "Polygon"]
+    assert len(values["features"][0]["geometry"]["coordinates"]) == 2
+    for feature in values["features"]:
+        assert feature["properties"]["objectType"] == "annotation"
+        parts = feature["geometry"]["coordinates"]
+        for rings in [parts] if feature["geometry"]["type"] == "Polygon" else parts:
+            assert all(ring[0] == ring[-1] and len(ring) >= 5 for ring in rings)
+
+
+def test_neurofinder_in_either_order_and_from_frames(tmp_path):
+    (tmp_path / "n" / "images").mkdir(parents=True)
+    (tmp_path / "n" / "regions").mkdir()
+    frames = RNG.integers(0, 255, (3, 20, 30), np.uint8)
+    for number, frame in enumerate(frames):
+        tifffile.imwrite(tmp_path / "n" / "images" / f"image{number:05d}.tiff", frame)
+    region = {"coordinates": [[1, 25], [2, 25]]}
+    (tmp_path / "n" / "regions" / "regions.json").write_text(json.dumps([region]))
+    (tmp_path / "n" / "info.json").write_text(json.dumps({"pixels-per-micron": 1.25}))
+    found = read_neurofinder(tmp_path / "n")
+    np.testing.assert_array_equal(found.image, frames.max(0))
+    assert found.masks[0, 1, 25]
+    assert found.masks.sum() == 2
+    assert found.metadata["um_per_px"] == 0.8
+    with pytest.raises(RecordingError, match="order"):
+        read_neurofinder(tmp_path / "n", order="xy")
+
+
+def test_rois_without_their_image_ask_for_it(tmp_path):
+    write_recording(tmp_path / "x.geojson", field())
+    (tmp_path / "x.tif").rename(tmp_path / "other.tif")
+    with pytest.raises(RecordingError, match="--image"):
+        read_any(tmp_path / "x.geojson")
+    assert len(read_any(tmp_path / "x.geojson", tmp_path / "other.tif").masks) == 4
+
+
+@pytest.mark.parametrize("kind", ["coco", "geojson", "neurofinder"])
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_changed_json_is_refused_or_read(tmp_path_factory, kind, data):
+    folder = tmp_path_factory.mktemp("json")
+    path = folder / ("x.json" if kind != "geojson" else "x.geojson")
+    write_recording(path, field(), kind)
+    values = json.loads(path.read_text())
+    odd = st.one_of(
+        st.none(), st.booleans(), st.integers(-(10**9), 10**9), st.floats(), st.text(max_size=5),
+        st.lists(st.integers(), max_size=3), st.dictionaries(st.text(max_size=3), st.none()),
+    )  # fmt: skip
+    inner, steps = values, data.draw(st.integers(1, 6))
+    for step in range(steps):
+        names = list(inner) if isinstance(inner, dict) else list(range(len(inner)))
+        if not names:
+            break
+        chosen = data.draw(st.sampled_from(names[:8]))
+        if step == steps - 1 or not isinstance(inner[chosen], dict | list):
+            inner[chosen] = data.draw(odd)
+            break
+        inner = inner[chosen]
+    path.write_text(json.dumps(values))
+    try:
+        message = str(read_any(path).masks.shape[1:])
+    except RecordingError as error:
+        message = str(error)
+    assert message == "(40, 50)" or message.startswith(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"{", "no valid JSON"),
+        (b"[" * 100_000, "no valid JSON"),
+        (b'{"a": 1}', "neither"),
+        (b"PK\x05\x06" + bytes(18), "empty or split"),
+        (b"\x80\x04N.", "bare pickle"),
+        (b"", "is empty"),
+        (b"hello", "no known format"),
+    ],
+)
+def test_unknown_content_is_told_apart(tmp_path, content, words):
+    path = tmp_path / "x.bin"
+    path.write_bytes(content)
+    with pytest.raises(RecordingError, match=words) as raised:
+        detect_format(path)
+    assert str(raised.value).startswith(str(path))
+
+
+def test_an_error_names_its_file_once(tmp_path):
+    (tmp_path / "n" / "regions").mkdir(parents=True)
+    (tmp_path / "n" / "images").mkdir()
+    tifffile.imwrite(tmp_path / "n" / "images" / "a.tif", np.zeros((9, 9), np.uint8))
+    path = tmp_path / "n" / "regions" / "regions.json"
+    path.write_text("{")
+    with pytest.raises(RecordingError) as raised:
+        read_neurofinder(tmp_path / "n")
+    assert str(raised.value).count(str(path)) == 1

@@ -1,0 +1,243 @@
+"""Movies of every storage that microscopes' software writes, in blocks."""
+
+import tracemalloc
+import zlib
+
+import h5py
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from fluxseg.errors import RecordingError
+from fluxseg.formats import movies
+from fluxseg.formats.movies import iterate_frames, read_movie_facts, write_projection
+from fluxseg.formats.pixels import read_pixels
+
+MOVIE = np.random.default_rng(0).integers(0, 4000, (11, 9, 14)).astype(np.uint16)
+
+
+def save_tiff(path, movie=MOVIE, **options):
+    tifffile.imwrite(path, movie, **{"photometric": "minisblack", **options})
+    return path
+
+
+def save_hdf5(path, name="mov", movie=MOVIE, **options):
+    with h5py.File(path, "a") as file:
+        file.create_dataset(name, data=movie, **options)
+    return path
+
+
+def read_all(path, chunk=4, **options):
+    blocks = list(iterate_frames(path, chunk, **options))
+    assert all(len(block) <= chunk for block in blocks)
+    return np.concatenate(blocks)
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2", "i2", "f4", "f8", ">u2", "<i4"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"metadata": None},
+        {"imagej": True},
+        {"bigtiff": True, "metadata": None},
+        {"compression": "zlib"},
+        {"compression": "zlib", "predictor": True, "metadata": None},
+        {"byteorder": ">", "metadata": None},
+        {"rowsperstrip": 2, "metadata": None},
+        {"ome": True},
+        {"metadata": {"axes": "TYX"}},
+    ],
+)
+def test_tiff_movies_are_read_exactly(tmp_path, dtype, options):
+    movie = MOVIE.astype(dtype)
+    if options.get("imagej") and np.dtype(dtype).str[1:] in ("f8", "i4", "i2"):
+        pytest.skip("ImageJ has no such pixels")
+    if options.get("predictor") and movie.dtype.kind == "f":
+        pytest.skip("only read with imagecodecs")
+    path = save_tiff(tmp_path / "movie.tif", movie, **options)
+    facts = read_movie_facts(path)
+    assert (facts.frames, facts.shape) == (11, (9, 14))
+    found = read_all(path)
+    assert found.dtype == facts.dtype == movie.dtype.newbyteorder("=")
+    np.testing.assert_array_equal(found, movie)
+
+
+def test_imagej_stacks_of_one_page_are_read(tmp_path):
+    path = save_tiff(tmp_path / "movie.tif", imagej=True, resolution=(1.25, 1.25),
+                     metadata={"unit": "um", "frames": 11})  # fmt: skip
+    data = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as tiff:
+        following = tiff.pages[0].offset + 2 + 12 * len(tiff.pages[0].tags)
+        assert len(tiff.pages) == 1 or int.from_bytes(data[following : following + 4], "big")
+        data[following : following + 4] = bytes(4)
+    path.write_bytes(data)
+    with tifffile.TiffFile(path) as tiff:
+        assert len(tiff.pages) == 1
+    facts = read_movie_facts(path)
+    assert (facts.frames, facts.um_per_px) == (11, 0.8)
+    np.testing.assert_array_equal(read_all(path), MOVIE)
+    path.write_bytes(data[: MOVIE.nbytes])
+    with pytest.raises(RecordingError, match=r"movie\.tif: .*(truncated|damaged)"):
+        read_all(path)
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "packbits"])
+def test_other_compressions_are_read_by_pillow(tmp_path, compression):
+    path = tmp_path / "movie.tif"
+    pages = [Image.fromarray(frame) for frame in MOVIE]
+    pages[0].save(path, compression=compression, save_all=True, append_images=pages[1:])
+    np.testing.assert_array_equal(read_all(path), MOVIE)
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "reason"),
+    [
+        ((4, 2, 9, 14), {"imagej": True, "metadata": {"axes": "TCYX"}}, "several channels"),
+        ((4, 2, 9, 14), {"imagej": True, "metadata": {"axes": "TZYX"}}, "or planes"),
+        ((4, 2, 9, 14), {"ome": True, "metadata": {"axes": "TCYX"}}, "several channels"),
+        ((4, 2, 9, 14), {}, "or planes"),
+        ((4, 9, 14, 3), {"photometric": "rgb", "metadata": None}, "save one channel"),
+        ((4, 9, 14), {"metadata": None, "dtype": "c8"}, "real numbers"),
+    ],
+)
+def test_channels_are_not_mixed(tmp_path, shape, options, reason):
+    dtype = options.pop("dtype", "u2")
+    path = save_tiff(tmp_path / "movie.tif", np.zeros(shape, dtype), **options)
+    with pytest.raises(RecordingError, match=reason):
+        read_all(path)
+
+
+def test_pages_that_differ_and_damaged_files_are_said(tmp_path):
+    path = tmp_path / "movie.tif"
+    with tifffile.TiffWriter(path) as writer:
+        for frame in (MOVIE[0], MOVIE[1], MOVIE[2, :4]):
+            writer.write(frame, metadata=None, photometric="minisblack")
+    with pytest.raises(RecordingError, match=r"page 3 is .* unlike the first"):
+        read_all(path)
+    # tifffile's own files have all frames as one, before any other page.
+    data = save_tiff(path).read_bytes()
+    path.write_bytes(data[: MOVIE.nbytes - 100])
+    with pytest.raises(RecordingError, match="truncated"):
+        read_all(path)
+    data = save_tiff(path, metadata=None).read_bytes()
+    for size in (0, 3, 8, 100, len(data) // 2, len(data) - 40):
+        path.write_bytes(data[:size])
+        with pytest.raises(RecordingError) as raised:
+            read_all(path)
+        assert str(raised.value).startswith(f"{path}: ")
+    with pytest.raises(RecordingError, match="cannot be read"):
+        read_all(tmp_path / "absent.tif")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"chunks": (3, 9, 14)}, {"chunks": True, "compression": "gzip", "shuffle": True},
+     {"compression": "lzf"}, {"dtype": ">u2"}],
+)  # fmt: skip
+def test_hdf5_movies_are_read_exactly(tmp_path, options):
+    path = save_hdf5(tmp_path / "movie.h5", "group/mov", **options)
+    facts = read_movie_facts(path)
+    assert (facts.frames, facts.shape, facts.dataset) == (11, (9, 14), "/group/mov")
+    found = read_all(path)
+    assert found.dtype == np.uint16
+    np.testing.assert_array_equal(found, MOVIE)
+    np.testing.assert_array_equal(read_all(path, order="xy"), MOVIE.transpose(0, 2, 1))
+
+
+def test_the_dataset_is_chosen_or_the_only_one(tmp_path):
+    path = save_hdf5(tmp_path / "movie.h5", "first")
+    save_hdf5(path, "more/second", MOVIE[:3])
+    save_hdf5(path, "mean", MOVIE[0])
+    with pytest.raises(RecordingError, match=r"choose the dataset .* /first, /more/second"):
+        read_all(path)
+    assert len(read_all(path, dataset="more/second")) == 3
+    with pytest.raises(RecordingError, match="there is no 'third'"):
+        read_all(path, dataset="third")
+    with pytest.raises(RecordingError, match=r"must be \[T, H, W\]"):
+        read_all(path, dataset="mean")
+    with pytest.raises(RecordingError, match="there are: none"):
+        read_all(save_hdf5(tmp_path / "none.h5", "a", MOVIE[0]))
+
+
+def test_nwb_series_have_their_x_axis_first_and_a_pixel_size(tmp_path):
+    path = tmp_path / "movie.nwb"
+    with h5py.File(path, "w") as file:
+        series = file.create_group("acquisition/TwoPhotonSeries")
+        series.attrs["neurodata_type"] = "TwoPhotonSeries"
+        series["data"] = MOVIE.transpose(0, 2, 1)
+        plane = file.create_group("general/optophysiology/ImagingPlane")
+        plane["grid_spacing"] = [0.8e-6, 0.8e-6]
+        series["imaging_plane"] = h5py.SoftLink("/general/optophysiology/ImagingPlane")
+        masks = file.create_group("processing/ophys/ImageSegmentation/PlaneSegmentation")
+        masks["image_mask"] = np.zeros((3, 14, 9))
+    assert read_movie_facts(path).um_per_px == 0.8
+    np.testing.assert_array_equal(read_all(path), MOVIE)
+    found = read_all(path, dataset="acquisition/TwoPhotonSeries", order="yx")
+    np.testing.assert_array_equal(found, MOVIE.transpose(0, 2, 1))
+
+
+def test_no_other_file_is_opened(tmp_path):
+    other = save_hdf5(tmp_path / "other.h5")
+    raw = tmp_path / "raw"
+    raw.write_bytes(MOVIE.tobytes())
+    path = tmp_path / "movie.h5"
+    with h5py.File(path, "w") as file:
+        file["linked"] = h5py.ExternalLink(str(other), "mov")
+        file["soft"] = h5py.SoftLink("/linked")
+        file["ring"] = h5py.SoftLink("/ring")
+        file.create_dataset("external", MOVIE.shape, MOVIE.dtype, external=str(raw))
+        layout = h5py.VirtualLayout(MOVIE.shape, MOVIE.dtype)
+        layout[:] = h5py.VirtualSource(str(other), "mov", MOVIE.shape)
+        file.create_virtual_dataset("virtual", layout)
+    for name, reason in (
+        ("linked", "in another file"),
+        ("soft", "in another file"),
+        ("ring", "linked in a ring"),
+        ("external", "lies in another file"),
+        ("virtual", "lies in another file"),
+    ):
+        with pytest.raises(RecordingError, match=reason):
+            read_all(path, dataset=name)
+
+
+def test_bombs_are_not_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setattr(movies, "MAX_CHUNK", 2**20)
+    path = tmp_path / "movie.h5"
+    with h5py.File(path, "w") as file:
+        chunk = file.create_dataset("bomb", (2, 8, 8), "u1", chunks=(1, 8, 8), compression="gzip")
+        chunk.id.write_direct_chunk((0, 0, 0), zlib.compress(bytes(2**28), 9))
+        file.create_dataset("wide", (2, 8, 8), "u1", chunks=(2**10, 2**6, 2**6),
+                            maxshape=(None, None, None))  # fmt: skip
+        file.create_dataset("huge", (2, 2**14, 2**14), "u1", chunks=(1, 64, 64))
+        file.create_dataset("twice", (2, 8, 8), "u1", compression="gzip", chunks=(1, 8, 8))
+    tracemalloc.start()
+    for name, reason in (("bomb", "damaged"), ("wide", "limit"), ("huge", "more than")):
+        with pytest.raises(RecordingError, match=reason):
+            read_all(path, dataset=name)
+    assert tracemalloc.get_traced_memory()[1] < 2**22
+    tracemalloc.stop()
+
+
+def test_blocks_are_bounded_by_bytes(tmp_path, monkeypatch):
+    monkeypatch.setattr(movies, "BLOCK_BYTES", MOVIE[:2].nbytes)
+    for path in (
+        save_tiff(tmp_path / "movie.tif"),
+        save_hdf5(tmp_path / "movie.h5"),
+        save_hdf5(tmp_path / "large_chunks.h5", chunks=(3, 9, 14)),
+    ):
+        blocks = list(iterate_frames(path))
+        assert {len(block) for block in blocks[:-1]} in ({2}, {3})
+        np.testing.assert_array_equal(np.concatenate(blocks), MOVIE)
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2", "f4", "f8", "?"])
+def test_projections_are_written_with_their_pixel_size(tmp_path, dtype):
+    image = MOVIE[0].astype(dtype)
+    for scale in (None, 0.78):
+        write_projection(tmp_path / "a.tif", image, scale)
+        found, facts = read_pixels(tmp_path / "a.tif")
+        np.testing.assert_array_equal(found, image)
+        assert found.dtype == ("u1" if dtype == "?" else dtype)
+        assert facts.get("um_per_px") == (scale and pytest.approx(scale, rel=1e-6))

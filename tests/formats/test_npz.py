@@ -1,0 +1,267 @@
+"""Recordings in `.npz` files, made by others or to harm."""
+
+import io
+import json
+import pickle
+import random
+import struct
+import threading
+import time
+import tracemalloc
+import warnings
+import zipfile
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from fluxseg.data.recording import Recording
+from fluxseg.errors import RecordingError, UnsafeFileError
+from fluxseg.formats import npz
+from fluxseg.formats.npz import read_npz, write_npz
+from tests.formats.malicious import npy, unsafe
+from tests.formats.test_allen import IMAGE, MASKS, RECORDINGS, assert_same, read_fields
+
+
+def save(path, **fields):
+    np.savez_compressed(path, **fields)
+    return path
+
+
+def save_members(path, members, compression=zipfile.ZIP_DEFLATED):
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+def member(array):
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+@settings(max_examples=60, deadline=None)
+@given(recording=RECORDINGS)
+def test_what_is_written_is_read(recording, tmp_path_factory):
+    path = tmp_path_factory.getbasetemp() / "written.npz"
+    write_npz(path, recording)
+    assert_same(read_npz(path), recording)
+
+
+def test_recordings_without_masks_stay_without(tmp_path):
+    write_npz(tmp_path / "a.npz", Recording("a", IMAGE, metadata={"donor_name": "m"}))
+    found = read_npz(tmp_path / "a.npz")
+    assert (found.masks, found.roi_ids, found.remarks) == (None, (), ())
+
+
+@pytest.mark.parametrize(
+    "masks",
+    [
+        {"masks": MASKS},
+        {"masks": MASKS * 255.0},
+        {"roi_mask_array": MASKS.astype("u1")},
+        {"masks_packed": np.packbits(MASKS), "masks_shape": np.array(MASKS.shape)},
+        {"masks_packed": np.packbits(MASKS), "masks_shape": np.array(MASKS.shape, ">u2")},
+    ],
+)
+@pytest.mark.parametrize("image", ["image", "max_projection"])
+@pytest.mark.parametrize("identity", ["s", np.array(5), np.array([5]), b"s"])
+def test_every_spelling_of_the_fields_is_known(tmp_path, masks, image, identity):
+    path = save(tmp_path / "a.npz", id=identity, metadata="{'donor_name': 'm'}", **masks,
+                **{image: IMAGE}, roi_ids=np.arange(3), other=np.zeros(3))  # fmt: skip
+    found = read_npz(path)
+    np.testing.assert_array_equal(found.masks, MASKS)
+    np.testing.assert_array_equal(found.image, IMAGE)
+    assert (found.id, found.group) in (("s", "donor_name=m"), ("5", "donor_name=m"))
+    assert found.roi_ids == ("0", "1", "2")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "expected"),
+    [
+        ('{"a": 1, "b": [true, null]}', {"a": 1, "b": [True, None]}),
+        ("{'a': 1, 'b': (True, None)}", {"a": 1, "b": [True, None]}),
+        ('{"a": NaN}', {"a": "nan"}),
+        ("{'at': datetime.datetime(2020, 1, 1)}", None),
+        ("__import__('os').system('true')", None),
+        ("[1]", None),
+        ("", None),
+        ("{" * 50_000, None),
+        ("[" * 50 + "]" * 50, None),
+        ("-" * 90_000 + "1", None),
+        ("1+" * 40_000 + "1", None),
+        ("not " * 20_000 + "1", None),
+        ("a." * 40_000 + "b", None),
+        ("{'a': " + "9" * 5000 + "}", None),
+        ('{"a": ' + "9" * 5000 + "}", None),
+        (np.array(3), None),
+        (np.array({"a": 1}, object), {"a": 1}),
+    ],
+)
+def test_metadata_is_json_or_a_dict_as_text(tmp_path, metadata, expected):
+    path = save(tmp_path / "a.npz", image=IMAGE, metadata=metadata)
+    found = {}
+    # The stack of a thread is smaller.
+    thread = threading.Thread(target=lambda: found.update(recording=read_npz(path)))
+    thread.start()
+    thread.join()
+    assert found["recording"].metadata == (expected or {})
+    ignored = "metadata is not a dict: ignored" in found["recording"].remarks
+    assert ignored == (expected is None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"image": IMAGE, "masks": MASKS[:, 1:]}, "roi_mask_array: holds masks of"),
+        ({"masks": MASKS}, "max_projection: is missing"),
+        ({"other": MASKS}, "holds none of the fields"),
+        ({"image": IMAGE, "masks_packed": np.zeros(3, "u1")}, "masks_shape: must be the three"),
+        (
+            {"image": IMAGE, "masks_packed": np.zeros(3, "u1"), "masks_shape": [1, 5, 6]},
+            "masks_packed: must be 4 bytes",
+        ),
+        (
+            {"image": IMAGE, "masks_packed": np.zeros(4), "masks_shape": [1, 5, 6]},
+            "masks_packed: must be 4 bytes",
+        ),
+        (
+            {"image": IMAGE, "masks_packed": np.zeros(4, "u1"), "masks_shape": [-1, 5, 6]},
+            "shape of an array is not valid",
+        ),
+        (
+            {"image": IMAGE, "masks_packed": np.zeros(4, "u1"), "masks_shape": [2**62, 2**62, 9]},
+            "masks_packed: must be",
+        ),
+    ],
+)
+def test_what_cannot_be_used_names_file_and_field(tmp_path, fields, reason):
+    path = save(tmp_path / "a.npz", **fields)
+    with pytest.raises(RecordingError, match=reason) as raised:
+        read_npz(path)
+    assert str(raised.value).startswith(f"{path}: ")
+
+
+def test_pickled_members_are_read_as_data_or_refused(tmp_path):
+    canary = tmp_path / "canary"
+    for wanted, data in unsafe(str(canary))[::7]:
+        members = {"image.npy": member(IMAGE), "metadata.npy": npy(data)}
+        path = save_members(tmp_path / "a.npz", members)
+        with pytest.raises(UnsafeFileError) as raised:
+            read_npz(path)
+        assert str(raised.value).startswith(f"{path}: metadata: asks for ")
+        assert wanted in str(raised.value)
+    assert not canary.exists()
+    members = {"image.npy": member(IMAGE), "masks.npy": npy(pickle.dumps(IMAGE.astype(object)))}
+    with pytest.raises(RecordingError, match="masks: is damaged: its content is not the array"):
+        read_npz(save_members(tmp_path / "a.npz", members))
+
+
+def test_bombs_are_not_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setattr(npz, "MAX_BYTES", 2**24)
+    bomb = io.BytesIO()
+    np.save(bomb, np.zeros((1, 2**13, 2**12), "u1"))
+    members = {"image.npy": member(IMAGE), "masks.npy": bomb.getvalue()}
+    packed = {"image": IMAGE, "masks_packed": np.zeros(2**22, "u1"), "masks_shape": [2**13, 64, 64]}
+    paths = [
+        save_members(tmp_path / "sizes.npz", members),
+        save(tmp_path / "packed.npz", **packed),
+        tmp_path / "lie.npz",
+    ]
+    # A size that is declared too small ends the reading, it does not go on.
+    data = paths[0].read_bytes().replace(struct.pack("<I", len(bomb.getvalue())), b"\x00\x10\0\0")
+    paths[2].write_bytes(data)
+    for path, reason in zip(
+        paths, ("the limit is", "the limit is", "truncated|damaged"), strict=True
+    ):
+        tracemalloc.start()
+        with pytest.raises(RecordingError, match=reason):
+            read_npz(path)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < npz.MAX_BYTES
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_names_are_not_paths_and_any_compression_is_read(tmp_path, compression):
+    members = {
+        "../outside.npy": b"x", "/absolute.npy": b"x", "image.npy": member(IMAGE),
+        "id.npy": member(np.array("s")),
+    }  # fmt: skip
+    (tmp_path / "in").mkdir()
+    path = save_members(tmp_path / "in" / "a.npz", members, compression)
+    assert read_npz(path).id == "s"
+    assert [p.name for p in tmp_path.rglob("*")] == ["in", "a.npz"]
+
+
+def test_encrypted_and_other_archives_are_said(tmp_path):
+    path = save(tmp_path / "a.npz", image=IMAGE)
+    data = bytearray(path.read_bytes())
+    for place in (data.index(b"PK\x03\x04") + 6, data.index(b"PK\x01\x02") + 8):
+        data[place] |= 1
+    path.write_bytes(data)
+    with pytest.raises(RecordingError, match=r"unusual \.npz file .*encrypted"):
+        read_npz(path)
+    with pytest.raises(RecordingError, match="holds none of the fields"):
+        read_npz(save_members(tmp_path / "b.npz", {"word/document.xml": b"<x/>"}))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_damage_is_an_error_or_harmless(tmp_path, seed):
+    path = tmp_path / "a.npz"
+    recording = read_fields()
+    if seed == 2:
+        members = {"image.npy": member(IMAGE), "masks.npy": member(MASKS)}
+        save_members(path, members, zipfile.ZIP_STORED)
+    else:
+        write_npz(path, recording)
+    data = path.read_bytes()
+    rng = random.Random(seed)  # noqa: S311
+    read, messages = 0, []
+    began = time.perf_counter()
+    tracemalloc.start()
+    for _ in range(400):
+        damaged = bytearray(data)
+        for _ in range(rng.randint(1, 4)):
+            place = rng.randrange(len(damaged))
+            if rng.random() < 0.8:
+                damaged[place] = rng.randrange(256)
+            else:
+                del damaged[place : place + rng.randint(1, 30)]
+        path.write_bytes(damaged)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                read_npz(path)
+            read += 1
+        except RecordingError as error:
+            messages.append(str(error))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert min(read, len(messages)) > 0
+    assert all(message.startswith(f"{path}: ") for message in messages)
+    assert peak < 2**24
+    assert time.perf_counter() - began < 30
+
+
+def test_real_sessions_are_one_group(real_data):
+    paths = sorted((real_data / "allen_sessions").glob("*.npz"))
+    found = [read_npz(path) for path in paths]
+    assert len(found) == 6
+    assert {recording.group for recording in found} == {"specimen_id=722884882"}
+    assert [recording.id for recording in found] == [path.stem for path in paths]
+    for path, recording in zip(paths, found, strict=True):
+        assert recording.remarks == ()
+        assert recording.image.shape == (512, 447)
+        with np.load(path) as raw:
+            count = np.prod(raw["masks_shape"])
+            masks = np.unpackbits(raw["masks_packed"])[:count].reshape(raw["masks_shape"])
+            np.testing.assert_array_equal(recording.masks, masks)
+            assert recording.roi_ids == tuple(map(str, raw["roi_ids"]))
+
+
+def test_metadata_is_written_as_json(tmp_path):
+    write_npz(tmp_path / "a.npz", read_fields())
+    with np.load(tmp_path / "a.npz") as raw:
+        assert json.loads(str(raw["metadata"]))["cre_line"] == "Cux2"

@@ -1,0 +1,469 @@
+"""NWB files: written as the schema asks, read however others write them."""
+
+import builtins
+import datetime
+import random
+import tracemalloc
+import warnings
+import zlib
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from pynwb import NWBHDF5IO, NWBFile
+from pynwb.base import Images
+from pynwb.image import GrayscaleImage
+from pynwb.ophys import ImageSegmentation, OpticalChannel
+
+from fluxseg.data.recording import Recording
+from fluxseg.errors import ConfigError, RecordingError
+from fluxseg.formats import allen_nwb, plane_masks
+from fluxseg.formats.allen_nwb import is_nwb
+from fluxseg.formats.metadata import clean_metadata
+from fluxseg.formats.nwb import read_nwb, write_nwb
+from tests.formats.test_allen import RECORDINGS, assert_same
+
+RNG = np.random.default_rng(0)
+IMAGE = RNG.integers(0, 4000, (20, 30)).astype(np.uint16)
+MASKS = np.zeros((4, 20, 30), bool)
+MASKS[0, 2:8, 3:9] = MASKS[1, 5:12, 5:20] = MASKS[2, 15:, 26:] = MASKS[3, 5:12, 5:20] = True
+TIME = datetime.datetime(2020, 5, 1, 9, 30, tzinfo=datetime.UTC)
+NAMED = Recording(
+    "s1", IMAGE, MASKS, ("11", "12", "13", "14"), "donor_name=m1",
+    {"donor_name": "m1", "um_per_px": 0.78, "session_start_time": TIME.isoformat(),
+     "age_days": 90, "sex": "F", "species": "Mus musculus", "excitation_lambda": 920,
+     "targeted_structure": "VISp", "indicator": "GCaMP6f"},
+)  # fmt: skip
+
+
+def build(path, images, rois=(), *, columns=(), description="ROIs", spacing=None, unit=None,
+          planes=("PlaneSegmentation",), containers=("images",), subject=None):  # fmt: skip
+    """A file as pynwb makes it; `rois` are the arguments of `add_roi`."""
+    file = NWBFile("a session", "an identifier", TIME, session_id="session 7", subject=subject)
+    plane = file.create_imaging_plane(
+        name="ImagingPlane", description="standard", device=file.create_device(name="Microscope"),
+        optical_channel=OpticalChannel(
+            name="OpticalChannel", description="one", emission_lambda=500.0
+        ),
+        excitation_lambda=600.0, indicator="GCaMP", location="V1",
+        **({} if spacing is None else {"grid_spacing": spacing, "grid_spacing_unit": unit}),
+    )  # fmt: skip
+    module = file.create_processing_module(name="ophys", description="processed")
+    for name in containers:
+        pictures = [GrayscaleImage(name=key, data=value) for key, value in images.items()]
+        if pictures:
+            module.add(Images(name=name, images=pictures))
+    segmentation = ImageSegmentation()
+    for name in planes if rois else ():
+        table = segmentation.create_plane_segmentation(
+            description=description, imaging_plane=plane, name=name
+        )
+        for roi in rois:
+            table.add_roi(**roi)
+        for name, data in columns:
+            table.add_column(name, "a column", data=data)
+    if rois:
+        module.add(segmentation)
+    with NWBHDF5IO(str(path), "w") as io:
+        io.write(file)
+    return path
+
+
+def pixels(masks, order="xy"):
+    found = []
+    for number, mask in enumerate(masks):
+        y, x = np.nonzero(mask)
+        first, second = (x, y) if order == "xy" else (y, x)
+        weights = np.linspace(0.1, 1, len(x))
+        found.append({"id": 7 * number, "pixel_mask": np.stack([first, second, weights], 1)})
+    return found
+
+
+def suite2p(path, image=IMAGE, masks=MASKS, iscell=None):
+    """A file as `save_nwb` of suite2p/io/nwb.py builds it: y first throughout."""
+    iscell = np.ones((len(masks), 2)) if iscell is None else iscell
+    images = {"meanImg": image.astype("f4") / 2, "Vcorr": image * 0.1, "max_proj": image}
+    return build(
+        path, images, pixels(masks, "yx"), columns=[("iscell", iscell)],
+        description="suite2p output", spacing=[2.0, 2.0], unit="microns",
+        containers=["Backgrounds_0"],
+    )  # fmt: skip
+
+
+@settings(max_examples=40, deadline=None)
+@given(recording=RECORDINGS)
+def test_what_is_written_is_read(recording, tmp_path_factory):
+    path = tmp_path_factory.getbasetemp() / "written.nwb"
+    write_nwb(path, recording)
+    found = read_nwb(path)
+    if recording.image.dtype == bool:
+        np.testing.assert_array_equal(found.image, recording.image)
+    else:
+        assert_same(found, recording)
+
+
+@pytest.mark.parametrize("kind", ["pixel", "image"])
+def test_overlapping_rois_lose_no_pixel(tmp_path, kind):
+    assert write_nwb(tmp_path / "a.nwb", NAMED, masks=kind) == ()
+    found = read_nwb(tmp_path / "a.nwb")
+    np.testing.assert_array_equal(found.masks, MASKS)
+    np.testing.assert_array_equal(found.image, IMAGE)
+    assert found.image.dtype == IMAGE.dtype
+    assert (found.id, found.group, found.roi_ids) == ("s1", "donor_name=m1", NAMED.roi_ids)
+    assert found.metadata == clean_metadata(NAMED.metadata)
+    assert found.remarks == ()
+
+
+@pytest.mark.parametrize("kind", ["pixel", "image"])
+def test_other_tools_find_what_the_schema_promises(tmp_path, kind):
+    write_nwb(tmp_path / "a.nwb", NAMED, masks=kind)
+    with NWBHDF5IO(str(tmp_path / "a.nwb"), "r") as io:
+        file = io.read()
+        ophys = file.processing["ophys"]
+        table = ophys["ImageSegmentation"]["PlaneSegmentation"]
+        np.testing.assert_array_equal(ophys["projections"]["max_projection"].data[:], IMAGE.T)
+        for number, mask in enumerate(MASKS):
+            if kind == "image":
+                np.testing.assert_array_equal(table["image_mask"][number], mask.T)
+            else:
+                listed = {(int(p["x"]), int(p["y"])) for p in table["pixel_mask"][number]}
+                assert listed == {(x, y) for y, x in np.argwhere(mask)}
+        assert list(table.id[:]) == [11, 12, 13, 14]
+        assert file.session_start_time == TIME
+        assert (file.session_id, file.subject.subject_id, file.subject.age) == ("s1", "m1", "P90D")
+        plane = table.imaging_plane
+        assert (list(plane.grid_spacing), plane.grid_spacing_unit) == ([0.78] * 2, "micrometers")
+        assert (plane.location, plane.indicator, plane.excitation_lambda) == (
+            "VISp", "GCaMP6f", 920,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "recording",
+    [
+        NAMED,
+        Recording("a/b ü", IMAGE.astype("f4"), MASKS, ("a", "b", "c", "c")),
+        Recording("plain", IMAGE),
+        Recording("empty", IMAGE, np.zeros((0, 20, 30), bool)),
+        Recording("void", IMAGE, np.zeros((2, 20, 30), bool), ("0", "1")),
+    ],
+    ids=lambda recording: recording.id[:1],
+)
+@pytest.mark.parametrize("kind", ["pixel", "image"])
+def test_the_inspector_finds_nothing_critical(tmp_path, recording, kind):
+    with warnings.catch_warnings():
+        # Its own use of other packages.
+        warnings.simplefilter("ignore")
+        from nwbinspector import Importance, inspect_nwbfile
+
+        write_nwb(tmp_path / "a.nwb", recording, masks=kind)
+        found = list(inspect_nwbfile(nwbfile_path=str(tmp_path / "a.nwb")))
+    severe = [m for m in found if m.importance.value >= Importance.CRITICAL.value]
+    assert severe == []
+    # It looked: the placeholders of the file are among what it suggests to fill in.
+    assert any(message.check_function_name == "check_experimenter_exists" for message in found)
+
+
+def test_what_is_not_known_is_a_placeholder_and_said(tmp_path):
+    remarks = write_nwb(tmp_path / "a.nwb", Recording("a", IMAGE == 0))
+    assert [text.split(":")[0] for text in remarks] == [
+        "no start of the session is known", "the age of the subject is not known",
+        "the size of the pixels is not known", "the image is boolean",
+    ]  # fmt: skip
+    naive = Recording("a", IMAGE, metadata={"session_start_time": "2020-05-01T09:30:00"})
+    assert "no time zone" in write_nwb(tmp_path / "a.nwb", naive)[0]
+    with NWBHDF5IO(str(tmp_path / "a.nwb"), "r") as io:
+        assert io.read().session_start_time == TIME
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "a.nwb"
+    path.write_bytes(b"old")
+    monkeypatch.setattr(NWBHDF5IO, "write", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_nwb(path, NAMED)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.nwb"]
+    assert path.read_bytes() == b"old"
+
+
+def test_without_pynwb_the_error_says_what_to_install(tmp_path, monkeypatch):
+    plain = builtins.__import__
+
+    def refuse(name, *arguments, **options):
+        if name.split(".")[0] == "pynwb":
+            raise ImportError(name)
+        return plain(name, *arguments, **options)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    with pytest.raises(ConfigError, match=r"pip install 'fluxseg\[nwb\]'"):
+        write_nwb(tmp_path / "a.nwb", NAMED)
+
+
+@pytest.mark.parametrize("square", [False, True])
+def test_files_of_suite2p_are_known(tmp_path, square):
+    image, masks = (IMAGE[:, :20], MASKS[:2, :, :20]) if square else (IMAGE, MASKS)
+    path = suite2p(tmp_path / "ophys.nwb", image, masks)
+    for order in (None, "yx"):
+        found = read_nwb(path, order=order)
+        np.testing.assert_array_equal(found.image, image)
+        np.testing.assert_array_equal(found.masks, masks)
+        assert "um_per_px" not in found.metadata
+    assert any("Suite2p" in remark for remark in read_nwb(path).remarks)
+    found = read_nwb(path, image="meanImg")
+    np.testing.assert_allclose(found.image, image / 2)
+
+
+def test_what_suite2p_judges_to_be_no_cell_is_left_out_with_a_remark(tmp_path):
+    iscell = np.array([[1, 0.9], [0, 0.1], [1, 0.7], [0, 0.2]])
+    found = read_nwb(suite2p(tmp_path / "ophys.nwb", iscell=iscell))
+    np.testing.assert_array_equal(found.masks, MASKS[[0, 2]])
+    assert found.roi_ids == ("0", "14")
+    assert "2 of 4 ROIs are no neurons (iscell): left out" in found.remarks
+
+
+def test_the_order_of_the_schema_is_the_default(tmp_path):
+    for rois in (pixels(MASKS), [{"image_mask": mask.T.astype("f4")} for mask in MASKS]):
+        path = build(tmp_path / "a.nwb", {"max": IMAGE.T}, rois, spacing=[0.8e-6] * 2, unit="m")
+        found = read_nwb(path)
+        np.testing.assert_array_equal(found.image, IMAGE)
+        np.testing.assert_array_equal(found.masks, MASKS)
+        assert found.metadata["um_per_px"] == 0.8
+        assert (found.id, found.metadata["targeted_structure"]) == ("session 7", "V1")
+        flipped = read_nwb(path, order="yx")
+        np.testing.assert_array_equal(flipped.image, IMAGE.T)
+        np.testing.assert_array_equal(flipped.masks, MASKS.transpose(0, 2, 1))
+
+
+@pytest.mark.parametrize("order", ["xy", "yx"])
+@pytest.mark.parametrize("image_order", ["xy", "yx"])
+@pytest.mark.parametrize("kind", ["pixel", "image"])
+def test_every_mixture_of_orders_can_be_read(tmp_path, order, image_order, kind):
+    image = IMAGE if image_order == "yx" else IMAGE.T
+    masks = MASKS if order == "yx" else MASKS.transpose(0, 2, 1)
+    rois = pixels(MASKS, order) if kind == "pixel" else [{"image_mask": m * 0.5} for m in masks]
+    path = build(tmp_path / "a.nwb", {"max": image}, rois)
+    asked = [{"order": order}, {"image_order": image_order}]
+    for options in (*asked, asked[0] | asked[1]):
+        found = read_nwb(path, **options)
+        np.testing.assert_array_equal(found.image, IMAGE)
+        np.testing.assert_array_equal(found.masks, MASKS)
+    # Without being told, image and masks fit each other, and a proven mixture is said.
+    found = read_nwb(path)
+    same = found.image.shape == IMAGE.shape
+    np.testing.assert_array_equal(found.image if same else found.image.T, IMAGE)
+    np.testing.assert_array_equal(found.masks if same else found.masks.transpose(0, 2, 1), MASKS)
+    said = any("differ in the order" in remark for remark in found.remarks)
+    assert said == (order != image_order)
+    if order != image_order:
+        with pytest.raises(RecordingError, match="do not fit the image"):
+            read_nwb(path, order=order, image_order=order)
+
+
+def test_a_likely_mixture_in_a_square_image_is_remarked_on(tmp_path):
+    masks = np.zeros((2, 20, 20), bool)
+    masks[0, 2:6, 10:15] = masks[1, 7:9, 16:19] = True
+    image = RNG.integers(0, 100, (20, 20)) + 500 * masks.any(0)
+    path = build(tmp_path / "a.nwb", {"max": image}, pixels(masks, "xy"))
+    assert any("axes swapped" in remark for remark in read_nwb(path).remarks)
+    found = read_nwb(path, order="xy", image_order="yx")
+    np.testing.assert_array_equal(found.masks, masks)
+    assert not any("axes swapped" in remark for remark in found.remarks)
+
+
+def test_planes_and_images_are_chosen_or_listed(tmp_path):
+    path = build(tmp_path / "a.nwb", {"max": IMAGE.T}, pixels(MASKS), planes=["p0", "p1"],
+                 containers=["plane0", "plane1"])  # fmt: skip
+    with pytest.raises(RecordingError, match=r"ImageSegmentation/p0, ophys/ImageSeg.*/p1"):
+        read_nwb(path)
+    with pytest.raises(RecordingError, match=r"plane: there is no 'p2'"):
+        read_nwb(path, plane="p2")
+    with pytest.raises(RecordingError, match=r"image: there are several, .*plane0/max, .*plane1"):
+        read_nwb(path, plane="p1")
+    with pytest.raises(RecordingError, match=r"image: there is no 'min'"):
+        read_nwb(path, plane="p1", image="min")
+    found = read_nwb(path, plane="ImageSegmentation/p1", image="plane0/max")
+    np.testing.assert_array_equal(found.masks, MASKS)
+
+
+def test_the_image_is_the_best_projection_there_is(tmp_path):
+    images = {"correlation": IMAGE.T * 1.5, "average_image": IMAGE.T * 2, "max_proj": IMAGE.T}
+    for name in ("max_proj", "average_image", "correlation"):
+        found = read_nwb(build(tmp_path / "a.nwb", images))
+        np.testing.assert_array_equal(found.image, images.pop(name).T)
+        assert (found.masks, found.roi_ids) == (None, ())
+        assert any("only image" in remark for remark in found.remarks) == (name == "correlation")
+    with pytest.raises(RecordingError, match="fluxseg project"):
+        read_nwb(build(tmp_path / "a.nwb", {}))
+
+
+def test_subjects_group_recordings(tmp_path):
+    from pynwb.file import Subject
+
+    subject = Subject(subject_id="mouse 3", species="Mus musculus", age="P9D", sex="M")
+    found = read_nwb(build(tmp_path / "a.nwb", {"max": IMAGE}, subject=subject))
+    assert found.group == "donor_name=mouse 3"
+    assert found.metadata["session_start_time"] == TIME.isoformat()
+
+
+def test_weights_and_values_tell_the_members(tmp_path):
+    rois = pixels(MASKS)
+    rois[0]["pixel_mask"][:3, 2] = (0, np.nan, -1)
+    found = read_nwb(build(tmp_path / "a.nwb", {"max": IMAGE.T}, rois))
+    assert found.masks[0].sum() == MASKS[0].sum() - 2
+    assert any("2 of" in r and "no weight: left out" in r for r in found.remarks)
+    for roi in rois:
+        roi["pixel_mask"][:, 2] = 0
+    found = read_nwb(build(tmp_path / "a.nwb", {"max": IMAGE.T}, rois))
+    np.testing.assert_array_equal(found.masks, MASKS)
+    mask = np.where(MASKS[0].T, -0.5, np.nan)
+    found = read_nwb(build(tmp_path / "a.nwb", {"max": IMAGE.T}, [{"image_mask": mask}]))
+    np.testing.assert_array_equal(found.masks, MASKS[:1])
+
+
+@pytest.mark.parametrize(
+    ("spacing", "unit", "expected"),
+    [
+        ([0.8, 0.8, 30.0], "um", 0.8), ([0.8e-3] * 2, "millimeters", 0.8),
+        ([1.0, 2.0], "microns", None), ([1.0, 1.0], "parsec", None), ([0.0, 0.0], "um", None),
+    ],
+)  # fmt: skip
+def test_pixel_sizes_are_converted_or_told_to_be_useless(tmp_path, spacing, unit, expected):
+    path = build(tmp_path / "a.nwb", {"max": IMAGE.T}, spacing=spacing, unit=unit)
+    found = read_nwb(path)
+    assert found.metadata.get("um_per_px") == expected
+    assert any("grid_spacing" in remark for remark in found.remarks) == (expected is None)
+
+
+def test_volumes_are_refused(tmp_path):
+    rois = [{"voxel_mask": [(1, 2, 3, 1.0), (1, 3, 3, 1.0)]}]
+    with pytest.raises(RecordingError, match="voxel_mask: holds voxels"):
+        read_nwb(build(tmp_path / "a.nwb", {"max": IMAGE.T}, rois))
+    rois = [{"image_mask": np.zeros((30, 20, 3))}]
+    with pytest.raises(RecordingError, match="image_mask: must be"):
+        read_nwb(build(tmp_path / "a.nwb", {"max": IMAGE.T}, rois))
+
+
+def _table(file):
+    return file["processing/ophys/ImageSegmentation/PlaneSegmentation"]
+
+
+def _replace(group, name, data):
+    del group[name]
+    group[name] = data
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda t: _replace(t, "pixel_mask_index", [999, 3, 4, 5]), "does not divide"),
+        (lambda t: _replace(t, "pixel_mask_index", [1.5]), "whole numbers"),
+        (lambda t: t.pop("pixel_mask_index"), "is missing"),
+        (lambda t: _replace(t, "pixel_mask", np.zeros(5)), "must hold x, y and weight"),
+        (lambda t: _replace(t, "pixel_mask", [b"a"]), "must hold numbers"),
+        (lambda t: t["pixel_mask"].write_direct(np.full(t["pixel_mask"].shape, 900,
+                                                        t["pixel_mask"].dtype)), "do not fit"),
+    ],
+)  # fmt: skip
+def test_inconsistent_tables_are_said(tmp_path, spoil, reason):
+    path = tmp_path / "a.nwb"
+    write_nwb(path, NAMED)
+    with h5py.File(path, "a") as file:
+        spoil(_table(file))
+    with pytest.raises(RecordingError, match=reason) as raised:
+        read_nwb(path)
+    assert str(raised.value).startswith(f"{path}: ")
+
+
+def test_kinds_of_files_are_told(tmp_path):
+    write_nwb(tmp_path / "a.nwb", NAMED)
+    assert is_nwb(tmp_path / "a.nwb") == "nwb"
+    with h5py.File(tmp_path / "b.h5", "w") as file:
+        file["mov"] = IMAGE
+    assert is_nwb(tmp_path / "b.h5") == ""
+    with pytest.raises(RecordingError, match="not in the NWB 2 format"):
+        read_nwb(tmp_path / "b.h5")
+    (tmp_path / "c").write_text("text")
+    assert is_nwb(tmp_path / "c") == ""
+    with pytest.raises(RecordingError, match="does not begin as an HDF5 file"):
+        read_nwb(tmp_path / "c")
+    (tmp_path / "d").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
+    with pytest.raises(RecordingError, match="damaged"):
+        is_nwb(tmp_path / "d")
+
+
+def test_no_other_file_is_opened(tmp_path):
+    other, path = tmp_path / "other.nwb", tmp_path / "a.nwb"
+    write_nwb(other, NAMED)
+    for place in ("processing", "processing/ophys/projections/max_projection",
+                  "processing/ophys/ImageSegmentation/PlaneSegmentation/pixel_mask",
+                  "general/notes"):  # fmt: skip
+        write_nwb(path, NAMED)
+        with h5py.File(path, "a") as file:
+            del file[place]
+            file[place] = h5py.ExternalLink(str(other), place)
+        with pytest.raises(RecordingError, match="in another file"):
+            read_nwb(path)
+    write_nwb(path, NAMED)
+    with h5py.File(path, "a") as file:
+        images = file["processing/ophys/projections"]
+        del images["max_projection"]
+        image = images.create_dataset("max_projection", (30, 20), "u2", external=str(other))
+        image.attrs["neurodata_type"] = "GrayscaleImage"
+    with pytest.raises(RecordingError, match="lies in another file"):
+        read_nwb(path)
+
+
+def test_sizes_are_checked_before_anything_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(plane_masks, "MAX_BYTES", 2**24)
+    monkeypatch.setattr(allen_nwb, "MAX_PIXELS", 2**17)
+    paths = [tmp_path / f"{number}.nwb" for number in range(4)]
+    for path in paths:
+        write_nwb(path, NAMED, masks="image")
+    with h5py.File(paths[0], "a") as file:
+        del _table(file)["image_mask"]
+        _table(file).create_dataset("image_mask", (10**5, 30, 20), "u1", chunks=(1, 30, 20))
+    with h5py.File(paths[1], "a") as file:
+        images = file["processing/ophys/projections"]
+        del images["max_projection"]
+        images.create_dataset("max_projection", (2**20, 2**20), "u2", chunks=(8, 8))
+    with h5py.File(paths[2], "a") as file:
+        images = file["processing/ophys/projections"]
+        del images["max_projection"]
+        bomb = images.create_dataset("max_projection", (64, 64), "u1", chunks=(64, 64),
+                                     compression="gzip")  # fmt: skip
+        bomb.id.write_direct_chunk((0, 0), zlib.compress(bytes(2**24), 9))
+    with h5py.File(paths[3], "a") as file:
+        table = _table(file)
+        del table["image_mask"]
+        table.create_dataset("pixel_mask", (10**9, 3), "f8", chunks=(8, 3))
+        table["pixel_mask_index"] = [10**9]
+    tracemalloc.start()
+    for path, reason in zip(paths, ("too large", "limit", "damaged", "limit"), strict=True):
+        with pytest.raises(RecordingError, match=reason):
+            read_nwb(path)
+    assert tracemalloc.get_traced_memory()[1] < 2**25
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_damage_is_an_error_or_harmless(tmp_path, seed):
+    path = tmp_path / "a.nwb"
+    write_nwb(path, NAMED, masks=("pixel", "image")[seed])
+    data = path.read_bytes()
+    rng = random.Random(seed)  # noqa: S311
+    read, messages = 0, []
+    for _ in range(150):
+        damaged = bytearray(data)
+        for _ in range(rng.randint(1, 30)):
+            damaged[rng.randrange(len(damaged))] = rng.randrange(256)
+        if rng.random() < 0.2:
+            del damaged[rng.randrange(len(damaged)) :]
+        path.write_bytes(damaged)
+        try:
+            read_nwb(path)
+            read += 1
+        except RecordingError as error:
+            messages.append(str(error))
+    assert min(read, len(messages)) > 0
+    assert all(message.startswith(f"{path}: ") for message in messages)

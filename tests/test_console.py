@@ -1,0 +1,136 @@
+import io
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from rich.console import Console
+
+from fluxseg.compilation import cache_folder, enable_compilation_cache
+from fluxseg.console import configure_logging, progress_bars, run_guarded
+from fluxseg.errors import ConfigError, InterruptedRunError
+from fluxseg.training.stopping import catch_signals
+
+
+def console(*, terminal):
+    return Console(file=io.StringIO(), force_terminal=terminal, width=60)
+
+
+@pytest.fixture
+def restored_logging():
+    root, own = logging.getLogger(), logging.getLogger("fluxseg")
+    before = (list(root.handlers), root.level, own.level)
+    yield
+    root.handlers[:], root.level, own.level = before
+
+
+@pytest.fixture
+def default_signals():
+    """A process started in the background may ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "text"),
+    [
+        (ConfigError("train.epochs must be >= 1"), 2, "error: train.epochs must be >= 1"),
+        (InterruptedRunError(signal.SIGTERM, "Stopped."), 143, "Stopped."),
+        (KeyboardInterrupt(), 130, "Interrupted."),
+    ],
+)
+def test_an_error_of_the_user_becomes_a_message_and_a_code(raised, code, text, capsys):
+    def command():
+        raise raised
+
+    assert run_guarded(command) == code
+    assert capsys.readouterr().err.strip() == text
+
+
+def test_a_fault_of_the_program_is_not_hidden():
+    with pytest.raises(ZeroDivisionError):
+        run_guarded(lambda: 1 // 0)
+    assert run_guarded(lambda: None) == 0
+    assert run_guarded(lambda: 1) == 1
+
+
+FRAGILE = """
+import os, signal, time
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(5)
+except KeyboardInterrupt as error:
+    raise ImportError("the extension cannot be initialised") from error
+"""
+
+
+def test_ctrl_c_in_an_import_is_no_error_of_the_import(tmp_path):
+    (tmp_path / "fragile.py").write_text(FRAGILE)
+    text = "from fluxseg.console import run_guarded; run_guarded(lambda: __import__('fragile'))"
+    done = subprocess.run(
+        [sys.executable, "-c", text], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "Interrupted.\n")
+
+
+def test_ctrl_c_elsewhere_is_left_to_the_code_that_runs():
+    cleaned = []
+
+    def command():
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+        finally:
+            cleaned.append(True)
+
+    before = signal.getsignal(signal.SIGINT)
+    assert run_guarded(command) == 130
+    assert cleaned
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_log_lines_are_never_wrapped_and_never_taken_for_markup(restored_logging):
+    shown = console(terminal=False)
+    configure_logging(shown)
+    logging.getLogger("fluxseg.test").info("[bold]%s[/bold] :smile:", "x" * 200)
+    logging.getLogger("fluxseg.test").warning("careful")
+    logging.getLogger("absl").warning("machinery")
+    lines = shown.file.getvalue().splitlines()
+    assert lines == [f"[bold]{'x' * 200}[/bold] :smile:", "WARNING: careful"]
+
+
+def test_bars_appear_with_the_first_progress_on_a_terminal_only():
+    for terminal in (True, False):
+        shown = console(terminal=terminal)
+        with progress_bars(shown, ("Preparing", "files"), ("Training", "steps")) as bars:
+            for done in range(1, 4):
+                bars[1](done, 5)
+        text = shown.file.getvalue()
+        assert ("Training" in text) == terminal
+        assert "Preparing" not in text
+
+
+def test_the_second_signal_acts_as_ever(default_signals):
+    with catch_signals() as stop:
+        assert not stop()
+        signal.raise_signal(signal.SIGTERM)
+        assert stop()
+        assert stop.signal_number == signal.SIGTERM
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_compiled_programs_go_to_the_users_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("sys.platform", "linux")
+    assert cache_folder() == tmp_path / "fluxseg"
+    # Where the user has decided already, nothing is changed.
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
+    enable_compilation_cache()
+    assert not (tmp_path / "fluxseg").exists()
