@@ -29,7 +29,7 @@ from fluxseg.launch import SETTINGS, SWITCH, TUNABLES
 MALLOC_SETTINGS = {TUNABLES: SETTINGS}
 """The allocator settings that fluxseg's own launchers apply, for any process."""
 RESULTS = Path(__file__).parent / "results"
-FIGURES = Path(__file__).parents[1] / "figures"
+FIGURES = Path(__file__).parents[2] / "docs" / "figures"
 PACKAGES = ("fluxseg", "jax", "jaxlib", "flax", "optax", "numpy", "grain", "torch")
 
 Figures = dict[str, float]

@@ -18,7 +18,7 @@ Hardware: 2 CPU cores; about 6 minutes.
 Real images: a folder with `allen_mesoscope_unlabelled/*.png` and `allen_sessions/*.npz`, which is
     not part of the project; without it the figure is drawn and nothing is measured.
 Command: python experiments/studies/fidelity.py --real FOLDER --count 36
-    --figure experiments/figures/simulator.png [--side SIDE.png] [--json RESULT.json]
+    --figure docs/figures/simulator.png [--side SIDE.png] [--json RESULT.json]
 """
 
 import argparse

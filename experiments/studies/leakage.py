@@ -16,7 +16,7 @@ What: simulated recordings of 14 donors, 2 fields of view (containers) of each, 
     With `--rejected 0.25` a quarter of the cells of a field are labelled in none of its sessions,
     as if a pipeline rejected their shape, or a grader overlooked them, each time anew: what labels
     lack is then the same in all sessions of a container. Else labels err by chance alone.
-Result: `experiments/figures/leakage.md` and `leakage.png`, which this writes from finished runs
+Result: `docs/figures/leakage.md` and `leakage.png`, which this writes from finished runs
     (`leakage_rejected.*` with `--rejected`). The leak is 0.02 +- 0.03 (crop), 0.04 +- 0.05
     (recording) and 0.01 +- 0.05 (container): chance moves the score of 12 crops as much. With
     `--rejected 0.25` one seed had 0.418, 0.411, 0.422 and 0.414 (donor).
@@ -52,7 +52,7 @@ TESTED, TARGETS = 6, 9
 TEST_QUARTERS = (0, 1)
 TRAIN_QUARTERS = 120
 SIZE, TILE = 256, 128
-FIGURES = Path(__file__).parents[1] / "figures"
+FIGURES = Path(__file__).parents[2] / "docs" / "figures"
 
 
 def simulate_donor(seed: int, donor: int, size: int, rejected: float = 0.0) -> list[Recording]:

@@ -16,7 +16,7 @@ Result: the reference protocol is 0.29 to 0.38 of IoU and 0.35 to 0.56 of F1 beh
     (one seed; its threshold chosen, or 0.5), which is one epoch for it; in the small form 0.33 and
     0.36, and at equal steps 0.08 and 0.06. Half the width, half the learning rate, the focal loss
     or cross-entropy without Dice, one convolution a level and no normalisation harm; no change
-    helps by more than 0.022. All of `experiments/figures/recipe.md` and `recipe.png`
+    helps by more than 0.022. All of `docs/figures/recipe.md` and `recipe.png`
     (`recipe_small.*` with `--small`, `recipe_data.*` with `--data`), which this writes from the
     folders of the finished runs.
 Hardware: 2 CPU cores; about 4 minutes a run, the reference protocol at equal steps over an hour.
@@ -53,7 +53,7 @@ from fluxseg.config import Config
 from fluxseg.io.files import read_json, write_json
 from fluxseg.launch import tune_allocator
 
-FIGURES = Path(__file__).parents[1] / "figures"
+FIGURES = Path(__file__).parents[2] / "docs" / "figures"
 Row = dict[str, Any]
 
 

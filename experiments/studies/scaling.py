@@ -19,7 +19,7 @@ Result: gradients deviate by 5e-7 at most, counts not at all. A step has one all
     (InfiniBand), 0.50 and 0.13 (100 and 10 Gbit Ethernet); classic 0.99, 0.97, 0.83, 0.66, 0.17.
 Hardware: 2 CPU cores, about 8 minutes.
 Command: python experiments/studies/scaling.py
-    It prints the tables and draws experiments/figures/scaling.png.
+    It prints the tables and draws docs/figures/scaling.png.
 """
 
 import argparse
@@ -38,7 +38,7 @@ import numpy as np
 from fluxseg.config import Config, DataConfig, ModelConfig, TrainConfig, reference_model
 
 ROOT = Path(__file__).parents[2]
-FIGURE = ROOT / "experiments" / "figures" / "scaling.png"
+FIGURE = ROOT / "docs" / "figures" / "scaling.png"
 DEVICES = (8, 64, 512)
 CROPS = 8
 """Crops of each device in a step."""

@@ -12,7 +12,7 @@ What: a tiny network takes 20,000 steps of 4 crops of 64 x 64 px through the mai
 Hardware: Linux; about 7 minutes on two CPU cores.
 Command: python -m experiments.studies.soak --workdir DIR
     (experiments/studies/soak.py; writes experiments/benchmarks/results/soak.json and
-    experiments/figures/soak.png)
+    docs/figures/soak.png)
 """
 
 import argparse

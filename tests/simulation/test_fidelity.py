@@ -82,7 +82,7 @@ def test_the_figure_is_the_committed_one(tmp_path):
     from PIL import Image
 
     write_figure(tmp_path / "figure.png")
-    committed = REPOSITORY / "experiments" / "figures" / "simulator.png"
+    committed = REPOSITORY / "docs" / "figures" / "simulator.png"
     drawn, stored = (
         np.asarray(Image.open(path).convert("RGB"), float)
         for path in (tmp_path / "figure.png", committed)
