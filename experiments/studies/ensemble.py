@@ -109,11 +109,16 @@ def run(workdir: Path, config: Config, fields: int = FIELDS) -> str:
     from fluxseg.inference.ensemble import Ensemble, ensemble_probability
     from fluxseg.inference.run_model import load_model
     from fluxseg.main import score_and_report
+    from fluxseg.training.loop import train_and_evaluate
     from fluxseg.training.sweep import run_folder, run_sweep
     from fluxseg.training.sweep_plan import Sweep, plan_sweep
 
     members = plan_sweep(Sweep(config, {"train.seed": SEEDS}))
-    if failures := run_sweep(members, workdir, score_and_report):
+
+    def train(config: Config, workdir: Path) -> None:
+        score_and_report(config, workdir, train_and_evaluate(config, workdir))
+
+    if failures := run_sweep(members, workdir, train):
         raise SystemExit(str(failures))
     models = [load_model(run_folder(workdir, member)) for member in members]
     simulated = dataclasses.replace(config.simulator, seed=config.simulator.seed + 1000)

@@ -2,13 +2,12 @@
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from fluxseg.arguments import read_config_file, read_sweep_file
 from fluxseg.compilation import enable_compilation_cache
 from fluxseg.config import Config
 from fluxseg.console import configure_logging, create_console
-from fluxseg.errors import ConfigError
 from fluxseg.main import score_and_report
 
 if TYPE_CHECKING:
@@ -25,8 +24,6 @@ def sweep(
     config: Path | None = None,
     random: int = 0,
     random_seed: int = 0,
-    together: Literal["auto", "yes", "no"] = "auto",
-    most: int = 8,
 ) -> int:
     """Train runs with all combinations of settings, and show which did best.
 
@@ -41,10 +38,6 @@ def sweep(
         config: A config file, see fluxseg train; settings of all runs.
         random: Run so many of the combinations, drawn at random; 0: all.
         random_seed: Another seed draws others.
-        together: Train runs that differ in numbers only (learning rate, schedule, weight decay,
-            dropout, weights in the loss, running average, augmentation, seed) in one program.
-            auto: on GPUs and TPUs; on CPUs one after another is faster.
-        most: Runs in one program.
     """
     from fluxseg.report.sweep import collect_table, write_table
     from fluxseg.training.lock import claim_workdir
@@ -53,14 +46,10 @@ def sweep(
 
     console = create_console()
     configure_logging(console)
-    if most < 1:
-        raise ConfigError(f"most must be at least 1, got {most}")
     members = plan_sweep(_read_sweep(vary, file, config, random, random_seed))
     enable_compilation_cache()
     with claim_workdir(output):
-        failures = run_sweep(
-            members, output, score_and_report, together=_together(together), most=most
-        )
+        failures = run_sweep(members, output, _train_and_report)
         table = collect_table(members, output, failures)
         page = write_table(table, output)
     _show(console, table)
@@ -84,14 +73,10 @@ def _read_sweep(
     )
 
 
-def _together(choice: str) -> bool:
-    import jax
+def _train_and_report(config: Config, workdir: Path) -> None:
+    from fluxseg.training.loop import train_and_evaluate
 
-    if jax.process_count() > 1:
-        raise ConfigError("a sweep runs in one process; start one for each part of it")
-    if choice == "auto":
-        return jax.default_backend() != "cpu"
-    return choice == "yes"
+    score_and_report(config, workdir, train_and_evaluate(config, workdir))
 
 
 def _show(console: "Console", table: "Table") -> None:

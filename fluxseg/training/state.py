@@ -94,29 +94,9 @@ def create_optimizer(config: TrainConfig, total_steps: int) -> optax.GradientTra
         The gradient transformation.
     """
     schedule = create_schedule(config, total_steps)
-    return chain_optimizer(config, schedule, config.clip_norm, config.weight_decay)
-
-
-def chain_optimizer(
-    config: TrainConfig,
-    schedule: optax.Schedule,
-    clip_norm: float | jax.Array,
-    weight_decay: float | jax.Array,
-) -> optax.GradientTransformation:
-    """Chain the parts of the optimiser that a config asks for, with numbers that may be traced.
-
-    Args:
-        config: says which parts there are.
-        schedule: learning rate by step.
-        clip_norm: in place of the config's, which says whether there is any clipping.
-        weight_decay: in place of the config's, likewise.
-
-    Returns:
-        The gradient transformation.
-    """
-    parts = [optax.clip_by_global_norm(clip_norm)] if config.clip_norm else []
+    parts = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
     if config.weight_decay:
-        parts.append(optax.adamw(schedule, weight_decay=weight_decay, mask=_is_kernel))
+        parts.append(optax.adamw(schedule, weight_decay=config.weight_decay, mask=_is_kernel))
     else:
         parts.append(optax.adam(schedule))
     return adapt_optimizer(optax.chain(*parts), config)

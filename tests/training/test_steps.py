@@ -146,23 +146,6 @@ def test_loss_options_reach_the_step():
         assert float(gradients(other, batch)[1].loss_sum) != float(plain)
 
 
-@pytest.mark.slow
-def test_members_of_a_sweep_train_together_under_vmap():
-    states = [make_state(weight=w) for w in (1.0, 9.0)]
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
-    batch = make_batch()
-    together, _ = jax.vmap(step_once, in_axes=(0, None))(stacked, batch)
-    for number, state in enumerate(states):
-        alone, _ = gradients(state, batch)
-        joint, _ = jax.vmap(gradients, in_axes=(0, None))(stacked, batch)
-        jax.tree.map(
-            lambda a, b, n=number: np.testing.assert_allclose(a, b[n], rtol=1e-3, atol=1e-5),
-            alone,
-            joint,
-        )
-    assert together.step.tolist() == [1, 1]
-
-
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
 def test_the_schedule_rises_and_ends_where_it_should(schedule):
     config = TrainConfig(learning_rate=0.1, warmup_steps=10, schedule=schedule)
