@@ -56,7 +56,6 @@ def test_every_setting_in_the_readme_can_be_given_like_that():
     spans = re.findall(r"`([^`\n]+)`", TEXT) + "".join(blocks("bash")).splitlines()
     option_and_value = r"(--config\.[\w.-]+)(?: ([^\s`#-]\S*))?"
     found = [match for span in spans for match in re.findall(option_and_value, span)]
-    assert ("--config.data.touching", "") in found
     assert ("--config.data.source", "FOLDER") in found
     for option, value in found:
         section, field = option.removeprefix("--config.").replace("-", "_").split(".")

@@ -60,7 +60,7 @@ def touching_class_weights(
 
     A touching pixel weighs sqrt(neuron / touching) neuron pixels, between 1 and
     `MAX_TOUCHING_WEIGHT`. The square root is a compromise between none and the inverse frequency
-    itself; `experiments/configs/touching.py` says how little hangs on it.
+    itself.
 
     Args:
         config: see `class_weights`, which weighs background and neuron.

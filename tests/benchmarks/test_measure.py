@@ -7,7 +7,6 @@ import sys
 import numpy as np
 import pytest
 
-from experiments.benchmarks.growth import fit_exponent
 from experiments.benchmarks.measure import (
     Variant,
     collect_versions,
@@ -64,11 +63,6 @@ def test_a_record_says_what_it_was_measured_with(tmp_path):
     assert record["machine"] == describe_machine()
     assert record["machine"]["cores"] >= 1
     assert sys.executable not in json.dumps(record)
-
-
-def test_exponents():
-    sizes = [1.0, 2, 4, 8]
-    assert fit_exponent(sizes, [5 * s**1.5 for s in sizes]) == pytest.approx(1.5)
 
 
 def test_times_to_scores_are_read_off_the_curves():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments.benchmarks import growth_recordings, prepare
+from experiments.benchmarks import prepare
 from experiments.benchmarks.measure import Variant, run_interleaved
 from fluxseg.config import SimulatorConfig
 from fluxseg.data.checks import check_source
@@ -44,25 +44,3 @@ def test_every_job_is_timed_in_a_process_of_its_own(files):
         assert 0 < figures["seconds"] < 30
         assert 0 < figures["cpu"] < 30
         assert figures["peak_mb"] > 10
-
-
-def test_growth_is_measured_and_drawn(tmp_path):
-    growth_recordings.write_files(tmp_path / "files", 7)
-    assert growth_recordings.time_check(tmp_path / "files", 7)["seconds"] > 0
-    assert growth_recordings.time_audit(100)["seconds"] > 0
-    assert growth_recordings.time_split(40)["seconds"] > 0
-    report = growth_recordings.time_report(20)
-    assert report["page_mb"] > 0.01
-    # Twice the recordings, twice the time: an exponent of 1.
-    results = {
-        f"{name}, {size}": [{"seconds": size / 100, "peak_mb": 50.0}]
-        for name, sizes in growth_recordings.SIZES.items()
-        for size in sizes
-    }
-    curves = growth_recordings.collect_curves(results)
-    for curve in curves.values():
-        assert curve["exponent_seconds"] == pytest.approx(1)
-        assert curve["last_exponent_seconds"] == pytest.approx(1)
-        assert curve["exponent_peak_mb"] == pytest.approx(0, abs=1e-9)
-    growth_recordings.draw_curves(tmp_path / "figure.png", curves)
-    assert 5_000 < (tmp_path / "figure.png").stat().st_size < 150_000
