@@ -23,14 +23,18 @@ class Reader:
     Attributes:
         read: called with the folder of the files and one for what it writes.
         seeds: whole files to begin with; those of a workdir are given one.
-        modules: what its line coverage is counted in.
         needs_run: whether `seeds` needs the workdir of a run.
+        examples: altered inputs that the suite tries.
     """
 
     read: Callable[[Path, Path], None]
     seeds: Callable[..., list[Files]]
-    modules: tuple[str, ...]
     needs_run: bool = False
+    examples: int = 100
+
+    def create_seeds(self, run: Path) -> list[Files]:
+        """Create the whole files, of a run where they are needed."""
+        return self.seeds(run) if self.needs_run else self.seeds()
 
 
 def read_arrays(folder: Path, output: Path) -> None:
@@ -56,7 +60,7 @@ def read_recordings(folder: Path, output: Path) -> None:
         name = distinct_name(safe_name(recording.id), taken)
         write_recording(output / f"{name}.npz", recording)
         if recording.masks is not None:
-            write_recording(output / f"{name}.geojson", recording)
+            write_recording(output / f"{name}.json", recording)
 
     _do_all(functools.partial(convert, key) for key in source.keys()[:MOST_KEYS])
 
@@ -92,15 +96,6 @@ def read_movies(folder: Path, output: Path) -> None:
         read_movie_facts(path)
         for block in itertools.islice(iterate_frames(path), 50):
             assert block.ndim == 3
-
-
-def read_tensors(folder: Path, output: Path) -> None:
-    """Read each file as a state dict of PyTorch."""
-    from fluxseg.formats.torch_files import read_torch_tensors
-
-    for path in _files(folder):
-        for array in read_torch_tensors(path).values():
-            array.ravel()[:10].sum()
 
 
 def read_models(folder: Path, output: Path) -> None:
@@ -209,56 +204,23 @@ def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())[: 2 * MOST_KEYS]
 
 
-_NPY = ("data/npy", "data/arrays", "data/pickled", "data/admitted")
-_FOLDER = ("formats/sources", "formats/convert", "formats/metadata", "data/recording")
 READERS = {
-    "npy": Reader(read_arrays, seeds.array_files, _NPY[:2]),
-    "pickled": Reader(read_recordings, seeds.pickled_files, (*_NPY, "formats/allen")),
-    "npz": Reader(read_recordings, seeds.npz_files, ("formats/npz", "formats/allen", *_FOLDER)),
-    "tiff": Reader(
-        read_images, seeds.tiff_files, ("formats/pixels", "formats/images")
-    ),
-    "png": Reader(
-        read_images, lambda: seeds.picture_files(".png"), ("formats/pixels", "formats/images")
-    ),
-    "jpeg": Reader(
-        read_images, lambda: seeds.picture_files(".jpg"), ("formats/pixels", "formats/images")
-    ),
-    "nwb": Reader(
-        read_any_file,
-        seeds.hdf5_files,
-        ("formats/hdf5", "formats/nwb", "formats/allen_nwb", "formats/plane_masks"),
-    ),
-    "movie": Reader(read_movies, seeds.movie_files, ("formats/movies",)),
-    "suite2p": Reader(
-        read_recordings, seeds.suite2p_files, ("formats/suite2p", "formats/suite2p_ops")
-    ),
-    "cellpose": Reader(read_recordings, seeds.cellpose_files, ("formats/cellpose",)),
-    "json": Reader(
-        read_any_file,
-        seeds.json_files,
-        ("formats/coco", "formats/geojson", "formats/neurofinder", "formats/json_files",
-         "formats/polygons"),
-    ),
-    "imagej": Reader(
-        read_any_file,
-        seeds.imagej_files,
-        ("formats/imagej", "formats/polygons"),
-    ),
-    "tensors": Reader(read_tensors, seeds.tensor_files, ("formats/torch_files",)),
-    "model": Reader(read_models, seeds.model_files, ("inference/model_file",)),
-    "workdir": Reader(
-        read_workdir, seeds.run_files, ("report/workdir", "data/splits"), needs_run=True
-    ),
-    "checkpoint": Reader(
-        read_checkpoint, seeds.checkpoint_files, ("training/checkpoints",), needs_run=True
-    ),
-    "cache": Reader(read_cache, seeds.cache_files, ("data/cache", "data/crops"), needs_run=True),
-    "review": Reader(
-        read_review,
-        seeds.review_files,
-        ("adapt/review/apply", "formats/imagej", "formats/labels"),
-        needs_run=True,
-    ),
-}  # fmt: skip
+    "npy": Reader(read_arrays, seeds.array_files),
+    "pickled": Reader(read_recordings, seeds.pickled_files),
+    "npz": Reader(read_recordings, seeds.npz_files),
+    "tiff": Reader(read_images, seeds.tiff_files),
+    "png": Reader(read_images, lambda: seeds.picture_files(".png")),
+    "jpeg": Reader(read_images, lambda: seeds.picture_files(".jpg")),
+    "nwb": Reader(read_any_file, seeds.hdf5_files, examples=50),
+    "movie": Reader(read_movies, seeds.movie_files),
+    "suite2p": Reader(read_recordings, seeds.suite2p_files),
+    "cellpose": Reader(read_recordings, seeds.cellpose_files),
+    "json": Reader(read_any_file, seeds.json_files),
+    "imagej": Reader(read_any_file, seeds.imagej_files),
+    "model": Reader(read_models, seeds.model_files, examples=50),
+    "workdir": Reader(read_workdir, seeds.run_files, needs_run=True, examples=30),
+    "checkpoint": Reader(read_checkpoint, seeds.checkpoint_files, needs_run=True, examples=30),
+    "cache": Reader(read_cache, seeds.cache_files, needs_run=True),
+    "review": Reader(read_review, seeds.review_files, needs_run=True),
+}
 """Name of each reader, for `--targets`."""

@@ -3,7 +3,6 @@
 import io
 import shutil
 import tempfile
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,8 +10,8 @@ import numpy as np
 
 from fluxseg.data.recording import Recording
 from fluxseg.formats.convert import write_recording
-from fluxseg.formats.pixels import write_image_tiff, write_label_tiff
-from tests.formats.malicious import call, greedy, npy, text, unsafe
+from fluxseg.formats.pixels import write_label_tiff
+from tests.formats.malicious import greedy, npy, unsafe
 from tests.fuzz.folders import Files, read_folder
 
 CANARY = "canary"
@@ -175,17 +174,12 @@ def cellpose_files() -> list[Files]:
 
 
 def json_files() -> list[Files]:
-    """COCO, GeoJSON, Neurofinder's folder and its bare regions."""
-    coco, geojson = of_format("a.json", "coco"), of_format("a.geojson", "geojson")
+    """COCO, Neurofinder's folder and its bare regions."""
+    coco = of_format("a.json", "coco")
     folder = of_format("a", "neurofinder")
     regions = next(content for name, content in folder.items() if name.endswith("regions.json"))
     bare = {"a.json": regions, "a.tif": coco["a.tif"]}
-    multi = {
-        "a.geojson": b'{"type": "Feature", "geometry": {"type": "MultiPolygon", "coordinates": '
-        b'[[[[0,0],[9,0],[9,9],[0,0]]]]}, "properties": {"name": "x"}}',
-        "a.tif": coco["a.tif"],
-    }
-    return [coco, geojson, folder, bare, multi]
+    return [coco, folder, bare]
 
 
 def imagej_files() -> list[Files]:
@@ -220,28 +214,6 @@ def model_files() -> list[Files]:
     from tests.inference.models import tiny_model
 
     return [_written(lambda folder: write_model(folder / "model.safetensors", tiny_model()))]
-
-
-def tensor_files() -> list[Files]:
-    """State dicts as `torch.save` writes them, and as safetensors; made without PyTorch."""
-    from safetensors.numpy import save
-
-    weights = np.arange(6, dtype=np.float32)
-    persistent = (
-        b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text("0") + text("cpu") + b"K\x06tQ"
-    )
-    tensor = (
-        b"ctorch._utils\n_rebuild_tensor_v2\n(" + persistent + b"K\x00K\x02K\x03\x86K\x03K\x01\x86"
-        b"\x89" + call("collections.OrderedDict") + b"tR"
-    )
-    content = b"\x80\x02}" + text("w") + tensor + b"s."
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr("a/data.pkl", content)
-        archive.writestr("a/byteorder", "little")
-        archive.writestr("a/data/0", weights.tobytes())
-        archive.writestr("a/version", "3\n")
-    return [{"a.pt": buffer.getvalue()}, {"a.pt": save({"w": weights.reshape(2, 3)})}]
 
 
 def make_run(workdir: Path) -> None:
@@ -299,9 +271,3 @@ def review_files(workdir: Path) -> list[Files]:
     ]
     review = {"source": "recordings", "simulator": None, "recordings": rows, "disagreements": []}
     return [{**files, **sets, **tiffs, "review.json": json.dumps(review).encode()}]
-
-
-def project_files() -> list[Files]:
-    """An image alone."""
-    image = create_recording().image
-    return [_written(lambda folder: write_image_tiff(folder / "a.tif", image, 0.8))]
