@@ -14,7 +14,7 @@ from fluxseg.processes import Processes
 
 PredictFormat = Literal[
     "probability", "labels", "mask", "npz", "suite2p", "cellpose", "imagej", "nwb", "neurofinder",
-    "coco", "geojson",
+    "coco",
 ]  # fmt: skip
 
 
@@ -49,7 +49,7 @@ def predict(
         format: What to write for each image. probability: NAME_probability.tif; labels:
             NAME_labels.tif, one number a neuron; mask: NAME_mask.tif; npz: all of these and the
             measures of each neuron in NAME_prediction.npz; suite2p (a folder, NAME_suite2p),
-            cellpose (NAME_seg.npy), imagej (NAME_rois.zip), nwb, neurofinder, coco, geojson: the
+            cellpose (NAME_seg.npy), imagej (NAME_rois.zip), nwb, neurofinder, coco: the
             neurons for that tool.
         diameter: Typical diameter of the cells, px, for the model that comes with fluxseg; by
             default it is estimated from each image.

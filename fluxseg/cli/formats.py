@@ -21,8 +21,8 @@ def convert(
     """Convert a recording, or a folder of recordings, to the format of another tool.
 
     The input's format is told by its content: .npy dicts as Allen's, .npz, TIFF, PNG and JPEG with
-    masks beside, Cellpose _seg.npy, Suite2p folders, ImageJ ROI sets, NWB, Neurofinder, COCO and
-    GeoJSON. What the output cannot hold is printed. Exit code 1 if a recording of a folder failed.
+    masks beside, Cellpose _seg.npy, Suite2p folders, ImageJ ROI sets, NWB, Neurofinder and
+    COCO. What the output cannot hold is printed. Exit code 1 if a recording of a folder failed.
 
     Args:
         source: A recording, or a folder of recordings.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fluxseg.data.recording import Recording, pixel_size
 from fluxseg.errors import RecordingError, WorkdirError
-from fluxseg.formats import coco, geojson, neurofinder
+from fluxseg.formats import coco, neurofinder
 from fluxseg.formats.allen import read_allen_npy, write_allen_npy
 from fluxseg.formats.allen_nwb import is_nwb, read_allen_nwb
 from fluxseg.formats.cellpose import SEG_ENDING, read_cellpose, write_cellpose, write_cellpose_pair
@@ -27,7 +27,7 @@ from fluxseg.formats.pixels import MAGICS as IMAGE_MAGICS
 from fluxseg.formats.pixels import write_image_tiff, write_label_tiff
 from fluxseg.formats.suite2p import is_suite2p, read_suite2p, write_suite2p
 
-NEED_IMAGE = ("imagej", "neurofinder", "coco", "geojson", "cellpose")
+NEED_IMAGE = ("imagej", "neurofinder", "coco", "cellpose")
 """Formats whose image is another file."""
 _READERS: dict[str, Callable[..., Recording]] = {
     "allen": read_allen_npy,
@@ -40,7 +40,6 @@ _READERS: dict[str, Callable[..., Recording]] = {
     "allen-nwb": read_allen_nwb,
     "neurofinder": neurofinder.read_neurofinder,
     "coco": coco.read_coco,
-    "geojson": geojson.read_geojson,
 }
 _GUESSES: dict[str, Format] = {
     "_seg.npy": "cellpose",
@@ -50,7 +49,6 @@ _GUESSES: dict[str, Format] = {
     ".tiff": "labels",
     ".zip": "imagej",
     ".nwb": "nwb",
-    ".geojson": "geojson",
     ".json": "coco",
 }
 
@@ -183,7 +181,6 @@ def write_recording(
         "nwb": write_nwb,
         "neurofinder": neurofinder.write_neurofinder,
         "coco": coco.write_coco,
-        "geojson": geojson.write_geojson,
     }
     return writers[kind](path, recording)
 
@@ -245,8 +242,6 @@ def _detect_json(path: Path) -> str:
     values = read_json_file(path)
     if coco.is_coco(values):
         return "coco"
-    if geojson.is_geojson(values):
-        return "geojson"
     if neurofinder.is_regions(values):
         return "neurofinder"
-    raise RecordingError(str(path), "is JSON, but neither COCO, GeoJSON nor Neurofinder's regions")
+    raise RecordingError(str(path), "is JSON, but neither COCO nor Neurofinder's regions")

@@ -4,7 +4,7 @@ from typing import Literal
 
 Format = Literal[
     "allen", "npz", "labels", "cellpose", "cellpose-pair", "suite2p", "imagej", "nwb",
-    "neurofinder", "coco", "geojson",
+    "neurofinder", "coco",
 ]  # fmt: skip
 ENDINGS: dict[Format, str] = {
     "allen": ".npy",
@@ -17,6 +17,5 @@ ENDINGS: dict[Format, str] = {
     "nwb": ".nwb",
     "neurofinder": "_neurofinder",
     "coco": ".json",
-    "geojson": ".geojson",
 }
 """What the name of a recording is followed by in each format; without a dot it is a folder."""

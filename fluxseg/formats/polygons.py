@@ -62,23 +62,6 @@ def signed_area(ring: np.ndarray) -> float:
     return float(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2
 
 
-def group_rings(rings: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
-    """Group the rings of `trace_polygons` into polygons.
-
-    Args:
-        rings: in the order of `trace_polygons`.
-
-    Returns:
-        For each part of the mask its outer ring, followed by its holes.
-    """
-    polygons: list[list[np.ndarray]] = []
-    for ring in rings:
-        if signed_area(ring) > 0:
-            polygons.append([])
-        polygons[-1].append(ring)
-    return polygons
-
-
 def fill_polygons(rings: Sequence[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
     """Fill polygons by the even-odd rule: what lies within an odd number of rings is inside.
 

@@ -19,7 +19,7 @@ from fluxseg.formats.suite2p import PLANE_FILES, is_suite2p
 SUFFIXES = (".npy", ".npz", ".nwb", *IMAGE_SUFFIXES)
 """Endings of the files that a folder is searched for, in lower case; upper case counts as well."""
 _DATASET_FILES = (*PLANE_FILES, REGIONS, "info.json")
-ROI_SUFFIXES = (".zip", ".roi", ".geojson", ".json")
+ROI_SUFFIXES = (".zip", ".roi", ".json")
 """Endings of files that hold ROIs of an image beside them; without one they are no recordings."""
 
 
@@ -29,7 +29,7 @@ def read_recording(path: Path | str, image: Path | str | None = None) -> Recordi
     Args:
         path: `.npy` (a dict as Allen's, or Cellpose's `_seg.npy`), `.npz`, TIFF, PNG or JPEG file
             (the masks are looked for beside it, see `fluxseg.formats.images`), NWB file, Suite2p
-            or Neurofinder folder, ImageJ ROI set, COCO or GeoJSON file with an image beside it.
+            or Neurofinder folder, ImageJ ROI set, COCO file with an image beside it.
         image: the image of a file that holds ROIs only.
 
     Returns:
@@ -51,7 +51,7 @@ class FolderSource:
     Keys are paths relative to the folder, with `/` between their parts. A Suite2p plane or a
     Neurofinder dataset is one recording, named by its folder. Files of other endings, hidden
     files and folders, and mask files are no recordings; a mask file without its image is one
-    that cannot be read, so that it is not lost silently. Files of ROIs (ImageJ, COCO, GeoJSON,
+    that cannot be read, so that it is not lost silently. Files of ROIs (ImageJ, COCO,
     Neurofinder, Cellpose) count with the image beside them, which is then no recording of its
     own. Links are followed once.
 

@@ -23,7 +23,7 @@ from fluxseg.processes import find_disagreement, gather_values, run_in_all, run_
 
 OutputFormat = Literal[
     "probability", "labels", "mask", "npz", "suite2p", "cellpose", "imagej", "nwb", "neurofinder",
-    "coco", "geojson",
+    "coco",
 ]  # fmt: skip
 """probability: `NAME_probability.tif`, float32. labels: `NAME_labels.tif`, one number a neuron, 0
 is background. mask: `NAME_mask.tif`, 255 where a neuron is. npz: `NAME_prediction.npz`, all three

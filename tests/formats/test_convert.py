@@ -21,13 +21,12 @@ from fluxseg.formats.coco import (
 from fluxseg.formats.convert import convert, detect_format, read_any, write_recording
 from fluxseg.formats.formats import ENDINGS
 from fluxseg.formats.neurofinder import read_neurofinder
-from fluxseg.formats.polygons import fill_polygons, group_rings, trace_polygons
 from fluxseg.formats.sources import FolderSource, read_recording
 
 RNG = np.random.default_rng(0)
 MASK = arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9)))
 LABELS_ONLY = ("labels", "cellpose", "cellpose-pair")
-KEEP_ALL = ("allen", "npz", "suite2p", "nwb", "neurofinder", "coco", "geojson", "cellpose")
+KEEP_ALL = ("allen", "npz", "suite2p", "nwb", "neurofinder", "coco", "cellpose")
 
 
 def field(apart=False):
@@ -98,8 +97,7 @@ def test_conversion_there_and_back(tmp_path):
     write_recording(tmp_path / "a.npz", recording)
     convert(tmp_path / "a.npz", tmp_path / "b.nwb")
     convert(tmp_path / "b.nwb", tmp_path / "c")
-    convert(tmp_path / "c", tmp_path / "d.geojson")
-    convert(tmp_path / "d.geojson", tmp_path / "e.json")
+    convert(tmp_path / "c", tmp_path / "e.json")
     convert(tmp_path / "e.json", tmp_path / "f.npy")
     again = read_recording(tmp_path / "f.npy")
     np.testing.assert_array_equal(again.masks, recording.masks)
@@ -158,29 +156,6 @@ def test_coco_of_others_with_polygons_and_several_images(tmp_path):
     assert found.masks[1, 5:10, 2].all()
 
 
-@settings(max_examples=150, deadline=None)
-@given(MASK)
-def test_polygons_with_their_holes_are_valid_and_disjoint(mask):
-    total = np.zeros(mask.shape, int)
-    for rings in group_rings(trace_polygons(mask)):
-        total += fill_polygons(rings, mask.shape)
-    np.testing.assert_array_equal(total, mask)
-
-
-def test_geojson_has_the_form_that_the_standard_asks_for(tmp_path):
-    write_recording(tmp_path / "x.geojson", field())
-    values = json.loads((tmp_path / "x.geojson").read_text())
-    assert values["type"] == "FeatureCollection"
-    kinds = [feature["geometry"]["type"] for feature in values["features"]]
-    assert kinds == ["Polygon", "MultiPolygon", "Polygon", "Polygon"]
-    assert len(values["features"][0]["geometry"]["coordinates"]) == 2
-    for feature in values["features"]:
-        assert feature["properties"]["objectType"] == "annotation"
-        parts = feature["geometry"]["coordinates"]
-        for rings in [parts] if feature["geometry"]["type"] == "Polygon" else parts:
-            assert all(ring[0] == ring[-1] and len(ring) >= 5 for ring in rings)
-
-
 def test_neurofinder_in_either_order_and_from_frames(tmp_path):
     (tmp_path / "n" / "images").mkdir(parents=True)
     (tmp_path / "n" / "regions").mkdir()
@@ -200,19 +175,19 @@ def test_neurofinder_in_either_order_and_from_frames(tmp_path):
 
 
 def test_rois_without_their_image_ask_for_it(tmp_path):
-    write_recording(tmp_path / "x.geojson", field())
+    write_recording(tmp_path / "x.json", field())
     (tmp_path / "x.tif").rename(tmp_path / "other.tif")
     with pytest.raises(RecordingError, match="--image"):
-        read_any(tmp_path / "x.geojson")
-    assert len(read_any(tmp_path / "x.geojson", tmp_path / "other.tif").masks) == 4
+        read_any(tmp_path / "x.json")
+    assert len(read_any(tmp_path / "x.json", tmp_path / "other.tif").masks) == 4
 
 
-@pytest.mark.parametrize("kind", ["coco", "geojson", "neurofinder"])
+@pytest.mark.parametrize("kind", ["coco", "neurofinder"])
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_changed_json_is_refused_or_read(tmp_path_factory, kind, data):
     folder = tmp_path_factory.mktemp("json")
-    path = folder / ("x.json" if kind != "geojson" else "x.geojson")
+    path = folder / "x.json"
     write_recording(path, field(), kind)
     values = json.loads(path.read_text())
     odd = st.one_of(

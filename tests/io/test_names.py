@@ -118,7 +118,7 @@ def test_recordings_are_converted_into_the_folder_only(output, tmp_path, kind):
     (tmp_path / "source" / ".hidden.npz").unlink(missing_ok=True)
     assert convert(tmp_path / "source", output, format=kind) == 0
     made = [name for name in os.listdir(output) if not name.endswith(("_masks.tif", "_labels.tif"))]
-    images = {"coco", "geojson", "cellpose"}
+    images = {"coco", "cellpose"}
     count = 12 if kind == "nwb" else len(HOSTILE)
     assert len(made) == count * (2 if kind in images else 1)
 
