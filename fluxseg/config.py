@@ -16,6 +16,16 @@ from fluxseg.errors import ConfigError
 T = TypeVar("T")
 FREE = {"resume": "free"}
 """Metadata of the fields that may differ when a run is resumed; all others must be equal."""
+CLASSES = ("background", "neuron")
+"""Names of the classes that a network learns, in the order of its logits."""
+REMOVED = {
+    "data.touching": False,
+    "loss.ignore_rim": 0,
+    "loss.soften": 0,
+    "loss.truncate": 0.0,
+}
+"""Settings of earlier versions with the value that changes nothing: files of runs that were made
+with it are still read."""
 
 
 def _check(condition: bool, field: str, value: object, rule: str) -> None:
@@ -61,8 +71,6 @@ class DataConfig:
     4 times; a difference below 25 % is left. The model then estimates the size of cells in new
     images and resamples these alike; the scores of a run know it from the labels. 0: take
     recordings and images as they are."""
-    touching: bool = False
-    """Learn a third class, the pixels where neurons touch, to take crowded ones apart there."""
     split_by: Literal["group", "recording", "crop"] = "group"
     """What is never divided between splits; "recording" and "crop" leak, on purpose."""
     train_fraction: float = 0.7
@@ -92,11 +100,6 @@ class DataConfig:
         _check(train + val <= 1 + 1e-9, "data.val_fraction", val, f"<= {1 - train:.6g}")
         _check(self.workers >= 0, "data.workers", self.workers, ">= 0")
         _check(self.threads >= -1, "data.threads", self.threads, ">= -1")
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the classes that a network learns, in the order of its logits."""
-        return ("background", "neuron", "touching") if self.touching else ("background", "neuron")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,25 +210,11 @@ class LossConfig:
     """Exponent of the focal factor (1 - p)^gamma; 0 leaves the cross-entropy as it is."""
     dice: float = 1.0
     """Weight of the soft Dice loss that is added, per image."""
-    ignore_rim: int = 0
-    """Pixels of the cross-entropy within this distance (px, along rows and columns) of the other
-    class do not count: outlines drawn by hand or machine are off by about as much."""
-    soften: int = 0
-    """The cross-entropy's target is the share of each class in a square of this many px to each
-    side, in place of the class itself."""
-    truncate: float = 0.0
-    """Pixels whose class is given a probability below this have no gradient from the cross-entropy:
-    such labels are taken for wrong; 0: none."""
 
     def __post_init__(self) -> None:
         _check(self.neuron_weight > 0, "loss.neuron_weight", self.neuron_weight, "> 0")
         _check(0 <= self.focal_gamma <= 10, "loss.focal_gamma", self.focal_gamma, "in [0, 10]")
         _check(self.dice >= 0, "loss.dice", self.dice, ">= 0")
-        _check(0 <= self.ignore_rim <= 8, "loss.ignore_rim", self.ignore_rim, "0 to 8 px")
-        _check(0 <= self.soften <= 8, "loss.soften", self.soften, "0 to 8 px")
-        _check(0 <= self.truncate < 1, "loss.truncate", self.truncate, "in [0, 1)")
-        alone = self.soften == 0 or (self.truncate == 0 and self.focal_gamma == 0)
-        _check(alone, "loss.soften", self.soften, "0 with loss.truncate or loss.focal_gamma")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -316,6 +305,14 @@ def _from_dict(values: Mapping[str, Any], cls: type[T], where: str) -> T:
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where or 'config'} must be a table of settings, got {values!r}")
     hints = typing.get_type_hints(cls)
+    absent = [key for key in values if where + str(key) in REMOVED]
+    for key in absent:
+        if values[key] != REMOVED[where + key]:
+            raise ConfigError(
+                f"{where}{key} = {values[key]!r} is a setting of earlier versions that brought no "
+                "gain and was removed; use the version that wrote this"
+            )
+    values = {key: value for key, value in values.items() if key not in absent}
     unknown = sorted(set(values) - set(hints))
     if unknown:
         raise ConfigError(f"unknown setting {where}{unknown[0]}; known: {', '.join(hints)}")

@@ -232,7 +232,7 @@ def measure_checkpoints(config: Config, count: int) -> dict[str, float]:
     from fluxseg.training.checkpoints import open_checkpoints, save_checkpoint
     from fluxseg.training.state import create_train_state
 
-    state = create_train_state(config, np.ones(len(config.data.classes), np.float32), count)
+    state = create_train_state(config, np.ones(2, np.float32), count)
     memory, blocks = [], []
     with tempfile.TemporaryDirectory() as folder:
         checkpoints = open_checkpoints(Path(folder))

@@ -88,7 +88,6 @@ def create_config(model: Predictor, data: str, output: Path, settings: FewShot) 
             train_fraction=1 - settings.held_out,
             val_fraction=0.0,
             split_seed=settings.seed,
-            touching="touching" in model.classes,
         ),
         augment=HEAVIER,
         model=model.config,

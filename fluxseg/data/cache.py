@@ -41,7 +41,6 @@ class CacheEntry:
         first: number of its first crop within the shard.
         um_per_px: size of a pixel of the crops, um; None if unknown, or if it was prepared by a
             version that did not note it.
-        touching_pixels: per crop, valid pixels that are touching; empty if not prepared for that.
     """
 
     key: str
@@ -57,7 +56,6 @@ class CacheEntry:
     shard: str
     first: int
     um_per_px: float | None = None
-    touching_pixels: tuple[int, ...] = ()
 
     @property
     def split_item(self) -> SplitItem:
@@ -260,9 +258,10 @@ def _first_part(error: BaseException) -> str:
 def entry_from_json(values: Mapping[str, Any]) -> CacheEntry:
     """Build an entry from its plain values."""
     fields = dict(values)
-    for name in ("shape", "remarks", "neuron_pixels", "valid_pixels", "touching_pixels"):
-        # Indexes of earlier versions do not have the last one.
+    for name in ("shape", "remarks", "neuron_pixels", "valid_pixels"):
         fields[name] = tuple(fields.get(name, ()))
+    # Earlier versions noted it for a third class, which is gone.
+    fields.pop("touching_pixels", None)
     entry = CacheEntry(**fields)
     _plain_name(entry.shard)
     if not isinstance(entry.first, int) or len(entry.shape) != 2:

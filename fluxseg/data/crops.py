@@ -16,13 +16,10 @@ from fluxseg.data.resample import (
     zoomed_shape,
 )
 from fluxseg.data.tiles import crop_grid, grid_ownership
-from fluxseg.data.touching import NEURON, TOUCHING, touching_label, touching_patches
 from fluxseg.data.transforms import dequantize, normalize_image, quantize
 
 CROP_VERSION = 1
 """Raised whenever the same recording gives other crops, so that caches are made again."""
-TOUCHING_VERSION = 1
-"""The same for the third class."""
 
 
 def crop_settings(config: DataConfig) -> dict[str, Any]:
@@ -33,10 +30,10 @@ def crop_settings(config: DataConfig) -> dict[str, Any]:
         "low_percentile": config.low_percentile,
         "high_percentile": config.high_percentile,
     }
-    # Only where they are on, so that crops of two classes, or as they were, stay as they are.
+    # Only where it is on, so that crops of recordings as they are stay valid.
     if config.diameter_px:
         settings["diameter_px"] = config.diameter_px
-    return settings | {"touching": TOUCHING_VERSION} if config.touching else settings
+    return settings
 
 
 def create_label(
@@ -53,10 +50,9 @@ def create_label(
         settings: from `crop_settings`.
 
     Returns:
-        label `[h, w]` bool, or uint8 (see `touching_label`); the magnification, 1 where
-        recordings are taken as they are; and remarks on why cells are not as large as wanted.
+        label `[h, w]` bool; the magnification, 1 where recordings are taken as they are; and
+        remarks on why cells are not as large as wanted.
     """
-    touching = "touching" in settings
     wanted: float = settings.get("diameter_px", 0.0)
     found = median_diameter(masks) if wanted else None
     zoom = choose_zoom(found, wanted) if found else 1.0
@@ -64,13 +60,8 @@ def create_label(
     native = (merged.shape[0], merged.shape[1])
     shape = zoomed_shape(native, zoom)
     if shape == native:
-        return touching_label(masks) if touching else merged, zoom, remarks
-    patches = resample_masks(masks, shape)
-    label = merge_patches(patches, shape)
-    if touching:
-        near = touching_patches(patches, shape)
-        label = label * np.uint8(NEURON) + near * np.uint8(TOUCHING)
-    return label, zoom, remarks
+        return merged, zoom, remarks
+    return merge_patches(resample_masks(masks, shape), shape), zoom, remarks
 
 
 def _remark_zoom(found: float | None, wanted: float, zoom: float) -> tuple[str, ...]:
@@ -89,12 +80,12 @@ def create_crops(
 
     Args:
         image: `[H, W]`, any real dtype.
-        label: `[h, w]` bool or uint8, see `create_label`. The image, once it is normalised, is
+        label: `[h, w]` bool, see `create_label`. The image, once it is normalised, is
             resampled to its shape, as in prediction.
         settings: from `crop_settings`.
 
     Returns:
-        image `[T, t, t]` uint16 (see `quantize`), label `[T, t, t]` of the dtype it had, valid
+        image `[T, t, t]` uint16 (see `quantize`), label `[T, t, t]` bool, valid
         `[T, t, t]` bool: the pixels that this crop owns (see `grid_ownership`) and that are finite.
     """
     tile, shape = settings["tile"], (label.shape[0], label.shape[1])
@@ -113,30 +104,20 @@ def create_crops(
 
 
 def encode_crop(image: np.ndarray, label: np.ndarray, valid: np.ndarray) -> bytes:
-    """Pack one crop `[t, t]` (uint16, bool, bool) into 2.25 bytes a pixel.
-
-    A label of uint8 (see `touching_label`) takes an eighth of a byte more.
-    """
-    planes = [label, valid]
-    if label.dtype != np.bool_:
-        planes = [label & NEURON, valid, label & TOUCHING]
+    """Pack one crop `[t, t]` (uint16, bool, bool) into 2.25 bytes a pixel."""
     little = image.astype("<u2", copy=False)
-    return little.tobytes() + b"".join(np.packbits(plane).tobytes() for plane in planes)
+    return little.tobytes() + np.packbits(label).tobytes() + np.packbits(valid).tobytes()
 
 
 def decode_crop(record: bytes, tile: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Unpack what `encode_crop` packed.
 
     Returns:
-        image `[t, t]` float32 (normalised), label `[t, t]` uint8 (0 and 1, or the bits of
-        `touching_label`), valid `[t, t]` uint8.
+        image `[t, t]` float32 (normalised), label `[t, t]` uint8, valid `[t, t]` uint8.
     """
     pixels = tile * tile
     packed = -(-pixels // 8)
     image = np.frombuffer(record, "<u2", pixels).reshape(tile, tile)
     bits = np.frombuffer(record, np.uint8, offset=2 * pixels).reshape(-1, packed)
-    planes = np.unpackbits(bits, axis=1, count=pixels).reshape(-1, tile, tile)
-    label, valid = planes[:2]
-    if len(planes) > 2:
-        label = label * np.uint8(NEURON) + planes[2] * np.uint8(TOUCHING)
+    label, valid = np.unpackbits(bits, axis=1, count=pixels).reshape(2, tile, tile)
     return dequantize(image), label, valid

@@ -116,7 +116,6 @@ def repair_cache(
         low_percentile=settings["low_percentile"],
         high_percentile=settings["high_percentile"],
         diameter_px=settings.get("diameter_px", 0.0),
-        touching="touching" in settings,
     )
     if difference := cache_difference(index, source_stamps(source), config):
         raise WorkdirError(

@@ -17,7 +17,6 @@ from fluxseg.data.checks import check_recording
 from fluxseg.data.crops import create_crops, create_label, encode_crop
 from fluxseg.data.fingerprint import encode_fingerprint
 from fluxseg.data.recording import Source, pixel_size
-from fluxseg.data.touching import NEURON, TOUCHING
 from fluxseg.errors import WorkdirError
 from fluxseg.io.arrays import reusing_memory
 from fluxseg.io.files import add_checksum, atomic_path, has_checksum, read_json, write_json
@@ -147,7 +146,7 @@ def _prepare_recording(
         return "; ".join(checked.row.reasons)
     if recording.masks is None or checked.label is None:
         return "not annotated: it has no masks to learn from"
-    touching, scale = "touching" in task.settings, pixel_size(recording.metadata)
+    scale = pixel_size(recording.metadata)
     whole, zoom, remarks = create_label(recording.masks, checked.label, task.settings)
     image, label, valid = create_crops(recording.image, whole, task.settings)
     entry = CacheEntry(
@@ -159,11 +158,10 @@ def _prepare_recording(
         digest=checked.digest,
         fingerprint=encode_fingerprint(checked.fingerprint),
         remarks=(*checked.row.reasons, *remarks),
-        neuron_pixels=_count((label & NEURON) & valid),
+        neuron_pixels=_count(label & valid),
         valid_pixels=_count(valid),
         shard=task.shard.name,
         first=first,
         um_per_px=None if scale is None else scale / zoom,
-        touching_pixels=_count((label >= TOUCHING) & valid) if touching else (),
     )
     return entry, [encode_crop(*crop) for crop in zip(image, label, valid, strict=True)]

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from fluxseg.data.touching import NEURON
 from fluxseg.inference.probability import neuron_log_odds
 from fluxseg.io.files import write_json
 from fluxseg.model.calibration import (
@@ -112,7 +111,7 @@ def _count_levels(
     groups = {entry.key: entry.group for entry in index.entries}
     found = {group: np.zeros((2, LEVELS), np.int64) for group in {groups[key] for key, _ in crops}}
     for batch in iterate_evaluation(CropSource(index, list(crops)), BATCH):
-        arrays = (batch["image"], batch["label"] & NEURON, batch["valid"])
+        arrays = (batch["image"], batch["label"], batch["valid"])
         counts = np.asarray(_histograms(state.apply_fn, state.eval_params, *arrays))
         for number, count in zip(batch["crop"], counts, strict=True):
             if number >= 0:

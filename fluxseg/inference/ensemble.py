@@ -140,7 +140,7 @@ def ensemble_probability(
     """
     groups: dict[Any, list[Predictor]] = {}
     for number, model in enumerate(models):
-        same = (model.config, model.classes, model.low_percentile, model.high_percentile, model.tta)
+        same = (model.config, model.low_percentile, model.high_percentile, model.tta)
         key = same if model.diameter_px is None and diameter is None else number
         groups.setdefault(key, []).append(model)
     parts = []

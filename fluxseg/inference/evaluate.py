@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from fluxseg.config import Config, config_from_dict
+from fluxseg.config import CLASSES, Config, config_from_dict
 from fluxseg.data.cache import CacheIndex, read_index
 from fluxseg.data.duplicates import near_duplicates
 from fluxseg.data.fingerprint import decode_fingerprint
@@ -69,7 +69,7 @@ def load_run(workdir: str | Path) -> TrainedRun:
             raise WorkdirError(f"{workdir}: the run has no checkpoint yet; train at least an epoch")
         mesh = make_mesh(jax.local_devices())
         # Only the structure matters here: every array is replaced by the checkpoint's.
-        state = replicate(create_train_state(config, np.ones(len(config.data.classes)), 1), mesh)
+        state = replicate(create_train_state(config, np.ones(len(CLASSES)), 1), mesh)
         state, progress = restore_checkpoint(checkpoints.best, state)
     finally:
         checkpoints.close()

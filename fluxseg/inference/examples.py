@@ -9,12 +9,7 @@ import numpy as np
 
 from fluxseg.data.cache import CacheEntry, CacheIndex, read_crops
 from fluxseg.data.tiles import uncrop_grid
-from fluxseg.data.touching import NEURON
-from fluxseg.inference.probability import (
-    class_probabilities,
-    neuron_probability,
-    split_classes,
-)
+from fluxseg.inference.probability import neuron_probability
 from fluxseg.io.files import atomic_path, write_json
 from fluxseg.training.state import TrainState
 
@@ -66,22 +61,11 @@ def stitch_recording(
 
     Returns:
         image and probability `[H, W]` float32, label (0 and 1) and valid `[H, W]` uint8, of the
-        shape and magnification of `entry`; of a network of three classes also touching `[H, W]`
-        float32, the probability of the third.
+        shape and magnification of `entry`.
     """
     crops = [np.stack(part) for part in zip(*read_crops(index, entry), strict=True)]
-    image, label, valid = crops
-    arrays = {
-        "image": image,
-        "label": label & NEURON,
-        "valid": valid,
-    }
-    if len(state.class_weights) > 2:
-        arguments = (state.apply_fn, state.eval_params, image[..., None], temperature)
-        found = split_classes(np.asarray(class_probabilities(*arguments)))
-        arrays["probability"], arrays["touching"] = found
-    else:
-        arrays["probability"] = predict_crops(state, image, temperature)
+    arrays = dict(zip(("image", "label", "valid"), crops, strict=True))
+    arrays["probability"] = predict_crops(state, arrays["image"], temperature)
     return {name: uncrop_grid(array, entry.shape) for name, array in arrays.items()}
 
 

@@ -24,7 +24,7 @@ def layer_features(model: Predictor, image: np.ndarray) -> dict[str, np.ndarray]
     Raises:
         RecordingError: if it is not a 2-D array of real numbers.
     """
-    unet = create_unet(model.config, len(model.classes))
+    unet = create_unet(model.config)
     _, captured = unet.apply(
         {"params": model.params},
         model.normalize(image)[None, ..., None],

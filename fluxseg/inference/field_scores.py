@@ -44,7 +44,7 @@ def score_fields(model: Predictor, source: Source, keys: Iterable[str]) -> list[
             raise RecordingError("masks", f"{recording.id} is not annotated, so it has no scores")
         # Estimated from the image alone: the labels would tell it too well.
         diameter = model.find_diameter(recording.image)
-        probability, touching = model.predict_touching(recording.image, diameter=diameter)
+        probability = model.predict(recording.image, diameter=diameter)
         valid = np.isfinite(recording.image)
         truth, found = recording.masks.any(0), probability >= model.threshold
         confusion = np.bincount((2 * truth + found)[valid], minlength=4).reshape(2, 2)
@@ -55,7 +55,6 @@ def score_fields(model: Predictor, source: Source, keys: Iterable[str]) -> list[
             seen,
             model.threshold,
             um_per_px=scale,
-            touching=touching,
             diameter=diameter,
         )["counts"]
         rows.append(

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fluxseg.config import ModelConfig, config_from_dict, config_to_dict
+from fluxseg.config import CLASSES, ModelConfig, config_from_dict, config_to_dict
 from fluxseg.errors import FluxsegError
 from fluxseg.inference.predict import Predictor, pooling_stride
 from fluxseg.io.files import atomic_path
@@ -75,7 +75,7 @@ def write_model(path: str | Path, model: Predictor) -> None:
         "temperature": model.temperature,
         "tile": model.tile,
         "um_per_px": model.um_per_px,
-        "classes": list(model.classes),
+        "classes": list(CLASSES),
         "licence": model.licence,
         "info": dict(model.info),
         "diameter_px": model.diameter_px,
@@ -179,7 +179,7 @@ def _create_model(values: dict[str, Any], tensors: dict[str, np.ndarray]) -> Pre
     old = {"encoder_kind": "unet", "encoder_norm": "trained"} if version in (1, 2, 3) else {}
     config = _read_config({**old, **values["model"]})
     _check_values(values, config)
-    _check_shapes(config, len(values["classes"]), tensors)
+    _check_shapes(config, tensors)
     _check_finite(tensors)
     return Predictor(
         config=config,
@@ -190,7 +190,6 @@ def _create_model(values: dict[str, Any], tensors: dict[str, np.ndarray]) -> Pre
         temperature=float(values["temperature"]),
         tile=values["tile"],
         um_per_px=None if values["um_per_px"] is None else float(values["um_per_px"]),
-        classes=tuple(values["classes"]),
         licence=values["licence"],
         info=values["info"],
         diameter_px=None if values["diameter_px"] is None else float(values["diameter_px"]),
@@ -209,8 +208,12 @@ def _read_config(settings: dict[str, Any]) -> ModelConfig:
 
 def _check_values(values: dict[str, Any], config: ModelConfig) -> None:
     low, high = values["low_percentile"], values["high_percentile"]
-    scale, classes = values["um_per_px"], values["classes"]
-    diameter = values["diameter_px"]
+    scale, diameter = values["um_per_px"], values["diameter_px"]
+    if len(values["classes"]) > len(CLASSES):
+        raise FluxsegError(
+            f"holds a network of {len(values['classes'])} classes, which an earlier version made; "
+            f"those of this one have {len(CLASSES)}: train it anew"
+        )
     checks = (
         ("low_percentile", 0 <= low < high <= 100),
         ("threshold", 0 < values["threshold"] < 1),
@@ -218,7 +221,7 @@ def _check_values(values: dict[str, Any], config: ModelConfig) -> None:
         ("tile", 16 <= values["tile"] <= 4096),
         ("um_per_px", scale is None or 0 < scale < 1000),
         ("diameter_px", diameter is None or 1 <= diameter <= 1000),
-        ("classes", 2 <= len(classes) <= 16 and all(isinstance(name, str) for name in classes)),
+        ("classes", values["classes"] == list(CLASSES)),
         ("model.features", len(config.features) <= 10 and pooling_stride(config) <= 1024),
     )
     for name, valid in checks:
@@ -226,13 +229,13 @@ def _check_values(values: dict[str, Any], config: ModelConfig) -> None:
             raise FluxsegError(f"is damaged: {name} in its header is out of range")
 
 
-def _check_shapes(config: ModelConfig, classes: int, tensors: dict[str, np.ndarray]) -> None:
+def _check_shapes(config: ModelConfig, tensors: dict[str, np.ndarray]) -> None:
     convolutions = config.convs * (2 * len(config.features) - 1) + config.bottleneck_convs
     if convolutions > len(tensors):
         # The network is not even described before that: a few bytes can ask for any size.
         raise FluxsegError(f"is damaged: {len(tensors)} tensors for {convolutions} convolutions")
     side = pooling_stride(config)
-    unet = create_unet(config, classes)
+    unet = create_unet(config)
     try:
         image = jax.ShapeDtypeStruct((1, side, side, 1), np.float32)
         described = jax.eval_shape(unet.init, jax.random.key(0), image)["params"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from fluxseg.config import Config, DataConfig, ModelConfig
+from fluxseg.config import Config, ModelConfig
 from fluxseg.data.recording import check_image
 from fluxseg.data.resample import choose_zoom, resample_image, zoomed_shape
 from fluxseg.data.transforms import normalize_image
@@ -16,10 +16,7 @@ from fluxseg.errors import ConfigError
 from fluxseg.inference.probability import (
     BUCKET,
     ApplyFn,
-    class_probabilities,
-    neuron_probability,
     predict_probability,
-    split_classes,
 )
 from fluxseg.io.markup import render_table
 from fluxseg.model.unet import create_unet
@@ -28,7 +25,6 @@ if TYPE_CHECKING:
     from fluxseg.inference.objects.rois import Rois
     from fluxseg.training.state import TrainState
 
-CLASSES = DataConfig().classes
 LICENCE = "not stated; ask those who trained the model"
 
 
@@ -47,7 +43,6 @@ class Predictor:
         tile: side of the crops that it was trained on, px.
         um_per_px: size of the pixels that it was trained on, um; None if unknown, or if images
             are brought to `diameter_px`, as it then says nothing about those to come.
-        classes: names of the classes, in the order of the logits.
         licence: terms of the parameters.
         info: how it was trained, as plain values.
         diameter_px: median diameter of the cells that it was trained on, px; images are brought
@@ -63,7 +58,6 @@ class Predictor:
     temperature: float = 1.0
     tile: int = 256
     um_per_px: float | None = None
-    classes: tuple[str, ...] = CLASSES
     licence: str = LICENCE
     info: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     diameter_px: float | None = None
@@ -75,7 +69,6 @@ class Predictor:
         rows: list[tuple[str, Any]] = [
             ("levels", " - ".join(map(str, self.config.features))),
             ("parameters", f"{sum(leaf.size for leaf in jax.tree.leaves(self.params)):,}"),
-            ("classes", ", ".join(self.classes)),
             ("threshold", self.threshold),
             ("temperature", self.temperature),
             ("pixel of the training data", scale),
@@ -93,7 +86,7 @@ class Predictor:
     @property
     def apply_fn(self) -> ApplyFn:
         """Function `apply_fn({"params": params}, image, train)` -> logits; one object per model."""
-        return _apply_of(self.config, len(self.classes))
+        return _apply_of(self.config)
 
     @property
     def side_multiple(self) -> int:
@@ -129,46 +122,16 @@ class Predictor:
             RecordingError: if it is not a 2-D array of real numbers.
             ConfigError: if tile and overlap do not fit together, or the diameter is of no use.
         """
-        return self._predict(neuron_probability, image, tta, tile, overlap, diameter)
-
-    def predict_classes(
-        self,
-        image: Any,
-        *,
-        tta: bool | None = None,
-        tile: int | None = None,
-        overlap: int | None = None,
-        diameter: float | None = None,
-    ) -> np.ndarray:
-        """Predict the probability of each class; arguments and errors as of `predict`.
-
-        Returns:
-            `[H, W, C]` float32, in the order of `classes`. All but the first add up to what
-            `predict` gives, up to rounding.
-        """
-        return self._predict(class_probabilities, image, tta, tile, overlap, diameter)
-
-    def predict_touching(
-        self,
-        image: Any,
-        *,
-        tta: bool | None = None,
-        tile: int | None = None,
-        overlap: int | None = None,
-        diameter: float | None = None,
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Predict what `find_rois` takes; arguments and errors as of `predict`.
-
-        Returns:
-            `[H, W]` float32 probability of "neuron", as `predict` gives, and that of "touching",
-            None if the network has no such class.
-        """
-        settings: dict[str, Any] = {
-            "tta": tta, "tile": tile, "overlap": overlap, "diameter": diameter,
-        }  # fmt: skip
-        if "touching" not in self.classes:
-            return self.predict(image, **settings), None
-        return split_classes(self.predict_classes(image, **settings))
+        normal = self.normalize(image)
+        shape = (normal.shape[0], normal.shape[1])
+        zoom = self._zoom(normal, diameter)
+        probability = self._probability(
+            resample_image(normal, zoomed_shape(shape, zoom)),
+            tta=self.tta if tta is None else tta,
+            tile=tile,
+            overlap=overlap,
+        )
+        return probability if zoom == 1 else resample_image(probability, shape)
 
     def segment(
         self,
@@ -200,10 +163,9 @@ class Predictor:
         from fluxseg.inference.objects.rois import find_rois
 
         diameter = self.find_diameter(image) if diameter is None else diameter
-        probability, touching = self.predict_touching(image, tta=tta, tile=tile, diameter=diameter)
+        probability = self.predict(image, tta=tta, tile=tile, diameter=diameter)
         return find_rois(
             probability,
-            touching=touching,
             threshold=self.threshold if threshold is None else threshold,
             um_per_px=um_per_px or self.um_per_px,
             diameter=diameter,
@@ -259,33 +221,6 @@ class Predictor:
             **settings,
         )
 
-    def _predict(
-        self,
-        kind: ApplyFn,
-        image: Any,
-        tta: bool | None,
-        tile: int | None,
-        overlap: int | None,
-        diameter: float | None,
-    ) -> np.ndarray:
-        normal = self.normalize(image)
-        shape = (normal.shape[0], normal.shape[1])
-        zoom = self._zoom(normal, diameter)
-        probability = self._probability(
-            resample_image(normal, zoomed_shape(shape, zoom)),
-            tta=self.tta if tta is None else tta,
-            tile=tile,
-            overlap=overlap,
-            kind=kind,
-            channels=() if kind is neuron_probability else (len(self.classes),),
-        )
-        if zoom == 1:
-            return probability
-        if probability.ndim == 2:
-            return resample_image(probability, shape)
-        parts = np.moveaxis(probability, -1, 0)
-        return np.stack([resample_image(part, shape) for part in parts], -1)
-
     def _zoom(self, normal: np.ndarray, diameter: float | None) -> float:
         if self.diameter_px is None:
             if diameter is not None:
@@ -330,7 +265,6 @@ def create_predictor(
         temperature=temperature,
         tile=config.data.tile,
         um_per_px=um_per_px if diameter is None else None,
-        classes=config.data.classes,
         info=dict(info or {}),
         diameter_px=diameter,
     )
@@ -342,5 +276,5 @@ def pooling_stride(config: ModelConfig) -> int:
 
 
 @functools.cache
-def _apply_of(config: ModelConfig, num_classes: int) -> ApplyFn:
-    return create_unet(config, num_classes).apply
+def _apply_of(config: ModelConfig) -> ApplyFn:
+    return create_unet(config).apply

@@ -135,14 +135,14 @@ def _predict_job(
         image, scale = read_input(job.path, job.page)
         diameter = settings["diameter"]
         diameter = model.find_diameter(image) if diameter is None else diameter
-        probability, touching, maps = _predict(model, image, {**settings, "diameter": diameter})
+        probability, maps = _predict(model, image, {**settings, "diameter": diameter})
     except RecordingError as error:
         return Outcome(job, error=without_path(error, job.path))
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         first = (str(error) or "no memory is left").splitlines()[0]
         return Outcome(job, error=f"cannot be predicted, try smaller tiles: {first}")
     scale = scale or model.um_per_px
-    found = _Found(job.name, image, probability, threshold, scale, touching, diameter)
+    found = _Found(job.name, image, probability, threshold, scale, diameter)
     files, neurons = _write(output, found, formats)
     if maps is not None:
         files = (*files, *_write_maps(output, job.name, maps, scale))
@@ -151,11 +151,11 @@ def _predict_job(
 
 def _predict(
     model: Predictor | Ensemble, image: np.ndarray, settings: Mapping[str, Any]
-) -> tuple[np.ndarray, np.ndarray | None, EnsembleMaps | None]:
+) -> tuple[np.ndarray, EnsembleMaps | None]:
     if isinstance(model, Ensemble):
         maps = model.predict(image, **settings)
-        return maps.mean, None, maps
-    return (*model.predict_touching(image, **settings), None)
+        return maps.mean, maps
+    return model.predict(image, **settings), None
 
 
 def _write_maps(
@@ -209,7 +209,6 @@ class _Found:
     probability: np.ndarray
     threshold: float
     um_per_px: float | None
-    touching: np.ndarray | None = None
     diameter: float | None = None
 
 
@@ -228,7 +227,6 @@ def _write(
 
         rois = find_rois(
             probability,
-            touching=found.touching,
             threshold=threshold,
             um_per_px=um_per_px,
             diameter=found.diameter,

@@ -6,10 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from fluxseg.data.touching import TOUCHING
 from fluxseg.data.transforms import turn, unturn
 from fluxseg.errors import ConfigError
 from fluxseg.inference.tiling import blend_tiles, cut_tiles, pad_image, plan_tiles
@@ -53,7 +51,7 @@ def predict_probability(
             stride of the network's poolings.
         temperature: see `neuron_probability`.
         kind: what is computed of each tile, `neuron_probability` (the default) or a function
-            like it that gives several values for a pixel, such as `class_probabilities`.
+            like it that gives several values for a pixel.
         channels: `(C,)` for C values.
 
     Returns:
@@ -118,36 +116,6 @@ def neuron_probability(
         `[B, H, W]` float32 probability of "neuron", that is, of any class but the first.
     """
     return jax.nn.sigmoid(neuron_log_odds(apply_fn, params, images) / temperature)
-
-
-@functools.partial(jax.jit, static_argnames="apply_fn")
-def class_probabilities(
-    apply_fn: ApplyFn, params: Any, images: jax.Array, temperature: float | jax.Array = 1.0
-) -> jax.Array:
-    """Apply a network to normalised images; arguments as of `neuron_probability`.
-
-    The temperature acts on "background or not" alone, as it was fitted; how the rest is shared out
-    among the other classes is left as the network says.
-
-    Returns:
-        `[B, H, W, C]` float32, the probability of each class.
-    """
-    logits = apply_fn({"params": params}, images, False)
-    log_odds = jax.nn.logsumexp(logits[..., 1:], -1, keepdims=True) - logits[..., :1]
-    shares = jax.nn.softmax(logits[..., 1:], -1)
-    foreground = jax.nn.sigmoid(log_odds / temperature)
-    background = jax.nn.sigmoid(-log_odds / temperature)
-    return jnp.concatenate([background, foreground * shares], -1)
-
-
-def split_classes(classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return what `find_rois` takes of the probabilities `[..., 3]` of `class_probabilities`.
-
-    Returns:
-        `[...]` float32, that of "neuron", which a touching pixel belongs to, and of "touching".
-    """
-    # Shares that add up to 1 in theory may exceed it by a rounding error.
-    return np.clip(classes[..., 1:].sum(-1), 0, 1), classes[..., TOUCHING]
 
 
 def neuron_log_odds(apply_fn: ApplyFn, params: Any, images: jax.Array) -> jax.Array:

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
+from fluxseg.config import CLASSES
 from fluxseg.data.transforms import CLIP
 from fluxseg.errors import FluxsegError
 from fluxseg.inference.predict import Predictor
@@ -57,7 +58,7 @@ def export_program(model: Predictor, platforms: tuple[str, ...] = PLATFORMS) -> 
         FluxsegError: if the package flatbuffers is not installed.
     """
     config = dataclasses.replace(model.config, dtype="float32")
-    apply_fn = create_unet(config, len(model.classes), "plain").apply
+    apply_fn = create_unet(config, formulation="plain").apply
     # Host arrays become constants of the program, whatever device holds the parameters.
     params = jax.tree.map(np.asarray, model.params)
 
@@ -96,7 +97,7 @@ def describe_program(model: Predictor) -> dict[str, Any]:
         "um_per_px": model.um_per_px,
         "diameter_px": model.diameter_px,
         "diameter_note": "images are resampled so that cells have it; null: as they are",
-        "classes": list(model.classes),
+        "classes": list(CLASSES),
         "licence": model.licence,
         "written_with": {"jax": jax.__version__},
         "use": "jax.export.deserialize(bytearray(content)).call(images)",

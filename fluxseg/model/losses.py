@@ -4,7 +4,6 @@ Over batches, devices and processes the sums are added and divided once at the e
 weighted means would be another number.
 """
 
-import math
 from collections.abc import Callable
 
 import jax
@@ -12,16 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from fluxseg.config import LossConfig
-from fluxseg.data.touching import NEURON, TOUCHING
 from fluxseg.errors import ConfigError
-from fluxseg.model.label_noise import ignore_rim, soften_label
 
 LossFn = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 """`loss_fn(logits, label, valid, class_weights) -> (sum, weight_sum)`."""
 
 FOCAL_EPSILON = 1e-7
-MAX_TOUCHING_WEIGHT = 5.0
-"""Touching pixels weigh no more than this many neuron pixels, however rare they are."""
 
 
 def class_weights(config: LossConfig, neuron_pixels: int, background_pixels: int) -> np.ndarray:
@@ -51,33 +46,6 @@ def class_weights(config: LossConfig, neuron_pixels: int, background_pixels: int
         )
     ratio = background_pixels / neuron_pixels
     return np.array([1.0, ratio / 3 if config.class_weights == "reference" else ratio], np.float32)
-
-
-def touching_class_weights(
-    config: LossConfig, neuron_pixels: int, background_pixels: int, touching_pixels: int
-) -> np.ndarray:
-    """Weight of each of three classes in the loss.
-
-    A touching pixel weighs sqrt(neuron / touching) neuron pixels, between 1 and
-    `MAX_TOUCHING_WEIGHT`. The square root is a compromise between none and the inverse frequency
-    itself.
-
-    Args:
-        config: see `class_weights`, which weighs background and neuron.
-        neuron_pixels: neuron pixels of all training masks, those that touch too.
-        background_pixels: the others.
-        touching_pixels: touching pixels of all training masks.
-
-    Returns:
-        `[3]` float32: background, neuron, touching.
-
-    Raises:
-        ConfigError: see `class_weights`.
-    """
-    background, neuron = class_weights(config, neuron_pixels, background_pixels)
-    ratio = np.sqrt(neuron_pixels / max(touching_pixels, 1))
-    touching = neuron * np.clip(ratio, 1, MAX_TOUCHING_WEIGHT)
-    return np.array([background, neuron, touching], np.float32)
 
 
 def weighted_cross_entropy(
@@ -141,9 +109,6 @@ def make_loss(
 ) -> LossFn:
     """Make the loss of a configuration: cross-entropy plus `config.dice` times the Dice loss.
 
-    What the cross-entropy does about wrong labels, `ignore_rim`, `soften` and `truncate`, leaves
-    the Dice loss as it is; the sum of both is divided by the weights of the cross-entropy.
-
     Args:
         config: its numbers say which parts there are.
         focal_gamma: in place of the config's, unless that is 0; it may be traced.
@@ -158,48 +123,10 @@ def make_loss(
     def loss_fn(
         logits: jax.Array, label: jax.Array, valid: jax.Array, class_weights: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        losses, weights = _robust_per_image(logits, label, valid, class_weights, config, gamma)
-        total, weight = losses.sum(), weights.sum()
+        total, weight = weighted_cross_entropy(logits, label, valid, class_weights, gamma)
         if config.dice > 0:
             total += share * dice_loss(logits, label, valid, class_weights)[0]
         return total, weight
-
-    return loss_fn
-
-
-def make_touching_loss(
-    config: LossConfig, focal_gamma: jax.Array | None = None, dice: jax.Array | None = None
-) -> LossFn:
-    """Make the loss of a configuration for the three classes of `fluxseg.data.touching`.
-
-    It is the cross-entropy over background, neuron and touching, plus `config.dice` times the
-    Dice loss of the foreground, which is neuron or touching. The gaps between neurons, touching
-    pixels of no ROI, are left out of the Dice: to the cross-entropy they are foreground, to the
-    scores they are not.
-
-    Args:
-        config: see `make_loss`.
-        focal_gamma: see `make_loss`.
-        dice: see `make_loss`.
-
-    Returns:
-        `loss_fn(logits, label, valid, class_weights) -> (sum, weight_sum)` as of `make_loss`, with
-        logits `[B, H, W, 3]` and the bits of `touching_label` as label.
-    """
-    gamma, share = _numbers(config, focal_gamma, dice)
-
-    def loss_fn(
-        logits: jax.Array, label: jax.Array, valid: jax.Array, class_weights: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        logits = jnp.where(valid[..., None] > 0, logits.astype(jnp.float32), 0)
-        classes = jnp.minimum(label, TOUCHING)
-        losses, weights = _robust_per_image(logits, classes, valid, class_weights, config, gamma)
-        if config.dice > 0:
-            binary = jnp.stack([logits[..., 0], jax.nn.logsumexp(logits[..., 1:], -1)], -1)
-            scored = jnp.where(label == TOUCHING, 0, valid)
-            overlaps, _ = _dice_per_image(binary, label & NEURON, scored, class_weights, 1.0)
-            losses += share * overlaps * weights
-        return losses.sum(), weights.sum()
 
     return loss_fn
 
@@ -243,45 +170,12 @@ def _image_sums(values: jax.Array) -> jax.Array:
     return values.sum(-1).sum(-1)
 
 
-def _robust_per_image(
-    logits: jax.Array,
-    label: jax.Array,
-    valid: jax.Array,
-    class_weights: jax.Array,
-    config: LossConfig,
-    focal_gamma: float | jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-    shares = None
-    if config.soften > 0:
-        # Labels of a rim that is left out count for the shares of what is beside it.
-        shares = soften_label(label, valid, config.soften, logits.shape[-1])
-    if config.ignore_rim > 0:
-        valid = ignore_rim(label, valid, config.ignore_rim)
-    if shares is not None:
-        return _soft_cross_entropy_per_image(logits, shares, valid, class_weights)
-    return _cross_entropy_per_image(
-        logits, label, valid, class_weights, focal_gamma, config.truncate
-    )
-
-
-def _soft_cross_entropy_per_image(
-    logits: jax.Array, shares: tuple[jax.Array, ...], valid: jax.Array, class_weights: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    shifted, normaliser = _log_normaliser(_planes(logits, valid))
-    losses = weights = jnp.zeros(valid.shape, jnp.float32)
-    for c, plane in enumerate(shifted):
-        part = shares[c] * class_weights[c].astype(jnp.float32) * valid.astype(jnp.float32)
-        losses, weights = losses + part * (normaliser - plane), weights + part
-    return _image_sums(losses), _image_sums(weights)
-
-
 def _cross_entropy_per_image(
     logits: jax.Array,
     label: jax.Array,
     valid: jax.Array,
     class_weights: jax.Array,
     focal_gamma: float | jax.Array,
-    truncate: float = 0.0,
 ) -> tuple[jax.Array, jax.Array]:
     shifted, normaliser = _log_normaliser(_planes(logits, valid))
     chosen = jnp.zeros(label.shape, jnp.float32)
@@ -292,10 +186,6 @@ def _cross_entropy_per_image(
         # The power has no finite slope at 0 for exponents below 1.
         miss = jnp.maximum(-jnp.expm1(-loss), FOCAL_EPSILON)
         loss = miss**focal_gamma * loss
-    if truncate > 0:
-        # Beyond this loss there is no slope: Zhang & Sabuncu, "Generalized Cross Entropy Loss",
-        # NeurIPS 2018, with the logarithm in place of their power.
-        loss = jnp.minimum(loss, (1 - truncate) ** focal_gamma * -math.log(truncate))
     weights = _pixel_weights(label, valid, class_weights)
     return _image_sums(weights * loss), _image_sums(weights)
 

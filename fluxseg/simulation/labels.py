@@ -4,7 +4,6 @@ import dataclasses
 
 import numpy as np
 
-from fluxseg.data.touching import NEURON, RADIUS, TOUCHING
 from fluxseg.simulation.fields import Field
 from fluxseg.simulation.grids import Shape, patch_index, take_patches
 
@@ -72,36 +71,6 @@ class Labels:
     def masks(self) -> np.ndarray:
         """Return one mask for each label, `[M, H, W]` bool."""
         return self.instances == np.arange(1, len(self.cells) + 1)[:, None, None]
-
-    def semantic(self) -> np.ndarray:
-        """Return the bits of `fluxseg.data.touching`, `[H, W]` uint8."""
-        return semantic_bits(self.instances)
-
-
-def semantic_bits(instances: np.ndarray) -> np.ndarray:
-    """Label each pixel with the bits `NEURON` and `TOUCHING`, as `touching_label` does.
-
-    Args:
-        instances: `[H, W]` int, 0 or the number of a cell.
-
-    Returns:
-        `[H, W]` uint8.
-    """
-    reach = int(RADIUS)
-    none = np.iinfo(np.int32).max
-    height, width = instances.shape
-    high = np.pad(instances.astype(np.int32), reach)
-    low = np.where(high > 0, high, none)
-    largest, least = np.zeros((2, height, width), np.int32)
-    least += none
-    for row in range(-reach, reach + 1):
-        for column in range(-reach, reach + 1):
-            if row * row + column * column <= RADIUS * RADIUS:
-                part = np.s_[reach + row :, reach + column :]
-                np.maximum(largest, high[part][:height, :width], out=largest)
-                np.minimum(least, low[part][:height, :width], out=least)
-    touching = (largest > 0) & (least != largest)
-    return (instances > 0) * np.uint8(NEURON) + touching * np.uint8(TOUCHING)
 
 
 def paint(shape: Shape, index: np.ndarray, inside: np.ndarray, order: np.ndarray) -> np.ndarray:

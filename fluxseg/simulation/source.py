@@ -53,15 +53,14 @@ class SimulatedFields:
         """Simulate one crop.
 
         Returns:
-            image `[t, t]` float32, normalised; label `[t, t]` uint8, the bits of
-            `fluxseg.data.touching`; valid `[t, t]` uint8, 0 on doubtful cells; crop `[]` int32,
-            the number.
+            image `[t, t]` float32, normalised; label `[t, t]` uint8, 1 is neuron; valid `[t, t]`
+            uint8, 0 on doubtful cells; crop `[]` int32, the number.
         """
         field, rng = self.simulate(item)
         labels = create_labels(field, self.rules, rng)
         return {
             "image": normalize_image(field.image, *self.percentiles),
-            "label": labels.semantic(),
+            "label": (labels.instances > 0).astype(np.uint8),
             "valid": (~labels.ignore).astype(np.uint8),
             "crop": np.array(item, np.int32),
         }

@@ -27,7 +27,7 @@ from fluxseg.data.splits import (
 )
 from fluxseg.formats.sources import open_source
 from fluxseg.io.files import read_json, write_json
-from fluxseg.model.losses import class_weights, touching_class_weights
+from fluxseg.model.losses import class_weights
 from fluxseg.processes import gather_values, run_in_all, run_in_first
 
 logger = logging.getLogger(__name__)
@@ -58,12 +58,6 @@ class Dataset:
         neuron = sum(entries[key].neuron_pixels[number] for key, number in crops)
         valid = sum(entries[key].valid_pixels[number] for key, number in crops)
         return neuron, valid - neuron
-
-    def touching_pixels(self, split: str) -> int:
-        """Count touching pixels over the crops of a split; 0 if not prepared for that."""
-        entries = {entry.key: entry for entry in self.index.entries}
-        counts = [(entries[key].touching_pixels, number) for key, number in self.crops(split)]
-        return sum(pixels[number] for pixels, number in counts if pixels)
 
     def ids(self) -> dict[str, tuple[str, str]]:
         """Return key -> (id, group)."""
@@ -204,10 +198,8 @@ def _log_summary(summary: dict[str, Any]) -> None:
 
 
 def create_class_weights(config: Config, dataset: Dataset) -> np.ndarray:
-    """Weights `[C]` of `config.data.classes`, counted over the training crops."""
+    """Weights `[2]` of background and neuron, counted over the training crops."""
     counts = dataset.pixel_counts("train")
     if not counts[0]:
         logger.warning("the training masks hold no neuron pixel: there is nothing to learn")
-    if config.data.touching:
-        return touching_class_weights(config.loss, *counts, dataset.touching_pixels("train"))
     return class_weights(config.loss, *counts)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from fluxseg.config import Config, config_from_dict, config_to_dict, resume_difference
+from fluxseg.config import CLASSES, Config, config_from_dict, config_to_dict, resume_difference
 from fluxseg.data.pipeline import CropSource, steps_per_epoch
 from fluxseg.errors import FluxsegError, WorkdirError
 from fluxseg.io.files import read_json, write_json
@@ -191,7 +191,7 @@ def _train(
     mesh = make_mesh()
     check_batch_size(config.train.batch_size, mesh)
     source, state = start_training(config, dataset, checkpoints, init)
-    weights = zip(config.data.classes, state.class_weights.tolist(), strict=True)
+    weights = zip(CLASSES, state.class_weights.tolist(), strict=True)
     parts = [f"{name} {weight:.3g}" for name, weight in weights]
     logger.info("Class weights: %s", ", ".join(parts))
     state = place_state(state, mesh, config.train.shard_optimizer)

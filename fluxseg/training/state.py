@@ -10,9 +10,9 @@ import numpy as np
 import optax
 from flax import struct
 
-from fluxseg.config import Config, TrainConfig
+from fluxseg.config import CLASSES, Config, TrainConfig
 from fluxseg.errors import ConfigError
-from fluxseg.model.losses import make_loss, make_touching_loss
+from fluxseg.model.losses import make_loss
 from fluxseg.model.unet import create_unet
 from fluxseg.training.finetune import adapt_optimizer, check_initial
 
@@ -111,7 +111,6 @@ def _quick_to_compile() -> dict[str, bool | int]:
 
 
 _loss_of = functools.cache(make_loss)
-_touching_loss_of = functools.cache(make_touching_loss)
 _model_of = functools.cache(create_unet)
 
 
@@ -130,7 +129,7 @@ def create_train_state(
 
     Args:
         config: model, loss, optimiser and seed.
-        class_weights: `[C]` weight of each class, C being the number of `config.data.classes`.
+        class_weights: `[2]` weights of background and neuron.
         total_steps: steps of the whole run, for the schedule.
         tile: side of the crops, px; default `config.data.tile`.
         init: parameters to start from; None for random ones.
@@ -140,11 +139,11 @@ def create_train_state(
 
     Raises:
         ConfigError: if the parameters to start from are those of another architecture, or there
-            are not as many weights as classes.
+            are not two weights.
     """
-    if len(class_weights) != len(config.data.classes):
-        raise ConfigError(f"{len(class_weights)} weights for the classes {config.data.classes}")
-    model = _model_of(config.model, len(class_weights))
+    if len(class_weights) != len(CLASSES):
+        raise ConfigError(f"{len(class_weights)} weights for the classes {CLASSES}")
+    model = _model_of(config.model)
     key = jax.random.key(config.train.seed)
     init_key, step_key = jax.random.split(key)
     tile = tile or config.data.tile
@@ -167,6 +166,6 @@ def create_train_state(
         key=step_key,
         ema_decay=config.train.ema_decay,
         apply_fn=model.apply,
-        loss_fn=(_touching_loss_of if config.data.touching else _loss_of)(config.loss),
+        loss_fn=_loss_of(config.loss),
         tx=tx,
     )

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from fluxseg.data.touching import NEURON
 from fluxseg.model.layers import Rows
 from fluxseg.model.metrics import confusion_matrix, confusion_per_example
 from fluxseg.training.state import TrainState
@@ -46,8 +45,7 @@ def sum_gradients(
 
     Args:
         state: current state.
-        batch: image `[B, H, W, 1]`, label `[B, H, W]`, valid `[B, H, W]`; for a network of three
-            classes the label holds the bits of `fluxseg.data.touching`. With several parts also
+        batch: image `[B, H, W, 1]`, label `[B, H, W]`, valid `[B, H, W]`. With several parts also
             row `[B]` int32, the numbers of these rows in the global batch.
         axis_name: name of the device axis under `jax.pmap` or `jax.shard_map`, over which the
             batch is divided; None under `jax.jit`, where the compiler sees the whole batch.
@@ -68,7 +66,7 @@ def sum_gradients(
         return total, (weight, logits)
 
     (total, (weight, logits)), grads = jax.value_and_grad(loss_sum, has_aux=True)(params)
-    confusion = confusion_matrix(*_scored(batch["label"], logits), batch["valid"])
+    confusion = confusion_matrix(batch["label"], logits.argmax(-1), batch["valid"])
     return grads, StepMetrics(total, weight, confusion, jnp.zeros(()))
 
 
@@ -136,15 +134,6 @@ def _rows(batch: dict[str, jax.Array], axis_name: str | None, parts: int) -> Row
     if "row" in batch:
         return Rows(batch["row"], size * devices * parts)
     return Rows(jax.lax.axis_index(axis_name) * size + jnp.arange(size), size * devices)
-
-
-def _scored(label: jax.Array, logits: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return the true and the predicted class, background or neuron, of each pixel."""
-    if logits.shape[-1] == 2:
-        return label, logits.argmax(-1)
-    # What a network of three classes takes for touching is foreground as well.
-    foreground = jax.nn.logsumexp(logits[..., 1:], -1) > logits[..., 0]
-    return label & NEURON, foreground.astype(jnp.int32)
 
 
 def _vary(params: Any, axis_name: str) -> Any:
@@ -268,7 +257,7 @@ def eval_step(
     """
     logits = state.apply_fn({"params": state.eval_params}, batch["image"], False)
     total, weight = state.loss_fn(logits, batch["label"], batch["valid"], state.class_weights)
-    each = confusion_per_example(*_scored(batch["label"], logits), batch["valid"])
+    each = confusion_per_example(batch["label"], logits.argmax(-1), batch["valid"])
     confusion = each.sum(0)
     if axis_name is not None:
         total, weight, confusion = jax.lax.psum((total, weight, confusion), axis_name)

@@ -14,7 +14,6 @@ from fluxseg.data.prepare import prepare_cache, repair_cache
 from fluxseg.data.recording import Recording
 from fluxseg.data.resample import median_diameter, resample_image
 from fluxseg.data.tiles import uncrop_grid
-from fluxseg.data.touching import NEURON, touching_label
 from fluxseg.data.transforms import dequantize, merge_masks, normalize_image, quantize
 from tests.data.fields import disc_masks
 
@@ -109,21 +108,6 @@ def test_the_setting_is_noted_only_where_it_is_on(resampled, tmp_path):
     next(tmp_path.glob("*.array_record")).write_bytes(b"damaged")
     repaired, made = repair_cache(Discs(), tmp_path, AS_THEY_ARE)
     assert (repaired, len(made)) == (again, 1)
-
-
-def test_where_cells_touch_is_found_at_the_magnification_of_the_crops():
-    masks = np.zeros((2, 80, 80), bool)
-    masks[0, 20:50, 10:40] = masks[1, 20:50, 40:70] = True
-    half = median_diameter(masks) / 2
-    config = dataclasses.replace(RESAMPLED, diameter_px=half, touching=True)
-    label, zoom, remarks = create_label(masks, merge_masks(masks), crop_settings(config))
-    assert (zoom, remarks) == (0.5, ())
-    expected = touching_label(masks[:, ::2, ::2])
-    assert (expected > NEURON).any()
-    np.testing.assert_array_equal(label, expected)
-    native = crop_settings(dataclasses.replace(config, diameter_px=0.0))
-    whole_label = create_label(masks, merge_masks(masks), native)[0]
-    np.testing.assert_array_equal(whole_label, touching_label(masks))
 
 
 def test_nothing_is_resampled_more_than_four_times():

@@ -148,7 +148,7 @@ def check_error(code: int, text: str, names=()) -> str:
 @functools.cache
 def create_empty_state(config: Config) -> TrainState:
     """Create a state of a config's structure, to restore into."""
-    state = create_train_state(config, np.ones(len(config.data.classes)), 1)
+    state = create_train_state(config, np.ones(2), 1)
     return replicate(state, make_mesh())
 
 

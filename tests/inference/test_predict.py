@@ -130,9 +130,6 @@ def test_an_image_is_brought_to_the_size_of_cells_that_the_model_knows(predictor
     )
     found = knowing.predict(image, diameter=20)
     np.testing.assert_array_equal(found, resample_image(half, (64, 96)))
-    classes = knowing.predict_classes(image, diameter=20)
-    assert classes.shape == (64, 96, 2)
-    np.testing.assert_allclose(classes[..., 1], found, atol=1e-6)
 
 
 def test_a_model_that_knows_no_size_refuses_one(predictor):

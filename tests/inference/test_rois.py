@@ -11,7 +11,6 @@ from hypothesis.extra import numpy as hnp
 
 from fluxseg.data.background import overlap
 from fluxseg.data.tissue import create_cells, draw_cells
-from fluxseg.data.touching import NEURON, TOUCHING, touching_label
 from fluxseg.errors import ConfigError, RecordingError
 from fluxseg.formats.labels import label_components
 from fluxseg.inference.objects.counts import count_objects
@@ -65,65 +64,6 @@ def test_neurons_of_crowded_fields_come_apart():
     print("F1 at IoU 0.5:", np.round(split, 3), "connected components:", np.round(joined, 3))
     assert min(split) >= 0.93
     assert np.mean(joined) < 0.8
-
-
-def test_the_touching_class_takes_more_crowded_neurons_apart():
-    alone, helped = [], []
-    for seed in range(3):
-        masks = crowded_field(seed, pressed=1.0, closeness=(0.6, 0.9))
-        merged, label = masks.any(0), touching_label(masks)
-        assert (masks.sum(0) > 1).sum() > 0.1 * merged.sum()
-        touching = (label == NEURON + TOUCHING).astype(np.float32)
-        found = [find_rois(merged, um_per_px=UM, touching=t) for t in (None, touching)]
-        np.testing.assert_array_equal(found[0].labels > 0, found[1].labels > 0)
-        for rois, scores in zip(found, (alone, helped), strict=True):
-            scores.append(count_objects(masks, rois.labels).scores()["object_f1"])
-    print("F1 at IoU 0.5:", np.round(alone, 3), "with touching:", np.round(helped, 3))
-    assert np.mean(alone) < 0.9
-    assert min(helped) >= 0.96
-
-
-def test_touching_pixels_part_what_has_no_waist():
-    mask = np.zeros((30, 40), bool)
-    mask[10:20, 5:35] = True
-    touching = np.zeros(mask.shape)
-    touching[:, 18:22] = 0.6
-    assert len(find_rois(mask)) == 1
-    rois = find_rois(mask, touching=touching)
-    assert rois.area.tolist() == [150, 150]
-    # What counts is the share of the probability of "neuron".
-    assert len(find_rois(mask, touching=0.02 * touching)) == 1
-    assert len(find_rois(0.3 * mask, touching=0.3 * touching, threshold=0.2)) == 2
-    touching[touching > 0] = np.nan
-    assert len(find_rois(mask, touching=touching)) == 1
-    everywhere = find_rois(mask, touching=np.ones(mask.shape))
-    assert everywhere.area.tolist() == [300]
-    two = disc(mask.shape, (15, 12), 7) | disc(mask.shape, (15, 24), 7)
-    found = [find_rois(two, touching=share * two) for share in (0, 0.5, 1)]
-    for rois in found:
-        # A network that finds touching pixels everywhere tells nothing, and does no harm.
-        np.testing.assert_array_equal(rois.labels, find_rois(two).labels)
-
-
-def test_a_touching_probability_of_another_form_is_named():
-    with pytest.raises(RecordingError, match=r"touching.*\[4, 5\].*\[4, 4\]"):
-        find_rois(np.ones((4, 4)), touching=np.ones((4, 5)))
-    with pytest.raises(RecordingError, match="between 0 and 1"):
-        find_rois(np.ones((4, 4)), touching=np.full((4, 4), 3.0))
-
-
-@given(
-    hnp.arrays(bool, st.tuples(st.integers(1, 24), st.integers(1, 24))),
-    st.integers(0, 10**6),
-    st.integers(1, 12),
-)
-@settings(max_examples=60, deadline=None)
-def test_any_touching_class_leaves_the_foreground_as_it_is(mask, seed, min_area):
-    touching = np.random.default_rng(seed).random(mask.shape)
-    rois = find_rois(mask, touching=touching, min_area=min_area, fill_holes=False)
-    alone = find_rois(mask, min_area=min_area, fill_holes=False)
-    np.testing.assert_array_equal(rois.labels > 0, alone.labels > 0)
-    assert (rois.area >= min_area).all()
 
 
 @given(

@@ -12,12 +12,9 @@ from hypothesis import strategies as st
 from fluxseg.config import LossConfig
 from fluxseg.errors import ConfigError
 from fluxseg.model.losses import (
-    MAX_TOUCHING_WEIGHT,
     class_weights,
     dice_loss,
     make_loss,
-    make_touching_loss,
-    touching_class_weights,
     weighted_cross_entropy,
 )
 
@@ -220,53 +217,3 @@ def test_class_weights():
 def test_class_weights_need_both_classes(pixels, absent, rule):
     with pytest.raises(ConfigError, match=f"loss.class_weights.*no {absent} pixel"):
         class_weights(LossConfig(class_weights=rule), *pixels)
-
-
-@given(st.integers(0, 10**6), st.sampled_from([0.0, 1.5]), st.sampled_from([0.0, 0.7]))
-@settings(max_examples=20, deadline=None)
-def test_the_loss_of_three_classes_is_that_of_loops(seed, gamma, share):
-    logits, _, valid, weights = _batch(seed, 3)
-    label = np.random.default_rng(seed).integers(4, size=SHAPE).astype(np.uint8)
-    classes = np.minimum(label, 2).astype(int)
-    total, weight = _cross_entropy_loop(logits, classes, valid, weights, gamma)
-    for image in range(len(label)):
-        probability = 1 - _softmax(logits[image].astype(np.float64))[..., 0]
-        # Gaps between neurons do not count in the Dice.
-        counted = valid[image] & (label[image] != 2)
-        truth = (label[image] == 1) | (label[image] == 3)
-        overlap = probability[counted & truth].sum()
-        dice = 1 - (2 * overlap + 1) / (probability[counted].sum() + truth[counted].sum() + 1)
-        total += share * dice * weights[classes[image]][valid[image]].sum()
-    loss_fn = make_touching_loss(LossConfig(dice=share, focal_gamma=gamma))
-    found = loss_fn(logits, label, valid, weights)
-    np.testing.assert_allclose(found, (total, weight), rtol=2e-5)
-
-
-def test_invalid_pixels_do_not_touch_the_loss_of_three_classes():
-    logits, _, valid, weights = _batch(4, 3)
-    label = np.random.default_rng(4).integers(4, size=SHAPE).astype(np.uint8)
-    loss_fn = make_touching_loss(LossConfig())
-
-    def mean(values):
-        total, weight = loss_fn(values, label, valid, weights)
-        return total / weight
-
-    spoiled = np.where(valid[..., None], logits, np.nan)
-    value, slope = jax.value_and_grad(mean)(jnp.asarray(logits))
-    again, bad = jax.value_and_grad(mean)(jnp.asarray(spoiled))
-    assert float(value) == float(again)
-    np.testing.assert_array_equal(slope, bad)
-    assert not np.asarray(slope)[~valid].any()
-
-
-def test_weights_of_three_classes():
-    config = LossConfig()
-    np.testing.assert_allclose(touching_class_weights(config, 900, 5000, 100), [1, 1, 3])
-    np.testing.assert_allclose(touching_class_weights(config, 100, 5000, 400), [1, 1, 1])
-    most = [1, 1, MAX_TOUCHING_WEIGHT]
-    np.testing.assert_allclose(touching_class_weights(config, 10**6, 5000, 1), most)
-    np.testing.assert_allclose(touching_class_weights(config, 10**6, 5000, 0), most)
-    balanced = LossConfig(class_weights="balanced")
-    np.testing.assert_allclose(touching_class_weights(balanced, 900, 4500, 100), [1, 5, 15])
-    with pytest.raises(ConfigError, match="neuron"):
-        touching_class_weights(balanced, 0, 4500, 0)

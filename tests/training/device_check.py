@@ -32,11 +32,8 @@ from fluxseg.training.state import create_train_state
 from fluxseg.training.steps import compute_gradients, eval_step
 from tests.training.test_steps import (
     CONFIG,
-    TOUCHING,
     make_batch,
     make_state,
-    make_touching_batch,
-    make_touching_state,
 )
 
 COUNTS = (1, 2, 4, 8)
@@ -129,14 +126,6 @@ def check_gradients(kinds):
             for name, gradient in formulations(count).items():
                 result[f"{name}-{count}-{kind}"] = compare(reference, gradient(state, batch))
     return result
-
-
-def check_touching():
-    """The same for three classes."""
-    touching = make_touching_state(with_model(TOUCHING, dropout=0.3))
-    batch = make_touching_batch(size=16)
-    reference = jax.jit(compute_gradients)(touching, batch)
-    return {"pmap-8-touching": compare(reference, formulations(8)["pmap"](touching, batch))}
 
 
 def check_evaluation():
@@ -246,7 +235,6 @@ def check_checkpoints():
 PARTS = {
     "few": lambda: check_gradients({"channel": FEW}),
     "gradients": lambda: check_gradients({"channel": COUNTS, "element": (8,)}),
-    "touching": check_touching,
     "evaluation": check_evaluation,
     "curves": check_curves,
     "checkpoints": check_checkpoints,

@@ -53,10 +53,6 @@ def test_any_number_of_devices_gives_the_same_gradient(way, count):
         check_formulations(check("gradients")[f"{way}-{count}-{kind}"])
 
 
-def test_three_classes_are_ready_for_pmap():
-    check_formulations(check("touching")["pmap-8-touching"])
-
-
 @pytest.mark.parametrize("count", [1, 2, 4, 8])
 def test_any_number_of_devices_counts_the_same(count):
     assert check("evaluation")[f"eval-{count}"] == {"confusion": 0, "total": 0}

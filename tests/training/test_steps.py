@@ -158,47 +158,6 @@ def test_the_schedule_rises_and_ends_where_it_should(schedule):
     assert float(create_schedule(config, 1)(0)) > 0
 
 
-TOUCHING = dataclasses.replace(
-    CONFIG, data=dataclasses.replace(CONFIG.data, touching=True), loss=LossConfig()
-)
-
-
-def make_touching_batch(seed=0, size=6):
-    """Two cells that share a line of pixels, with a touching gap outside of both."""
-    batch = make_batch(seed, size)
-    batch["label"][:, 4:9, 8] = 3
-    batch["label"][:, 9, 8] = 2
-    return batch
-
-
-def make_touching_state(config=TOUCHING):
-    return create_train_state(config, np.array([1.0, 2.0, 4.0]), 100, tile=16)
-
-
-def test_three_classes_are_taught_and_two_are_scored():
-    state, batch = make_touching_state(), make_touching_batch()
-    metrics, each = evaluate(state, batch)
-    logits = np.asarray(state.apply_fn({"params": state.params}, batch["image"], False))
-    assert logits.shape == (6, 16, 16, 3)
-    probability = np.asarray(jax.nn.softmax(logits))
-    valid = batch["valid"] > 0
-    truth = np.isin(batch["label"], (1, 3))
-    found = probability[..., 0] < 0.5
-    expected = np.bincount((2 * truth + found)[valid], minlength=4).reshape(2, 2)
-    np.testing.assert_array_equal(metrics.confusion, expected)
-    np.testing.assert_array_equal(each.sum(0), expected)
-    weights = np.array([1, 2, 4.0])[np.minimum(batch["label"], 2)]
-    np.testing.assert_allclose(metrics.weight_sum, weights[valid].sum())
-    losses = []
-    for _ in range(60):
-        state, metrics = step_once(state, batch)
-        np.testing.assert_array_equal(metrics.confusion.sum(), valid.sum())
-        losses.append(float(metrics.loss_sum / metrics.weight_sum))
-    assert losses[-1] < 0.5 * losses[0]
-
-
 def test_as_many_weights_as_classes_are_needed():
-    with pytest.raises(ConfigError, match="2 weights for the classes"):
-        create_train_state(TOUCHING, np.ones(2), 10, tile=16)
     with pytest.raises(ConfigError, match="3 weights for the classes"):
         create_train_state(CONFIG, np.ones(3), 10, tile=16)

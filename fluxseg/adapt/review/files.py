@@ -100,14 +100,13 @@ def _review(
 ) -> list[Disagreement]:
     assert recording.masks is not None  # noqa: S101
     diameter = model.find_diameter(recording.image)
-    probability, touching = model.predict_touching(recording.image, diameter=diameter)
+    probability = model.predict(recording.image, diameter=diameter)
     seen = np.where(np.isfinite(recording.image), probability, np.nan)
     scale = pixel_size(recording.metadata) or model.um_per_px
     rois = find_rois(
         seen,
         threshold=model.threshold,
         um_per_px=scale,
-        touching=touching,
         diameter=diameter,
     )
     return find_disagreements(recording.masks, seen, rois=rois, **settings)

@@ -24,10 +24,6 @@ MIN_AREA_UM2 = 25.0
 """A seventh of the area of a typical cell."""
 MIN_SHARE = 0.4
 """Least area relative to that of a typical cell, where its diameter is known."""
-SURROUND_UM = 4.7
-"""Standard deviation of the surroundings of a pixel where cells touch, about a cell's radius."""
-TOUCHING_GAIN = 2.0
-"""An excess of 1 / this over its surroundings makes a pixel a sure border."""
 RIM_UM = 2.4
 """Width of the rim that a ROI is compared with."""
 MAX_SHOWN = 10
@@ -84,7 +80,6 @@ class Rois:
 def find_rois(
     probability: np.ndarray,
     *,
-    touching: np.ndarray | None = None,
     threshold: float = 0.5,
     um_per_px: float | None = None,
     h: float | None = None,
@@ -102,10 +97,6 @@ def find_rois(
     holes inside of a single one, such as a dim nucleus, are filled. Holes are left alone before
     that: in crowded fields they are gaps that tell where cells meet.
 
-    With `touching` cells also come apart where its share of the probability of "neuron" exceeds
-    that of the surroundings; the foreground stays the same. The excess counts, not the share, as
-    networks tend to find touching pixels all over a cell, the more the more they weigh in the loss.
-
     Lengths are in um and areas in um^2 if `um_per_px` is given, else in px; the defaults are
     those of cells 12 um across, taken at 0.785 um per px if neither the pixel size nor the
     cells' diameter is known.
@@ -113,8 +104,6 @@ def find_rois(
     Args:
         probability: `[H, W]` real, 0 to 1, of "neuron"; NaN is outside of the field. A mask
             `[H, W]` bool does as well.
-        touching: `[H, W]` real, 0 to 1, probability of "touching" (see `fluxseg.data.touching`),
-            a part of that of "neuron"; None if it is not known.
         threshold: least probability of the foreground, above 0, at most 1.
         um_per_px: size of a pixel, um.
         h: see `split_mask`; 0.2 um by default.
@@ -130,16 +119,10 @@ def find_rois(
         The ROIs, numbered from 1 without gaps, by their topmost, then leftmost marker.
 
     Raises:
-        RecordingError: if a probability is not a 2-D array of real numbers from 0 to 1, or they
-            differ in shape.
+        RecordingError: if the probability is not a 2-D array of real numbers from 0 to 1.
         ConfigError: naming the setting that is out of its range.
     """
     probability = _check_probability(probability)
-    if touching is not None:
-        touching = _check_probability(touching)
-        if touching.shape != probability.shape:
-            sides = f"{list(touching.shape)}, the probability is {list(probability.shape)}"
-            raise RecordingError("touching", f"is {sides}")
     _check_settings(threshold, um_per_px, h, smooth, min_area, max_area, border, diameter)
     unit = um_per_px or 1.0
     known = CELL_UM / diameter if diameter else um_per_px or UM_PER_PX
@@ -149,10 +132,7 @@ def find_rois(
     min_px = least if min_area is None else min_area / unit**2
     valid = np.isfinite(probability)
     mask = np.where(valid, probability, 0) >= threshold
-    borders = None
-    if touching is not None:
-        borders = _find_borders(touching, probability, mask, SURROUND_UM / known)
-    labels = split_mask(mask, h=h_px, smooth=smooth_px, min_area=min_px, borders=borders)
+    labels = split_mask(mask, h=h_px, smooth=smooth_px, min_area=min_px)
     if fill_holes:
         labels = np.where(valid, _fill_enclosed(labels), labels)
     area = np.bincount(labels.ravel())
@@ -167,14 +147,7 @@ def find_rois(
     )
 
 
-def split_mask(
-    mask: np.ndarray,
-    *,
-    h: float,
-    smooth: float,
-    min_area: float,
-    borders: np.ndarray | None = None,
-) -> np.ndarray:
+def split_mask(mask: np.ndarray, *, h: float, smooth: float, min_area: float) -> np.ndarray:
     """Take touching cells of a mask apart by their outlines.
 
     The distance to the background is smoothed; each of its maxima that rises by more than `h`
@@ -188,9 +161,6 @@ def split_mask(
         h: depth of the waist between two cells, px.
         smooth: standard deviation of the Gaussian, px; 0 for none.
         min_area: area of the smallest cell, px; smaller components are dropped.
-        borders: `[H, W]` float, 0 to 1, how surely a pixel of the mask is one where cells touch.
-            The distance is multiplied by 1 - `borders`, so that lines part what has no waist; the
-            watershed shares out the whole mask all the same.
 
     Returns:
         `[H, W]` int, 0 is background, cells from 1.
@@ -203,8 +173,6 @@ def split_mask(
         return np.zeros(mask.shape, np.int64)
     # What lies beyond the image is background, so that a mask of all pixels has a distance too.
     distance = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
-    if borders is not None:
-        distance = distance * (1 - borders)
     if smooth:
         distance = ndimage.gaussian_filter(distance, smooth)
     # Regional maxima of the reconstruction, as equal peaks with a shallow pass count as one.
@@ -218,17 +186,6 @@ def split_mask(
         markers[~keep[markers]] = 0
         labels = watershed(-distance, markers, mask=mask, connectivity=2)
     return labels
-
-
-def _find_borders(
-    touching: np.ndarray, probability: np.ndarray, mask: np.ndarray, surround: float
-) -> np.ndarray:
-    """Return by how much the share of "touching" exceeds that around, `[H, W]`, 0 to 1."""
-    share = np.divide(touching, probability, out=np.zeros_like(probability), where=mask)
-    share = np.clip(np.nan_to_num(share, nan=0.0), 0, 1)
-    inside = ndimage.gaussian_filter(mask.astype(share.dtype), surround)
-    around = ndimage.gaussian_filter(share, surround) / np.maximum(inside, 1e-6)
-    return np.clip(TOUCHING_GAIN * (share - around), 0, 1)
 
 
 def _large_or_largest(labels: np.ndarray, components: np.ndarray, min_area: float) -> np.ndarray:

@@ -5,10 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from fluxseg.data.cache import CacheIndex
-from fluxseg.data.recording import Recording, Source
+from fluxseg.data.recording import Source
 from fluxseg.data.resample import median_diameter, resample_image
 from fluxseg.errors import RecordingError
 from fluxseg.inference.calibrate import OperatingPoint
@@ -19,9 +17,6 @@ from fluxseg.processes import gather_values, run_in_all, run_in_first, share_of
 from fluxseg.training.state import TrainState
 
 logger = logging.getLogger(__name__)
-
-MAPS = {"probability", "touching"}
-"""What `stitch_recording` gives that neurons are found in."""
 
 
 def write_object_scores(
@@ -103,16 +98,16 @@ def _differs(objects: Mapping[str, Any] | None, point: OperatingPoint) -> bool:
 
 def _predictions(
     state: TrainState, index: CacheIndex, source: Source, keys: list[str], temperature: float
-) -> Iterator[tuple[str, Recording, np.ndarray, np.ndarray | None, float | None]]:
+) -> Iterator[Field]:
     entries = {entry.key: entry for entry in index.entries}
     resampled = "diameter_px" in index.settings
     for key in keys:
-        found = stitch_recording(state, index, entries[key], temperature)
+        probability = stitch_recording(state, index, entries[key], temperature)["probability"]
         recording, diameter = source.read(key), None
         if resampled:
             shape = (recording.image.shape[0], recording.image.shape[1])
-            found = {name: resample_image(found[name], shape) for name in found.keys() & MAPS}
+            probability = resample_image(probability, shape)
             if recording.masks is not None:
                 # The crops were made with it, too.
                 diameter = median_diameter(recording.masks)
-        yield key, recording, found["probability"], found.get("touching"), diameter
+        yield key, recording, probability, diameter

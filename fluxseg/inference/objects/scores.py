@@ -18,13 +18,9 @@ from fluxseg.inference.objects.counts import (
 from fluxseg.inference.objects.rois import find_rois
 from fluxseg.model.metrics import draw_groups, percentile_interval, plain_scores
 
-Field = (
-    tuple[str, Recording, np.ndarray]
-    | tuple[str, Recording, np.ndarray, np.ndarray | None]
-    | tuple[str, Recording, np.ndarray, np.ndarray | None, float | None]
-)
-"""Key, recording, probability `[H, W]` of "neuron", perhaps that of "touching", and perhaps the
-typical diameter of the cells, px (see `find_rois`)."""
+Field = tuple[str, Recording, np.ndarray] | tuple[str, Recording, np.ndarray, float | None]
+"""Key, recording, probability `[H, W]` of "neuron", and perhaps the typical diameter of the cells,
+px (see `find_rois`)."""
 
 
 def score_objects(
@@ -102,7 +98,7 @@ def score_recordings(
         scale = pixel_size(recording.metadata)
         valid = np.isfinite(recording.image)
         seen = probability if valid.all() else np.where(valid, probability, np.nan)
-        known = dict(zip(("touching", "diameter"), others, strict=False))
+        known = dict(zip(("diameter",), others, strict=False))
         result = score_objects(
             recording.masks, seen, threshold, um_per_px=scale, **known, **settings
         )
