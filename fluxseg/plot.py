@@ -17,23 +17,19 @@ from matplotlib.ticker import MaxNLocator
 
 from fluxseg.data.outlines import draw_outlines
 from fluxseg.data.transforms import normalize_image
+from fluxseg.model.score_names import SPLIT_TITLES, TITLES
 
 if TYPE_CHECKING:
     from fluxseg.data.recording import Recording
     from fluxseg.inference.objects.rois import Rois
 
 CLASSES = ("Background", "Neuron")
-FIGURES = {
-    "loss": "Loss",
-    "accuracy": "Accuracy",
-    "macro_iou": "Macro IoU",
-    "neuron_iou": "Neuron IoU",
-}
-"""Figures of an epoch, and what they are called."""
+FIGURES = ("loss", "accuracy", "macro_iou", "neuron_iou")
+"""Figures of an epoch."""
 SPLIT_LINES = {
-    "train": ("Training", "#0072B2", "-", "o"),
-    "val": ("Validation", "#D55E00", "--", "s"),
-    "test": ("Test", "#009E73", ":", "^"),
+    "train": (SPLIT_TITLES["train"], "#0072B2", "-", "o"),
+    "val": (SPLIT_TITLES["val"], "#D55E00", "--", "s"),
+    "test": (SPLIT_TITLES["test"], "#009E73", ":", "^"),
 }
 ERRORS = {
     "Found (TP)": "#F4F1E8",
@@ -201,7 +197,7 @@ def curves(
     if best_epoch is not None:
         label = f"Chosen checkpoint (epoch {best_epoch})"
         ax.axvline(best_epoch, color="#555555", linewidth=1.2, zorder=1, label=label)
-    ax.set_title(FIGURES[figure])
+    ax.set_title(TITLES[figure])
     ax.set_xlabel("Epoch")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
     ax.margins(y=0.08)

@@ -11,14 +11,11 @@ from fluxseg.inference.objects.counts import ObjectCounts
 from fluxseg.inference.objects.scores import score_objects
 from fluxseg.inference.predict import Predictor
 from fluxseg.model.metrics import plain_scores, scores_from_confusion
+from fluxseg.model.score_names import TITLES
 
-SHOWN = {
-    "neuron_iou": "Neuron IoU",
-    "macro_iou": "Macro IoU",
-    "object_f1": "Object F1",
-}
+SHOWN = {name: TITLES[name] for name in ("neuron_iou", "macro_iou", "object_f1")}
 """The scores that are shown."""
-DETAILS = {**SHOWN, "object_precision": "precision", "object_recall": "recall"}
+DETAILS = SHOWN | {name: TITLES[name] for name in ("object_precision", "object_recall")}
 """The scores that are shown of every field."""
 
 
@@ -119,9 +116,11 @@ def format_fields(summary: Mapping[str, Any]) -> list[str]:
     title = f"all {len(fields)} fields, {summary['n_groups']} groups"
     rows = [*((row["key"], row["scores"]) for row in fields), (title, summary["scores"])]
     width = max(len(name) for name, _ in rows)
-    lines = [" " * width + "".join(f"  {name:>10}" for name in DETAILS.values())]
+    lines = [" " * width + "".join(f"  {name}" for name in DETAILS.values())]
     for name, scores in rows:
         values = [scores[key] for key in DETAILS]
         shown = ["undefined" if value is None else f"{value:.4f}" for value in values]
-        lines.append(f"{name:<{width}}" + "".join(f"  {text:>10}" for text in shown))
+        columns = zip(shown, DETAILS.values(), strict=True)
+        texts = "".join(f"  {text:>{len(title)}}" for text, title in columns)
+        lines.append(f"{name:<{width}}{texts}")
     return lines

@@ -14,16 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from fluxseg.errors import FluxsegError
+from fluxseg.model.score_names import PIXEL_SCORES
 
-SCORE_NAMES = (
-    "macro_iou",
-    "neuron_iou",
-    "background_iou",
-    "dice",
-    "precision",
-    "recall",
-    "accuracy",
-)
+SCORE_NAMES = tuple(score.name for score in PIXEL_SCORES)
 MAX_PIXELS = 2**31 - 1
 
 
@@ -77,10 +70,11 @@ def confusion_matrix(
     return confusion_per_example(label, prediction, valid, num_classes).sum(axis=0, dtype=jnp.int32)
 
 
-def scores_from_confusion(confusion: np.ndarray) -> dict[str, float]:
-    """Pixel scores of a confusion matrix; "neuron" is class 1.
+def scores_from_confusion(confusion: Any) -> dict[str, Any]:
+    """Pixel scores of confusion matrices; "neuron" is class 1.
 
-    With TN, FP, FN, TP the cells of the matrix, row by row:
+    One definition for device and host: it runs under `jax.jit` and `jax.vmap` in float32, and with
+    NumPy arrays in float64. With TN, FP, FN, TP the cells of the matrix, row by row:
 
     - `neuron_iou` = TP / (TP + FP + FN), `background_iou` = TN / (TN + FP + FN)
     - `macro_iou` = mean of the two
@@ -89,13 +83,37 @@ def scores_from_confusion(confusion: np.ndarray) -> dict[str, float]:
     - `accuracy` = (TN + TP) / all
 
     Args:
-        confusion: `[2, 2]` integer, rows are the truth, columns the prediction.
+        confusion: `[..., 2, 2]` integer, rows are the truth, columns the prediction.
 
     Returns:
-        A float per name of `SCORE_NAMES`; 0/0 is NaN, such as the recall where no pixel is neuron.
+        For each name of `SCORE_NAMES` an array `[...]` of the same library, and a float for one
+        matrix of NumPy; 0/0 is NaN, such as the recall where no pixel is neuron.
+
+    Raises:
+        FluxsegError: if the matrices are of another form.
     """
-    scores = _scores(_check_binary(confusion, 2))
-    return {name: float(value) for name, value in scores.items()}
+    on_device = isinstance(confusion, jax.Array)
+    xp: Any = jnp if on_device else np
+    # Sums of counts may exceed what their integers hold, so they are taken in floating point.
+    counts = _check_binary(confusion).astype(np.float32 if on_device else np.float64)
+    tn, fp, fn, tp = (counts[..., row, column] for row in (0, 1) for column in (0, 1))
+
+    def ratio(part: Any, whole: Any) -> Any:
+        return xp.where(whole > 0, part / xp.where(whole > 0, whole, 1), np.nan)
+
+    neuron, background = ratio(tp, tp + fp + fn), ratio(tn, tn + fp + fn)
+    values = (
+        (neuron + background) / 2,
+        neuron,
+        background,
+        ratio(2 * tp, 2 * tp + fp + fn),
+        ratio(tp, tp + fp),
+        ratio(tp, tp + fn),
+        ratio(tn + tp, tn + fp + fn + tp),
+    )
+    one = counts.ndim == 2 and not on_device
+    named = zip(SCORE_NAMES, values, strict=True)
+    return {name: float(value) if one else value for name, value in named}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -183,7 +201,9 @@ def bootstrap_intervals(
     Raises:
         FluxsegError: if `confusions` and `groups` do not fit together.
     """
-    confusions = _check_binary(confusions, 3)
+    confusions = _check_binary(confusions).astype(np.int64)
+    if confusions.ndim != 3:
+        raise FluxsegError(f"confusions must be [R, 2, 2], got {list(confusions.shape)}")
     if len(groups) != len(confusions):
         raise FluxsegError(f"{len(groups)} groups for {len(confusions)} confusion matrices")
     names, index = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
@@ -192,7 +212,7 @@ def bootstrap_intervals(
     pooled = np.zeros((len(names), 2, 2), np.int64)
     np.add.at(pooled, index, confusions)
     times = draw_groups(len(names), rng, samples)
-    scores = _scores((times @ pooled.reshape(-1, 4)).reshape(-1, 2, 2))
+    scores = scores_from_confusion((times @ pooled.reshape(-1, 4)).reshape(-1, 2, 2))
     return {name: percentile_interval(values, confidence) for name, values in scores.items()}
 
 
@@ -228,31 +248,10 @@ def percentile_interval(values: np.ndarray, confidence: float) -> tuple[float, f
     return float(low), float(high)
 
 
-def _check_binary(confusion: np.ndarray, dimensions: int) -> np.ndarray:
-    confusion = np.asarray(confusion)
-    if confusion.ndim != dimensions or confusion.shape[-2:] != (2, 2):
-        raise FluxsegError(f"confusion must be {dimensions}-D [..., 2, 2], got {confusion.shape}")
-    if confusion.dtype.kind not in "iu":
-        raise FluxsegError(f"confusion must hold integers, got dtype {confusion.dtype}")
-    return confusion.astype(np.int64)
-
-
-def _scores(confusion: np.ndarray) -> dict[str, np.ndarray]:
-    (tn, fp), (fn, tp) = np.moveaxis(confusion, (-2, -1), (0, 1))
-
-    def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-        result = np.full(np.shape(whole), np.nan)
-        np.divide(part, whole, out=result, where=whole > 0)
-        return result
-
-    neuron, background = ratio(tp, tp + fp + fn), ratio(tn, tn + fp + fn)
-    values = (
-        (neuron + background) / 2,
-        neuron,
-        background,
-        ratio(2 * tp, 2 * tp + fp + fn),
-        ratio(tp, tp + fp),
-        ratio(tp, tp + fn),
-        ratio(tn + tp, tn + fp + fn + tp),
-    )
-    return dict(zip(SCORE_NAMES, values, strict=True))
+def _check_binary(confusion: Any) -> Any:
+    array = confusion if isinstance(confusion, jax.Array) else np.asarray(confusion)
+    if array.shape[-2:] != (2, 2):
+        raise FluxsegError(f"confusion must be [..., 2, 2], got {list(array.shape)}")
+    if array.dtype.kind not in "iu":
+        raise FluxsegError(f"confusion must hold integers, got dtype {array.dtype}")
+    return array

@@ -5,20 +5,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fluxseg.io.markup import render_table
+from fluxseg.model.score_names import SPLIT_TITLES, TITLES
 
-SPLITS = {"val": "validation", "test": "test", "external": "other recordings"}
-PIXEL_SCORES = {
-    "macro_iou": "macro IoU",
-    "neuron_iou": "neuron IoU",
-    "precision": "pixel precision",
-    "recall": "pixel recall",
-    "dice": "Dice",
-}
-OBJECT_SCORES = {
-    "object_f1": "neurons: F1 at IoU 0.5",
-    "object_precision": "neurons: precision",
-    "object_recall": "neurons: recall",
-}
+SHOWN = ("macro_iou", "neuron_iou", "precision", "recall", "dice")
+"""Scores of pixels that the table has."""
+SHOWN_OBJECTS = ("object_f1", "object_precision", "object_recall")
+"""Scores of single neurons."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,15 +47,12 @@ def score_table(scores: Mapping[str, Any]) -> ScoreTable:
         The table; scores that are undefined or were not computed are a dash.
     """
     splits: Mapping[str, Any] = scores["splits"]
-    header = ("", *(SPLITS.get(name, name) for name in splits))
-    rows = [
-        (title, *(_text(split, name) for split in splits.values()))
-        for name, title in PIXEL_SCORES.items()
-    ]
+    header = ("", *(SPLIT_TITLES.get(name, name) for name in splits))
+    rows = [(TITLES[name], *(_text(split, name) for split in splits.values())) for name in SHOWN]
     if any("objects" in split for split in splits.values()):
         rows += [
-            (title, *(_text(split.get("objects", {}), name) for split in splits.values()))
-            for name, title in OBJECT_SCORES.items()
+            (TITLES[name], *(_text(split.get("objects", {}), name) for split in splits.values()))
+            for name in SHOWN_OBJECTS
         ]
     rows.append(("recordings", *(str(split["n_recordings"]) for split in splits.values())))
     rows.append(("groups", *(str(split["n_groups"]) for split in splits.values())))

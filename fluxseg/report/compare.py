@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from fluxseg.errors import ConfigError
 from fluxseg.io.files import read_json, write_text
 from fluxseg.model.paired import paired_difference
+from fluxseg.model.score_names import CALIBRATION_SCORES, OBJECT_SCORES, PIXEL_SCORES, TITLES
 from fluxseg.report.compare_plots import (
     plot_differences,
     plot_overlaid_curves,
@@ -20,8 +21,6 @@ from fluxseg.report.html import describe_settings, embed_png, render_template
 from fluxseg.report.plots import DPI
 from fluxseg.report.reliability import plot_reliability
 from fluxseg.report.workdir import (
-    CALIBRATION_SCORES,
-    SCORES,
     RunFiles,
     read_example,
     read_run,
@@ -30,34 +29,28 @@ from fluxseg.report.workdir import (
 ORDER = ("test", "external", "val")
 """Splits in the order of what they are worth."""
 SHOWN = (
-    ("Pixels", tuple(row for row in SCORES if row[0] not in ("background_iou", "accuracy"))),
+    ("Pixels", tuple(s for s in PIXEL_SCORES if s.name not in ("background_iou", "accuracy"))),
     (
         "Single neurons",
-        (
-            ("object_f1", "F1", "IoU of at least 0.5 (STNeuroNet, SUNS)"),
-            ("object_precision", "Precision", "share of the predicted neurons that match"),
-            ("object_recall", "Recall", "share of the labelled neurons that are found"),
-            ("ap_image_50", "AP at IoU 0.5", "mean over recordings (Cellpose)"),
-            ("ap_mean", "AP at IoU 0.5 to 0.95", "of the summed counts (StarDist)"),
-            ("panoptic_quality", "Panoptic quality", "IoU of the matches, times their F1"),
-            ("neurofinder_combined", "Neurofinder combined", "by distance of centres"),
+        tuple(
+            score
+            for score in OBJECT_SCORES
+            if score.name.startswith("object_")
+            or score.name in ("ap_image_50", "ap_mean", "panoptic_quality", "neurofinder_combined")
         ),
     ),
     (
         "Reliability, after the temperature (lower is better)",
-        tuple(row for row in CALIBRATION_SCORES if row[0] != "mce"),
+        tuple(score for score in CALIBRATION_SCORES if score.name != "mce"),
     ),
 )
 """Title of a group of scores, and of each its name in the files, title and meaning."""
 PAIRED = {
-    "neuron_iou": "Neuron IoU",
-    "macro_iou": "Macro IoU",
-    "object_f1": "Neurons: F1",
-    "object_precision": "Neurons: precision",
-    "object_recall": "Neurons: recall",
+    name: TITLES[name]
+    for name in ("neuron_iou", "macro_iou", "object_f1", "object_precision", "object_recall")
 }
 """Scores whose differences are shown."""
-CALIBRATED = tuple(key for key, _, _ in CALIBRATION_SCORES)
+CALIBRATED = tuple(score.name for score in CALIBRATION_SCORES)
 EXAMPLES = 3
 
 

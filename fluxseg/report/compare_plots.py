@@ -11,10 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from fluxseg import plot
+from fluxseg.model.score_names import TITLES
 from fluxseg.report.plots import DPI, STYLE, printable
 from fluxseg.report.reliability import COLORS
 
-PANELS = {"loss": "Loss", "neuron_iou": "Neuron IoU"}
+PANELS = {name: TITLES[name] for name in ("loss", "neuron_iou")}
 
 
 def plot_overlaid_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:

@@ -19,6 +19,12 @@ from fluxseg.errors import WorkdirError
 from fluxseg.inference.objects.counts import SCORE_SOURCES
 from fluxseg.io.files import read_json, write_text
 from fluxseg.io.markup import png_address
+from fluxseg.model.score_names import (
+    CALIBRATION_SCORES,
+    OBJECT_DIALECTS,
+    PIXEL_SCORES,
+    SPLIT_TITLES,
+)
 from fluxseg.report.plots import (
     plot_confusion,
     plot_curves,
@@ -28,9 +34,6 @@ from fluxseg.report.plots import (
 )
 from fluxseg.report.reliability import plot_reliability
 from fluxseg.report.workdir import (
-    CALIBRATION_SCORES,
-    DIALECTS,
-    SCORES,
     RunFiles,
     best_epoch,
     is_simulated,
@@ -39,7 +42,6 @@ from fluxseg.report.workdir import (
 )
 from fluxseg.training.versions import collect_versions
 
-TITLES = {"train": "Training", "val": "Validation", "test": "Test", "external": "External"}
 MONITORS = {
     "val_neuron_iou": "the best neuron IoU",
     "val_macro_iou": "the best macro IoU",
@@ -179,8 +181,8 @@ def render_page(run: RunFiles, figures: Figures, versions: Mapping[str, str]) ->
         settings=describe_settings(run.config),
         command=create_command(run.config) if run.config else "",
         versions=versions,
-        score_names=SCORES,
-        dialects=DIALECTS,
+        score_names=PIXEL_SCORES,
+        dialects=OBJECT_DIALECTS,
         sources=SCORE_SOURCES,
         calibration_names=CALIBRATION_SCORES,
         monitors=MONITORS,
@@ -264,7 +266,7 @@ def _worst_first(recordings: Sequence[Mapping[str, Any]]) -> list[Mapping[str, A
 
 
 def _title(split: str) -> str:
-    return TITLES.get(split, split)
+    return SPLIT_TITLES.get(split, split)
 
 
 def _setting(value: Any) -> str:

@@ -20,16 +20,12 @@ from matplotlib.figure import Figure
 
 from fluxseg import plot
 from fluxseg.io.files import atomic_path
+from fluxseg.model.score_names import TITLES
 
 Arguments = ParamSpec("Arguments")
 
 DPI = 144
-DISTRIBUTIONS = (
-    ("neuron_iou", "Neuron IoU"),
-    ("macro_iou", "Macro IoU"),
-    ("precision", "Precision"),
-    ("recall", "Recall"),
-)
+DISTRIBUTIONS = ("neuron_iou", "macro_iou", "precision", "recall")
 STYLE: Any = {
     "axes.axisbelow": True,
     "axes.edgecolor": "#999999",
@@ -201,7 +197,8 @@ def plot_recordings(recordings: Sequence[Mapping[str, Any]]) -> Figure:
     figure = _create_figure(6.4, 4.6)
     panel = figure.subplots()
     labels = []
-    for row, (name, title) in enumerate(DISTRIBUTIONS):
+    for row, name in enumerate(DISTRIBUTIONS):
+        title = TITLES[name]
         values = np.array([_number(recording["scores"].get(name)) for recording in recordings])
         values = values[np.isfinite(values)]
         undefined = len(recordings) - len(values)

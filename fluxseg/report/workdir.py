@@ -13,77 +13,8 @@ import numpy as np
 from fluxseg.errors import WorkdirError
 from fluxseg.io.files import read_json
 from fluxseg.io.names import is_plain_name
+from fluxseg.model.score_names import CALIBRATION_SCORES, OBJECT_SCORES, PIXEL_SCORES
 
-SCORES = (
-    ("macro_iou", "Macro IoU", "mean of the IoU of background and of neuron"),
-    ("neuron_iou", "Neuron IoU", "intersection over union of the neuron pixels"),
-    ("background_iou", "Background IoU", "intersection over union of the background pixels"),
-    ("dice", "Dice", "of the neuron pixels, also called F1"),
-    ("precision", "Precision", "share of the predicted neuron pixels that are right"),
-    ("recall", "Recall", "share of the true neuron pixels that are found"),
-    ("accuracy", "Accuracy", "share of all pixels that are right"),
-)
-"""Name in the files, name in the report, and meaning of each score."""
-DIALECTS = (
-    (
-        "object",
-        "Found neurons",
-        (
-            ("object_f1", "F1", "2 TP / (true + predicted)"),
-            ("object_precision", "Precision", "share of the predicted neurons that match"),
-            ("object_recall", "Recall", "share of the labelled neurons that are found"),
-        ),
-    ),
-    (
-        "ap_image",
-        "Average precision, Cellpose",
-        (
-            ("ap_image_50", "AP at IoU 0.5", "mean over recordings"),
-            ("ap_image_75", "AP at IoU 0.75", "mean over recordings"),
-            ("ap_image_90", "AP at IoU 0.9", "mean over recordings"),
-            ("ap_image_mean", "AP at IoU 0.5 to 0.95", "mean of ten thresholds"),
-        ),
-    ),
-    (
-        "ap",
-        "Average precision, StarDist",
-        (
-            ("ap_50", "AP at IoU 0.5", "of the summed counts"),
-            ("ap_75", "AP at IoU 0.75", "of the summed counts"),
-            ("ap_90", "AP at IoU 0.9", "of the summed counts"),
-            ("ap_mean", "AP at IoU 0.5 to 0.95", "mean of ten thresholds"),
-        ),
-    ),
-    (
-        "panoptic",
-        "Panoptic quality",
-        (
-            ("panoptic_quality", "Quality", "product of the next two"),
-            ("panoptic_segmentation", "Segmentation", "mean IoU of the matches"),
-            ("panoptic_recognition", "Recognition", "F1 of the matches"),
-        ),
-    ),
-    (
-        "neurofinder",
-        "Neurofinder",
-        (
-            ("neurofinder_combined", "Combined", "harmonic mean of the next two"),
-            ("neurofinder_recall", "Recall", "labelled neurons with a centre nearby"),
-            ("neurofinder_precision", "Precision", "predicted neurons with a centre nearby"),
-            ("neurofinder_inclusion", "Inclusion", "share of the labelled neuron covered"),
-            ("neurofinder_exclusion", "Exclusion", "share of the predicted neuron inside"),
-        ),
-    ),
-)
-"""Key of `SCORE_SOURCES`, title, and the scores (name in the files, in the report, meaning)."""
-OBJECT_SCORES = tuple(row for _, _, rows in DIALECTS for row in rows)
-CALIBRATION_SCORES = (
-    ("ece", "ECE", "expected calibration error: mean |probability - share| of 15 bins (Guo 2017)"),
-    ("mce", "MCE", "maximum calibration error: the worst of these bins"),
-    ("brier", "Brier score", "mean squared error of the probability"),
-    ("nll", "Log loss", "mean negative log-likelihood, nats"),
-)
-"""Name in the files, name in the report, and meaning of each figure of reliability."""
 ARRAYS = ("image", "label", "probability", "valid")
 """What the file of an example holds."""
 MAX_BYTES = 2**31
@@ -270,7 +201,9 @@ def _check_split(name: str, split: Mapping[str, Any]) -> dict[str, Any]:
         "loss": _finite(split["loss"]),
         "confusion": np.array(split["confusion"], np.int64).reshape(2, 2),
         "scores": _check_scores(split["scores"]),
-        "intervals": {score: _interval(split["intervals"].get(score)) for score, _, _ in SCORES},
+        "intervals": {
+            score: _interval(split["intervals"].get(score)) for score, _, _ in PIXEL_SCORES
+        },
         "confidence": float(split["confidence"]),
         "n_groups": int(split["n_groups"]),
         "n_recordings": int(split["n_recordings"]),
@@ -329,7 +262,7 @@ def _check_objects(objects: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _check_scores(scores: Mapping[str, Any]) -> dict[str, float | None]:
-    return {score: _finite(scores.get(score)) for score, _, _ in SCORES}
+    return {score: _finite(scores.get(score)) for score, _, _ in PIXEL_SCORES}
 
 
 def _plain(name: str) -> str:

@@ -234,7 +234,7 @@ def test_the_axes_of_the_figure_say_what_they_are():
     figure = plot_learning_curve(
         {**make_curve({0: [0.2, 0.4], 1: [0.3, 0.6], 3: [0.5, 0.7]}), "split_by": "recording"}
     )
-    for panel, name in zip(figure.axes, ("Neuron IoU", "Object F1"), strict=True):
+    for panel, name in zip(figure.axes, ("Neuron IoU", "Neurons: F1"), strict=True):
         assert panel.get_xlabel().startswith("Labelled fields")
         assert name in panel.get_ylabel()
     panel = figure.axes[0]

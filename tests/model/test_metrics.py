@@ -123,10 +123,25 @@ def test_zero_by_zero_is_nan_without_a_warning():
     assert all(np.isnan(v) for v in scores_from_confusion(np.zeros((2, 2), int)).values())
 
 
-@pytest.mark.parametrize("bad", [np.zeros((3, 3), int), np.zeros((1, 2, 2), int), np.zeros((2, 2))])
+@pytest.mark.parametrize("bad", [np.zeros((3, 3), int), np.zeros(2, int), np.zeros((2, 2))])
 def test_only_integer_two_by_two_is_scored(bad):
     with pytest.raises(FluxsegError, match="confusion must"):
         scores_from_confusion(bad)
+
+
+@given(hnp.arrays(np.int32, (3, 2, 2), elements=st.integers(0, 2**31 - 1)))
+@settings(max_examples=30, deadline=None)
+def test_scores_on_the_device_are_those_of_the_host(confusions):
+    alone = [scores_from_confusion(confusion) for confusion in confusions]
+    together = scores_from_confusion(confusions)
+    on_device = jax.jit(scores_from_confusion)(jnp.asarray(confusions))
+    mapped = jax.vmap(scores_from_confusion)(jnp.asarray(confusions))
+    assert list(together) == sorted(on_device, key=SCORE_NAMES.index) == list(SCORE_NAMES)
+    for name in SCORE_NAMES:
+        np.testing.assert_array_equal(together[name], [scores[name] for scores in alone])
+        assert on_device[name].dtype == jnp.float32
+        for found in (on_device[name], mapped[name]):
+            np.testing.assert_allclose(found, together[name], rtol=1e-6)
 
 
 def test_totals_are_exact_beyond_32_bits():
