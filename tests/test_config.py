@@ -97,3 +97,12 @@ def test_a_config_file_is_read_and_its_faults_are_named(tmp_path):
             read_config_file(path)
     with pytest.raises(ConfigError, match="no such"):
         read_config_file(tmp_path / "absent.py")
+
+
+def test_files_of_earlier_versions_are_read_where_what_is_gone_changed_nothing():
+    values = {"data": {"touching": False, "tile": 64}, "loss": {"ignore_rim": 0, "truncate": 0.0}}
+    assert config_from_dict(values).data.tile == 64
+    with pytest.raises(ConfigError, match=r"data\.touching = True .*earlier versions"):
+        config_from_dict({"data": {"touching": True}})
+    with pytest.raises(ConfigError, match=r"loss\.soften = 1 "):
+        config_from_dict({"loss": {"soften": 1}})
