@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     )
     from fluxseg.data.pipeline import CropSource, make_batches
     from fluxseg.data.recording import Recording
-    from fluxseg.data.simulator import simulate_recording
     from fluxseg.data.splits import create_manifest
     from fluxseg.data.tiles import crop_grid, uncrop_grid
     from fluxseg.data.transforms import (
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
     from fluxseg.model.metrics import confusion_matrix, scores_from_confusion
     from fluxseg.model.score_table import score_table
     from fluxseg.model.unet import create_unet
+    from fluxseg.simulation.sessions import simulate_recording
     from fluxseg.training.dataset import prepare_dataset
     from fluxseg.training.loop import train_and_evaluate
     from fluxseg.training.sharding import make_train_step
@@ -78,7 +78,7 @@ _HOME = {
     "read_recording": "fluxseg.formats.sources",
     "score_table": "fluxseg.model.score_table",
     "scores_from_confusion": "fluxseg.model.metrics",
-    "simulate_recording": "fluxseg.data.simulator",
+    "simulate_recording": "fluxseg.simulation.sessions",
     "train_and_evaluate": "fluxseg.training.loop",
     "make_train_step": "fluxseg.training.sharding",
     "train_step": "fluxseg.training.steps",

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from fluxseg.config import SimulatorConfig
-from fluxseg.data.simulator import SimulatedSource
 from fluxseg.data.transforms import crop_quarters, merge_masks
 from fluxseg.formats.allen import write_allen_npy
+from fluxseg.simulation.sessions import SimulatedSource
 from tests.commands import run
 from tests.conftest import TINY, as_arguments, with_data, with_train
 

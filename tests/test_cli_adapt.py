@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from fluxseg.config import SimulatorConfig
-from fluxseg.data.simulator import SimulatedSource
 from fluxseg.formats.allen import write_allen_npy
 from fluxseg.formats.npz import read_npz
 from fluxseg.inference.model_file import read_model, write_model
 from fluxseg.inference.predict import create_predictor
+from fluxseg.simulation.sessions import SimulatedSource
 from fluxseg.training.state import create_train_state
 from tests.commands import run
 from tests.conftest import TINY

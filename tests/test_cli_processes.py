@@ -13,10 +13,10 @@ from fluxseg.cli.app import main
 from fluxseg.config import SimulatorConfig
 from fluxseg.data.cache import read_index
 from fluxseg.data.prepare import prepare_cache
-from fluxseg.data.simulator import SimulatedSource
 from fluxseg.formats.allen import write_allen_npy
 from fluxseg.io.files import read_json
 from fluxseg.main import main as train
+from fluxseg.simulation.sessions import SimulatedSource
 from tests.conftest import TINY, as_arguments, with_train
 from tests.data.test_cache import CONFIG, Cells
 from tests.together import finish_together, run_together, start_together

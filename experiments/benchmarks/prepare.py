@@ -63,8 +63,8 @@ def write_files(folder: Path, kind: str, count: int, size: int = 512, rois: int 
         size: height and width, px.
         rois: ROIs of each.
     """
-    from fluxseg.data.simulator import simulate_recording
     from fluxseg.formats.allen import write_allen_npy
+    from fluxseg.simulation.sessions import simulate_recording
 
     folder.mkdir(parents=True)
     config = SimulatorConfig(containers=count, sessions=1, size=size)

@@ -1,8 +1,9 @@
 """How many fields of 512 x 512 a second are simulated, against reading recordings from disk.
 
 What: `fluxseg.simulation`: fields with their instance labels, drawn from all of the ranges, in one
-    process and in one process per CPU core; the older `fluxseg.data.simulator` in one process; and
-    `np.load` of `.npy` files of recordings with about 240 masks, which are in the system's cache.
+    process and in one process per CPU core; recordings of the main job, with masks, in one process;
+    and `np.load` of `.npy` files of recordings with about 240 masks, which are in the system's
+    cache.
     Numerical libraries use one thread in each process.
 Command: python -m experiments.benchmarks.simulate
 Takes: 3 minutes.
@@ -32,7 +33,7 @@ from experiments.benchmarks.prepare import write_files
 
 FILES, ROIS = 6, 240
 READ = "np.load of recordings"
-OLDER = "older simulator, one process"
+RECORDING = "recordings, one process"
 ONE = "simulation, one process"
 ALL = "simulation, a process per core"
 THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
@@ -49,10 +50,10 @@ def simulate_labelled(number: int) -> float:
     return time.process_time() - began
 
 
-def simulate_older(number: int) -> float:
-    """Simulate a recording as the older simulator does; return the processor's seconds."""
+def simulate_session(number: int) -> float:
+    """Simulate a recording of the main job; return the processor's seconds."""
     from fluxseg.config import SimulatorConfig
-    from fluxseg.data.simulator import simulate_recording
+    from fluxseg.simulation.sessions import simulate_recording
 
     began = time.process_time()
     simulate_recording(SimulatorConfig(containers=number + 1, sessions=1), number)
@@ -69,8 +70,8 @@ def read_one(folder: Path, number: int) -> float:
 def run_worker(worker: str, folder: Path, fields: int) -> dict[str, float]:
     """Do one variant's work; return `fields_per_second` and `cpu_ms` of a field."""
     work: Callable[[int], float] = simulate_labelled
-    if worker in ("read", "older"):
-        work = functools.partial(read_one, folder) if worker == "read" else simulate_older
+    if worker in ("read", "recording"):
+        work = functools.partial(read_one, folder) if worker == "read" else simulate_session
     if worker == "all":
         count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         with multiprocessing.get_context("spawn").Pool(count) as pool:
@@ -100,7 +101,7 @@ def main() -> None:
         write_files(recordings, "uint8", FILES, 512, ROIS)
         module = ("-m", "experiments.benchmarks.simulate")
         this = (*module, "--folder", str(recordings), "--fields", str(arguments.fields), "--worker")
-        workers = {READ: "read", OLDER: "older", ONE: "one", ALL: "all"}
+        workers = {READ: "read", RECORDING: "recording", ONE: "one", ALL: "all"}
         variants = [Variant(name, (*this, worker), THREADS) for name, worker in workers.items()]
         results = run_interleaved(variants, arguments.rounds)
     summary = {

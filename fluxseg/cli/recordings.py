@@ -130,8 +130,8 @@ def simulate(
         output: Folder to write to.
         simulator: How many, and of which kind.
     """
-    from fluxseg.data.simulator import SimulatedSource
     from fluxseg.formats.allen import write_allen_npy
+    from fluxseg.simulation.sessions import SimulatedSource
 
     source = SimulatedSource(simulator)
     keys = source.keys()

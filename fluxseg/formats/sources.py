@@ -209,7 +209,7 @@ def open_source(config: Config) -> Source:
         A source that reads a folder, or that simulates.
     """
     if config.data.source == "simulator":
-        from fluxseg.data.simulator import SimulatedSource
+        from fluxseg.simulation.sessions import SimulatedSource
 
         return SimulatedSource(config.simulator)
     return FolderSource(config.data.source)

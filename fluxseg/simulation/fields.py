@@ -9,7 +9,7 @@ import numpy as np
 from fluxseg.simulation.detector import collapse, digitise, spoil_borders
 from fluxseg.simulation.grids import Shape, draw_clouds, patch_index, splat_patches
 from fluxseg.simulation.neuropil import draw_fibres, draw_haze, draw_neuropil
-from fluxseg.simulation.optics import Window, draw_illumination, resolve, scan
+from fluxseg.simulation.optics import Drift, Window, draw_illumination, resolve, scan
 from fluxseg.simulation.ranges import DEFAULT, Ranges, draw_parameters
 from fluxseg.simulation.tissue import bare_bodies, create_cells, draw_cells, outline_distance
 from fluxseg.simulation.vessels import draw_vessels
@@ -26,6 +26,7 @@ class Field:
     Attributes:
         image: `[H, W]` uint8 or uint16.
         metadata: what was drawn, by the names of `fluxseg.simulation.ranges.Ranges`.
+        cell: `[N]` int, the number of each cell in the tissue, the same in all of its sessions.
         corner: `[N, 2]` int, row and column of the first pixel of each cell's patch; it may lie
             outside of the image.
         outline: `[N, P, P]` float32, below 1 inside of the cell's outline, dim nucleus included;
@@ -43,6 +44,7 @@ class Field:
 
     image: np.ndarray
     metadata: Mapping[str, Any]
+    cell: np.ndarray
     corner: np.ndarray
     outline: np.ndarray
     radius: np.ndarray
@@ -60,6 +62,8 @@ def simulate_field(
     ranges: Ranges | Mapping[str, Any] = DEFAULT,
     shape: Shape = (512, 512),
     window: Window | None = None,
+    drift: Drift = Drift(),  # noqa: B008
+    imaging: np.random.Generator | None = None,
 ) -> Field:
     """Simulate a field of view, or a part of one.
 
@@ -69,16 +73,19 @@ def simulate_field(
             `draw_parameters`).
         shape: height and width, px.
         window: which part of a larger field to render; by default all of it.
+        drift: where in the tissue the field lies.
+        imaging: source of what differs between two sessions of the same tissue: which cells fire,
+            the noise and the borders; by default `rng`.
 
     Returns:
         The field; its labels come from `fluxseg.simulation.labels.create_labels`.
     """
     values = draw_parameters(rng, ranges) if isinstance(ranges, Ranges) else dict(ranges)
     window = Window(shape, shape) if window is None else window
-    shape = window.shape
+    shape = drift.tissue_shape(window.shape)
     um_per_px = values["um_per_px"]
     scale = (values["stretch"] / um_per_px, 1 / um_per_px)
-    cells = create_cells(rng, (shape[0] / scale[0], shape[1] / scale[1]), values)
+    cells = create_cells(rng, (shape[0] / scale[0], shape[1] / scale[1]), values, imaging)
     patches = draw_cells(cells, scale, values["axial"])
     side = patches.body.shape[1]
     index = patch_index(shape, patches.corner, side)
@@ -98,27 +105,38 @@ def simulate_field(
     light += draw_fibres(rng, shape, scale, cells, values)
     light = resolve(light, um_per_px, values)
     light *= level * draw_vessels(rng, shape, scale, values)
-    light *= draw_illumination(rng, window, values)
-    projection = collapse(rng, scan(rng, light, um_per_px, values), values)
-    projection = spoil_borders(rng, projection, window.edges(), values)
-    image = digitise(rng, projection, values)
-    radius_px = cells.radius * float(np.sqrt(scale[0] * scale[1]))
+    light = drift.show(light) * draw_illumination(rng, window, values)
+    imaging = rng if imaging is None else imaging
+    projection = collapse(imaging, scan(imaging, light, um_per_px, values), values)
+    projection = spoil_borders(imaging, projection, window.edges(), values)
+    image = digitise(imaging, projection, values)
+    moved = drift.move(cells.centre[:, 1:] * scale, window.shape)
+    corner = patches.corner + np.rint(moved - cells.centre[:, 1:] * scale).astype(np.intp)
+    kept = np.flatnonzero(((corner > -side) & (corner < window.shape)).all(1))
+    index = patch_index(window.shape, corner[kept], side)
+    outline, radius = patches.outline[kept], cells.radius[kept]
     visibility, contrast = measure_visibility(
-        image, index, patches.light, patches.outline, bodies, float(values["radius"]) * scale[1]
+        image,
+        index,
+        patches.light[kept],
+        outline,
+        splat_patches(window.shape, index, patches.body[kept]),
+        float(values["radius"]) * scale[1],
     )
-    first = cells.centre[:, 1:] + np.array(window.corner) / scale
+    first = (moved[kept] + window.corner) / scale
     away = np.minimum(first, np.array(window.field) / scale - first).min(1, initial=np.inf)
     return Field(
         image=image,
         metadata=values,
-        corner=patches.corner,
-        outline=patches.outline,
-        radius=cells.radius,
-        radius_px=radius_px,
-        section=outline_distance(cells, values["axial"]),
+        cell=kept,
+        corner=corner[kept],
+        outline=outline,
+        radius=radius,
+        radius_px=radius * float(np.sqrt(scale[0] * scale[1])),
+        section=outline_distance(cells, values["axial"])[kept],
         border=away,
-        light=strength,
-        active=cells.active,
+        light=strength[kept],
+        active=cells.active[kept],
         visibility=visibility,
         contrast=contrast,
     )

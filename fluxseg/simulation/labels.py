@@ -62,15 +62,34 @@ class Labels:
         instances: `[H, W]` int32, 0 where no cell is labelled, else its number from 1.
         ignore: `[H, W]` bool, true where a cell is too doubtful for a pixel to count.
         cells: `[M]` int, which of the field's cells each label is (of merged ones, the first).
+        corner: `[K, 2]` int, first row and column of each labelled cell's footprint.
+        footprint: `[K, P, P]` bool, all of it, whatever lies upon it.
+        number: `[K]` int, its label from 1.
     """
 
     instances: np.ndarray
     ignore: np.ndarray
     cells: np.ndarray
+    corner: np.ndarray
+    footprint: np.ndarray
+    number: np.ndarray
 
     def masks(self) -> np.ndarray:
-        """Return one mask for each label, `[M, H, W]` bool."""
+        """Return one mask for each label, `[M, H, W]` bool; none overlap."""
         return self.instances == np.arange(1, len(self.cells) + 1)[:, None, None]
+
+    def whole_masks(self) -> np.ndarray:
+        """Return one mask for each label, `[M, H, W]` bool, that overlap where cells do."""
+        height, width = self.instances.shape
+        side = self.footprint.shape[1]
+        masks = np.zeros((len(self.cells), height, width), bool)
+        for (row, column), inside, number in zip(
+            self.corner.tolist(), self.footprint, self.number.tolist(), strict=True
+        ):
+            top, left = max(row, 0), max(column, 0)
+            part = inside[top - row : height - row, left - column : width - column]
+            masks[number - 1, top : row + side, left : column + side] |= part
+        return masks
 
 
 def paint(shape: Shape, index: np.ndarray, inside: np.ndarray, order: np.ndarray) -> np.ndarray:
@@ -141,9 +160,8 @@ def create_labels(field: Field, rules: LabelRules, rng: np.random.Generator) -> 
     number[1 + kept] = np.arange(1, len(kept) + 1)
     instances, cells = number[painted], chosen[kept]
     ignore = (painted > 0) & (instances == 0)
-    if rules.merged:
-        instances, cells = _merge(instances, cells, rules.merged, rng)
-    return Labels(instances, ignore, cells)
+    labels = Labels(instances, ignore, cells, field.corner[cells], inside[cells], number[1 + kept])
+    return _merge(labels, rules.merged, rng) if rules.merged else labels
 
 
 def _move(outline: np.ndarray, shift: np.ndarray) -> np.ndarray:
@@ -165,9 +183,8 @@ def _inside_area(shape: tuple[int, ...], index: np.ndarray, inside: np.ndarray) 
     return (there * inside).sum((1, 2))
 
 
-def _merge(
-    instances: np.ndarray, cells: np.ndarray, share: float, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
+def _merge(labels: Labels, share: float, rng: np.random.Generator) -> Labels:
+    instances, cells = labels.instances, labels.cells
     pairs = [
         np.stack([first.ravel(), second.ravel()], 1)
         for first, second in (
@@ -181,5 +198,10 @@ def _merge(
     for first, second in both[rng.random(len(both)) < share].tolist():
         target[target == target[second]] = target[first]
     used = np.unique(target)
-    number = np.searchsorted(used, target)
-    return number.astype(np.int32)[instances], cells[used[1:] - 1]
+    number = np.searchsorted(used, target).astype(np.int32)
+    return dataclasses.replace(
+        labels,
+        instances=number[instances],
+        cells=cells[used[1:] - 1],
+        number=number[labels.number],
+    )

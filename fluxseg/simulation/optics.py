@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
 from fluxseg.simulation.grids import Shape, blur
 
@@ -28,6 +29,41 @@ class Window:
         (height, width), (row, column) = self.shape, self.corner
         rows, columns = self.field
         return row == 0, row + height == rows, column == 0, column + width == columns
+
+
+@dataclasses.dataclass(frozen=True)
+class Drift:
+    """Where and how large a session shows the tissue, of which more is drawn than the field holds.
+
+    Attributes:
+        shift: how far the tissue has moved along rows and columns, px.
+        zoom: magnification around the middle of the field.
+        margin: how far the tissue is drawn around the field, px.
+    """
+
+    shift: tuple[float, float] = (0.0, 0.0)
+    zoom: float = 1.0
+    margin: int = 0
+
+    def tissue_shape(self, shape: Shape) -> Shape:
+        """Return the height and width of the tissue to draw for a field of `shape`, px."""
+        return shape[0] + 2 * self.margin, shape[1] + 2 * self.margin
+
+    def show(self, light: np.ndarray) -> np.ndarray:
+        """Return the field `[H, W]` out of the light of the tissue `[H + 2 margin, ...]`."""
+        if not self.margin:
+            return light
+        shape = (light.shape[0] - 2 * self.margin, light.shape[1] - 2 * self.margin)
+        offset = -self.move(np.zeros((1, 2)), shape)[0] / self.zoom
+        shown: np.ndarray = ndimage.affine_transform(
+            light, (1 / self.zoom, 1 / self.zoom), offset, shape, order=1, mode="nearest"
+        )
+        return shown
+
+    def move(self, place: np.ndarray, shape: Shape) -> np.ndarray:
+        """Return where places `[N, 2]` in the tissue lie in the field of `shape`, px."""
+        middle = (np.array(shape) - 1) / 2
+        return (place - self.margin - middle + self.shift) * self.zoom + middle
 
 
 def draw_illumination(

@@ -101,7 +101,10 @@ def place_cells(
 
 
 def create_cells(
-    rng: np.random.Generator, size_um: tuple[float, float], values: Mapping[str, Any]
+    rng: np.random.Generator,
+    size_um: tuple[float, float],
+    values: Mapping[str, Any],
+    firing: np.random.Generator | None = None,
 ) -> Cells:
     """Draw the cells with indicator around the section of a field.
 
@@ -109,6 +112,7 @@ def create_cells(
         rng: source of all randomness.
         size_um: height and width of the field, um.
         values: see `fluxseg.simulation.ranges.draw_parameters`.
+        firing: source of which cells fire and how much, if these are another session's.
 
     Returns:
         Cells whose centre lies in the field or less than a radius outside of it, and whose body
@@ -123,7 +127,8 @@ def create_cells(
     spread = np.clip(rng.normal(0, values["radius_spread"], count), -0.3, 0.3)
     own = radius * np.exp(spread)
     filled = rng.random(count) < values["filled"]
-    active = rng.random(count) < values["active"]
+    firing = rng if firing is None else firing
+    active = firing.random(count) < values["active"]
     # A crescent comes of a nucleus that is off the middle.
     nucleus = rng.normal(0, 0.09, (count, 4)) * own[:, None]
     nucleus[:, 0] = own * np.clip(values["nucleus"] + rng.normal(0, 0.04, count), 0.5, 0.84)
@@ -138,19 +143,23 @@ def create_cells(
         dim=np.where(filled, rng.uniform(-0.2, 0.1, count), np.clip(dim, 0.3, 1)),
         shade=rng.normal(0, values["shade"], (count, 2)),
         filled=filled,
-        light=_draw_light(rng, active, filled, values),
+        light=_draw_light((rng, firing), active, filled, values),
         active=active,
     )
 
 
 def _draw_light(
-    rng: np.random.Generator, active: np.ndarray, filled: np.ndarray, values: Mapping[str, Any]
+    rngs: tuple[np.random.Generator, np.random.Generator],
+    active: np.ndarray,
+    filled: np.ndarray,
+    values: Mapping[str, Any],
 ) -> np.ndarray:
+    rng, firing = rngs
     count = len(active)
     rest = values["brightness"] * np.exp(rng.normal(0, values["spread"], count))
     # What a projection shows of a transient: all of it, or its mean over a long time.
     share = {"maximum": 1.0, "percentile": 0.5, "mean": 0.07}[values["mode"]]
-    peak = share * values["transient"] * rng.gamma(2.0, 0.5, count)
+    peak = share * values["transient"] * firing.gamma(2.0, 0.5, count)
     return rest * (1 + active * peak) / (1 + 0.2 * share * values["transient"]) * (1 + 0.8 * filled)
 
 

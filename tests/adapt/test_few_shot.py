@@ -23,7 +23,6 @@ from fluxseg.config import SimulatorConfig
 from fluxseg.data.cache import read_crops
 from fluxseg.data.recording import Recording, group_of
 from fluxseg.data.resample import median_diameter
-from fluxseg.data.simulator import SimulatedSource
 from fluxseg.data.tiles import uncrop_grid
 from fluxseg.errors import ConfigError, WorkdirError
 from fluxseg.formats.npz import write_npz
@@ -35,6 +34,7 @@ from fluxseg.inference.objects import run_scores
 from fluxseg.inference.predict import create_predictor
 from fluxseg.inference.run_model import load_model, model_of_run
 from fluxseg.report.curve import plot_learning_curve
+from fluxseg.simulation.sessions import SimulatedSource
 from fluxseg.training.state import create_train_state
 from tests.conftest import TINY
 from tests.data.fields import disc_masks

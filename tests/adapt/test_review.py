@@ -27,7 +27,6 @@ from fluxseg.adapt.review.places import ReviewedRecording, cut_patch, keep_sures
 from fluxseg.adapt.review.plan import ReviewPlan
 from fluxseg.config import Config, SimulatorConfig
 from fluxseg.data.recording import Recording
-from fluxseg.data.simulator import SimulatedSource
 from fluxseg.errors import ConfigError, FluxsegError, RecordingError
 from fluxseg.formats.imagej import write_imagej
 from fluxseg.formats.labels import merge_labels
@@ -35,6 +34,7 @@ from fluxseg.formats.npz import read_npz, write_npz
 from fluxseg.formats.pixels import read_pixels, write_label_tiff
 from fluxseg.inference.objects.rois import find_rois
 from fluxseg.report.review import write_review_page
+from fluxseg.simulation.sessions import SimulatedSource
 
 
 def disc(centre, radius, size=64):

@@ -7,8 +7,8 @@ from experiments.benchmarks import prepare
 from experiments.benchmarks.measure import Variant, run_interleaved
 from fluxseg.config import SimulatorConfig
 from fluxseg.data.checks import check_source
-from fluxseg.data.simulator import simulate_recording
 from fluxseg.formats.sources import FolderSource
+from fluxseg.simulation.sessions import simulate_recording
 
 
 @pytest.fixture(scope="module", params=["uint8", "float32"])

@@ -5,7 +5,7 @@ from fluxseg.config import AugmentConfig, DataConfig, SimulatorConfig
 from fluxseg.data.cache import read_crops
 from fluxseg.data.pipeline import CropSource, iterate_evaluation, make_batches, steps_per_epoch
 from fluxseg.data.prepare import prepare_cache
-from fluxseg.data.simulator import SimulatedSource
+from fluxseg.simulation.sessions import SimulatedSource
 
 
 @pytest.fixture(scope="module")

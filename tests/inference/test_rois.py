@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fluxseg.data.background import overlap
-from fluxseg.data.tissue import create_cells, draw_cells
 from fluxseg.errors import ConfigError, RecordingError
 from fluxseg.formats.labels import label_components
 from fluxseg.inference.objects.counts import count_objects
 from fluxseg.inference.objects.rois import find_rois, measure_rois
+from fluxseg.simulation.ranges import DEFAULT, draw_parameters
+from fluxseg.simulation.tissue import create_cells, draw_cells
 
 UM = 0.785
 
@@ -22,24 +22,34 @@ UM = 0.785
 def crowded_field(seed, size=384, pressed=0.5, closeness=(0.78, 1.0)):
     """Masks of cells of which half are pushed against their nearest neighbour."""
     rng = np.random.default_rng(seed)
-    cells = create_cells(rng, 1000, size, UM)
-    kept = np.flatnonzero(rng.random(len(cells.centre)) < 0.52)
-    centre, radius = cells.centre[kept], cells.radius[kept].mean(1)
+    values = draw_parameters(rng, DEFAULT) | {
+        "radius": 6.0, "density": 3e5, "axial": 1.0, "apart": 0.5, "patchy": 0.0,
+        "radius_spread": 0.08, "roundness": 0.04,
+    }  # fmt: skip
+    cells = create_cells(rng, (size * UM, size * UM), values)
+    cells.centre[:, 0] = 0
+    kept = []
+    for i, place in enumerate(cells.centre):
+        if not len(kept) or np.hypot(*(cells.centre[kept] - place)[:, 1:].T).min() > 11:
+            kept.append(i)
+    kept = np.array(kept)[rng.random(len(kept)) < 0.65]
+    centre, radius = cells.centre[kept], cells.radius[kept]
     for i in rng.permutation(len(kept))[: int(pressed * len(kept))]:
-        away = np.hypot(*(centre - centre[i]).T)
+        away = np.hypot(*(centre - centre[i])[:, 1:].T)
         away[i] = np.inf
         j = away.argmin()
         reach = (radius[i] + radius[j]) * rng.uniform(*closeness)
         if away[j] > reach:
-            centre[i] = centre[j] + (centre[i] - centre[j]) * reach / away[j]
+            centre[i, 1:] = centre[j, 1:] + (centre[i] - centre[j])[1:] * reach / away[j]
     fields = {f.name: getattr(cells, f.name)[kept] for f in dataclasses.fields(cells)}
     cells = type(cells)(**(fields | {"centre": centre}))
-    corner, _, body = draw_cells(cells, np.zeros(2))
+    patches = draw_cells(cells, (1 / UM, 1 / UM), values["axial"])
+    side = patches.outline.shape[1]
     masks = []
-    for (row, column), patch in zip(corner, body > 0.45, strict=True):
-        mask = np.zeros((size, size), bool)
-        target, part = overlap(mask.shape, row, column, patch.shape)
-        mask[target] = patch[part]
+    for (row, column), outline in zip(patches.corner, patches.outline, strict=True):
+        mask = np.zeros((size + 2 * side, size + 2 * side), bool)
+        mask[row + side : row + 2 * side, column + side : column + 2 * side] = outline < 1
+        mask = mask[side:-side, side:-side]
         if mask.sum() >= 40:
             masks.append(mask)
     return np.stack(masks)

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from fluxseg.config import ModelConfig, SimulatorConfig
-from fluxseg.data.simulator import SimulatedSource
 from fluxseg.inference.predict import Predictor
 from fluxseg.inference.tiling import blend_weights, plan_tiles
 from fluxseg.model.unet import create_unet
+from fluxseg.simulation.sessions import SimulatedSource
 
 SIZE, TILE, OVERLAP = 384, 224, 64
 

@@ -182,3 +182,16 @@ def test_a_ring_is_also_seen_by_its_hole():
 def test_rules_must_rise():
     with pytest.raises(ValueError, match="rise"):
         LabelRules(visible=(2.0, 1.0))
+
+
+def test_whole_masks_are_the_footprints_that_the_labels_share_out(fields):
+    shared = 0
+    for number, field in enumerate(fields):
+        labels = create_labels(field, dataclasses.replace(ALLEN, border_um=0.0), rng(number))
+        masks, whole = labels.masks(), labels.whole_masks()
+        assert masks.shape == whole.shape
+        np.testing.assert_array_equal(whole & masks, masks)
+        # Only a cell that is not labelled takes pixels away.
+        assert not (whole.any(0) & ~masks.any(0) & ~labels.ignore).any()
+        shared += (whole.sum(0) > 1).sum()
+    assert shared > 100
