@@ -1,33 +1,58 @@
-"""The README is true: its commands are those of CI, and its code runs."""
+"""README and the pages in docs/ are true: commands parse, code runs, files and pictures exist."""
 
+import functools
+import importlib.util
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+import tyro
+
+from fluxseg.cli.app import VERBS, read_verb
 from fluxseg.config import Config
 from fluxseg.main import parse_main
 from tests.conftest import REPOSITORY
 
-TEXT = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+README = REPOSITORY / "README.md"
+DOCS = sorted((REPOSITORY / "docs").glob("*.md"))
+PAGES = {
+    path.relative_to(REPOSITORY).as_posix(): path.read_text(encoding="utf-8")
+    for path in (README, REPOSITORY / "CONTRIBUTING.md", *DOCS)
+}
+TEXT = PAGES["README.md"]
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", TEXT, re.S)
+def blocks(language, text):
+    return re.findall(rf"```{language}\n(.*?)```", text, re.S)
+
+
+def commands(text):
+    return [line for block in blocks("bash", text) for line in block.splitlines()]
+
+
+COMMANDS = sorted({line for text in PAGES.values() for line in commands(text)})
 
 
 def test_ci_calls_the_second_set_up_command():
-    commands = [line for block in blocks("bash") for line in block.splitlines() if "venv" in line]
-    assert len(commands) == 2
-    assert commands[1] in (REPOSITORY / ".ci" / "run").read_text().splitlines()
-    assert commands[0].endswith("-m fluxseg.main --workdir runs/first")
+    found = [line for line in commands(TEXT) if "&& .venv/bin/python" in line]
+    assert len(found) == 2
+    assert found[1] in (REPOSITORY / ".ci" / "run").read_text().splitlines()
+    assert found[0].endswith("-m fluxseg.main --workdir runs/first")
 
 
-def test_the_code_for_notebooks_runs(tmp_path):
-    # In one process, as what they share is imported once.
-    code = "\n".join(blocks("python"))
+def test_pages_are_short():
+    assert {name for name, text in PAGES.items() if text.count("\n") > 200} == set()
+
+
+def test_the_code_runs(tmp_path):
+    # In one process, as what the pages share is imported once; each page has its own names.
+    pages = [code for text in PAGES.values() if (code := "\n".join(blocks("python", text)))]
+    program = f"import matplotlib\nmatplotlib.use('agg')\nfor page in {pages!r}: exec(page, {{}})"
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
+        [sys.executable, "-W", "error", "-c", program],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -37,28 +62,57 @@ def test_the_code_for_notebooks_runs(tmp_path):
     assert "neuron_iou" in done.stdout
 
 
-def test_every_verb_and_file_that_is_named_exists():
-    for name in re.findall(r"experiments/[\w/]+\.\w+", TEXT):
-        assert (REPOSITORY / name).exists(), name
-    help_text = subprocess.run(
-        [sys.executable, "-m", "fluxseg", "--help"], capture_output=True, text=True, check=True
-    ).stdout
-    for verb in re.findall(r"fluxseg (\w+) [A-Z-]", TEXT):
-        assert verb in help_text
+def test_code_that_is_only_shown_is_python():
+    for text in PAGES.values():
+        for code in blocks("py", text):
+            compile(code, "a page", "exec")
 
 
-def test_no_picture_is_missing():
-    for name in re.findall(r"!\[.*?\]\((.*?)\)", TEXT):
-        assert Path(REPOSITORY, name).stat().st_size > 10_000
+@pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("fluxseg ")])
+def test_a_command_can_be_given_like_that(line):
+    """Parsed with the verb's own options, and not run."""
+    _, verb, *arguments = shlex.split(line, comments=True)
+    if verb == "train":
+        parse_main(arguments, "train")
+    elif verb != "--version":
+        function = read_verb(verb)
+        tyro.cli(functools.wraps(function)(lambda *_, **__: 0), args=arguments)
 
 
-def test_every_setting_in_the_readme_can_be_given_like_that():
-    spans = re.findall(r"`([^`\n]+)`", TEXT) + "".join(blocks("bash")).splitlines()
-    option_and_value = r"(--config\.[\w.-]+)(?: ([^\s`#-]\S*))?"
-    found = [match for span in spans for match in re.findall(option_and_value, span)]
+def test_every_module_and_file_that_is_named_exists():
+    for name, text in PAGES.items():
+        # Tables of scripts that are gone say so.
+        text = text.partition("## What did not help")[0]
+        for module in re.findall(r"python -m ((?:experiments|tests|fluxseg)[\w.]*)", text):
+            assert importlib.util.find_spec(module), (name, module)
+        for path in re.findall(r"(?:experiments|tests|fluxseg|docs)/[\w/.-]*\.\w+", text):
+            assert (REPOSITORY / path).exists(), (name, path)
+
+
+def test_every_verb_is_described():
+    told = {verb for text in PAGES.values() for verb in re.findall(r"fluxseg ([a-z]+)\b", text)}
+    assert set(VERBS) <= told
+
+
+def test_no_picture_or_page_is_missing():
+    for name, text in PAGES.items():
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[\w-]+)?\)", text):
+            path = Path(REPOSITORY, name).parent / target
+            assert path.exists(), (name, target)
+            assert path.suffix != ".png" or path.stat().st_size > 10_000, (name, target)
+
+
+def test_every_setting_can_be_given_like_that():
+    found = set()
+    for text in PAGES.values():
+        spans = re.findall(r"`([^`\n]+)`", text) + commands(text)
+        option_and_value = r"(--config\.[\w.-]+)(?: ([^\s`#-]\S*))?"
+        found |= {match for span in spans for match in re.findall(option_and_value, span)}
     assert ("--config.data.source", "FOLDER") in found
-    for option, value in found:
+    for option, value in sorted(found):
         section, field = option.removeprefix("--config.").replace("-", "_").split(".")
+        if (section, field) == ("SECTION", "NAME"):
+            continue
         default = getattr(getattr(Config(), section), field)
         if value or isinstance(default, bool):
             parse_main(["--workdir", "x", option, *([value] if value else [])], "main")
