@@ -3,10 +3,7 @@
 import pytest
 
 from experiments.studies.scaling import (
-    NETWORKS,
     Collective,
-    all_reduce_seconds,
-    efficiency,
     inspect_step,
     list_collectives,
 )
@@ -62,15 +59,3 @@ def test_a_divided_optimizer_takes_less_memory_and_gathers_parameters():
     assert Collective("all-reduce", "f32", divided["parameters"] + 2) in listed
     gathered = sum(c.values for c in listed if c.kind == "all-gather")
     assert 0.5 * divided["parameters"] < gathered <= divided["parameters"]
-
-
-def test_the_estimate_of_an_all_reduce():
-    # 8 devices pass on an eighth of 8 MB seven times, twice; messages of no length count too.
-    assert all_reduce_seconds(8_000_000, 8, 1e9, 0.0) == pytest.approx(14e-3)
-    assert all_reduce_seconds(0, 8, 1e9, 1e-3) == pytest.approx(6e-3)
-    assert all_reduce_seconds(8_000_000, 1, 1e9, 1.0) == 0
-    for network in NETWORKS:
-        line = [efficiency(1e-2, [4_000_000, 16], count, network) for count in (1, 2, 8, 64, 512)]
-        assert line[0] == 1
-        assert line == sorted(line, reverse=True)
-        assert line[-1] > 0
