@@ -58,6 +58,8 @@ class DataConfig:
 
     source: str = "simulator"
     """A folder of recordings, or "simulator"."""
+    pick: str = ""
+    """Of files that hold several: what is read, such as "channel=2 plane=1" or "key=mean"."""
     cache: str = dataclasses.field(default="", metadata=FREE)
     """Folder of the prepared crops; empty: `cache` in the workdir."""
     tile: int = 256

@@ -57,13 +57,24 @@ def test_bad_movies_do_not_stop_the_others(movie, tmp_path):
     absent = tmp_path / "absent.tif"
     text = project(bad, series, movie, absent, "--output", out, code=1)
     assert "1 movies projected, 3 failed" in text
-    for words in (f"failed: {bad}: ", "choose the dataset", f"failed: {absent}: "):
+    for words in (f"failed: {bad}: ", "choose one with --key", f"failed: {absent}: "):
         assert words in text
     assert [path.name for path in out.iterdir()] == [f"{movie.stem}_max.tif"]
-    project(series, "--output", out, "--dataset", "second")
+    project(series, "--output", out, "--key", "second")
     np.testing.assert_array_equal(tifffile.imread(out / "series_max.tif"), MOVIE[:5].max(0))
-    project(series, "--output", out, "--dataset", "second", "--order", "xy")
+    project(series, "--output", out, "--key", "second", "--axes", "txy")
     np.testing.assert_array_equal(tifffile.imread(out / "series_max.tif"), MOVIE[:5].max(0).T)
+
+
+def test_a_folder_of_frames_is_one_movie_and_its_size_is_told(tmp_path):
+    for number, frame in enumerate(MOVIE[:7]):
+        tifffile.imwrite(tmp_path / f"fr_{number:03d}.tif", frame)
+    text = project(tmp_path, "--output", tmp_path / "out")
+    for words in ("6 more files, one movie", "7 frames of 24 x 30 px (uint16)", "fr_max.tif"):
+        assert words in text
+    np.testing.assert_array_equal(
+        tifffile.imread(tmp_path / "out" / "fr_max.tif"), MOVIE[:7].max(0)
+    )
 
 
 def test_settings_that_suit_no_movie_are_errors(movie, tmp_path):

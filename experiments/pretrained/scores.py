@@ -187,7 +187,7 @@ def draw_overlays(model: Predictor, patterns: Sequence[str], folder: Path) -> No
 
     folder.mkdir(parents=True, exist_ok=True)
     for job in plan_jobs(tuple(patterns), folder):
-        image, _ = read_input(job.path, job.page)
+        image, _ = read_input(job.path)
         title = f"{job.name}, cells of {model.find_diameter(image):.1f} px"
         draw_found(model, {title: image}, folder / f"{job.name}.png", 8)
 

@@ -25,6 +25,9 @@ def predict(
     model: str = pretrained.NAME,
     ensemble: tuple[str, ...] = (),
     format: tuple[PredictFormat, ...] = ("probability", "labels"),
+    channel: str = "",
+    plane: str = "",
+    key: str = "",
     diameter: float | None = None,
     tta: bool = False,
     fast: bool = False,
@@ -38,8 +41,8 @@ def predict(
     processes that run the same command share out the images.
 
     Args:
-        inputs: Image files or recordings, folders of them, or patterns such as "data/*.tif"; of a
-            TIFF file with several pages each page is an image.
+        inputs: Image files or recordings, folders of them, or patterns such as "data/*.tif". Movies
+            are projected first: see fluxseg project.
         output: Folder to write to.
         model: A model file, such as model.safetensors of a workdir, or the workdir of a run; by
             default the model that comes with fluxseg, which has seen simulated fields only.
@@ -51,6 +54,10 @@ def predict(
             measures of each neuron in NAME_prediction.npz; suite2p (a folder, NAME_suite2p),
             cellpose (NAME_seg.npy), imagej (NAME_rois.zip), nwb, neurofinder, coco: the
             neurons for that tool.
+        channel: Which channel, of images of several: its name (red, green, blue), or its number
+            from 1.
+        plane: Which plane, of files of several: its name, or its number from 1.
+        key: Which array, of MATLAB, .npz and NWB files: its name.
         diameter: Typical diameter of the cells, px, for the model that comes with fluxseg; by
             default it is estimated from each image.
         tta: Average over the 8 flips and turns of each image: eight times slower. The model that
@@ -62,6 +69,7 @@ def predict(
             default.
         processes: The processes of the job, if it has several.
     """
+    from fluxseg.formats.pick import Pick
     from fluxseg.inference.ensemble import load_ensemble
     from fluxseg.inference.inputs import plan_jobs
     from fluxseg.inference.predict_files import predict_files
@@ -74,7 +82,7 @@ def predict(
             raise ConfigError("--model and --ensemble exclude each other; give one of them")
         enable_compilation_cache()
         loaded = load_ensemble(ensemble) if ensemble else load_model(model)
-        jobs = plan_jobs(inputs, output)
+        jobs = plan_jobs(inputs, output, Pick(channel, plane, key))
         with progress_bars(console, ("Predicting", "images")) as (progress,):
             outcomes = predict_files(
                 loaded,

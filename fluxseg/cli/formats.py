@@ -1,6 +1,7 @@
 """The verb that converts recordings between formats."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 
@@ -9,6 +10,9 @@ from fluxseg.errors import FluxsegError
 from fluxseg.formats.formats import Format
 from fluxseg.io.names import distinct_name, safe_name
 
+if TYPE_CHECKING:
+    from fluxseg.formats.pick import Pick
+
 
 def convert(
     source: tyro.conf.Positional[Path],
@@ -16,6 +20,9 @@ def convert(
     /,
     format: Format | None = None,
     image: Path | None = None,
+    channel: str = "",
+    plane: str = "",
+    key: str = "",
     overwrite: bool = False,
 ) -> int:
     """Convert a recording, or a folder of recordings, to the format of another tool.
@@ -31,15 +38,21 @@ def convert(
             is a Suite2p folder). labels: image and label image as TIFF. cellpose-pair: image and
             masks that Cellpose trains on.
         image: Image of a file that holds ROIs only; by default one of the same name beside it.
+        channel: Which channel, of images of several: its name, or its number from 1.
+        plane: Which plane, of files of several: its name, or its number from 1.
+        key: Which array, of MATLAB, .npz and NWB files: its name.
         overwrite: Write over files that exist.
     """
     from fluxseg.formats.convert import convert as convert_one
+    from fluxseg.formats.pick import Pick
 
     console = create_console()
     configure_logging(create_console(stderr=True))
+    pick = Pick(channel, plane, key)
     if source.is_dir() and not _is_recording(source):
-        return _convert_folder(source, target, format, overwrite)
-    for remark in convert_one(source, target, format, image=image, overwrite=overwrite):
+        return _convert_folder(source, target, format, overwrite, pick)
+    remarks = convert_one(source, target, format, image=image, pick=pick, overwrite=overwrite)
+    for remark in remarks:
         console.print(f"remark: {remark}", markup=False)
     console.print(f"written: {target}", markup=False)
     return 0
@@ -65,7 +78,9 @@ def _choose_name(recording_id: str, format: Format, taken: set[str]) -> str:
     return name
 
 
-def _convert_folder(source: Path, target: Path, format: Format | None, overwrite: bool) -> int:
+def _convert_folder(
+    source: Path, target: Path, format: Format | None, overwrite: bool, pick: "Pick"
+) -> int:
     from fluxseg.errors import ConfigError
     from fluxseg.formats.convert import write_recording
     from fluxseg.formats.formats import ENDINGS
@@ -74,7 +89,7 @@ def _convert_folder(source: Path, target: Path, format: Format | None, overwrite
     if format is None:
         raise ConfigError("--format is needed to convert a folder of recordings")
     console = create_console()
-    recordings = FolderSource(str(source))
+    recordings = FolderSource(str(source), pick)
     keys = recordings.keys()
     failed = 0
     taken: set[str] = set()

@@ -11,6 +11,8 @@ from fluxseg.errors import ConfigError, RecordingError
 from fluxseg.io.names import safe_name
 
 if TYPE_CHECKING:
+    from fluxseg.formats.movie_files import Movie
+    from fluxseg.formats.pick import Pick
     from fluxseg.formats.projections import Projection
 
 Kind = Literal["max", "mean", "correlation"]
@@ -21,25 +23,32 @@ def project(
     /,
     output: Path,
     kind: tuple[Kind, ...] = ("max",),
-    dataset: str = "",
+    channel: str = "",
+    plane: str = "",
+    key: str = "",
+    axes: str = "",
     bin: int = 1,
-    order: Literal["auto", "xy", "yx"] = "auto",
 ) -> int:
     """Project movies over time: each MOVIE becomes NAME_max.tif and so on.
 
     Goes on after a movie that cannot be used; exit code 1 if there was any.
 
     Args:
-        movies: TIFF files (a page for each frame, or ImageJ stacks), HDF5 files, or NWB files
-            with a TwoPhotonSeries; of one channel and one plane.
+        movies: TIFF files (ScanImage, ImageJ, OME and others), HDF5 files, or NWB files with a
+            TwoPhotonSeries; folders of them, or patterns. A folder or pattern of single frames,
+            or of the numbered parts of a movie, is one movie.
         output: Folder to write to.
         kind: Which images. max: the largest value; mean; correlation: the mean correlation of
             each pixel with its 8 neighbours.
-        dataset: Path of the dataset (frames, height, width) in HDF5 files that hold several.
+        channel: Which channel, of movies of several: its name, or its number from 1.
+        plane: Which plane, of movies of several: its number from 1.
+        key: Which dataset, of HDF5 files that hold several.
+        axes: Order of the axes where a file does not tell it, such as TYX (time, height, width),
+            YXT or TCYX; in TIFF files TYX: each image is a frame.
         bin: Average over so many frames before the maximum, against noise; 1: none.
-        order: Order of the axes of a frame in HDF5 files. auto: (x, y) in NWB files as their
-            schema says, else (y, x).
     """
+    from fluxseg.formats.movie_files import find_movies
+    from fluxseg.formats.pick import Pick
     from fluxseg.formats.projections import MaxProjection
 
     console = create_console()
@@ -48,48 +57,50 @@ def project(
         raise ConfigError("project: give at least one movie and one kind of image")
     # Settings are at fault for every movie, so they are not reported for each.
     MaxProjection(bin)
-    stems = [movie.name.split(".ome.")[0].removesuffix(movie.suffix) for movie in movies]
-    names = [safe_name(stem) for stem in stems]
+    pick = Pick(channel, plane, key, axes.upper())
+    found = find_movies(movies, pick)
+    names = [safe_name(movie.name) for movie in found]
     folded = [name.casefold() for name in names]
     twice = sorted({name for name in names if folded.count(name.casefold()) > 1})
     if twice:
         raise ConfigError(f"project: several movies are named {twice[0]}; project them apart")
     failed = 0
-    for movie, name in zip(movies, names, strict=True):
+    for movie, name in zip(found, names, strict=True):
         try:
             with progress_bars(console, (f"Projecting {name}", "frames")) as (progress,):
-                written = _project_one(movie, output / name, kind, dataset, bin, order, progress)
+                lines = _project_one(movie, output / name, kind, pick, bin, progress)
         except RecordingError as error:
             failed += 1
             console.print(f"failed: {error}", markup=False)
         else:
-            console.print(f"{movie}: {', '.join(written)}", markup=False)
-    console.print(f"{len(movies) - failed} movies projected, {failed} failed", markup=False)
+            for line in lines:
+                console.print(line, markup=False)
+    console.print(f"{len(found) - failed} movies projected, {failed} failed", markup=False)
     return 1 if failed else 0
 
 
 def _project_one(
-    movie: Path,
+    movie: "Movie",
     stem: Path,
     kinds: tuple[Kind, ...],
-    dataset: str,
+    pick: "Pick",
     bin: int,
-    order: Literal["auto", "xy", "yx"],
     progress: Callable[[int, int], None],
 ) -> list[str]:
-    from fluxseg.formats.movies import iterate_frames, read_movie_facts, write_projection
+    """Write the projections of a movie; return the lines that tell of it."""
+    from fluxseg.formats.movies import iterate_frames, read_movie_facts
     from fluxseg.formats.npy import naming_file
+    from fluxseg.formats.pixels import write_image_tiff
     from fluxseg.formats.projections import CorrelationImage, MaxProjection, MeanProjection
 
-    axes = None if order == "auto" else order
-    facts = read_movie_facts(movie, dataset, axes)
+    facts = read_movie_facts(movie.paths, pick)
     starts: dict[str, Projection] = {
         "max": MaxProjection(bin), "mean": MeanProjection(), "correlation": CorrelationImage()
     }  # fmt: skip
     images = {kind: starts[kind] for kind in kinds}
     done = 0
-    for frames in iterate_frames(movie, 0, dataset, axes):
-        with naming_file(movie):
+    for frames in iterate_frames(movie.paths, 0, pick):
+        with naming_file(movie.paths[0]):
             for kind in images:
                 images[kind] = images[kind].add(frames)
         done += len(frames)
@@ -97,7 +108,14 @@ def _project_one(
     written = []
     for kind in dict.fromkeys(kinds):
         path = stem.with_name(f"{stem.name}_{kind}.tif")
-        result = images[kind].result()
-        write_projection(path, result if kind == "max" else result.astype("f4"), facts.um_per_px)
+        image = images[kind].result()
+        image = image if kind == "max" else image.astype("f4")
+        write_image_tiff(path, image, facts.um_per_px, compress=True)
         written.append(path.name)
-    return written
+    first, files = movie.paths[0], len(movie.paths)
+    source = f"{first}" if files == 1 else f"{first} and {files - 1} more files, one movie"
+    height, width = facts.shape
+    rate = "" if facts.rate is None else f", {facts.rate:.4g} Hz"
+    size = f"{facts.frames} frames of {height} x {width} px ({facts.dtype}){rate}"
+    remarks = [*facts.remarks, *(["one frame only"] if facts.frames == 1 else [])]
+    return [f"{source}: {size}: {', '.join(written)}", *(f"  remark: {text}" for text in remarks)]

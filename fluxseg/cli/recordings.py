@@ -17,6 +17,9 @@ from fluxseg.processes import Processes, is_first_process, run_in_all, run_in_fi
 def check(
     source: tyro.conf.Positional[str],
     /,
+    channel: str = "",
+    plane: str = "",
+    key: str = "",
     json_: Annotated[bool, tyro.conf.arg(name="json")] = False,
     workers: int = 0,
     processes: Processes = Processes(),  # noqa: B008
@@ -28,14 +31,19 @@ def check(
 
     Args:
         source: A folder of recordings, one file, or "simulator".
+        channel: Which channel, of images of several: its name, or its number from 1.
+        plane: Which plane, of files of several: its name, or its number from 1.
+        key: Which array, of MATLAB, .npz and NWB files: its name.
         json_: Print JSON instead of lines.
         workers: Processes to use; 0: one per CPU core.
         processes: The processes of the job, if it has several.
     """
     from fluxseg.data.checks import STATUS_WORDS, check_source, format_check
+    from fluxseg.formats.pick import Pick
     from fluxseg.formats.sources import open_source
 
-    config = Config(data=DataConfig(source=source))
+    pick = str(Pick(channel, plane, key))
+    config = Config(data=DataConfig(source=source, pick=pick))
     with joined(processes, log_to_stderr=True) as console:
         with progress_bars(create_console(stderr=True), ("Checking", "recordings")) as (progress,):
             report = check_source(open_source(config), workers, progress)

@@ -36,8 +36,8 @@ from fluxseg.formats.hdf5 import (
     read_texts,
 )
 from fluxseg.formats.npy import naming_file, open_regular
-from fluxseg.formats.pixels import MAX_PIXELS
 from fluxseg.formats.plane_masks import read_plane_masks
+from fluxseg.formats.tiff import MAX_PIXELS
 
 PIPELINE = "processing/brain_observatory_pipeline/ImageSegmentation"
 """Where the masks of a Visual Coding file are."""

@@ -23,6 +23,7 @@ from fluxseg.formats.npy import naming_file, open_regular
 from fluxseg.formats.npz import read_npz, write_npz
 from fluxseg.formats.nwb import read_nwb
 from fluxseg.formats.nwb_write import write_nwb
+from fluxseg.formats.pick import NO_PICK, Pick
 from fluxseg.formats.pixels import MAGICS as IMAGE_MAGICS
 from fluxseg.formats.pixels import write_image_tiff, write_label_tiff
 from fluxseg.formats.suite2p import is_suite2p, read_suite2p, write_suite2p
@@ -32,11 +33,9 @@ NEED_IMAGE = ("imagej", "neurofinder", "coco", "cellpose")
 _READERS: dict[str, Callable[..., Recording]] = {
     "allen": read_allen_npy,
     "npz": read_npz,
-    "image": read_image,
     "cellpose": read_cellpose,
     "suite2p": read_suite2p,
     "imagej": read_imagej,
-    "nwb": read_nwb,
     "allen-nwb": read_allen_nwb,
     "neurofinder": neurofinder.read_neurofinder,
     "coco": coco.read_coco,
@@ -100,12 +99,13 @@ def detect_format(path: Path | str) -> str:
     raise RecordingError(str(path), why)
 
 
-def read_any(path: Path | str, image: Path | str | None = None) -> Recording:
+def read_any(path: Path | str, image: Path | str | None = None, pick: Pick = NO_PICK) -> Recording:
     """Read a recording from a file or folder in any known format, told by its content.
 
     Args:
         path: the file or folder.
         image: its image, for formats that hold ROIs only; None looks beside the file.
+        pick: which channel, plane or array is read, if there are several.
 
     Returns:
         The recording.
@@ -116,6 +116,10 @@ def read_any(path: Path | str, image: Path | str | None = None) -> Recording:
     """
     path = Path(path)
     kind = detect_format(path)
+    if kind == "image":
+        return read_image(path, pick=pick)
+    if kind == "nwb":
+        return read_nwb(path, plane=pick.plane or None, image=pick.key or None)
     reader = _READERS[kind]
     return reader(path, image) if image is not None and kind in NEED_IMAGE else reader(path)
 
@@ -191,6 +195,7 @@ def convert(
     format: Format | None = None,
     *,
     image: Path | str | None = None,
+    pick: Pick = NO_PICK,
     overwrite: bool = False,
 ) -> tuple[str, ...]:
     """Convert one recording; see `read_any` and `write_recording`.
@@ -199,7 +204,7 @@ def convert(
         The remarks of the reader and of the writer.
     """
     kind = format or guess_format(target)
-    recording = read_any(source, image)
+    recording = read_any(source, image, pick)
     return (*recording.remarks, *write_recording(target, recording, kind, overwrite=overwrite))
 
 

@@ -17,19 +17,21 @@ from fluxseg.data.recording import NO_GROUP, Recording, check_image
 from fluxseg.errors import RecordingError
 from fluxseg.formats.labels import label_components, masks_from_labels
 from fluxseg.formats.npy import naming_file
+from fluxseg.formats.pick import NO_PICK, Pick
 from fluxseg.formats.pixels import read_pixels
 
-SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
+SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".gif", ".lsm", ".btf")
 """Endings of image files, in lower case; upper case is known as well."""
 MASK_ENDINGS = ("_masks", "_mask", "_labels", "_label")
 """What follows the name of an image in the name of its masks."""
 
 
-def read_image(path: Path | str) -> Recording:
+def read_image(path: Path | str, pick: Pick = NO_PICK) -> Recording:
     """Read a recording from an image file and the mask file that belongs to it, if there is one.
 
     Args:
         path: image file; see the docstring of this module for the masks.
+        pick: which channel and plane of the image, if there are several.
 
     Returns:
         The recording; `masks` is None without a mask file, and `metadata` holds `um_per_px` if
@@ -42,8 +44,8 @@ def read_image(path: Path | str) -> Recording:
     path = Path(path)
     if is_mask_name(path) and find_image(path) is None:
         raise RecordingError(str(path), "is named as a mask, but its image is not there")
-    image, facts = read_pixels(path)
-    remarks = [NO_GROUP]
+    image, facts = read_pixels(path, pick=pick)
+    remarks = [NO_GROUP, *facts.pop("remarks", ())]
     if facts.pop("format") == "JPEG":
         remarks.append("the image is a JPEG file: its values are not exact")
     masks: np.ndarray | None = None

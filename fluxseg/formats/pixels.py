@@ -1,61 +1,58 @@
-"""Single-channel TIFF, PNG and JPEG files as arrays, with their exact values."""
+"""Single-channel images - TIFF, PNG, JPEG, BMP, GIF - as arrays, with their exact values."""
 
-import contextlib
-import math
 import warnings
-import zlib
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from fluxseg.errors import RecordingError
 from fluxseg.formats.npy import naming_file, open_regular
+from fluxseg.formats.pick import NO_PICK, Pick, choose
+from fluxseg.formats.stacks import Stack, read_stack
+from fluxseg.formats.tiff import (
+    MAX_PIXELS,
+    TIFF_MAGICS,
+    check_size,
+    decode_page,
+    get_page,
+    open_tiff,
+)
 from fluxseg.io.files import atomic_path
 
-MAX_PIXELS = 8192 * 8192
-"""Pixels of an image; a few bytes can declare any number."""
-MAX_BYTES = 2**30
-"""Bytes of an image in memory."""
-MAX_RATIO = 2048
-"""No compression of single-channel images makes them so many times smaller."""
-MAGICS: dict[bytes, Literal["PNG", "JPEG", "TIFF"]] = {
+MAGICS: dict[bytes, str] = {
     b"\x89PNG\r\n\x1a\n": "PNG",
     b"\xff\xd8\xff": "JPEG",
-    b"II*\x00": "TIFF",
-    b"MM\x00*": "TIFF",
-    b"II+\x00": "TIFF",
-    b"MM\x00+": "TIFF",
+    b"GIF8": "GIF",
+    b"BM": "BMP",
+    **dict.fromkeys(TIFF_MAGICS, "TIFF"),
 }
 """How files of each format begin."""
-# Micrometres of the length units that TIFF tags and ImageJ know.
-_UNITS = {"um": 1.0, "µm": 1.0, "μm": 1.0, "\\u00b5m": 1.0, "micron": 1.0, "microns": 1.0}
-_UNITS |= {"nm": 1e-3, "mm": 1e3, "cm": 1e4, "inch": 25400.0}
-RAW, DEFLATE = 1, (8, 32946)
-"""Compressions that are read with a check of what they unpack to; others go through Pillow."""
+COLOURS = ("red", "green", "blue")
 
 
 def read_pixels(
-    path: Path | str, *, labels: bool = False, page: int | None = None
+    path: Path | str, *, labels: bool = False, pick: Pick = NO_PICK
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Read one single-channel image.
 
-    Colour images whose channels are equal count as one channel; an alpha channel is ignored.
+    Of colour images, one whose colours are equal, or of which one alone is in use, counts as one
+    channel; alpha is ignored. Of palettes the colours count if they are of one hue, else the
+    numbers if larger ones are brighter. Images whose 0 is white are inverted.
 
     Args:
-        path: TIFF, PNG or JPEG file, told by its content.
-        labels: whether the values are labels: those of a palette are then its numbers, not its
-            colours.
-        page: number of the page of a TIFF file, from 0; None if it must have one only.
+        path: image file, told by its content.
+        labels: whether the values are labels: then they are the numbers as they are stored.
+        pick: which channel and plane, if there are several.
 
     Returns:
         `[H, W]` of the file's own dtype (16-bit integers, floats), and what is known about it:
-        `format`, and `um_per_px` if a TIFF file says so.
+        `format`; `um_per_px` if a TIFF file says so; `remarks`, texts, if something was odd.
 
     Raises:
-        RecordingError: naming the file, if it is in colour, holds several pages, is larger than
-            `MAX_PIXELS`, or cannot be read.
+        RecordingError: naming the file, if it is a movie, holds several channels or planes of
+            which none is picked, is larger than `MAX_PIXELS`, or cannot be read.
     """
     path = Path(path)
     with naming_file(path):
@@ -63,58 +60,175 @@ def read_pixels(
             start = file.read(32)
         kind = next((kind for magic, kind in MAGICS.items() if start.startswith(magic)), None)
         if kind is None:
-            raise RecordingError("", "is neither a TIFF, PNG nor JPEG file")
-        if kind == "PNG" and start[24:25] == b"\x10" and start[25:26] != b"\x00":
-            raise RecordingError("", "is a 16-bit PNG in colour; save it with one channel")
+            raise RecordingError("", "is no image file: neither TIFF, PNG, JPEG, BMP nor GIF")
         facts: dict[str, Any] = {"format": kind}
-        try:
-            if kind == "TIFF":
-                image, scale = _read_tiff(path, labels, page)
-                facts |= {} if scale is None else {"um_per_px": scale}
-            else:
-                image = _read_with_pillow(path, kind, labels)
-        except (RecordingError, OSError, MemoryError):
-            raise
-        except Exception as error:
-            # Both libraries meet damaged files with exceptions of any kind.
-            raise RecordingError("", f"is damaged: {type(error).__name__}: {error}") from error
-        return _one_channel(image), facts
+        if kind == "TIFF":
+            with open_tiff(path) as tiff:
+                stack = read_stack(path, tiff, pick)
+                numbers = stack.select(pick)
+                if len(numbers) > 1:
+                    raise RecordingError("", _movie_text(len(numbers)))
+                image = read_image_of(path, tiff, stack, int(numbers[0]), pick, labels)
+            facts |= {} if stack.um_per_px is None else {"um_per_px": stack.um_per_px}
+            facts |= {"remarks": stack.remarks} if stack.remarks else {}
+        else:
+            image = _read_picture(path, kind, start, labels, pick)
+        return np.ascontiguousarray(image, image.dtype.newbyteorder("=")), facts
 
 
-def count_pages(path: Path | str) -> int:
-    """Count the pages of a TIFF file that `read_pixels` can read; 1 for any other file.
+def read_image_of(
+    path: Path, tiff: Any, stack: Stack, number: int, pick: Pick, labels: bool = False
+) -> np.ndarray:
+    """Read one image of a TIFF file as `read_pixels` does: `[H, W]`.
 
-    Raises:
-        RecordingError: naming the file, if it cannot be read.
-    """
-    path = Path(path)
-    with naming_file(path):
-        with open_regular(path) as (file, _):
-            start = file.read(4)
-        if MAGICS.get(start) != "TIFF":
-            return 1
-        with open_tiff(path) as tiff:
-            return len(tiff.pages)
-
-
-@contextlib.contextmanager
-def open_tiff(path: Path) -> Iterator[Any]:
-    """Open a TIFF file with `tifffile`.
+    Args:
+        path: the file.
+        tiff: the same, opened.
+        stack: of the file.
+        number: one of those that `Stack.select` gives.
+        pick: its channel is one of the samples of a pixel, if the images are of one channel.
+        labels: see `read_pixels`.
 
     Raises:
-        RecordingError: without the name of the file, if what is read in the block is damaged.
+        RecordingError: if it is damaged, in colour, or unlike the first image.
     """
-    import tifffile
+    first = get_page(tiff, 0)
+    if stack.offset is not None:
+        shape, dtype = (
+            (first.imagelength, first.imagewidth),
+            first.dtype.newbyteorder(tiff.byteorder),
+        )
+        check_size(shape, path)
+        with path.open("rb") as file:
+            file.seek(stack.offset + number * first.nbytes)
+            image = np.frombuffer(file.read(first.nbytes), dtype).reshape(shape)
+        page = first
+    else:
+        page = get_page(tiff, number)
+        if page.shape != first.shape or page.dtype != first.dtype:
+            what = f"{list(page.shape)} of {page.dtype}"
+            raise RecordingError("", f"page {number + 1} is {what}, unlike the first")
+        image = decode_page(path, page)
+    kind = int(page.photometric)
+    if image.ndim == 3:
+        # Alpha is marked as such; further samples of other files are channels.
+        alpha = len([e for e in page.extrasamples if e]) if page.extrasamples else 0
+        colour = kind in (2, 5, 6, 8)
+        alpha = image.shape[2] - 3 if colour and kind != 5 and image.shape[2] > 3 else alpha
+        image = image[..., : image.shape[2] - alpha] if alpha < image.shape[2] else image
+        names = COLOURS if colour and image.shape[2] == 3 else ()
+        image = one_channel(image, names, pick.channel if stack.samples else "")
+    if kind == 3 and not labels and page.colormap is not None:
+        table = np.asarray(page.colormap).T
+        return _apply_palette(image, table >> 8 if table.max() > 255 else table)
+    if kind == 0 and (not labels or page.bitspersample == 1):
+        return _invert(image, page.bitspersample)
+    return image
 
+
+def one_channel(image: np.ndarray, names: Sequence[str] = (), wanted: str = "") -> np.ndarray:
+    """Return the channel `[H, W]` that is wanted, or the only one in use.
+
+    Args:
+        image: `[H, W, C]`.
+        names: of the channels; numbered without.
+        wanted: see `fluxseg.formats.pick.choose`.
+
+    Raises:
+        RecordingError: if there are several.
+    """
+    names = names or [str(number + 1) for number in range(image.shape[2])]
+    channels = np.moveaxis(image, 2, 0)
+    if not wanted:
+        used = [channel for channel in channels if (channel != channel.flat[0]).any()]
+        if all((channel == used[0]).all() for channel in used[1:]):
+            return used[0] if used else channels[0]
+    found: np.ndarray = channels[choose("channel", names, wanted)]
+    return found
+
+
+def _movie_text(frames: int) -> str:
+    return (
+        f"is a movie of {frames} frames: make an image of it with `fluxseg project FILE --output "
+        "FOLDER`; images that are no movie must be files of their own"
+    )
+
+
+def _invert(image: np.ndarray, bits: int) -> np.ndarray:
+    """Return an image whose 0 is white with 0 as black."""
+    if image.dtype == bool:
+        return ~image
+    return image.dtype.type(2**bits - 1) - image if image.dtype.kind == "u" else -image
+
+
+def _apply_palette(image: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """Return the values of a palette `[K, 3]` of one hue, or its numbers if they grow brighter."""
+    table = table[: int(image.max()) + 1].astype(np.uint8)
+    if image.max() >= len(table):
+        raise RecordingError("", "is damaged: it has colours that its palette does not")
+    hues = [channel for channel in table.T if channel.any()]
+    if all((channel == hues[0]).all() for channel in hues[1:]):
+        return hues[0][image] if hues else np.zeros_like(image, np.uint8)
+    brightness = table.astype(int) @ [299, 587, 114]
+    if len(table) > 16 and (np.diff(brightness) >= 0).mean() > 0.95:
+        return image
+    raise RecordingError("", "is a colour image (a palette); save the channel of the neurons")
+
+
+def _read_picture(path: Path, kind: str, start: bytes, labels: bool, pick: Pick) -> np.ndarray:
+    """Read what is no TIFF."""
+    from PIL import Image
+
+    if kind == "PNG" and start[24:25] == b"\x10" and start[25:26] in (b"\x02", b"\x04", b"\x06"):
+        return _read_deep_png(path, start, pick)
     try:
-        # Some formats name further files, which are none of ours to open.
-        with tifffile.TiffFile(path, is_ome=False, _multifile=False) as tiff:
-            yield tiff
+        with warnings.catch_warnings():
+            # Its warning about large images comes before its error; the limit here is lower.
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=(kind,)) as picture:
+                check_size(picture.size[::-1], path, 1 if picture.mode == "1" else 8)
+                frames = getattr(picture, "n_frames", 1)
+                if frames > 1:
+                    raise RecordingError("", _movie_text(frames))
+                if picture.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
+                    raise RecordingError(
+                        "", f"is a colour image ({picture.mode}); save one channel"
+                    )
+                if picture.mode == "PA":
+                    image = np.asarray(picture.convert("RGB"))
+                else:
+                    image = np.asarray(picture)
+                palette = picture.getpalette("RGB") if picture.mode == "P" else None
     except (RecordingError, OSError, MemoryError):
         raise
+    except Image.DecompressionBombError as error:
+        raise RecordingError("", f"declares more than the limit of {MAX_PIXELS} pixels") from error
     except Exception as error:
         # The library meets damaged files with exceptions of any kind.
         raise RecordingError("", f"is damaged: {type(error).__name__}: {error}") from error
+    if palette is not None and not labels:
+        return _apply_palette(image, np.array(palette).reshape(-1, 3))
+    choose("plane", ("1",), pick.plane)
+    if image.ndim == 3:
+        image = image[..., :-1] if image.shape[2] in (2, 4) else image
+        return one_channel(image, COLOURS if image.shape[2] == 3 else (), pick.channel)
+    choose("channel", ("1",), pick.channel)
+    return image
+
+
+def _read_deep_png(path: Path, start: bytes, pick: Pick) -> np.ndarray:
+    """Read a PNG of 16 bits with several channels, of which Pillow would keep 8."""
+    import imagecodecs
+
+    width, height = (int.from_bytes(start[at : at + 4], "big") for at in (16, 20))
+    check_size((height, width), path, 16)
+    try:
+        image = imagecodecs.png_decode(path.read_bytes())
+    except Exception as error:
+        # The library meets damaged files with exceptions of any kind.
+        raise RecordingError("", f"is damaged: {error}") from error
+    image = image[..., :-1] if image.ndim == 3 and image.shape[2] in (2, 4) else image
+    return one_channel(image.reshape(height, width, -1), COLOURS, pick.channel)
 
 
 def write_label_tiff(path: Path | str, labels: np.ndarray) -> None:
@@ -141,7 +255,7 @@ def write_image_tiff(
 
     Args:
         path: file to write, whole or not at all.
-        image: `[H, W]`.
+        image: `[H, W]`; booleans are written as 0 and 1.
         um_per_px: size of a pixel, um; `read_pixels` finds it again.
         compress: without loss; not every tool reads that.
 
@@ -153,156 +267,9 @@ def write_image_tiff(
     with atomic_path(path) as temporary:
         tifffile.imwrite(
             temporary,
-            image,
+            image.astype(np.uint8) if image.dtype == bool else image,
             photometric="minisblack",
             compression="zlib" if compress else None,
             resolution=None if um_per_px is None else (1e4 / um_per_px, 1e4 / um_per_px),
             resolutionunit=None if um_per_px is None else "CENTIMETER",
         )
-
-
-def _read_with_pillow(path: Path, kind: str, labels: bool, page: int | None = None) -> np.ndarray:
-    from PIL import Image
-
-    with warnings.catch_warnings():
-        # Its warning about large images comes before its error; the limit here is lower.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        with _open_picture(path, kind) as picture:
-            if page is not None:
-                picture.seek(page)
-            _check_size(picture.size[::-1], 1 if picture.mode == "1" else 8, path)
-            frames = getattr(picture, "n_frames", 1)
-            if frames > 1 and page is None:
-                raise RecordingError("", _several(frames))
-            if picture.mode in ("P", "PA") and not labels:
-                return np.asarray(picture.convert("RGB"))
-            if picture.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
-                raise RecordingError("", f"is a colour image ({picture.mode}); save one channel")
-            return np.asarray(picture)
-
-
-def _open_picture(path: Path, kind: str) -> Any:
-    from PIL import Image
-
-    try:
-        return Image.open(path, formats=(kind,))
-    except Image.DecompressionBombError as error:
-        raise RecordingError("", f"declares more than the limit of {MAX_PIXELS} pixels") from error
-
-
-def _check_size(shape: tuple[int, ...], bits: int, path: Path) -> None:
-    height, width = shape
-    if height * width > MAX_PIXELS:
-        raise RecordingError(
-            "", f"is {height} x {width} px large, the limit is {MAX_PIXELS} pixels"
-        )
-    if height * width * bits // 8 > MAX_RATIO * path.stat().st_size + 2**20:
-        raise RecordingError("", f"is damaged: too short for {height} x {width} px")
-
-
-def _several(count: int) -> str:
-    return f"holds {count} pages; if it is a movie, save its projection over time instead"
-
-
-def _one_channel(image: np.ndarray) -> np.ndarray:
-    """Drop channels that say the same as the first, and alpha."""
-    if image.ndim == 3 and image.shape[2] in (2, 4):
-        image = image[..., :-1]
-    if image.ndim == 3 and image.shape[2] in (1, 3):
-        if (image != image[..., :1]).any():
-            raise RecordingError("", "is a colour image; save the channel that shows the neurons")
-        image = image[..., 0]
-    if image.ndim != 2:
-        raise RecordingError("", f"is not an image [H, W] but has the shape {list(image.shape)}")
-    return np.ascontiguousarray(image, image.dtype.newbyteorder("="))
-
-
-def _read_tiff(path: Path, labels: bool, number: int | None) -> tuple[np.ndarray, float | None]:
-    import tifffile
-
-    with open_tiff(path) as tiff:
-        stored, declared = len(tiff.pages), _declared_pages(tiff)
-        if number is not None and not 0 <= number < stored:
-            raise RecordingError("", f"has no page {number + 1}, it holds {stored}")
-        if number is not None and declared > stored:
-            raise RecordingError("", f"stores {declared} images as one page; save it as pages")
-        # All pages as they are stored: by default the first one would stand in for their tags.
-        tiff.pages.useframes = False
-        page = tiff.pages[number or 0]
-        if not isinstance(page, tifffile.TiffPage):
-            raise RecordingError("", "is damaged: its first page is not an image")
-        _check_size((page.imagelength, page.imagewidth), page.bitspersample, path)
-        samples = math.prod(page.shape) / max(page.imagelength * page.imagewidth, 1)
-        if number is None and max(stored, declared) > 1:
-            raise RecordingError("", _several(max(stored, declared)))
-        if samples > 4 or page.imagedepth > 1:
-            raise RecordingError("", f"holds {list(page.shape)} values a page; save one channel")
-        scale = read_scale(tiff, page)
-        if page.compression in (RAW, *DEFLATE):
-            check_segments(path, page)
-            image = page.asarray()
-            planar = image.ndim == 3 and page.planarconfig == 2
-            return (np.moveaxis(image, 0, -1) if planar else image), scale
-        if page.bitspersample > 16 and page.dtype != np.float32:
-            raise RecordingError("", "has a compression that is not known; save it without")
-    # Pillow's library knows other compressions, but not every depth exactly.
-    return _read_with_pillow(path, "TIFF", labels, number), scale
-
-
-def _declared_pages(tiff: Any) -> int:
-    """Return the pages of files that store many as one: ImageJ's and tifffile's own."""
-    series = first_series(tiff)
-    stored = math.prod(tiff.pages[0].shape)
-    return 1 if series is None or not stored else math.prod(series.shape) // stored
-
-
-def first_series(tiff: Any) -> Any:
-    """Return the first series of images of a TIFF file, None if it has none.
-
-    Raises:
-        RecordingError: if a page has no size, over which the library would never end.
-    """
-    for number in range(len(tiff.pages) if tiff.is_shaped else 1):
-        shape = tiff.pages.get(number, None, aspage=True).shape
-        if any(side < 0 for side in shape):
-            raise RecordingError("", f"is damaged: page {number + 1} is {list(shape)} px large")
-    return tiff.series[0] if tiff.series else None
-
-
-def check_segments(path: Path, page: Any) -> None:
-    """Raise unless the file holds what the page declares, and no segment decodes to more."""
-    size = path.stat().st_size
-    packed = page.compression == RAW and page.size * page.bitspersample // 8
-    if max(sum(page.databytecounts), packed) > size:
-        raise RecordingError("", f"is truncated, or damaged: its pixels do not fit in {size} bytes")
-    if len(page.dataoffsets) != math.prod(page.chunked) or 0 in page.databytecounts:
-        raise RecordingError("", "is damaged: a part of its pixels is missing")
-    if page.nbytes > MAX_BYTES:
-        raise RecordingError("", f"would take {page.nbytes} bytes, the limit is {MAX_BYTES}")
-    if page.compression == RAW:
-        return
-    left = page.nbytes + 2**16
-    with path.open("rb") as file:
-        for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True):
-            file.seek(offset)
-            left -= len(zlib.decompressobj().decompress(file.read(count), left + 1))
-            if left < 0:
-                raise RecordingError("", "is damaged: it holds more than the size it declares")
-
-
-def read_scale(tiff: Any, page: Any) -> float | None:
-    """Return the size of the pixels that a page of a TIFF file states, um; None if it does not."""
-    x, y = (page.tags.get(name) for name in ("XResolution", "YResolution"))
-    if x is None or y is None:
-        return None
-    unit = {2: "inch", 3: "cm"}.get(int(page.resolutionunit), "")
-    unit = str((tiff.imagej_metadata or {}).get("unit", unit)).lower()
-    size = _UNITS.get(unit)
-    values = [*x.value, *y.value] if x.dtype == y.dtype == 5 else []
-    if size is None or len(values) != 4 or not all(values):
-        return None
-    x_pixels, x_units, y_pixels, y_units = values
-    x_size, y_size = size * x_units / x_pixels, size * y_units / y_pixels
-    # Printers' resolutions, such as 72 per inch, are no sizes of a field of view.
-    plausible = 0.01 <= x_size <= 50 and abs(x_size - y_size) <= 0.01 * x_size
-    return round(x_size, 9) if plausible else None

@@ -14,6 +14,7 @@ from fluxseg.formats.images import SUFFIXES as IMAGE_SUFFIXES
 from fluxseg.formats.images import existing_images, find_image, find_mask, is_mask_name
 from fluxseg.formats.neurofinder import REGIONS, is_neurofinder
 from fluxseg.formats.npy import naming_file
+from fluxseg.formats.pick import NO_PICK, Pick, parse_pick
 from fluxseg.formats.suite2p import PLANE_FILES, is_suite2p
 
 SUFFIXES = (".npy", ".npz", ".nwb", *IMAGE_SUFFIXES)
@@ -23,7 +24,9 @@ ROI_SUFFIXES = (".zip", ".roi", ".json")
 """Endings of files that hold ROIs of an image beside them; without one they are no recordings."""
 
 
-def read_recording(path: Path | str, image: Path | str | None = None) -> Recording:
+def read_recording(
+    path: Path | str, image: Path | str | None = None, pick: Pick = NO_PICK
+) -> Recording:
     """Read a recording in any known format, which its content tells, not its name.
 
     Args:
@@ -31,6 +34,7 @@ def read_recording(path: Path | str, image: Path | str | None = None) -> Recordi
             (the masks are looked for beside it, see `fluxseg.formats.images`), NWB file, Suite2p
             or Neurofinder folder, ImageJ ROI set, COCO file with an image beside it.
         image: the image of a file that holds ROIs only.
+        pick: which channel, plane or array is read, if there are several.
 
     Returns:
         The recording.
@@ -41,7 +45,7 @@ def read_recording(path: Path | str, image: Path | str | None = None) -> Recordi
     """
     from fluxseg.formats.convert import read_any
 
-    return read_any(path, image)
+    return read_any(path, image, pick)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,9 +61,11 @@ class FolderSource:
 
     Attributes:
         root: path of the folder or file.
+        pick: which channel, plane or array is read of files with several.
     """
 
     root: str
+    pick: Pick = NO_PICK
 
     def keys(self) -> list[str]:
         """Return the sorted keys of all recordings.
@@ -95,7 +101,7 @@ class FolderSource:
             UnsafeFileError: if the file asks for anything but plain data, naming it.
             RecordingError: whose text begins with the path, if the file cannot be used.
         """
-        return read_recording(self._path(key))
+        return read_recording(self._path(key), pick=self.pick)
 
     def stamp(self, key: str) -> str:
         """Return sizes and times of change of the file and of the mask file that belongs to it.
@@ -119,7 +125,8 @@ class FolderSource:
 
     def describe(self) -> dict[str, Any]:
         """Return plain values that identify the source."""
-        return {"kind": "folder", "root": Path(self.root).resolve().as_posix()}
+        values = {"kind": "folder", "root": Path(self.root).resolve().as_posix()}
+        return values | {k: v for k, v in dataclasses.asdict(self.pick).items() if v}
 
     def _path(self, key: str) -> Path:
         root = Path(self.root)
@@ -212,4 +219,4 @@ def open_source(config: Config) -> Source:
         from fluxseg.simulation.sessions import SimulatedSource
 
         return SimulatedSource(config.simulator)
-    return FolderSource(config.data.source)
+    return FolderSource(config.data.source, parse_pick(config.data.pick))

@@ -11,8 +11,8 @@ from fluxseg.errors import RecordingError
 from fluxseg.formats.finite import fill_outside, finite_image, pack_outside
 from fluxseg.formats.metadata import clean_metadata
 from fluxseg.formats.npy import read_pickled_dict
-from fluxseg.formats.pixels import MAX_PIXELS
 from fluxseg.formats.suite2p_stat import usual_diameter
+from fluxseg.formats.tiff import MAX_PIXELS
 
 EXTRA = "fluxseg"
 """Key of `ops` with what Suite2p has no place for."""

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from fluxseg.errors import ConfigError, FluxsegError, RecordingError, UnsafeFileError
+from fluxseg.errors import ConfigError, RecordingError, UnsafeFileError
 from fluxseg.formats.images import find_image, is_mask_name
 from fluxseg.formats.npy import MAGIC, naming_file, read_npy
-from fluxseg.formats.pixels import MAGICS, count_pages, read_pixels
+from fluxseg.formats.pick import NO_PICK, Pick
+from fluxseg.formats.pixels import MAGICS, read_pixels
 from fluxseg.formats.sources import FolderSource, read_recording
 from fluxseg.io.names import distinct_name, safe_name
 
@@ -22,27 +23,28 @@ class Job:
     Attributes:
         path: the file.
         name: begin of the names of its outputs, unlike that of any other job.
-        page: number of its page in a file with several, from 0; None for other files.
         error: why it cannot be read, if that is known already.
+        pick: which channel, plane or array is read, if there are several.
     """
 
     path: Path
     name: str
-    page: int | None = None
     error: str = ""
+    pick: Pick = NO_PICK
 
 
-def plan_jobs(inputs: Sequence[str], output: Path) -> list[Job]:
+def plan_jobs(inputs: Sequence[str], output: Path, pick: Pick = NO_PICK) -> list[Job]:
     """Find the images that files, folders and patterns name, each once.
 
     Args:
         inputs: paths, or patterns with `*`, `?`, `[...]` or `**`. Of folders, and of what a
             pattern finds, mask files are left out, and files in the output folder.
         output: folder of the predictions.
+        pick: which channel, plane or array of each, if there are several.
 
     Returns:
-        The jobs, in the order of the inputs; one for each page of a TIFF file. An input that names
-        nothing gives a job with an error.
+        The jobs, in the order of the inputs. An input that names nothing gives a job with an
+        error.
     """
     found: list[tuple[Path, str]] = []
     for text in inputs:
@@ -54,11 +56,7 @@ def plan_jobs(inputs: Sequence[str], output: Path) -> list[Job]:
         if path.resolve() in seen:
             continue
         seen.add(path.resolve())
-        pages, error = (1, error) if error else _pages(path)
-        for page in range(pages):
-            suffix = f"_p{page + 1:0{max(4, len(str(pages)))}d}" if pages > 1 else ""
-            name = distinct_name(safe_name(path.stem) + suffix, taken)
-            jobs.append(Job(path, name, page if pages > 1 else None, error))
+        jobs.append(Job(path, distinct_name(safe_name(path.stem), taken), error, pick))
     return jobs
 
 
@@ -100,19 +98,12 @@ def _is_mask(path: Path) -> bool:
     return is_mask_name(path) and find_image(path) is not None
 
 
-def _pages(path: Path) -> tuple[int, str]:
-    try:
-        return (1 if path.is_dir() else max(count_pages(path), 1)), ""
-    except FluxsegError as error:
-        return 1, without_path(error, path)
-
-
-def read_input(path: Path, page: int | None = None) -> tuple[np.ndarray, float | None]:
+def read_input(path: Path, pick: Pick = NO_PICK) -> tuple[np.ndarray, float | None]:
     """Read an image to predict; masks that may belong to it are not looked at.
 
     Args:
         path: image file, or a recording in any known format, or a `.npy` file of one array.
-        page: number of the page of a TIFF file, from 0.
+        pick: channel, plane or array, if there are several.
 
     Returns:
         Image `[H, W]` of its own dtype, and the size of its pixels, um, or None if unknown.
@@ -125,10 +116,10 @@ def read_input(path: Path, page: int | None = None) -> tuple[np.ndarray, float |
         with naming_file(path), path.open("rb") as file:
             start = file.read(16)
     if any(start.startswith(magic) for magic in MAGICS):
-        image, metadata = read_pixels(path, page=page)
+        image, metadata = read_pixels(path, pick=pick)
     else:
         try:
-            recording = read_recording(path)
+            recording = read_recording(path, pick=pick)
         except UnsafeFileError:
             raise
         except RecordingError:

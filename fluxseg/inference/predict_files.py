@@ -132,7 +132,7 @@ def _predict_job(
     if job.error:
         return Outcome(job, error=job.error)
     try:
-        image, scale = read_input(job.path, job.page)
+        image, scale = read_input(job.path, job.pick)
         diameter = settings["diameter"]
         diameter = model.find_diameter(image) if diameter is None else diameter
         probability, maps = _predict(model, image, {**settings, "diameter": diameter})
@@ -171,7 +171,7 @@ def _write_maps(
 
 def _check_agreement(jobs: Sequence[Job]) -> None:
     """Raise in every process if they are about to predict different images."""
-    items = [f"{job.path} {job.page} {job.name} {job.error}" for job in jobs]
+    items = [f"{job.path} {job.name} {job.error}" for job in jobs]
     found = find_disagreement(items, "listing the images")
     if found:
         raise WorkdirError(
@@ -194,7 +194,6 @@ def _gather(jobs: Sequence[Job], mine: Sequence[Outcome]) -> list[Outcome]:
 def _row(outcome: Outcome) -> dict[str, Any]:
     return {
         "input": str(outcome.job.path).encode("utf-8", "replace").decode(),
-        "page": None if outcome.job.page is None else outcome.job.page + 1,
         "files": list(outcome.files),
         "neurons": outcome.neurons,
         "diameter_px": None if outcome.diameter is None else round(outcome.diameter, 2),

@@ -9,6 +9,7 @@ import warnings
 import zlib
 from collections import deque
 
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
@@ -20,9 +21,10 @@ from PIL import Image
 from fluxseg.data.recording import NO_GROUP
 from fluxseg.errors import RecordingError
 from fluxseg.formats import labels as labels_module
-from fluxseg.formats import pixels
+from fluxseg.formats import tiff
 from fluxseg.formats.images import find_image, find_mask, is_mask_name, read_image
 from fluxseg.formats.labels import label_components, masks_from_labels, merge_labels
+from fluxseg.formats.pick import Pick
 from fluxseg.formats.pixels import read_pixels, write_label_tiff
 
 GRAY8 = np.arange(48, dtype=np.uint8).reshape(6, 8) * 5
@@ -146,11 +148,117 @@ def test_tiff_values_are_exact(tmp_path, dtype, compression, options):
     assert facts["format"] == "TIFF"
 
 
-@pytest.mark.parametrize("compression", ["tiff_lzw", "packbits", "tiff_adobe_deflate"])
-@pytest.mark.parametrize("image", [GRAY8, GRAY16, GRAY16.astype("f4") / 7])
-def test_compressed_tiff_values_are_exact(tmp_path, image, compression):
-    path = save(tmp_path / "a.tif", image, compression=compression)
-    np.testing.assert_array_equal(read_pixels(path)[0], image)
+@pytest.mark.parametrize("compression", ["lzw", "packbits", "zlib", "zstd", "lzma", "jpeg2000"])
+@pytest.mark.parametrize("dtype", ["u1", "u2", "u4", "i4", "i2", "f4", "f8"])
+@pytest.mark.parametrize("predictor", [False, True])
+def test_compressed_tiff_values_are_exact(tmp_path, dtype, compression, predictor):
+    image = np.random.default_rng(0).integers(0, 250, (33, 47)).astype(dtype)
+    if compression == "jpeg2000" and (predictor or dtype not in ("u1", "u2")):
+        pytest.skip("JPEG 2000 has no predictor, and no such pixels")
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, image, compression=compression, predictor=predictor)
+    np.testing.assert_array_equal(read_pixels(path)[0], image, strict=True)
+
+
+def test_packed_and_lossy_tiff_files_are_read(tmp_path):
+    image = np.random.default_rng(0).integers(0, 4096, (32, 48)).astype("u2")
+    write_12_bit(tmp_path / "a.tif", image)
+    np.testing.assert_array_equal(read_pixels(tmp_path / "a.tif")[0], image)
+    smooth = np.add.outer(np.arange(32), np.arange(48)).astype("u1") * 3
+    for compression in ("jpeg", "webp"):
+        picture = np.stack([smooth] * 3, -1) if compression == "webp" else smooth
+        tifffile.imwrite(
+            tmp_path / "b.tif", picture, compression=compression, compressionargs={"level": 95}
+        )
+        assert np.abs(read_pixels(tmp_path / "b.tif")[0].astype(int) - smooth).max() < 12
+
+
+def test_a_picture_inside_of_a_tiff_may_not_be_larger_than_it_declares(tmp_path):
+    large = io.BytesIO()
+    Image.fromarray(np.zeros((4096, 4096), "u1")).save(large, "JPEG")
+    small = np.zeros((64, 64), "u1")
+    tifffile.imwrite(tmp_path / "a.tif", small, compression="jpeg")
+    data = bytearray((tmp_path / "a.tif").read_bytes())
+    with tifffile.TiffFile(tmp_path / "a.tif") as opened:
+        for name, value in (("StripOffsets", len(data)), ("StripByteCounts", large.tell())):
+            struct.pack_into("<HII", data, opened.pages[0].tags[name].offset + 2, 4, 1, value)
+    (tmp_path / "a.tif").write_bytes(bytes(data) + large.getvalue())
+    with pytest.raises(RecordingError, match="holds more than the size it declares"):
+        read_pixels(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("compression", [None, "lzw", "zlib"])
+def test_white_is_zero_is_inverted(tmp_path, compression):
+    for image in (GRAY8, GRAY16, GRAY8 > 100):
+        tifffile.imwrite(
+            tmp_path / "a.tif", image, photometric="miniswhite", compression=compression
+        )
+        expected = (
+            ~image if image.dtype == bool else image.max() * 0 + np.iinfo(image.dtype).max - image
+        )
+        np.testing.assert_array_equal(read_pixels(tmp_path / "a.tif")[0], expected)
+    tifffile.imwrite(tmp_path / "a.tif", LABELS, photometric="miniswhite", compression=compression)
+    np.testing.assert_array_equal(read_pixels(tmp_path / "a.tif", labels=True)[0], LABELS)
+
+
+def save_palette(path, image, table, **options):
+    if path.suffix == ".tif":
+        colormap = (table.T.astype("u2") * 257).copy()
+        tifffile.imwrite(path, image, photometric="palette", colormap=colormap, **options)
+    else:
+        picture = Image.fromarray(image, "L").convert("P")
+        picture.putpalette(table.astype("u1").tobytes())
+        picture.save(path)
+    return path
+
+
+@pytest.mark.filterwarnings("ignore:'mode' parameter:DeprecationWarning")
+@pytest.mark.parametrize("name", ["a.tif", "a.png", "a.gif"])
+def test_palettes_count_by_their_hue_or_their_brightness(tmp_path, name):
+    image = np.arange(256, dtype="u1").reshape(16, 16)
+    ramp = np.arange(256)
+    zero = np.zeros(256, int)
+    green, fire = np.stack([zero, ramp, zero], 1), np.stack([ramp, ramp // 2, ramp // 3], 1)
+    inverse, mixed = (
+        np.stack([255 - ramp] * 3, 1),
+        np.random.default_rng(0).integers(0, 255, (256, 3)),
+    )
+    for table, expected in ((green, image), (fire, image), (inverse, 255 - image)):
+        found = read_pixels(save_palette(tmp_path / name, image, table))[0]
+        np.testing.assert_array_equal(found, expected)
+    path = save_palette(tmp_path / name, image, mixed)
+    if name != "a.gif":
+        with pytest.raises(RecordingError, match=r"colour image \(a palette\)"):
+            read_pixels(path)
+        np.testing.assert_array_equal(read_pixels(path, labels=True)[0], image)
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.png", "a.bmp"])
+@pytest.mark.parametrize("depth", ["u1", "u2"])
+def test_the_only_colour_in_use_is_the_image(tmp_path, name, depth):
+    image = GRAY8.astype(depth)
+    rgb = np.zeros((6, 8, 3), depth)
+    rgb[..., 1] = image
+    path = tmp_path / name
+    if name == "a.tif":
+        tifffile.imwrite(path, rgb, photometric="rgb")
+    elif depth == "u2":
+        if name == "a.bmp":
+            return
+        path.write_bytes(imagecodecs.png_encode(rgb))
+    else:
+        save(path, rgb)
+    np.testing.assert_array_equal(read_pixels(path)[0], image, strict=True)
+    if name != "a.tif":
+        return
+    rgb[..., 0] = image[::-1]
+    tifffile.imwrite(path, rgb, photometric="rgb")
+    with pytest.raises(RecordingError, match=r"\(red, green, blue\); choose one with --channel"):
+        read_pixels(path)
+    np.testing.assert_array_equal(read_pixels(path, pick=Pick(channel="red"))[0], image[::-1])
+    np.testing.assert_array_equal(read_pixels(path, pick=Pick(channel="2"))[0], image)
+    with pytest.raises(RecordingError, match="has no channel 'nir'"):
+        read_pixels(path, pick=Pick(channel="nir"))
 
 
 @pytest.mark.parametrize("image", [GRAY8, GRAY16, GRAY8 > 100])
@@ -194,12 +302,25 @@ def tiff_of(**tags):
     file = io.BytesIO()
     tifffile.imwrite(file, GRAY16)
     data = bytearray(file.getvalue())
-    with tifffile.TiffFile(io.BytesIO(data)) as tiff:
+    with tifffile.TiffFile(io.BytesIO(data)) as opened:
         for name, value in tags.items():
-            tag = tiff.pages[0].tags[name]
+            tag = opened.pages[0].tags[name]
             width = {3: "<H", 4: "<I"}[tag.dtype]
             struct.pack_into(width, data, tag.valueoffset, value)
     return bytes(data)
+
+
+def write_12_bit(path, image):
+    """Write a TIFF of packed 12-bit pixels, as cameras do."""
+    packed = imagecodecs.packints_encode(image, 12)
+    tifffile.imwrite(path, image)
+    data = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as opened:
+        tags = opened.pages[0].tags
+        struct.pack_into("<H", data, tags["BitsPerSample"].valueoffset, 12)
+        for name, value in (("StripOffsets", len(data)), ("StripByteCounts", len(packed))):
+            struct.pack_into("<HII", data, tags[name].offset + 2, 4, 1, value)
+    path.write_bytes(bytes(data) + packed)
 
 
 def test_what_is_not_one_image_is_said(tmp_path):
@@ -207,7 +328,7 @@ def test_what_is_not_one_image_is_said(tmp_path):
     cases = {}
     for name in ("colour.png", "colour.tif", "colour.jpg"):
         save(tmp_path / name, np.kron(rgb, np.ones((4, 4, 1), "u1")))
-        cases[name] = "is a colour image"
+        cases[name] = "holds 3 channels (red, green, blue); choose one with --channel"
     Image.fromarray(GRAY8).convert("CMYK").save(tmp_path / "cmyk.jpg")
     cases["cmyk.jpg"] = "is a colour image"
     for name, options in (
@@ -220,15 +341,15 @@ def test_what_is_not_one_image_is_said(tmp_path):
         tifffile.imwrite(
             tmp_path / name, np.stack([GRAY16] * 5), photometric="minisblack", **options
         )
-        cases[name] = "holds 5 pages; if it is a movie, save its projection"
+        cases[name] = "is a movie of 5 frames: make an image of it with `fluxseg project"
     Image.fromarray(GRAY8).save(
         tmp_path / "movie.png", save_all=True, append_images=[Image.fromarray(GRAY8[::-1])]
     )
-    cases["movie.png"] = "holds 2 pages"
+    cases["movie.png"] = "is a movie of 2 frames"
     for name, data, reason in (
-        ("empty.png", b"", "is neither a TIFF, PNG nor JPEG"),
-        ("text.png", b"hello", "is neither a TIFF, PNG nor JPEG"),
-        ("colour16.png", png_with_header(6, 6, 16, 2), "16-bit PNG in colour"),
+        ("empty.png", b"", "is no image file"),
+        ("text.png", b"hello", "is no image file"),
+        ("colour16.png", png_with_header(6, 6, 16, 2), "is damaged"),
         ("large.png", png_with_header(2**20, 2**20), "declares more than the limit"),
         ("medium.png", png_with_header(8193, 8192), "8192 x 8193 px large, the limit"),
         ("thin.png", png_with_header(4096, 4096), "too short for 4096 x 4096 px"),
@@ -258,8 +379,8 @@ def test_compressed_bombs_are_not_unpacked(tmp_path):
     file = io.BytesIO()
     tifffile.imwrite(file, GRAY16, compression="zlib")
     data = bytearray(file.getvalue())
-    with tifffile.TiffFile(io.BytesIO(data)) as tiff:
-        tags = tiff.pages[0].tags
+    with tifffile.TiffFile(io.BytesIO(data)) as opened:
+        tags = opened.pages[0].tags
         for name, value in (("StripOffsets", len(data)), ("StripByteCounts", len(bomb))):
             width = {3: "<H", 4: "<I"}[tags[name].dtype]
             if width == "<H":
@@ -267,7 +388,7 @@ def test_compressed_bombs_are_not_unpacked(tmp_path):
             struct.pack_into("<I", data, tags[name].offset + 8, value)
     path.write_bytes(bytes(data) + bomb)
     tracemalloc.start()
-    with pytest.raises(RecordingError, match="holds more than the size it declares"):
+    with pytest.raises(RecordingError, match="is damaged"):
         read_pixels(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -428,7 +549,7 @@ def test_masks_that_do_not_fit_name_their_file(tmp_path):
 
 
 def test_limits_are_those_that_are_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(pixels, "MAX_PIXELS", 47)
+    monkeypatch.setattr(tiff, "MAX_PIXELS", 47)
     with pytest.raises(RecordingError, match="6 x 8 px large, the limit is 47 pixels"):
         read_pixels(save(tmp_path / "a.png", GRAY8))
     monkeypatch.setattr(labels_module, "MAX_BYTES", 3 * 48 - 1)

@@ -83,8 +83,8 @@ def read_images(folder: Path, output: Path) -> None:
     for job in jobs:
         assert "/" not in job.name
         assert not job.name.startswith(".")
-        reads.append(functools.partial(read_input, job.path, job.page))
-        reads.append(functools.partial(read_pixels, job.path, labels=True, page=job.page))
+        reads.append(functools.partial(read_input, job.path))
+        reads.append(functools.partial(read_pixels, job.path, labels=True))
     _do_all([*reads, functools.partial(read_recordings, folder, output)])
 
 

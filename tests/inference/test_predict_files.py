@@ -11,6 +11,7 @@ from fluxseg.config import ModelConfig
 from fluxseg.data.recording import Recording
 from fluxseg.errors import ConfigError, RecordingError
 from fluxseg.formats.npz import write_npz
+from fluxseg.formats.pick import Pick
 from fluxseg.inference.inputs import plan_jobs, read_input
 from fluxseg.inference.predict import Predictor
 from fluxseg.inference.predict_files import predict_files
@@ -86,29 +87,23 @@ def test_names_stay_in_the_output_folder(data, tmp_path, model, name):
     assert not set(file) & set('\n\\/:*?"<>|')
 
 
-def test_every_page_of_a_tiff_is_an_image(model, tmp_path):
-    pages = np.stack([IMAGE, IMAGE[::-1], IMAGE.T.copy().T // 2])
-    for name, settings in (("raw", {}), ("zip", {"compression": "zlib"}), ("ij", {"imagej": True})):
-        path = tmp_path / f"{name}.tif"
-        tifffile.imwrite(path, pages, photometric="minisblack", **settings)
-        jobs = plan_jobs([str(path)], tmp_path / "out")
-        assert [job.name for job in jobs] == [f"{name}_p000{n}" for n in (1, 2, 3)]
-        for job, page in zip(jobs, pages, strict=True):
-            np.testing.assert_array_equal(read_input(job.path, job.page)[0], page)
-    with pytest.raises(RecordingError, match="no page 4"):
-        read_input(path, 3)
+def test_a_movie_is_not_predicted_frame_by_frame(model, tmp_path):
+    path = tmp_path / "movie.tif"
+    tifffile.imwrite(path, np.stack([IMAGE] * 9), photometric="minisblack")
+    jobs = plan_jobs([str(path)], tmp_path / "out")
+    assert [job.name for job in jobs] == ["movie"]
+    (outcome,) = predict_files(model, jobs, tmp_path / "out", ["mask"])
+    assert "is a movie of 9 frames: make an image of it with `fluxseg project" in outcome.error
+    assert not outcome.files
 
 
-def test_pages_of_unequal_sizes_are_read_as_they_are(tmp_path):
-    path = tmp_path / "mixed.tif"
-    pages = [IMAGE, IMAGE[:13, :17].astype(np.float32), IMAGE.astype(np.uint8)]
-    with tifffile.TiffWriter(path) as writer:
-        for page in pages:
-            writer.write(page, photometric="minisblack", metadata=None)
-    for number, page in enumerate(pages):
-        image, _ = read_input(path, number)
-        np.testing.assert_array_equal(image, page)
-        assert image.dtype == page.dtype
+def test_the_channel_that_is_picked_is_predicted(model, tmp_path):
+    path = tmp_path / "two.tif"
+    tifffile.imwrite(path, np.stack([IMAGE, IMAGE[::-1]]), imagej=True, metadata={"axes": "CYX"})
+    (job,) = plan_jobs([str(path)], tmp_path / "out", Pick(channel="2"))
+    np.testing.assert_array_equal(read_input(job.path, job.pick)[0], IMAGE[::-1])
+    with pytest.raises(RecordingError, match=r"holds 2 channels \(1, 2\); choose with --channel"):
+        read_input(path)
 
 
 def test_recordings_and_plain_arrays_are_read(tmp_path):

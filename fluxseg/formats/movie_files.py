@@ -1,0 +1,98 @@
+"""Which files are parts of one movie: single frames, or parts that were numbered when saved."""
+
+import dataclasses
+import glob
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from fluxseg.errors import RecordingError
+from fluxseg.formats.movies import read_movie_facts
+from fluxseg.formats.pick import NO_PICK, Pick
+
+TIFFS = (".tif", ".tiff", ".btf", ".tf8", ".lsm")
+SUFFIXES = (*TIFFS, ".h5", ".hdf5", ".nwb", ".mat")
+"""Endings of the files that a folder is searched for."""
+_DIGITS = 3
+"""Programs that save a movie in parts number these with leading zeros."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Movie:
+    """The files of one movie, in the order of time, and its name."""
+
+    name: str
+    paths: tuple[Path, ...]
+
+
+def find_movies(inputs: Sequence[Path], pick: Pick = NO_PICK) -> list[Movie]:
+    """Find the movies that files, folders and patterns name.
+
+    Files that differ in the number at the end of their names are one movie if each is a single
+    frame; in a folder, or as a pattern, also if the number has three digits or more.
+
+    Args:
+        inputs: paths, or patterns with `*`, `?` or `[...]`.
+        pick: channel and plane, without which frames cannot be counted.
+
+    Raises:
+        RecordingError: naming an input that holds no movie.
+    """
+    movies: list[Movie] = []
+    files: list[Path] = []
+    for path in inputs:
+        if path.is_dir():
+            found = [f for f in path.iterdir() if _is_movie(f)]
+            if not found:
+                wanted = ", ".join(f"*{suffix}" for suffix in SUFFIXES)
+                raise RecordingError(str(path), f"is a folder without any of {wanted}")
+            movies += _group(found, pick, parts=True)
+        elif not path.exists() and glob.has_magic(str(path)):
+            found = [Path(name) for name in glob.glob(str(path), recursive=True)]  # noqa: PTH207
+            found = [file for file in found if file.is_file()]
+            if not found:
+                raise RecordingError(str(path), "matches no file")
+            movies += _group(found, pick, parts=True)
+        else:
+            files.append(path)
+    return [*movies, *_group(files, pick, parts=False)]
+
+
+def _is_movie(path: Path) -> bool:
+    known = path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    return known and path.is_file()
+
+
+def _split(path: Path) -> tuple[str, str]:
+    """Return the name of a file without ending and number, and the digits of the number."""
+    stem = path.name.split(".ome.")[0].removesuffix(path.suffix)
+    found = re.fullmatch(r"(.*?)[ _.-]?(\d+)", stem)
+    return (found[1], found[2]) if found else (stem, "")
+
+
+def _group(files: Sequence[Path], pick: Pick, parts: bool) -> list[Movie]:
+    groups: dict[tuple[Path, str, str], list[Path]] = {}
+    for path in sorted(set(files), key=lambda path: (str(path.parent), path.name)):
+        name, digits = _split(path)
+        alone = path.name if not digits or path.suffix.lower() not in TIFFS else ""
+        groups.setdefault((path.parent, name, alone), []).append(path)
+    movies: list[Movie] = []
+    for (folder, name, _), paths in groups.items():
+        paths.sort(key=lambda path: (int(_split(path)[1] or 0), path.name))
+        numbered = parts and all(len(_split(path)[1]) >= _DIGITS for path in paths)
+        if len(paths) > 1 and (numbered or _are_frames(paths, pick)):
+            movies.append(Movie(name or folder.resolve().name, tuple(paths)))
+        else:
+            movies += [
+                Movie(path.name.split(".ome.")[0].removesuffix(path.suffix), (path,))
+                for path in paths
+            ]
+    order = {path: place for place, path in enumerate(files)}
+    return sorted(movies, key=lambda movie: order[movie.paths[0]]) if not parts else movies
+
+
+def _are_frames(paths: Sequence[Path], pick: Pick) -> bool:
+    try:
+        return all(read_movie_facts(path, pick).frames == 1 for path in (paths[0], paths[-1]))
+    except RecordingError:
+        return False

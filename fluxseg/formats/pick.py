@@ -1,0 +1,100 @@
+"""Which channel, plane or array is read of a file that holds several."""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+
+from fluxseg.errors import ConfigError, RecordingError
+
+_MOST_LISTED = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Pick:
+    """What to read of files that hold several; "" where each holds one only.
+
+    Attributes:
+        channel: name of the channel, or its number from 1.
+        plane: name of the plane, or its number from 1.
+        key: name of the array in HDF5, MATLAB and `.npz` files.
+        axes: order of the axes in HDF5 and TIFF movies, such as "TYX" (time, height, width).
+    """
+
+    channel: str = ""
+    plane: str = ""
+    key: str = ""
+    axes: str = ""
+
+    def __str__(self) -> str:
+        return " ".join(f"{k}={v}" for k, v in dataclasses.asdict(self).items() if v)
+
+    def __post_init__(self) -> None:
+        letters = self.axes
+        if letters and (set(letters) - set("TZCYX") or len(set(letters)) < len(letters)):
+            raise ConfigError(f"axes: must be letters of TZCYX, each once, got {letters!r}")
+        if letters and not {"Y", "X"} <= set(letters):
+            raise ConfigError(f"axes: must hold Y and X, got {letters!r}")
+
+
+NO_PICK = Pick()
+"""Of a file that holds one of each."""
+
+
+def parse_pick(text: str) -> Pick:
+    """Return what a text such as "channel=2 plane=plane1" asks for, the inverse of `str(pick)`.
+
+    Raises:
+        ConfigError: if it is no such text.
+    """
+    known = [field.name for field in dataclasses.fields(Pick)]
+    # Names of channels may hold blanks.
+    parts = re.split(rf"(?:^|\s+)({'|'.join(known)})=", text.strip())
+    names, values = parts[1::2], parts[2::2]
+    if parts[0] or not all(values) or len(set(names)) < len(names):
+        raise ConfigError(f"data.pick: must be like channel=2 plane=1 ({known}), got {text!r}")
+    return Pick(**dict(zip(names, values, strict=True)))
+
+
+def choose(what: str, names: Sequence[str], wanted: str) -> int:
+    """Return the place of the wanted one of several.
+
+    Args:
+        what: of what there are several: "channel", "plane" or "key".
+        names: what there is.
+        wanted: a name, the end of a path, or a number from 1; "" if there should be one only.
+
+    Raises:
+        RecordingError: listing the names, if none is wanted of several, or there is no such one.
+    """
+    if not wanted:
+        if len(names) == 1:
+            return 0
+        raise RecordingError("", f"{list_names(what, names)}; choose one with --{what}")
+    folded = [name.casefold() for name in names]
+    for known in (
+        [index for index, name in enumerate(folded) if name == wanted.casefold()],
+        [
+            index
+            for index, name in enumerate(folded)
+            if f"/{name}".endswith(f"/{wanted.casefold()}")
+        ],
+    ):
+        if len(known) == 1:
+            return known[0]
+    if re.fullmatch(r"\d{1,9}", wanted) and 1 <= int(wanted) <= len(names):
+        return int(wanted) - 1
+    raise RecordingError("", f"has no {what} {wanted!a}: {list_names(what, names)}")
+
+
+def list_names(what: str, names: Sequence[str]) -> str:
+    """Say how many there are, and their names."""
+    count = len(names)
+    if count == 0:
+        return f"holds no {what}"
+    plural = what if count == 1 else f"{what}s"
+    if list(names) == [str(number) for number in range(1, count + 1)]:
+        return f"holds {count} {plural}" + (
+            f" ({', '.join(names) if count < 4 else f'1 to {count}'})"
+        )
+    listed = [ascii(name)[1:-1][:80] for name in names[:_MOST_LISTED]]
+    return f"holds {count} {plural} ({', '.join(listed)}{', ...' * (count > _MOST_LISTED)})"
