@@ -72,7 +72,7 @@ def test_scores_are_a_table_as_text_and_as_html():
     table = fluxseg.score_table({"splits": {"val": split, "test": split}})
     text = str(table)
     assert "0.750 [0.500, 0.875]" in text
-    assert "validation" in text
+    assert "Validation" in text
     assert "–" in text
     lines = text.splitlines()
     assert len(lines) == 1 + 5 + 3 + 2
