@@ -15,7 +15,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from fluxseg.data.outlines import draw_outlines
+from fluxseg.data.recording import draw_outlines
 from fluxseg.data.transforms import normalize_image
 from fluxseg.model.score_names import SPLIT_TITLES, TITLES
 

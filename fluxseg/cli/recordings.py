@@ -8,10 +8,8 @@ from typing import Annotated, Literal
 import tyro
 
 from fluxseg.config import Config, DataConfig, SimulatorConfig
-from fluxseg.console import create_console, progress_bars
+from fluxseg.console import configure_logging, create_console, progress_bars
 from fluxseg.errors import ConfigError
-from fluxseg.joined import joined
-from fluxseg.processes import Processes, is_first_process, run_in_all, run_in_first
 
 
 def check(
@@ -22,12 +20,10 @@ def check(
     key: str = "",
     json_: Annotated[bool, tyro.conf.arg(name="json")] = False,
     workers: int = 0,
-    processes: Processes = Processes(),  # noqa: B008
 ) -> int:
     """Say of each file of a folder whether it is usable, and find duplicates.
 
-    Exit code 1 if any file is unusable. Several processes that run the same command share out the
-    files.
+    Exit code 1 if any file is unusable.
 
     Args:
         source: A folder of recordings, one file, or "simulator".
@@ -36,7 +32,6 @@ def check(
         key: Which array, of MATLAB, .npz and NWB files: its name.
         json_: Print JSON instead of lines.
         workers: Processes to use; 0: one per CPU core.
-        processes: The processes of the job, if it has several.
     """
     from fluxseg.data.checks import STATUS_WORDS, check_source, format_check
     from fluxseg.formats.pick import Pick
@@ -44,16 +39,17 @@ def check(
 
     pick = str(Pick(channel, plane, key))
     config = Config(data=DataConfig(source=source, pick=pick))
-    with joined(processes, log_to_stderr=True) as console:
-        with progress_bars(create_console(stderr=True), ("Checking", "recordings")) as (progress,):
-            report = check_source(open_source(config), workers, progress)
-        if json_ and is_first_process():
-            print(json.dumps(report.to_json(), indent=1))
-        elif not json_:
-            for row in report.rows:
-                console.print(format_check(row), markup=False, soft_wrap=True)
-            counts = ", ".join(f"{n} {STATUS_WORDS[name]}" for name, n in report.counts.items())
-            console.print(f"{len(report.rows)} recordings: {counts}", markup=False)
+    console, errors = create_console(), create_console(stderr=True)
+    configure_logging(errors)
+    with progress_bars(errors, ("Checking", "recordings")) as (progress,):
+        report = check_source(open_source(config), workers, progress)
+    if json_:
+        print(json.dumps(report.to_json(), indent=1))
+        return 1 if report.counts["unusable"] else 0
+    for row in report.rows:
+        console.print(format_check(row), markup=False, soft_wrap=True)
+    counts = ", ".join(f"{n} {STATUS_WORDS[name]}" for name, n in report.counts.items())
+    console.print(f"{len(report.rows)} recordings: {counts}", markup=False)
     return 1 if report.counts["unusable"] else 0
 
 
@@ -66,13 +62,11 @@ def prepare(
     quarters: bool = False,
     repair: bool = False,
     data: DataConfig = DataConfig(),  # noqa: B008
-    processes: Processes = Processes(),  # noqa: B008
 ) -> int:
     """Prepare the crops of a folder of recordings, or write it as image files.
 
     An interrupted call goes on where it stopped. Use the result with
-    --config.data.source SOURCE --config.data.cache OUTPUT. Several processes that run the same
-    command share out the recordings.
+    --config.data.source SOURCE --config.data.cache OUTPUT.
 
     Args:
         source: A folder of recordings, or "simulator".
@@ -84,7 +78,6 @@ def prepare(
         repair: Read all crops in OUTPUT, and make those again that are damaged or missing, and
             only those.
         data: Crop size, normalisation and number of processes.
-        processes: The processes of the job, if it has several.
     """
     from fluxseg.data.prepare import prepare_cache, repair_cache
     from fluxseg.formats.export import export_images
@@ -93,37 +86,24 @@ def prepare(
     if repair and format != "cache":
         raise ConfigError("--repair is for crops (--format cache)")
     data = dataclasses.replace(data, source=source)
-    with joined(processes) as console:
-        opened = run_in_all(lambda: open_source(Config(data=data)), "opening the recordings")
-        with progress_bars(console, ("Preparing", "recordings")) as (progress,):
-            if repair:
-                index, remade = repair_cache(opened, output, data, progress)
-                used, left_out = len(index.entries), index.left_out
-                console.print(
-                    f"{len(remade)} of {len(index.shards)} shards were damaged", markup=False
-                )
-            elif format == "cache":
-                index = prepare_cache(opened, output, data, progress)
-                used, left_out = len(index.entries), index.left_out
-            else:
-                exported = run_in_first(
-                    lambda: export_images(
-                        opened,
-                        output,
-                        data,
-                        format,
-                        mask_format,
-                        quarters=quarters,
-                        progress=progress,
-                    ),
-                    "writing the images",
-                )
-                used, left_out = exported or (0, ())
-        for key, reason in left_out:
-            console.print(f"left out: {key}: {reason}", markup=False)
-        console.print(
-            f"{used} recordings prepared in {output}, {len(left_out)} left out", markup=False
-        )
+    console = create_console()
+    configure_logging(console)
+    opened = open_source(Config(data=data))
+    with progress_bars(console, ("Preparing", "recordings")) as (progress,):
+        if repair:
+            index, remade = repair_cache(opened, output, data, progress)
+            console.print(f"{len(remade)} of {len(index.shards)} shards were damaged", markup=False)
+            used, left_out = len(index.entries), index.left_out
+        elif format == "cache":
+            index = prepare_cache(opened, output, data, progress)
+            used, left_out = len(index.entries), index.left_out
+        else:
+            used, left_out = export_images(
+                opened, output, data, format, mask_format, quarters=quarters, progress=progress
+            )
+    for key, reason in left_out:
+        console.print(f"left out: {key}: {reason}", markup=False)
+    console.print(f"{used} recordings prepared in {output}, {len(left_out)} left out", markup=False)
     return 0
 
 

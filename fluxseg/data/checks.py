@@ -11,17 +11,14 @@ from fluxseg.data.duplicates import Entry, NearDuplicate, Resolution, resolve_du
 from fluxseg.data.fingerprint import (
     Fingerprint,
     blank_fingerprint,
-    decode_fingerprint,
     digest,
-    encode_fingerprint,
     fingerprint,
 )
-from fluxseg.data.parallel import map_in_processes, worker_count_of_process
+from fluxseg.data.parallel import map_in_processes, worker_count
 from fluxseg.data.recording import Recording, Source
 from fluxseg.data.transforms import merge_and_count
 from fluxseg.errors import RecordingError
 from fluxseg.io.arrays import reusing_memory
-from fluxseg.processes import current_process, gather_values, run_in_all, share_of
 
 MIN_SIDE = 32
 """A smaller image is unusable, px."""
@@ -242,19 +239,15 @@ def check_source(
 ) -> CheckReport:
     """Check every recording of a source, with one recording in the memory of each process.
 
-    In a job of several processes (`fluxseg.processes`) each calls this, and checks its part.
-
     Args:
         source: where the recordings come from.
         workers: number of processes, see `fluxseg.data.parallel.worker_count`.
-        progress: called with (recordings done, recordings in all), of this process's part.
+        progress: called with (recordings done, recordings in all).
 
     Returns:
         The report; copies and recordings of the same field of view are marked in its rows.
     """
-    workers = worker_count_of_process(workers)
-    mine = run_in_all(lambda: _check_share(source, workers, progress), "its part of the check")
-    found = _gather(mine)
+    found = _check_all(source, worker_count(workers), progress)
     resolved = resolve_duplicates(
         [
             Entry(row.key, row.id, row.group, content, mark)
@@ -271,10 +264,10 @@ def check_source(
     )
 
 
-def _check_share(
+def _check_all(
     source: Source, workers: int, progress: Callable[[int, int], None] | None
 ) -> list[tuple[CheckRow, Fingerprint, str]]:
-    keys = share_of(sorted(source.keys()))
+    keys = sorted(source.keys())
     # Several in a task, which share their memory; few enough that all processes have work.
     share = len(keys) // (4 * workers) if workers > 1 else KEYS_PER_TASK
     size = min(KEYS_PER_TASK, max(1, share))
@@ -286,23 +279,6 @@ def _check_share(
             if progress:
                 progress(len(found), len(keys))
     return found
-
-
-def _gather(
-    mine: list[tuple[CheckRow, Fingerprint, str]],
-) -> list[tuple[CheckRow, Fingerprint, str]]:
-    """Return what all processes have found, sorted by key."""
-    if current_process()[1] == 1:
-        return mine
-    values = [
-        [dataclasses.asdict(row), encode_fingerprint(mark), content] for row, mark, content in mine
-    ]
-    found = []
-    for part in gather_values(values, "what was found in the recordings"):
-        for fields, mark, content in part:
-            fields |= {name: tuple(fields[name]) for name in ("reasons", "shape")}
-            found.append((CheckRow(**fields), decode_fingerprint(mark), content))
-    return sorted(found, key=lambda result: result[0].key)
 
 
 def _check_keys(source: Source, keys: Sequence[str]) -> list[tuple[CheckRow, Fingerprint, str]]:

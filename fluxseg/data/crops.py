@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 
 from fluxseg.config import DataConfig
-from fluxseg.data.patches import merge_patches
 from fluxseg.data.resample import (
     MOST,
     choose_zoom,
     median_diameter,
+    merge_patches,
     resample_image,
     resample_masks,
     zoomed_shape,

@@ -2,12 +2,10 @@
 
 import collections
 import contextlib
-import fractions
 import multiprocessing
 import multiprocessing.connection
 import os
 import signal
-import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -15,7 +13,6 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
 from fluxseg.errors import FluxsegError
-from fluxseg.processes import current_process, gather_values
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -38,48 +35,9 @@ def worker_count(requested: int) -> int:
     """
     if requested < 0:
         raise ValueError(f"need 0 or more workers, got {requested}")
-    return requested or max(1, len(_open_cores()))
-
-
-def worker_count_of_process(requested: int) -> int:
-    """Return the number of worker processes for this process of a job, all of which call this.
-
-    Args:
-        requested: the number asked for; 0 means one for each CPU core open to this process, shared
-            with the other processes of the job on the same host to which it is open too.
-
-    Returns:
-        At least 1.
-
-    Raises:
-        ValueError: if `requested` is negative.
-        ProcessError: see `gather_values`.
-    """
-    if requested or current_process()[1] == 1:
-        return worker_count(requested)
-    host, cores = socket.gethostname(), _open_cores()
-    everyone = gather_values([host, cores], "counting the cores of the hosts")
-    return share_of_cores(cores, [others for name, others in everyone if name == host])
-
-
-def share_of_cores(cores: Sequence[int], everyone: Sequence[Sequence[int]]) -> int:
-    """Count the cores that fall to a process if each is shared equally by those that may use it.
-
-    Args:
-        cores: numbers of those open to the process.
-        everyone: the same for every process of its host, itself among them.
-
-    Returns:
-        At least 1.
-    """
-    users = collections.Counter(core for others in everyone for core in others)
-    return max(1, int(sum(fractions.Fraction(1, users[core]) for core in cores)))
-
-
-def _open_cores() -> list[int]:
     if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
+        return requested or len(os.sched_getaffinity(0))
+    return requested or os.cpu_count() or 1
 
 
 def map_in_processes(
@@ -112,17 +70,23 @@ def map_in_processes(
     pool = ProcessPoolExecutor(
         workers, multiprocessing.get_context("spawn"), initializer=_begin_worker
     )
+    waiting: collections.deque[tuple[Item, Future[Result]]] = collections.deque()
     try:
-        waiting: collections.deque[tuple[Item, Future[Result]]] = collections.deque()
         for item in items:
             if len(waiting) >= IN_FLIGHT * workers:
-                first, future = waiting.popleft()
-                yield first, _fetch(future)
-            waiting.append((item, _submit(pool, function, item)))
-        for item, future in waiting:
-            yield item, _fetch(future)
+                yield _take_first(waiting)
+            with _explaining_death():
+                waiting.append((item, pool.submit(function, item)))
+        while waiting:
+            yield _take_first(waiting)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _take_first(waiting: "collections.deque[tuple[Item, Future[Result]]]") -> tuple[Item, Result]:
+    item, future = waiting.popleft()
+    with _explaining_death():
+        return item, future.result()
 
 
 def _begin_worker() -> None:
@@ -139,20 +103,8 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _submit(
-    pool: ProcessPoolExecutor, function: Callable[[Item], Result], item: Item
-) -> "Future[Result]":
-    with _explained():
-        return pool.submit(function, item)
-
-
-def _fetch(future: "Future[Result]") -> Result:
-    with _explained():
-        return future.result()
-
-
 @contextlib.contextmanager
-def _explained() -> Iterator[None]:
+def _explaining_death() -> Iterator[None]:
     try:
         yield
     except BrokenProcessPool as error:

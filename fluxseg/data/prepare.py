@@ -1,7 +1,6 @@
-"""Prepare recordings for training: their crops as shards on disk, in parallel processes."""
+"""Prepare recordings for training: their crops as shards on disk, made by worker processes."""
 
 import dataclasses
-import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,19 +20,11 @@ from fluxseg.data.cache import (
 from fluxseg.data.crops import crop_settings
 from fluxseg.data.duplicates import Entry, resolve_duplicates
 from fluxseg.data.fingerprint import decode_fingerprint
-from fluxseg.data.parallel import map_in_processes, worker_count_of_process
+from fluxseg.data.parallel import map_in_processes
 from fluxseg.data.recording import Source
 from fluxseg.data.shards import ShardTask, read_sidecar, write_shard
 from fluxseg.errors import FluxsegError, WorkdirError
 from fluxseg.io.files import TEMPORARY
-from fluxseg.processes import (
-    find_disagreement,
-    gather_values,
-    run_in_all,
-    run_in_first,
-    share_of,
-    wait_until_seen,
-)
 
 logger = logging.getLogger(__name__)
 
@@ -46,10 +37,7 @@ def prepare_cache(
     config: DataConfig,
     progress: Callable[[int, int], None] | None = None,
 ) -> CacheIndex:
-    """Prepare the crops of all recordings, in parallel processes with one recording in each.
-
-    In a job of several processes (`fluxseg.processes`) each calls this, and makes its part of
-    the shards in a folder that all see; the first then writes the index.
+    """Prepare the crops of all recordings, in worker processes with one recording in each.
 
     A shard that an earlier, interrupted call has finished is not made again. The index is
     written last, so a folder with an index is complete.
@@ -57,8 +45,8 @@ def prepare_cache(
     Args:
         source: where the recordings come from.
         directory: folder of the cache; it is created.
-        config: crop size, magnification, normalisation and number of processes.
-        progress: called with (recordings done, recordings in all), of this process's part.
+        config: crop size, magnification, normalisation and number of workers.
+        progress: called with (recordings done, recordings in all).
 
     Returns:
         The index of the finished cache.
@@ -66,19 +54,26 @@ def prepare_cache(
     Raises:
         WorkdirError: if the folder cannot be written.
         FluxsegError: if no recording is usable.
-        ProcessError: if another process of the job has failed.
     """
     directory = Path(directory)
-    stamps = run_in_all(lambda: source_stamps(source), "listing the recordings")
-    tasks = _plan_shards(source, directory, crop_settings(config), stamps)
-    _check_agreement(tasks)
-    workers = worker_count_of_process(config.workers)
-    run_in_all(lambda: _make_directory(directory), "making the folder of the crops")
-    run_in_all(lambda: _make_shards(share_of(tasks), workers, progress), "its part of the crops")
-    index = run_in_first(
-        lambda: _assemble(source, directory, config, tasks, stamps), "the index of the crops"
-    )
-    return run_in_all(lambda: index or _see_index(directory, tasks), "reading the index")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WorkdirError(f"{directory}: cannot be made: {error.strerror or error}") from error
+    stamps = source_stamps(source)
+    items = list(stamps.items())
+    settings = crop_settings(config)
+    tasks = [
+        ShardTask(source, str(directory), settings, tuple(items[i : i + RECORDINGS_PER_SHARD]))
+        for i in range(0, len(items), RECORDINGS_PER_SHARD)
+    ]
+    contents = _make_shards(tasks, config.workers, progress)
+    index = _create_index(source, directory, settings, stamps, contents)
+    if not index.entries:
+        raise FluxsegError(_nothing_usable(index))
+    write_index(index)
+    _remove_stale(directory, {task.name for task in tasks})
+    return index
 
 
 def repair_cache(
@@ -89,12 +84,10 @@ def repair_cache(
 ) -> tuple[CacheIndex, tuple[str, ...]]:
     """Read every shard of a cache, and make those again that are damaged or missing.
 
-    In a job of several processes each calls this.
-
     Args:
         source: where its recordings come from.
         directory: folder of the cache.
-        config: number of processes; all that the crops depend on is taken from the index, if
+        config: number of workers; all that the crops depend on is taken from the index, if
             there is one.
         progress: see `prepare_cache`.
 
@@ -106,7 +99,7 @@ def repair_cache(
             `prepare_cache`.
     """
     directory = Path(directory)
-    index = run_in_all(lambda: _read_index_to_repair(directory), "reading the index")
+    index = _read_index_to_repair(directory)
     if index is None:
         return prepare_cache(source, directory, config, progress), ()
     settings = index.settings
@@ -122,12 +115,9 @@ def repair_cache(
             f"{directory}: cannot be repaired, as it does not fit what it was made from "
             f"({difference}); prepare it without --repair"
         )
-    workers = worker_count_of_process(config.workers)
-    mine = [(index, name) for name in share_of(sorted(index.shards))]
-    damaged = run_in_all(lambda: _remove_damaged(mine, workers), "its part of the check")
-    everyone = gather_values(damaged, "the damaged shards")
-    names = tuple(sorted(name for names in everyone for name in names))
-    return prepare_cache(source, directory, config, progress), names
+    items = [(index, name) for name in sorted(index.shards)]
+    damaged = _remove_damaged(items, config.workers)
+    return prepare_cache(source, directory, config, progress), tuple(damaged)
 
 
 def _read_index_to_repair(directory: Path) -> CacheIndex | None:
@@ -159,124 +149,52 @@ def _find_damage(item: tuple[CacheIndex, str]) -> str:
     return find_damage(*item)
 
 
-def _plan_shards(
-    source: Source, directory: Path, settings: Mapping[str, Any], stamps: Mapping[str, str]
-) -> list[ShardTask]:
-    items = list(stamps.items())
-    return [
-        ShardTask(source, str(directory), settings, tuple(items[i : i + RECORDINGS_PER_SHARD]))
-        for i in range(0, len(items), RECORDINGS_PER_SHARD)
-    ]
-
-
-def _check_agreement(tasks: Sequence[ShardTask]) -> None:
-    """Raise in every process if they are about to make different caches."""
-    count = sum(len(task.stamps) for task in tasks)
-    found = find_disagreement([task.name for task in tasks], "listing the recordings", count)
-    if found:
-        raise WorkdirError(
-            f"the processes of this job see different recordings or settings: process 0 sees "
-            f"{found[0]} recordings, process {found[1]} {found[2]}, with other times of "
-            "change or settings; all must read one folder, which nothing writes meanwhile"
-        )
-
-
 def _make_shards(
     tasks: Sequence[ShardTask], workers: int, progress: Callable[[int, int], None] | None
-) -> None:
+) -> dict[str, dict[str, Any]]:
+    """Make the shards that are not there yet; return what is noted about each, by file name."""
+    contents = {task.shard.name: read_sidecar(task) for task in tasks}
+    missing = [task for task in tasks if contents[task.shard.name] is None]
     total = sum(len(task.stamps) for task in tasks)
-    missing = [task for task in tasks if read_sidecar(task) is None]
     done = total - sum(len(task.stamps) for task in missing)
     if done and progress:
         progress(done, total)
-    for task, _ in map_in_processes(write_shard, missing, workers):
+    for task, content in map_in_processes(write_shard, missing, workers):
+        contents[task.shard.name] = content
         done += len(task.stamps)
         if progress:
             progress(done, total)
-
-
-def _assemble(
-    source: Source,
-    directory: Path,
-    config: DataConfig,
-    tasks: Sequence[ShardTask],
-    stamps: Mapping[str, str],
-) -> CacheIndex:
-    """Write the index of finished shards, and remove what belongs to others."""
-    contents = {task.name: wait_until_seen(functools.partial(read_sidecar, task)) for task in tasks}
-    for task in tasks:
-        if contents[task.name] is None:
-            raise WorkdirError(
-                f"{task.shard}: another process has made it, but it cannot be seen here; the "
-                "folder must be one that all processes share"
-            )
-    index = _create_index(source, directory, config, tasks, stamps, contents)
-    if not index.entries:
-        raise FluxsegError(_nothing_usable(index))
-    write_index(index)
-    _remove_stale(index.directory, set(contents))
-    return index
-
-
-def _see_index(directory: Path, tasks: Sequence[ShardTask]) -> CacheIndex:
-    """Read the index that the first process has just written."""
-    names = {task.shard.name for task in tasks}
-
-    def read() -> CacheIndex | None:
-        index = read_index_alone(directory)
-        return index if index is not None and set(index.shards) == names else None
-
-    index = wait_until_seen(read)
-    if index is None:
-        raise WorkdirError(
-            f"{directory}: the index that the first process has written cannot be seen here; the "
-            "folder must be one that all processes share"
-        )
-    return index
+    return {name: content for name, content in contents.items() if content is not None}
 
 
 def _create_index(
     source: Source,
     directory: Path,
-    config: DataConfig,
-    tasks: Sequence[ShardTask],
+    settings: Mapping[str, Any],
     stamps: Mapping[str, str],
-    contents: Mapping[str, Any],
+    contents: Mapping[str, Mapping[str, Any]],
 ) -> CacheIndex:
-    entries = [
-        entry_from_json(values) for task in tasks for values in contents[task.name]["entries"]
-    ]
-    left_out = [(key, reason) for task in tasks for key, reason in contents[task.name]["left_out"]]
-    sizes = {
-        task.shard.name: (contents[task.name]["size"], contents[task.name]["crops"])
-        for task in tasks
-    }
+    entries = [entry_from_json(e) for content in contents.values() for e in content["entries"]]
+    left_out = [(key, why) for content in contents.values() for key, why in content["left_out"]]
     resolved = resolve_duplicates(
         [Entry(e.key, e.id, e.group, e.digest, decode_fingerprint(e.fingerprint)) for e in entries]
     )
-    kept = [entry for entry in entries if entry.key not in resolved.left_out]
     return CacheIndex(
         directory=directory,
-        settings=crop_settings(config),
+        settings=settings,
         stamps=stamps,
         source=source.describe(),
         entries=tuple(
             dataclasses.replace(e, remarks=(*e.remarks, *resolved.remarks.get(e.key, ())))
-            for e in kept
+            for e in entries
+            if e.key not in resolved.left_out
         ),
         left_out=tuple(sorted([*left_out, *resolved.left_out.items()])),
         near_duplicates=tuple(
             (pair.first, pair.second, pair.similarity) for pair in resolved.near_duplicates
         ),
-        shards=sizes,
+        shards={name: (content["size"], content["crops"]) for name, content in contents.items()},
     )
-
-
-def _make_directory(directory: Path) -> None:
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise WorkdirError(f"{directory}: cannot be made: {error.strerror or error}") from error
 
 
 def _remove_stale(directory: Path, names: set[str]) -> None:

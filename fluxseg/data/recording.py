@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from fluxseg.data.transforms import normalize_image
 from fluxseg.errors import RecordingError
 from fluxseg.io.markup import picture_address, render_table
 
@@ -24,10 +25,9 @@ container"), and a mouse may give several containers.
 """
 NO_GROUP = f"metadata name no group (such as {GROUP_KEYS[0]}): taken as a group of its own"
 """Remark on recordings of which nothing tells which others show the same tissue."""
-
-
 MAX_SHOWN = 20
 """Fields of the metadata, and remarks, that a notebook shows."""
+YELLOW = (255, 210, 0)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -75,8 +75,6 @@ class Recording:
 
     def _repr_html_(self) -> str:
         """Return what a notebook shows: the image with the ROIs' outlines, and the facts."""
-        from fluxseg.data.outlines import draw_outlines
-
         height, width = self.image.shape
         rows: list[tuple[str, Any]] = [
             ("size", f"{height} x {width} px, {self.image.dtype}"),
@@ -143,6 +141,48 @@ def pixel_size(metadata: Mapping[str, Any]) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value) if 0 < value < math.inf else None
+
+
+def outline_masks(masks: np.ndarray) -> np.ndarray:
+    """Mark the border pixels of every ROI: one of the four neighbours is outside of it.
+
+    Args:
+        masks: `[N, H, W]` bool. The border of the image counts as outside.
+
+    Returns:
+        `[H, W]` bool, true where at least one ROI has its border.
+    """
+    outlines = np.zeros(masks.shape[1:], bool)
+    for mask in masks:
+        rows, columns = np.nonzero(mask)
+        if not len(rows):
+            continue
+        # A frame of the ROI alone: whole fields of hundreds of ROIs would take seconds.
+        box = np.s_[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+        padded = np.pad(mask[box], 1)
+        inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+        outlines[box] |= mask[box] & ~inner
+    return outlines
+
+
+def draw_outlines(
+    image: np.ndarray, masks: np.ndarray | None, color: tuple[int, int, int] = YELLOW
+) -> np.ndarray:
+    """Draw the outlines of ROIs over an image.
+
+    Args:
+        image: `[H, W]`, any real dtype; shown from its 1st to its 99.5th percentile.
+        masks: `[N, H, W]` bool, or None.
+        color: red, green and blue, 0 to 255.
+
+    Returns:
+        `[H, W, 3]` uint8.
+    """
+    gray = np.rint(np.clip(normalize_image(image), 0, 1) * 255).astype(np.uint8)
+    picture = np.repeat(gray[..., None], 3, axis=-1)
+    if masks is not None and len(masks):
+        picture[outline_masks(masks)] = color
+    return picture
 
 
 class Source(Protocol):

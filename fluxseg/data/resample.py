@@ -1,10 +1,10 @@
 """Images and masks brought to the magnification at which cells have a certain size."""
 
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from fluxseg.data.patches import Patch, cut_patches
 from fluxseg.errors import ConfigError
 
 TOLERANCE = 1.25
@@ -75,6 +75,49 @@ def median_diameter(masks: np.ndarray) -> float | None:
     """
     areas = [area for mask in masks if (area := np.count_nonzero(mask))]
     return float(np.median(disc_diameter(areas))) if areas else None
+
+
+class Patch(NamedTuple):
+    """The mask of one ROI, without the empty rows and columns around it.
+
+    Attributes:
+        top: first row in the image, px.
+        left: first column in the image, px.
+        mask: `[h, w]` bool.
+    """
+
+    top: int
+    left: int
+    mask: np.ndarray
+
+
+def cut_patches(masks: np.ndarray) -> Iterator[Patch]:
+    """Cut the masks of ROIs to where they are; empty ones are passed over.
+
+    Args:
+        masks: `[N, H, W]` bool, or numbers of which those above 0 belong to the ROI.
+    """
+    for mask in masks:
+        mask = mask if mask.dtype == np.bool_ else mask > 0
+        rows = np.flatnonzero(mask.any(1))
+        if len(rows):
+            top, bottom = int(rows[0]), int(rows[-1]) + 1
+            columns = np.flatnonzero(mask[top:bottom].any(0))
+            left, right = int(columns[0]), int(columns[-1]) + 1
+            yield Patch(top, left, mask[top:bottom, left:right])
+
+
+def merge_patches(patches: Iterable[Patch], shape: tuple[int, int]) -> np.ndarray:
+    """Merge patches into one mask `[H, W]` bool, as `merge_masks` does with whole masks.
+
+    Args:
+        patches: they lie within the image.
+        shape: (H, W) of the image, px.
+    """
+    merged = np.zeros(shape, bool)
+    for top, left, mask in patches:
+        merged[top : top + mask.shape[0], left : left + mask.shape[1]] |= mask
+    return merged
 
 
 def resample_masks(masks: np.ndarray, shape: tuple[int, int]) -> list[Patch]:

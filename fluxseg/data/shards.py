@@ -85,8 +85,8 @@ def read_sidecar(task: ShardTask) -> dict[str, Any] | None:
     return content if whole else None
 
 
-def write_shard(task: ShardTask) -> None:
-    """Make a shard; runs in any process.
+def write_shard(task: ShardTask) -> dict[str, Any]:
+    """Make a shard, and return what `read_sidecar` does; runs in any process.
 
     Raises:
         WorkdirError: naming the shard, if it cannot be written.
@@ -119,6 +119,7 @@ def write_shard(task: ShardTask) -> None:
         "left_out": left_out,
     }
     write_json(task.sidecar, add_checksum(content))
+    return content
 
 
 @contextlib.contextmanager

@@ -1,5 +1,7 @@
-"""Tables that no spreadsheet computes, whoever wrote what is in them."""
+"""CSV files protected against formula injection."""
 
+import csv
+import io
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,11 +14,11 @@ _INNER_FORMULA = re.compile(r'([;,\t\r\n"]\s*)(?=[=+\-@|＝＋－＠])')
 
 
 def neutralize_cell(value: Any) -> Any:
-    """Return what a cell of a table shows, so that no spreadsheet computes it.
+    """Return a cell that no spreadsheet runs as a formula.
 
-    Texts that begin, after blanks and control characters, as formulas do get a `'` in front, as
-    OWASP advises ("CSV injection"), and so do parts of them after what may divide cells; numbers
-    stay numbers, items of lists are joined by blanks.
+    A `'` is put in front of texts that begin as formulas do, after blanks and control characters,
+    as OWASP advises ("CSV injection"), and in front of such parts after what may separate cells.
+    Numbers stay numbers; the items of a list are joined by blanks.
     """
     if isinstance(value, list | tuple):
         value = " ".join(map(str, value))
@@ -31,7 +33,7 @@ def neutralize_cell(value: Any) -> Any:
 def write_csv(
     path: str | os.PathLike[str], columns: Sequence[str], rows: Iterable[Mapping[str, Any]]
 ) -> None:
-    """Write a table of any origin as CSV, atomically; every text goes through `neutralize_cell`.
+    """Write a CSV file, whole or not at all; every cell goes through `neutralize_cell`.
 
     Args:
         path: file to write.
@@ -41,17 +43,10 @@ def write_csv(
     Raises:
         WorkdirError: if the file cannot be written.
     """
-    lines = [columns, *([row.get(name) for name in columns] for row in rows)]
-    text = "".join(",".join(map(_csv_cell, line)) + "\n" for line in lines)
+    buffer = io.StringIO(newline="")
+    # Texts are quoted, as a carriage return in one would begin a new row.
+    writer = csv.writer(buffer, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
+    writer.writerow(map(neutralize_cell, columns))
+    writer.writerows([neutralize_cell(row.get(name)) for name in columns] for row in rows)
     # Half of a surrogate pair cannot be written to any file.
-    write_text(path, text.encode("utf-8", "replace").decode())
-
-
-def _csv_cell(value: Any) -> str:
-    if value is None:
-        return ""
-    text = str(neutralize_cell(value))
-    # A carriage return would begin a row of its own.
-    if re.search(r'[",;\s]', text):
-        text = '"' + text.replace('"', '""') + '"'
-    return text
+    write_text(path, buffer.getvalue().encode("utf-8", "replace").decode())

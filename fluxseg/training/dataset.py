@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from fluxseg.data.cache import (
     CacheIndex,
     cache_difference,
     read_index,
+    read_index_alone,
     source_stamps,
 )
 from fluxseg.data.prepare import prepare_cache
@@ -25,10 +26,11 @@ from fluxseg.data.splits import (
     manifest_from_json,
     straddling_pairs,
 )
+from fluxseg.errors import WorkdirError
 from fluxseg.formats.sources import open_source
 from fluxseg.io.files import read_json, write_json
 from fluxseg.model.losses import class_weights
-from fluxseg.processes import gather_values, run_in_all, run_in_first
+from fluxseg.processes import gather_values, run_in_all, run_in_first, wait_until_seen
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +125,7 @@ def open_cache(
     stamps = source_stamps(source)
     index = run_in_all(lambda: read_index(directory), "reading the index of the crops")
     difference = cache_difference(index, stamps, config) if index else "there are none"
-    # If one of several processes has to make them, all have to.
+    # If the folder is stale for one of several processes, it is made anew for all.
     if not any(gather_values(difference, "comparing the crops")) and index:
         logger.info("Using the crops prepared in %s", directory)
         return index
@@ -131,7 +133,26 @@ def open_cache(
         logger.info("The crops in %s are stale (%s); preparing them again", directory, difference)
     else:
         logger.info("Preparing the crops of %d recordings in %s", len(stamps), directory)
-    return prepare_cache(source, directory, config, progress)
+    made = run_in_first(
+        lambda: prepare_cache(source, directory, config, progress), "preparing the crops"
+    )
+    return run_in_all(lambda: made or _see_cache(directory, stamps, config), "reading the index")
+
+
+def _see_cache(directory: Path, stamps: Mapping[str, str], config: DataConfig) -> CacheIndex:
+    """Read the index that the first process has just written."""
+
+    def read() -> CacheIndex | None:
+        index = read_index_alone(directory)
+        return None if index is None or cache_difference(index, stamps, config) else index
+
+    index = wait_until_seen(read)
+    if index is None:
+        raise WorkdirError(
+            f"{directory}: the crops that the first process has prepared are not those of the "
+            "recordings and settings of this one; all processes must see the same folders"
+        )
+    return index
 
 
 def _split(config: Config, index: CacheIndex) -> tuple[Manifest, list[str]]:

@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from fluxseg.data.outlines import YELLOW, draw_outlines, outline_masks
+from fluxseg.data.recording import YELLOW, draw_outlines, outline_masks
 
 
 @settings(max_examples=60, deadline=None)

@@ -6,13 +6,7 @@ import time
 
 import pytest
 
-from fluxseg.data.parallel import (
-    IN_FLIGHT,
-    map_in_processes,
-    share_of_cores,
-    worker_count,
-    worker_count_of_process,
-)
+from fluxseg.data.parallel import IN_FLIGHT, map_in_processes, worker_count
 from fluxseg.errors import FluxsegError, RecordingError
 from tests.conftest import REPOSITORY
 
@@ -85,17 +79,6 @@ def test_worker_count():
     assert 1 <= worker_count(0) <= (os.cpu_count() or 1)
     with pytest.raises(ValueError, match="-1"):
         worker_count(-1)
-
-
-def test_processes_of_one_host_share_its_cores():
-    assert worker_count_of_process(3) == 3
-    assert worker_count_of_process(0) == worker_count(0)
-    assert share_of_cores(range(8), [range(8)]) == 8
-    assert share_of_cores(range(8), [range(8)] * 3) == 2
-    assert share_of_cores(range(2), [range(2)] * 5) == 1
-    # A launcher has given each its own.
-    assert share_of_cores(range(4), [range(4), range(4, 8)]) == 4
-    assert share_of_cores(range(6), [range(6), range(4, 8)]) == 5
 
 
 SCRIPT = """

@@ -6,12 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from fluxseg.data.patches import cut_patches, merge_patches
 from fluxseg.data.resample import (
     MOST,
     TOLERANCE,
     choose_zoom,
+    cut_patches,
     median_diameter,
+    merge_patches,
     resample_image,
     resample_masks,
     zoomed_shape,

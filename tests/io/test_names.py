@@ -277,7 +277,7 @@ def test_numbers_and_ordinary_texts_stay(tmp_path):
     values = {"a": -1.5, "b": 3, "c": None, "d": "cell 1", "e": ["=1", "2"], "f": "a-b", "g": True}
     write_csv(tmp_path / "a.csv", list(values), [values])
     assert (tmp_path / "a.csv").read_text() == (
-        'a,b,c,d,e,f,g\n-1.5,3,,"cell 1","\'=1 2",a-b,True\n'
+        '"a","b","c","d","e","f","g"\n-1.5,3,"","cell 1","\'=1 2","a-b",True\n'
     )
     write_history(tmp_path, [{"epoch": 1, "=cmd": -0.5}])
-    assert (tmp_path / "metrics.csv").read_text() == "epoch,'=cmd\n1,-0.5\n"
+    assert (tmp_path / "metrics.csv").read_text() == '"epoch","\'=cmd"\n1,-0.5\n'
