@@ -73,6 +73,8 @@ def test_reading_and_cutting_needs_no_accelerator(package):
     for name, path in modules().items():
         if name.startswith(f"fluxseg.{package}."):
             assert not {i.split(".")[0] for i in imports(path)} & {"jax", "flax", "optax", "orbax"}
+            # Collectives of several processes are for those who call this.
+            assert "fluxseg.processes" not in imports(path), name
 
 
 def test_files_and_functions_stay_small():

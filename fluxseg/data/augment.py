@@ -1,8 +1,9 @@
-"""Random changes of training crops, with the generator passed in."""
+"""Random changes of training crops: pure functions that are given the random generator."""
 
 import math
 
 import numpy as np
+from scipy import ndimage
 
 from fluxseg.config import AugmentConfig
 from fluxseg.data.transforms import CLIP, turn
@@ -57,7 +58,7 @@ def augment_intensity(
     low, high = CLIP
     out = np.array(image, np.float32)
     if config.blur:
-        out = blur_image(out, blur)
+        out = ndimage.gaussian_filter(out, blur, mode="mirror", truncate=3.0)
     if config.gamma:
         # Pixels darker than the low percentile are negative; they keep their sign.
         magnitude = np.abs(out)
@@ -73,55 +74,19 @@ def augment_intensity(
 def draw_noise(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     """Draw noise of mean 0 and standard deviation 1 that is Gaussian to the eye.
 
-    The number of heads of 32 coins, in steps of a third: eight times as fast as normal variates,
+    Each value counts the ones of 32 random bits, scaled: eight times as fast as normal variates,
     which took a third of the loader's time.
 
     Args:
         shape: of the result.
-        rng: source of the coins.
+        rng: source of the bits.
 
     Returns:
         `[*shape]` float32.
     """
     count = math.prod(shape)
     words = rng.integers(0, 2**64, -(-count // 2), np.uint64)
-    heads = np.bitwise_count(words.view(np.uint32)[:count]).astype(np.float32)
-    heads -= np.float32(16)
-    heads *= np.float32(1 / math.sqrt(8))
-    return heads.reshape(shape)
-
-
-def blur_image(image: np.ndarray, sigma: float) -> np.ndarray:
-    """Blur by a Gaussian with mirrored borders, as two passes of a short kernel.
-
-    Args:
-        image: `[H, W]` float32.
-        sigma: standard deviation, px; the kernel is cut at 3 sigma.
-
-    Returns:
-        `[H, W]` float32.
-    """
-    radius = min(int(np.ceil(3 * sigma)), *(side - 1 for side in image.shape))
-    if sigma <= 0 or radius < 1:
-        return image
-    half = np.exp(-0.5 * (np.arange(radius + 1) / sigma) ** 2)
-    half /= 2 * half.sum() - half[0]
-    # Views of the columns first, then of the rows; the array itself is never transposed.
-    return _blur_rows(_blur_rows(image.T, half).T, half)
-
-
-def _blur_rows(image: np.ndarray, half: np.ndarray) -> np.ndarray:
-    radius, length = len(half) - 1, len(image)
-    padded = np.empty_like(image, shape=(length + 2 * radius, image.shape[1]))
-    padded[radius : radius + length] = image
-    padded[:radius] = image[radius:0:-1]
-    padded[radius + length :] = image[-2 : -radius - 2 : -1]
-    out = image * np.float32(half[0])
-    pair = np.empty_like(out)
-    for i in range(1, radius + 1):
-        # The kernel is symmetric: one multiplication serves both sides.
-        before, after = padded[radius - i :][:length], padded[radius + i :][:length]
-        np.add(before, after, out=pair)
-        pair *= np.float32(half[i])
-        out += pair
-    return out
+    ones = np.bitwise_count(words.view(np.uint32)[:count]).astype(np.float32)
+    ones -= np.float32(16)
+    ones *= np.float32(1 / math.sqrt(8))
+    return ones.reshape(shape)

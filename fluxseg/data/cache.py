@@ -1,4 +1,4 @@
-"""The index of prepared crops: what there is, what it was made from, and how to read it."""
+"""A cache of prepared crops: its index, how to read its crops, and how damage is found."""
 
 import contextlib
 import dataclasses

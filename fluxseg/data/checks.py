@@ -1,4 +1,4 @@
-"""Look at every recording of a source before anything is trained on it."""
+"""Check recordings before training: which can be used, and what is odd about them."""
 
 import dataclasses
 import functools

@@ -1,4 +1,9 @@
-"""Crops of recordings as arrays and as bytes."""
+"""From a recording to its crops: label, resample, normalise, cut, and pack into bytes.
+
+`create_crops` is what `prepare_cache` and so every training run calls. It cuts by
+`fluxseg.data.tiles.crop_grid`; a recording of 512 x 512 px and a tile of 256 px give the four
+quarters of `crop_quarters`.
+"""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Recordings that a data set holds twice: exact copies, equal ids, the same field of view."""
+"""Find recordings that a data set holds twice: exact copies, equal ids, the same field of view."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -11,14 +11,14 @@ from fluxseg.data.fingerprint import THUMBNAIL, Fingerprint
 MAX_SHIFT = 8
 """Largest shift along each axis that is looked for, thumbnail pixels."""
 CANDIDATES = 32
-"""So many recordings with the most similar spectra are compared closely with each recording."""
+"""Number of recordings, those with the most similar spectra, that each is compared closely with."""
 SIMILARITY_THRESHOLD = 0.3
 """Correlation from which two recordings are said to show the same field of view."""
 
 _PADDED = THUMBNAIL + MAX_SHIFT
 _ROWS, _COLUMNS, _SPECTRA = 4096, 1024, 256
 _CACHED = 32
-"""So many transforms, and what is made of them, stay in the cache of a processor core."""
+"""Number of transforms that are handled at once; they fit into the cache of a processor core."""
 _NAMED = 3
 
 

@@ -1,4 +1,4 @@
-"""What is kept of a recording to recognise its field of view, or an exact copy of it.
+"""Fingerprints of recordings, to find exact copies and other sessions of the same field of view.
 
 Two sessions of one field differ in gain, noise, active cells, a shift and the motion border, but
 cells, vessels and neuropil stay where they are. A fingerprint keeps that texture twice: its

@@ -1,4 +1,4 @@
-"""Images and masks brought to the magnification at which cells have a certain size."""
+"""Resample images and masks so that cells get a certain size; masks of single ROIs as patches."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple

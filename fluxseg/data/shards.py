@@ -1,4 +1,4 @@
-"""One shard of a cache: the crops of a few recordings, and what is noted beside them."""
+"""One shard of a cache: a file with the crops of a few recordings, and a JSON file about it."""
 
 import contextlib
 import dataclasses

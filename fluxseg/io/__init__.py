@@ -1,1 +1,1 @@
-"""Files, names of files, tables and markup: what touches the outside, whatever is in it."""
+"""Read and write safely: atomic files, safe file names, CSV, HTML, arrays of untrusted files."""

@@ -1,4 +1,4 @@
-"""Arrays from the bytes of files that may be damaged or made to harm."""
+"""Arrays from the bytes of untrusted files, which may be damaged or made to harm."""
 
 import contextlib
 import contextvars

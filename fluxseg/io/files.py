@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, whatever happens while they are written."""
+"""Atomic files: each is either whole or absent, whatever happens while it is written."""
 
 import contextlib
 import hashlib

@@ -1,4 +1,4 @@
-"""Small pieces of HTML that notebooks show; every value is escaped."""
+"""HTML tables and pictures for notebooks; every value is escaped."""
 
 import base64
 import functools

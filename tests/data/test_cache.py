@@ -24,7 +24,13 @@ from fluxseg.data.fingerprint import digest
 from fluxseg.data.prepare import prepare_cache
 from fluxseg.data.recording import Recording
 from fluxseg.data.tiles import uncrop_grid
-from fluxseg.data.transforms import dequantize, merge_masks, normalize_image, quantize
+from fluxseg.data.transforms import (
+    crop_quarters,
+    dequantize,
+    merge_masks,
+    normalize_image,
+    quantize,
+)
 from fluxseg.errors import FluxsegError, RecordingError, WorkdirError
 from fluxseg.formats.allen import write_allen_npy
 from fluxseg.formats.sources import FolderSource
@@ -86,6 +92,18 @@ def test_crops_give_the_recording_back(prepared):
         assert valid.all()
         assert sum(entry.neuron_pixels) == merge_masks(recording.masks).sum()
         assert sum(entry.valid_pixels) == recording.image.size
+
+
+def test_what_is_prepared_are_the_quarters_of_the_normalised_recording(tmp_path):
+    cells = Cells(1, shape=(64, 64))
+    index = prepare_cache(cells, tmp_path, CONFIG)
+    recording = cells.read("r000")
+    crops = read_crops(index, index.entries[0])
+    image, label, valid = (np.stack(part) for part in zip(*crops, strict=True))
+    normalized = normalize_image(recording.image, CONFIG.low_percentile, CONFIG.high_percentile)
+    np.testing.assert_array_equal(image, dequantize(quantize(crop_quarters(normalized))))
+    np.testing.assert_array_equal(label, crop_quarters(merge_masks(recording.masks)))
+    assert valid.all()
 
 
 def test_files_that_share_memory_are_not_mixed_up(tmp_path):
