@@ -34,13 +34,13 @@ if TYPE_CHECKING:
     from fluxseg.inference.features import layer_features
     from fluxseg.inference.objects.rois import find_rois
     from fluxseg.inference.run_model import load_model
+    from fluxseg.job import train_and_evaluate
     from fluxseg.model.losses import weighted_cross_entropy
     from fluxseg.model.metrics import confusion_matrix, scores_from_confusion
     from fluxseg.model.score_table import score_table
     from fluxseg.model.unet import create_unet
     from fluxseg.simulation.sessions import simulate_recording
     from fluxseg.training.dataset import prepare_dataset
-    from fluxseg.training.loop import train_and_evaluate
     from fluxseg.training.sharding import make_train_step
     from fluxseg.training.state import create_train_state
     from fluxseg.training.steps import eval_step, train_step
@@ -79,7 +79,7 @@ _HOME = {
     "score_table": "fluxseg.model.score_table",
     "scores_from_confusion": "fluxseg.model.metrics",
     "simulate_recording": "fluxseg.simulation.sessions",
-    "train_and_evaluate": "fluxseg.training.loop",
+    "train_and_evaluate": "fluxseg.job",
     "make_train_step": "fluxseg.training.sharding",
     "train_step": "fluxseg.training.steps",
     "uncrop_grid": "fluxseg.data.tiles",

@@ -3,15 +3,13 @@
 import contextlib
 import io
 import logging
-import os
 import re
-import signal
 import sys
 import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from fluxseg.errors import FluxsegError, InterruptedRunError
@@ -23,7 +21,6 @@ Progressed = Callable[[int, int], None]
 """Function to call with (done, in all)."""
 USER_ERROR = 2
 """Exit code for bad input or settings; 1 means that a check has found something."""
-INTERRUPTED = "Interrupted."
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -76,13 +73,12 @@ def configure_logging(console: "Console", *, verbose: bool = False) -> None:
     # What fails in these is raised as well.
     for noisy in ("absl", "orbax", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
-    warnings.filterwarnings("ignore", module=r"(orbax|flax|jax|grain)\b.*")
     warnings.filterwarnings("ignore", message=r"coroutine .* was never awaited")
     _silence_aftermath()
 
 
 def _silence_aftermath() -> None:
-    """Keep quiet about what Orbax leaves behind in threads when a checkpoint fails.
+    """Keep quiet about what the savers leave behind in threads when a disk is full.
 
     The failure itself is raised, and told in one line.
     """
@@ -92,18 +88,19 @@ def _silence_aftermath() -> None:
         code = getattr(event.object, "cr_code", None)
         # TensorStore reports to an event loop that has gone with the failure.
         late = str(event.exc_value) == "Event loop is closed"
-        if not (late or _is_orbax(event.exc_traceback) or (code and "orbax" in code.co_filename)):
+        if not (late or _is_saver(event.exc_traceback) or (code and "orbax" in code.co_filename)):
             unraisable(event)
 
     def on_thread(event: Any) -> None:
-        if not _is_orbax(event.exc_traceback):
+        if not _is_saver(event.exc_traceback):
             threaded(event)
 
     sys.unraisablehook, threading.excepthook = on_unraisable, on_thread
 
 
-def _is_orbax(trace: TracebackType | None) -> bool:
-    return any("orbax" in frame.filename for frame in traceback.extract_tb(trace))
+def _is_saver(trace: TracebackType | None) -> bool:
+    names = [frame.filename for frame in traceback.extract_tb(trace)]
+    return any("orbax" in name or "tensorboardX" in name for name in names)
 
 
 @contextlib.contextmanager
@@ -160,34 +157,8 @@ def progress_bars(console: "Console", *kinds: tuple[str, str]) -> Iterator[list[
         yield [show(*kind) for kind in kinds]
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    inner = frame
-    while inner is not None:
-        if inner.f_code.co_filename == "<frozen importlib._bootstrap>":
-            os.write(2, f"{INTERRUPTED}\n".encode())
-            os._exit(130)
-        inner = inner.f_back
-    signal.default_int_handler(number, frame)
-
-
-@contextlib.contextmanager
-def _importing_ends() -> Iterator[None]:
-    main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield
-        return
-    signal.signal(signal.SIGINT, _interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
 def run_guarded(function: Callable[[], int | None]) -> int:
     """Run a command; turn the errors that a user can act on into one message and an exit code.
-
-    Ctrl-C while a module is being imported ends the process on the spot: an exception would go
-    through initialising C extensions, which turn it into errors of their own, or crash.
 
     Returns:
         The function's exit code (0 for None), 2 for a `FluxsegError`, 128 + signal if stopped.
@@ -197,8 +168,7 @@ def run_guarded(function: Callable[[], int | None]) -> int:
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")
     try:
-        with _importing_ends():
-            return function() or 0
+        return function() or 0
     except InterruptedRunError as error:
         print(show_controls(str(error)), file=sys.stderr)
         return 128 + error.signal_number
@@ -206,7 +176,7 @@ def run_guarded(function: Callable[[], int | None]) -> int:
         print(show_controls(f"error: {error}"), file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
-        print(INTERRUPTED, file=sys.stderr)
+        print("Interrupted.", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # The reader of a pipe (such as `head`) has seen enough.

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from fluxseg.errors import ConfigError, FluxsegError, ProcessError
-from fluxseg.watch import LATER, start_watch
 
 T = TypeVar("T")
 
@@ -49,9 +48,6 @@ class Processes:
     cluster: str = ""
     """Name of JAX's detection method to use, such as k8s or mpi4py; "deactivate": a single process
     even where a cluster is found."""
-    local_devices: tuple[int, ...] = ()
-    """GPUs of this host that this process uses; empty: all, or one for each process that a
-    cluster's launcher has started."""
     timeout: int = 60
     """Seconds without a sign of life after which a process is given up and the others stop."""
 
@@ -113,14 +109,12 @@ def join_processes(settings: Processes) -> None:
             settings.coordinator or None,
             settings.count if explicit else None,
             settings.index if explicit else None,
-            list(settings.local_devices) or None,
             cluster_detection_method=settings.cluster or None,
-            heartbeat_timeout_seconds=settings.timeout + LATER,
+            heartbeat_timeout_seconds=settings.timeout,
             shutdown_timeout_seconds=settings.timeout,
         )
     except (RuntimeError, ValueError) as error:
         raise ProcessError(f"the processes of this job cannot find each other: {error}") from error
-    start_watch(settings.timeout)
 
 
 def current_process() -> tuple[int, int]:
@@ -142,20 +136,6 @@ def share_of(items: Sequence[T]) -> list[T]:
     return list(items[index::count])
 
 
-def wait_for_all(name: str) -> None:
-    """Wait until every process has come here.
-
-    Args:
-        name: what the processes have done, for the error.
-
-    Raises:
-        ProcessError: naming the processes that did not come.
-    """
-    if current_process()[1] == 1:
-        return
-    _barrier(name, PATIENCE)
-
-
 def gather_values(value: Any, name: str) -> list[Any]:
     """Give every process the value of each.
 
@@ -175,7 +155,7 @@ def gather_values(value: Any, name: str) -> list[Any]:
     from jax.experimental import multihost_utils
 
     # The slow ones are waited for here: a collective of the devices would give up.
-    wait_for_all(name)
+    _barrier(name, PATIENCE)
     data = np.frombuffer(json.dumps(value).encode(), np.uint8)
     lengths = np.asarray(multihost_utils.process_allgather(np.int32(len(data)))).reshape(-1)
     padded = np.zeros(int(lengths.max()), np.uint8)

@@ -68,3 +68,16 @@ def as_arguments(config: Config) -> list[str]:
                 name = f"--config.{section.name}.{field.name}"
                 arguments += [name, *map(str, values)]
     return arguments
+
+
+def train_network(config, workdir, callbacks=None, init=None, *, profile=False):
+    """Do the training of `fluxseg.train_and_evaluate` alone: no neurons, model file or report."""
+    # Imported only now: most tests need no training.
+    from fluxseg.training.dataset import prepare_dataset
+    from fluxseg.training.resume import open_run
+    from fluxseg.training.train import train
+
+    workdir = Path(workdir)
+    with open_run(config, workdir, init=init is not None) as checkpoints:
+        dataset = prepare_dataset(config, workdir, callbacks and callbacks.on_prepare)
+        return train(config, workdir, dataset, checkpoints, callbacks, init, profile=profile)

@@ -1,6 +1,5 @@
 """Verbs that several processes run together: their files are those of one process."""
 
-import json
 import shutil
 
 import numpy as np
@@ -10,7 +9,6 @@ import tifffile
 from fluxseg.cli.app import main
 from fluxseg.config import SimulatorConfig
 from fluxseg.formats.allen import write_allen_npy
-from fluxseg.io.files import read_json
 from fluxseg.main import main as train
 from fluxseg.simulation.sessions import SimulatedSource
 from tests.conftest import TINY, as_arguments, with_data, with_train
@@ -89,30 +87,3 @@ def test_predict(trained, folder, tmp_path):
     run_together(2, "fluxseg", "predict", images / "0.tif", "--model", bare, "--output", again)
     found = tifffile.imread(again / "0_probability.tif")
     np.testing.assert_allclose(found, tifffile.imread(alone / "0_probability.tif"), atol=1e-5)
-
-
-@pytest.mark.parametrize("other", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_evaluate(trained, folder, tmp_path, other):
-    scores = []
-    for name in ("alone", "together"):
-        workdir = tmp_path / name
-        shutil.copytree(trained, workdir)
-        (workdir / "scores.json").unlink()
-        data = ["--data", str(folder), "--output", str(workdir / "other")] if other else []
-        command = ["evaluate", "--workdir", str(workdir), *data]
-        if name == "alone":
-            assert main(command) == 0
-        else:
-            said = run_together(2, "fluxseg", *command)
-            assert "Report: " in said[0]
-            assert quiet(said[1]) == []
-        result = workdir / "other" if other else workdir
-        assert (result / "report.html").exists()
-        scores.append(read_json(result / "scores.json"))
-        examples = json.loads((result / "examples" / "examples.json").read_text())
-        scores[-1]["examples"] = examples
-    assert scores[0] == scores[1]
-    split = scores[1]["splits"]["external" if other else "test"]
-    assert split["objects"]["n_recordings"] == split["n_recordings"] > 0
-    pixels = np.sum(split["confusion"])
-    assert pixels == split["n_recordings"] * (64 if other else TINY.simulator.size) ** 2

@@ -25,13 +25,12 @@ def on_event(event, **about):
 jax.monitoring.register_event_duration_secs_listener(on_duration)
 jax.monitoring.register_event_listener(on_event)
 from fluxseg.compilation import enable_compilation_cache
-from fluxseg.training.loop import train_and_evaluate
-from tests.conftest import TINY, with_train
+from tests.conftest import TINY, train_network, with_train
 # Importing the tests' settings has chosen the cache of the tests, which hides what is compiled.
 del os.environ["JAX_COMPILATION_CACHE_DIR"]
 enable_compilation_cache()
 config = with_train(TINY, epochs=2, batch_size=8, score_test_each_epoch=True)
-result = train_and_evaluate(config, Path(sys.argv[1]))
+result = train_network(config, Path(sys.argv[1]))
 sizes = [len(result.dataset.crops(split)) for split in ("train", "val", "test")]
 print(json.dumps({"compiled": compiled, "hits": hits[0], "sizes": sizes}))
 """

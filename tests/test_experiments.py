@@ -10,8 +10,7 @@ import pytest
 
 from fluxseg.arguments import read_config_file
 from fluxseg.config import Config, config_from_dict, config_to_dict
-from fluxseg.training.loop import train_and_evaluate
-from tests.conftest import REPOSITORY, with_data, with_train
+from tests.conftest import REPOSITORY, train_network, with_data, with_train
 
 FILES = sorted((REPOSITORY / "experiments").glob("*/*.py"))
 FILES = [path for path in FILES if path.parent.name != "benchmarks"]
@@ -54,7 +53,7 @@ def test_an_experiment_runs_shrunk(path, tmp_path):
             config.model, features=tuple(max(2, f // 32) for f in config.model.features)
         ),
     )
-    result = train_and_evaluate(config, tmp_path)
+    result = train_network(config, tmp_path)
     assert len(result.history) == 1
     assert set(result.scores["splits"]) == {"val", "test"}
 
@@ -74,7 +73,7 @@ def test_the_quick_experiment_runs_as_its_docstring_says(tmp_path):
 
 @pytest.mark.slow
 def test_the_main_job_learns_to_find_neurons(tmp_path):
-    result = train_and_evaluate(with_train(Config(), epochs=6), tmp_path)
+    result = train_network(with_train(Config(), epochs=6), tmp_path)
     scores = result.scores["splits"]["test"]["scores"]
     assert scores["neuron_iou"] > 0.4
     assert scores["macro_iou"] > 0.66
@@ -91,7 +90,7 @@ def test_real_sessions_can_be_trained_on(real_data, tmp_path):
         train_fraction=0.5,
         val_fraction=0.25,
     )
-    result = train_and_evaluate(config, tmp_path)
+    result = train_network(config, tmp_path)
     data = json.loads((tmp_path / "data.json").read_text())
     assert data["leaks"]
     assert data["n_used"] == 6

@@ -12,7 +12,7 @@ import fluxseg
 
 ROOT = Path(fluxseg.__file__).parent
 FLOORS = (
-    ("errors", "config", "io", "launch", "processes", "watch"),
+    ("errors", "config", "io", "allocator", "processes"),
     ("data",),
     ("simulation",),
     ("formats",),
@@ -21,6 +21,7 @@ FLOORS = (
     ("inference",),
     ("adapt",),
     ("report", "plot"),
+    ("job",),
     ("console", "arguments", "compilation", "joined"),
     ("main",),
     ("cli",),

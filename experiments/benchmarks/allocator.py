@@ -1,13 +1,12 @@
 """What the memory settings of the `fluxseg` command are worth: speed, page faults, memory.
 
 What: training steps of the default config on random crops, each variant in a process of its own:
-    glibc's own settings, those of `fluxseg.launch`, and those with one of them left out each.
+    glibc's own settings, those of `fluxseg.allocator`, and those with one of them left out each.
     `peak_mb` is the largest memory of the process, `resident_mb` what it holds after the steps.
-Command: python -m experiments.benchmarks.allocator [--each]
+Command: python -m experiments.benchmarks.allocator
 Takes: 15 s a variant and round once its programs are in the compilation cache.
 """
 
-import argparse
 import os
 import resource
 import statistics
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.benchmarks.measure import (
+    MALLOC_SETTINGS,
     Variant,
     create_parser,
     print_json,
@@ -25,30 +25,28 @@ from experiments.benchmarks.measure import (
     summarise,
     write_results,
 )
-from fluxseg.launch import SETTINGS, TUNABLES
+from fluxseg.allocator import SWITCH, tune_allocator
 
 DEFAULT = "default"
-TUNED = "tuned"
 
 
-def list_variants(each: bool, seconds: float) -> list[Variant]:
+def list_variants(seconds: float) -> list[Variant]:
     """List the contestants.
 
     Args:
-        each: also leave out one of the settings at a time.
         seconds: of measuring in each process.
     """
     command = (
         *("-m", "experiments.benchmarks.allocator"),
-        *("--worker", "step", "--seconds", str(seconds)),
+        *("--seconds", str(seconds), "--worker"),
     )
-    settings = SETTINGS.split(":")
-    variants = [Variant(DEFAULT, command), Variant(TUNED, command, {TUNABLES: SETTINGS})]
-    for left_out in settings if each else []:
-        name = left_out.removeprefix("glibc.malloc.").partition("=")[0]
-        others = ":".join(setting for setting in settings if setting != left_out)
-        variants.append(Variant(f"without {name}", command, {TUNABLES: others}))
-    return variants
+    huge = {"GLIBC_TUNABLES": f"glibc.malloc.hugetlb=1:{MALLOC_SETTINGS['GLIBC_TUNABLES']}"}
+    return [
+        Variant(DEFAULT, (*command, "plain")),
+        Variant("mallopt", (*command, "mallopt")),
+        Variant("environment", (*command, "plain"), MALLOC_SETTINGS),
+        Variant("environment, huge pages", (*command, "plain"), huge),
+    ]
 
 
 def measure_steps(seconds: float) -> dict[str, float]:
@@ -65,13 +63,13 @@ def measure_steps(seconds: float) -> dict[str, float]:
 
     from fluxseg.compilation import enable_compilation_cache
     from fluxseg.config import Config
-    from fluxseg.training.sharding import count_parts, make_mesh, make_train_step, replicate
+    from fluxseg.training.sharding import count_micro_batches, make_mesh, make_train_step, replicate
     from fluxseg.training.state import create_train_state
 
     enable_compilation_cache()
     config, mesh = Config(), make_mesh()
     state = replicate(create_train_state(config, np.ones(2), 1000), mesh)
-    train_step = make_train_step(mesh, count_parts(config, mesh))
+    train_step = make_train_step(mesh, count_micro_batches(config, mesh))
     rng = np.random.default_rng(0)
     shape = (config.train.batch_size, config.data.tile, config.data.tile)
     batch = {
@@ -110,12 +108,15 @@ def main() -> None:
     """Run the benchmark, or one worker of it."""
     parser = create_parser(__doc__, "allocator", 3)
     parser.add_argument("--seconds", type=float, default=6.0, help="of measuring in each process")
-    parser.add_argument("--each", action=argparse.BooleanOptionalAction, default=False)
     arguments = parser.parse_args()
+    if arguments.worker == "mallopt":
+        # Set to "default" for all variants, so that each gets its own settings alone.
+        os.environ.pop(SWITCH, None)
+        assert tune_allocator()
     if arguments.worker:
         print_json(measure_steps(arguments.seconds))
         return
-    results = run_interleaved(list_variants(arguments.each, arguments.seconds), arguments.rounds)
+    results = run_interleaved(list_variants(arguments.seconds), arguments.rounds)
     summary = {}
     for figure, unit, larger in (
         ("steps_per_second", "steps/s", True),

@@ -75,12 +75,12 @@ def make_fluxseg() -> Callable[[Any], None]:
     """Make a consumer that trains fluxseg's preset, as the main job does."""
     import jax
 
-    from fluxseg.training.sharding import count_parts, make_mesh, make_train_step, replicate
+    from fluxseg.training.sharding import count_micro_batches, make_mesh, make_train_step, replicate
     from fluxseg.training.state import create_train_state
 
     config, mesh = Config(), make_mesh()
     state = replicate(create_train_state(config, np.array([1.0, 1.0]), 1000), mesh)
-    step = make_train_step(mesh, count_parts(config, mesh))
+    step = make_train_step(mesh, count_micro_batches(config, mesh))
 
     def consume(batch: Any) -> None:
         nonlocal state

@@ -24,10 +24,15 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from fluxseg.launch import SETTINGS, SWITCH, TUNABLES
+from fluxseg.allocator import SWITCH
 
-MALLOC_SETTINGS = {TUNABLES: SETTINGS}
-"""The allocator settings that fluxseg's own launchers apply, for any process."""
+MALLOC_SETTINGS = {
+    "GLIBC_TUNABLES": (
+        "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184:"
+        "glibc.malloc.arena_max=1:glibc.malloc.top_pad=268435456"
+    )
+}
+"""The allocator settings that fluxseg's commands make (`fluxseg.allocator`), for any process."""
 RESULTS = Path(__file__).parent / "results"
 FIGURES = Path(__file__).parents[2] / "docs" / "figures"
 PACKAGES = ("fluxseg", "jax", "jaxlib", "flax", "optax", "numpy", "grain", "torch")

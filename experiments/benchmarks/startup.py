@@ -27,7 +27,7 @@ from experiments.benchmarks.measure import (
     summarise,
     write_results,
 )
-from fluxseg.launch import SWITCH
+from fluxseg.allocator import SWITCH
 
 RECORDINGS = 20
 NOTHING = "python -c pass"

@@ -36,6 +36,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from fluxseg.allocator import tune_allocator
 from fluxseg.compilation import enable_compilation_cache
 from fluxseg.config import (
     AugmentConfig,
@@ -51,13 +52,12 @@ from fluxseg.data.transforms import normalize_image
 from fluxseg.errors import WorkdirError
 from fluxseg.inference.predict import Predictor, create_predictor
 from fluxseg.io.files import write_json
-from fluxseg.launch import tune_allocator
 from fluxseg.model.metrics import Totals
 from fluxseg.simulation.labels import LabelRules, create_labels
 from fluxseg.simulation.ranges import AVERAGES, MESOSCOPE, MODERATE, Range, Ranges
 from fluxseg.simulation.source import SimulatedFields
 from fluxseg.training.checkpoints import open_checkpoints, restore_newest, save_checkpoint
-from fluxseg.training.sharding import count_parts, make_mesh, make_train_step, place_state
+from fluxseg.training.sharding import count_micro_batches, make_mesh, make_train_step, replicate
 from fluxseg.training.state import create_train_state
 
 SEED = 1
@@ -172,8 +172,8 @@ def train(workdir: Path, config: Config, steps: int, stop_at: int | None = None)
         The train state.
     """
     mesh = make_mesh()
-    state = place_state(create_train_state(config, np.ones(2, np.float32), steps), mesh)
-    step_fn = make_train_step(mesh, count_parts(config, mesh))
+    state = replicate(create_train_state(config, np.ones(2, np.float32), steps), mesh)
+    step_fn = make_train_step(mesh, count_micro_batches(config, mesh))
     batches = make_batches(
         create_crops(config.train.seed, config.data.tile),
         config.train.batch_size,

@@ -58,8 +58,8 @@ from fluxseg.data.splits import Manifest
 from fluxseg.errors import ConfigError
 from fluxseg.formats.sources import open_source
 from fluxseg.io.files import read_json, write_json
+from fluxseg.job import train_and_evaluate
 from fluxseg.training.dataset import open_cache
-from fluxseg.training.loop import train_and_evaluate
 
 HELD_OUT = 8
 """Fields for validation, and as many for the test."""

@@ -48,10 +48,10 @@ from experiments.studies.recipe_changes import (
     use_reference,
 )
 from experiments.studies.tables import describe
+from fluxseg.allocator import tune_allocator
 from fluxseg.compilation import enable_compilation_cache
 from fluxseg.config import Config
 from fluxseg.io.files import read_json, write_json
-from fluxseg.launch import tune_allocator
 
 FIGURES = Path(__file__).parents[2] / "docs" / "figures"
 Row = dict[str, Any]
@@ -61,7 +61,7 @@ def measure_step(config: Config, steps: int = 3) -> float:
     """Return the processor time of a crop in training, seconds, of a batch as the config has it."""
     import jax
 
-    from fluxseg.training.sharding import count_parts, make_mesh, make_train_step
+    from fluxseg.training.sharding import count_micro_batches, make_mesh, make_train_step
     from fluxseg.training.state import create_train_state
 
     mesh, (size, tile) = make_mesh(), (config.train.batch_size, config.data.tile)
@@ -73,7 +73,7 @@ def measure_step(config: Config, steps: int = 3) -> float:
         "valid": np.ones_like(label),
     }
     state = create_train_state(config, np.ones(2, np.float32), steps + 1)
-    step = make_train_step(mesh, count_parts(config, mesh))
+    step = make_train_step(mesh, count_micro_batches(config, mesh))
     began = 0.0
     for number in range(steps + 1):
         state, _ = step(state, batch)
@@ -102,7 +102,7 @@ def run_change(name: str, config: Config, workdir: Path, seed: int) -> None:
     from fluxseg.inference.evaluate import load_run
     from fluxseg.inference.field_scores import score_fields, summarise_fields
     from fluxseg.inference.run_model import model_of_run
-    from fluxseg.training.loop import train_and_evaluate
+    from fluxseg.job import train_and_evaluate
 
     folder = folder_of(name, workdir, seed)
     if (folder / "fields.json").exists():

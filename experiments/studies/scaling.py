@@ -6,7 +6,7 @@ What: (1) the gradients of one batch on 1 to 8 virtual devices through `jax.jit`
     analysis.
 Result: gradients deviate by 5e-7 at most, counts not at all. A step has one all-reduce for all
     floating sums, 3,797,544 bytes (classic network 49,773,840), and one of 16 bytes for the counts,
-    on 8, 64 and 512 devices alike, also in parts.
+    on 8, 64 and 512 devices alike.
 Hardware: 2 CPU cores, about 8 minutes.
 Command: python -m experiments.studies.scaling
 """
@@ -78,82 +78,70 @@ def list_collectives(program: str) -> list[Collective]:
 
 
 def compile_step(
-    model: str, devices: int, parts: int = 1, shard_optimizer: bool = False, tile: int = 256
+    model: str, devices: int, shard_optimizer: bool = False, tile: int = 256
 ) -> dict[str, Any]:
     """Compile a training step for virtual devices, and read what it does.
 
     Args:
         model: name in `MODELS`.
-        devices: how many; the process must have them.
-        parts: parts of a step; each device has one crop in each.
+        devices: how many; the process must have them, and each has one crop.
         shard_optimizer: as the setting.
         tile: side of the crops, px.
 
     Returns:
-        For each program of the step (and for the evaluation's) its collectives, and the bytes and
-        FLOPs of one device.
+        For the step and for the evaluation the collectives; the bytes and FLOPs of one device.
     """
     import jax
-    from jax.sharding import NamedSharding
 
-    from fluxseg.training.memory import measure_memory
-    from fluxseg.training.programs import (
-        DIVIDED,
+    from fluxseg.training.sharding import (
+        create_state_sharding,
         make_eval_step,
-        part_programs,
-        whole_program,
-        without_optimizer,
+        make_mesh,
+        replicated,
+        sharded,
     )
-    from fluxseg.training.sharding import make_mesh, state_shardings
     from fluxseg.training.state import create_train_state
+    from fluxseg.training.steps import train_step
 
     mesh = make_mesh(jax.devices()[:devices])
     config = Config(
         data=DataConfig(tile=tile), model=MODELS[model], train=TrainConfig(ema_decay=0.99)
     )
     state = create_train_state(config, np.array([1.0, 3.0]), 100)
-    placed = state_shardings(state, mesh, shard_optimizer)
+    placed = create_state_sharding(state, mesh, shard_optimizer)
 
-    def shaped(tree: Any, shardings: Any) -> Any:
-        def shape(leaf: Any, sharding: Any) -> Any:
-            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+    def shape(leaf: Any, sharding: Any) -> Any:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
-        return jax.tree.map(shape, tree, shardings)
-
-    divided = NamedSharding(mesh, DIVIDED)
     rows = {
         "image": np.zeros((devices, tile, tile, 1), np.float32),
         "label": np.zeros((devices, tile, tile), np.uint8),
         "valid": np.zeros((devices, tile, tile), np.uint8),
-        "row": np.zeros(devices, np.int32),
     }
-    batch = shaped(rows, dict.fromkeys(rows, divided))
-    shapes = shaped(state, placed)
-    programs: dict[str, Any] = {}
-    if parts == 1:
-        del batch["row"]
-        programs["step"] = whole_program(mesh, placed).lower(shapes, batch).compile()
-        kept: list[tuple[Any, Any]] = [(programs["step"], None)]
-    else:
-        zeros, add, finish = part_programs(mesh, placed, parts)
-        network = without_optimizer(shapes)
-        sums = jax.eval_shape(zeros, shapes.params)
-        sums = shaped(sums, jax.tree.map(lambda _: divided, sums))
-        programs["add"] = add.lower(network, sums, batch).compile()
-        programs["finish"] = finish.lower(shapes, sums).compile()
-        kept = [(programs["add"], (shapes.opt_state, shapes.ema_params)),
-                (programs["finish"], None)]  # fmt: skip
-    batch.pop("row", None)
-    programs["evaluation"] = make_eval_step(mesh).lower(shapes, batch).compile()
-    use = measure_memory(shapes, kept)
-    costs = next(iter(programs.values())).cost_analysis()
+    batch = {name: shape(array, sharded(mesh)) for name, array in rows.items()}
+    shapes = jax.tree.map(shape, state, placed)
+    step = jax.jit(
+        train_step,
+        in_shardings=(placed, sharded(mesh)),
+        out_shardings=(placed, replicated(mesh)),
+        donate_argnums=0,
+    )
+    programs = {
+        "step": step.lower(shapes, batch).compile(),
+        "evaluation": make_eval_step(mesh).lower(shapes, batch).compile(),
+    }
+    memory = programs["step"].memory_analysis()
+    costs = programs["step"].cost_analysis()
     return {
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
         "collectives": {
             name: [tuple(c) for c in list_collectives(program.as_text())]
             for name, program in programs.items()
         },
-        "memory": {**use._asdict(), "total": use.total},
+        "memory": {
+            "arguments": memory.argument_size_in_bytes,
+            "temporary": memory.temp_size_in_bytes,
+        },
         "flops_per_crop": costs["flops"],
         "bytes_per_crop": costs["bytes accessed"],
     }
@@ -214,19 +202,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--devices", type=int, default=0, help="compile for so many, print JSON")
     parser.add_argument("--model", choices=list(MODELS), default="default")
-    parser.add_argument("--parts", type=int, default=1)
     parser.add_argument("--tile", type=int, default=256)
     parser.add_argument("--shard-optimizer", action="store_true")
     options = parser.parse_args()
     if options.devices:
-        chosen = (options.model, options.devices, options.parts, options.shard_optimizer)
+        chosen = (options.model, options.devices, options.shard_optimizer)
         print(json.dumps(compile_step(*chosen, tile=options.tile)))
         return
     print_gradients()
     print("\nCollectives of a step compiled for virtual devices, one crop of 256 px on each")
     ways: dict[str, tuple[str, ...]] = {
         "default": (),
-        "in 2 parts": ("--parts", "2"),
         "shard_optimizer": ("--shard-optimizer",),
         "classic": ("--model", "classic"),
     }

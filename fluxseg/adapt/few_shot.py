@@ -25,9 +25,11 @@ from fluxseg.inference.run_model import (
     validation_threshold,
 )
 from fluxseg.io.files import read_json, write_json
-from fluxseg.training.dataset import open_cache
+from fluxseg.training.dataset import open_cache, prepare_dataset
 from fluxseg.training.finetune import FEWEST_GROUPS, explain_groups, few_shot_epochs
-from fluxseg.training.loop import Callbacks, TrainResult, train_and_evaluate
+from fluxseg.training.results import Callbacks, TrainResult
+from fluxseg.training.resume import open_run
+from fluxseg.training.train import train
 
 logger = logging.getLogger(__name__)
 
@@ -122,13 +124,16 @@ def train_on(
         model: to start from.
         config: from `create_config` and `with_length`.
         workdir: folder of the run.
-        callbacks: see `train_and_evaluate`.
+        callbacks: see `fluxseg.training.train.train`.
 
     Returns:
         What training returned, and the model, which averages over turns if the first one did. Its
         threshold is chosen on the fields that it was tuned on, as no others may be spared.
     """
-    result = train_and_evaluate(config, workdir, callbacks, init=model.params)
+    callbacks = callbacks or Callbacks()
+    with open_run(config, workdir, init=True) as checkpoints:
+        dataset = prepare_dataset(config, workdir, callbacks.on_prepare)
+        result = train(config, workdir, dataset, checkpoints, callbacks, model.params)
     crops = result.dataset.crops("train")
     threshold = validation_threshold(result.state, result.dataset.index, crops)
     scale = training_pixel_size(result.dataset.index, crops) or model.um_per_px
@@ -154,10 +159,10 @@ def finetune(
         model: to start from.
         name: how the records call it.
         data: folder of labelled recordings, or "simulator".
-        output: folder of the run: gets all that `train_and_evaluate` writes, and
+        output: folder of the run: gets all that training writes, and
             `model.safetensors`; `scores.json` has the further entry `finetune`.
         settings: how.
-        callbacks: see `train_and_evaluate`.
+        callbacks: see `fluxseg.training.train.train`.
 
     Returns:
         What training returned, and the entry `finetune`: "from", "settings", "before", "after"
@@ -166,7 +171,7 @@ def finetune(
 
     Raises:
         WorkdirError: if the folder holds another run, or one that began from another model.
-        FluxsegError: see `train_and_evaluate`.
+        FluxsegError: see `fluxseg.training.train.train`.
     """
     callbacks = callbacks or Callbacks()
     origin = describe_origin(model, name)

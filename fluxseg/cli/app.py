@@ -4,8 +4,8 @@ import importlib
 import sys
 from collections.abc import Callable, Sequence
 
+from fluxseg.allocator import tune_allocator
 from fluxseg.console import run_guarded
-from fluxseg.launch import is_computing, tune_allocator
 from fluxseg.processes import leave
 
 DESCRIPTION = """Segment neurons in two-photon calcium imaging: train a U-Net and score it honestly.
@@ -94,9 +94,9 @@ def _run(arguments: Sequence[str]) -> int:
         return 0
     if verb == "train":
         # Its config file must be read before its options are known.
-        from fluxseg.main import parse_main, run_main
+        from fluxseg.main import parse_main, train
 
-        return run_main(parse_main(rest, "fluxseg train"))
+        return train(parse_main(rest, "fluxseg train"))
     import tyro
 
     if verb in VERBS:
@@ -115,9 +115,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def launch() -> int:
-    """Do as `main` does, as a command of its own: with memory settings for verbs that compute."""
-    if is_computing(sys.argv[1:]):
-        tune_allocator()
+    """Do as `main` does, as a command of its own: with memory settings for the whole process."""
+    tune_allocator()
     code = main()
     leave(code)
     return code

@@ -1,6 +1,5 @@
 """Verbs about the scores of a run or a model."""
 
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,12 +8,9 @@ import tyro
 from fluxseg import pretrained
 from fluxseg.compilation import enable_compilation_cache
 from fluxseg.config import Config, DataConfig
-from fluxseg.console import progress_bars
+from fluxseg.console import configure_logging, create_console, progress_bars
 from fluxseg.errors import ConfigError
 from fluxseg.io.files import write_json
-from fluxseg.joined import joined
-from fluxseg.main import log_scores
-from fluxseg.processes import Processes, gather_values, run_in_first
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,14 +21,12 @@ def evaluate(
     data: str = "",
     output: Path | None = None,
     model: str = "",
-    processes: Processes = Processes(),  # noqa: B008
 ) -> int:
     """Score a run on its own splits or on other recordings, or a model on labelled recordings.
 
     Of a run it is the best checkpoint, with a report. A model, by default the one that comes with
     fluxseg, is scored on whole fields, just as `fluxseg predict` uses it. Exit code 1 if there is
-    no score of a recording. Several processes that run the same command share out the crops and
-    recordings of a run.
+    no score of a recording.
 
     Args:
         workdir: Folder of the run.
@@ -42,15 +36,19 @@ def evaluate(
             the workdir. The scores of a model are written there as scores.json.
         model: A model file in place of a run; "pretrained", as without --workdir, is the model
             that comes with fluxseg.
-        processes: The processes of the job, if it has several.
     """
-    with joined(processes) as console:
-        if model and workdir:
-            raise ConfigError("--model and --workdir exclude each other; give one of them")
-        enable_compilation_cache()
-        if workdir is None:
-            return _evaluate_model(console, model or pretrained.NAME, data, output)
-        _evaluate(console, workdir, data, output)
+    console = create_console()
+    configure_logging(console)
+    if model and workdir:
+        raise ConfigError("--model and --workdir exclude each other; give one of them")
+    enable_compilation_cache()
+    if workdir is None:
+        return _evaluate_model(console, model or pretrained.NAME, data, output)
+    from fluxseg import job
+
+    with progress_bars(console, ("Preparing", "recordings")) as (progress,):
+        _, page = job.evaluate(workdir, data, output, progress)
+    console.print(f"Report: {page}", markup=False)
     return 0
 
 
@@ -75,62 +73,9 @@ def _evaluate_model(console: "Console", name: str, data: str, output: Path | Non
         path = output / "scores.json"
         record = {"model": name, "data": data, **summary, "failed": failed}
         output.mkdir(parents=True, exist_ok=True)
-        run_in_first(lambda: write_json(path, record), "writing the scores")
+        write_json(path, record)
         console.print(f"Scores: {path}", markup=False)
     return 1 if failed else 0
-
-
-def _evaluate(console: "Console", workdir: Path, data: str, output: Path | None) -> None:
-    from fluxseg.formats.sources import open_source
-    from fluxseg.inference.calibrate import OperatingPoint, calibrate
-    from fluxseg.inference.evaluate import (
-        evaluate_data,
-        evaluate_run,
-        index_crops,
-        load_run,
-        open_index,
-        run_crops,
-        run_index,
-    )
-    from fluxseg.inference.examples import write_examples
-    from fluxseg.inference.objects.run_scores import write_object_scores
-    from fluxseg.inference.run_model import operating_point_of_run, update_run_model
-    from fluxseg.report.html import write_report
-
-    run = load_run(workdir)
-    config = run.config
-    if data:
-        config = dataclasses.replace(config, data=dataclasses.replace(config.data, source=data))
-        folder = output or workdir / "evaluations" / (Path(data).resolve().name or "data")
-        with progress_bars(console, ("Preparing", "recordings")) as (progress,):
-            scores = evaluate_data(run, data, folder, progress)
-        index = open_index(folder / "cache")
-        crops = {"external": index_crops(index)}
-    else:
-        folder = workdir
-        scores, index = evaluate_run(run), run_index(run)
-        crops = run_crops(run)
-    chosen = None
-    if data or not crops["val"]:
-        # The run's own validation split has chosen; the other data are only scored.
-        first = run_in_first(
-            lambda: dataclasses.asdict(operating_point_of_run(run)[0]), "choosing the threshold"
-        )
-        chosen = OperatingPoint(**gather_values(first, "the threshold")[0])
-    scores, point = calibrate(run.state, index, crops, scores, folder, chosen, shared=True)
-    if data or config.data.split_by != "crop":
-        source = open_source(config)
-        scores = write_object_scores(run.state, index, scores, source, folder, point, shared=True)
-
-    def write() -> None:
-        if not data:
-            update_run_model(run, point)
-        write_examples(run.state, index, scores, folder, point.temperature)
-        page = write_report(folder)
-        log_scores(scores)
-        console.print(f"Report: {page}", markup=False)
-
-    run_in_first(write, "the report")
 
 
 def report(workdir: tyro.conf.Positional[Path], /) -> int:

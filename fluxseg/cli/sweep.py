@@ -8,7 +8,6 @@ from fluxseg.arguments import read_config_file, read_sweep_file
 from fluxseg.compilation import enable_compilation_cache
 from fluxseg.config import Config
 from fluxseg.console import configure_logging, create_console
-from fluxseg.main import score_and_report
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,6 +38,7 @@ def sweep(
         random: Run so many of the combinations, drawn at random; 0: all.
         random_seed: Another seed draws others.
     """
+    from fluxseg.job import train_and_evaluate
     from fluxseg.report.sweep import collect_table, write_table
     from fluxseg.training.lock import claim_workdir
     from fluxseg.training.sweep import run_sweep
@@ -49,7 +49,7 @@ def sweep(
     members = plan_sweep(_read_sweep(vary, file, config, random, random_seed))
     enable_compilation_cache()
     with claim_workdir(output):
-        failures = run_sweep(members, output, _train_and_report)
+        failures = run_sweep(members, output, train_and_evaluate)
         table = collect_table(members, output, failures)
         page = write_table(table, output)
     _show(console, table)
@@ -71,12 +71,6 @@ def _read_sweep(
         random=random or found.random,
         random_seed=seed or found.random_seed,
     )
-
-
-def _train_and_report(config: Config, workdir: Path) -> None:
-    from fluxseg.training.loop import train_and_evaluate
-
-    score_and_report(config, workdir, train_and_evaluate(config, workdir))
 
 
 def _show(console: "Console", table: "Table") -> None:

@@ -25,7 +25,6 @@ from fluxseg.model.calibration import (
 )
 from fluxseg.model.metrics import plain_scores
 from fluxseg.model.thresholds import choose_threshold
-from fluxseg.processes import gather_values, run_in_all, run_in_first, share_of
 
 if TYPE_CHECKING:
     from fluxseg.data.cache import CacheIndex
@@ -73,7 +72,6 @@ def group_histograms(
     state: "TrainState",
     index: "CacheIndex",
     crops: Sequence[tuple[str, int]],
-    shared: bool = False,
 ) -> dict[str, np.ndarray]:
     """Count the pixels of crops by true class and log-odds, for each group of recordings.
 
@@ -81,31 +79,10 @@ def group_histograms(
         state: its `eval_params` are used, on devices of this process.
         index: the prepared crops.
         crops: (key, crop number) of those to count; each pixel counts once.
-        shared: the processes of the job all call this, and each counts its part.
 
     Returns:
         Group -> `[2, LEVELS]` int64, 32 kB each, see `log_odds_histogram`; sorted by group.
     """
-    if not shared:
-        return _count_levels(state, index, crops)
-    # Whole batches are shared out, so that rounding is that of one process.
-    batches = [crops[start : start + BATCH] for start in range(0, len(crops), BATCH)]
-    mine = [crop for batch in share_of(batches) for crop in batch]
-    counted = run_in_all(lambda: _count_levels(state, index, mine), "its part of the calibration")
-    sparse = {
-        group: [np.flatnonzero(counts).tolist(), counts[counts > 0].tolist()]
-        for group, counts in counted.items()
-    }
-    total: dict[str, np.ndarray] = {}
-    for part in gather_values(sparse, "the counts for the calibration"):
-        for group, (places, counts) in part.items():
-            total.setdefault(group, np.zeros((2, LEVELS), np.int64)).reshape(-1)[places] += counts
-    return {group: total[group] for group in sorted(total)}
-
-
-def _count_levels(
-    state: "TrainState", index: "CacheIndex", crops: Sequence[tuple[str, int]]
-) -> dict[str, np.ndarray]:
     from fluxseg.data.pipeline import CropSource, iterate_evaluation
 
     groups = {entry.key: entry.group for entry in index.entries}
@@ -173,8 +150,6 @@ def calibrate(
     scores: Mapping[str, Any],
     output: Path,
     point: OperatingPoint | None = None,
-    *,
-    shared: bool = False,
 ) -> tuple[dict[str, Any], OperatingPoint]:
     """Add `operating_point`, and to every split `calibration`, to `scores.json`.
 
@@ -185,15 +160,11 @@ def calibrate(
         scores: content of `scores.json`.
         output: folder of `scores.json`.
         point: what was chosen before; None: it is chosen here, on the split "val" alone.
-        shared: the processes of the job all call this, and each does its part; otherwise one
-            alone does all of it.
 
     Returns:
         The scores with those of calibration, as written, and the operating point.
     """
-    found = {
-        split: group_histograms(state, index, crops[split], shared) for split in scores["splits"]
-    }
+    found = {split: group_histograms(state, index, crops[split]) for split in scores["splits"]}
     if point is None:
         point = OperatingPoint()
         if "val" in found:
@@ -203,11 +174,7 @@ def calibrate(
         for name, split in scores["splits"].items()
     }
     result = {**scores, "operating_point": dataclasses.asdict(point), "splits": splits}
-
-    def write() -> None:
-        write_json(output / "scores.json", result)
-
-    run_in_first(write, "writing the calibration") if shared else write()
+    write_json(output / "scores.json", result)
     how = f"chosen on {point.chosen_on}" if point.chosen_on else "defaults: no split could choose"
     logger.info("Temperature %.3f, threshold %.3f (%s)", point.temperature, point.threshold, how)
     return result, point

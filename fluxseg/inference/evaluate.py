@@ -14,18 +14,14 @@ from fluxseg.config import CLASSES, Config, config_from_dict
 from fluxseg.data.cache import CacheIndex, read_index
 from fluxseg.data.duplicates import near_duplicates
 from fluxseg.data.fingerprint import decode_fingerprint
-from fluxseg.data.pipeline import CropSource
 from fluxseg.data.splits import SPLITS, manifest_from_json
 from fluxseg.errors import FluxsegError, WorkdirError
 from fluxseg.formats.sources import open_source
 from fluxseg.io.files import read_json, write_json
-from fluxseg.model.metrics import Totals
-from fluxseg.processes import gather_values, run_in_all, run_in_first, share_of
 from fluxseg.training.checkpoints import open_checkpoints, restore_checkpoint
 from fluxseg.training.dataset import open_cache
-from fluxseg.training.evaluation import SplitScores, score_crops, split_scores_to_json
-from fluxseg.training.programs import make_eval_step
-from fluxseg.training.sharding import make_mesh, replicate
+from fluxseg.training.evaluation import score_crops, split_scores_to_json
+from fluxseg.training.sharding import make_eval_step, make_mesh, replicate
 from fluxseg.training.state import TrainState, create_train_state
 
 logger = logging.getLogger(__name__)
@@ -52,8 +48,6 @@ class TrainedRun:
 
 def load_run(workdir: str | Path) -> TrainedRun:
     """Load the best checkpoint of a run.
-
-    In a job of several processes each calls this, and gets a state of its own.
 
     Raises:
         WorkdirError: if the folder holds no run, or no checkpoint yet.
@@ -111,50 +105,20 @@ def index_crops(index: CacheIndex) -> list[tuple[str, int]]:
 
 
 def _score(run: TrainedRun, index: CacheIndex, crops: list[tuple[str, int]]) -> dict[str, Any]:
-    """Score crops, each in one of the processes of the job; all get the scores of all."""
-    scored = run_in_all(lambda: _score_share(run, index, crops), "its part of the scores")
-    mine = {
-        "totals": scored.totals.to_json(),
-        "recordings": {key: counts.tolist() for key, counts in scored.recordings.items()},
-    }
-    totals = Totals()
-    recordings: dict[str, np.ndarray] = {}
-    for part in gather_values(mine, "the scores of the crops"):
-        totals = totals.merge(Totals.from_json(part["totals"]))
-        for key, counts in part["recordings"].items():
-            recordings[key] = recordings.get(key, 0) + np.asarray(counts, np.int64)
-    ids = {entry.key: (entry.id, entry.group) for entry in index.entries}
-    return split_scores_to_json(SplitScores(totals, recordings), ids)
-
-
-def _score_share(run: TrainedRun, index: CacheIndex, crops: list[tuple[str, int]]) -> SplitScores:
-    # Whole batches are shared out, those of one process, so that sums are rounded as there.
-    size = run.config.train.batch_size
-    batches = [crops[start : start + size] for start in range(0, len(crops), size)]
-    mine = [crop for batch in share_of(batches) for crop in batch]
+    # Any batch size gives the same scores; here it only has to suit the devices at hand.
+    size = -(-run.config.train.batch_size // run.mesh.size) * run.mesh.size
     scores = score_crops(
-        make_eval_step(run.mesh),
-        run.state,
-        CropSource(index, mine),
-        mine,
-        run.mesh,
-        batch_size=_batch_size(run),
+        make_eval_step(run.mesh), run.state, index, crops, run.mesh, size,
         threads=run.config.data.threads,
-    )
+    )  # fmt: skip
     if scores is None:
         raise AssertionError("scoring without a stop function cannot be abandoned")
-    return scores
-
-
-def _batch_size(run: TrainedRun) -> int:
-    # Any batch size gives the same scores; here it only has to suit the devices at hand.
-    return -(-run.config.train.batch_size // run.mesh.size) * run.mesh.size
+    ids = {entry.key: (entry.id, entry.group) for entry in index.entries}
+    return split_scores_to_json(scores, ids)
 
 
 def evaluate_run(run: TrainedRun) -> dict[str, Any]:
     """Score the validation and test splits of a run with its best checkpoint.
-
-    In a job of several processes each calls this, and scores its part of the crops.
 
     Args:
         run: from `load_run`.
@@ -172,7 +136,7 @@ def evaluate_run(run: TrainedRun) -> dict[str, Any]:
         if crops and split != "train"
     }
     scores = {"checkpoint": dict(run.checkpoint), "splits": splits}
-    run_in_first(lambda: write_json(run.workdir / "scores.json", scores), "writing scores.json")
+    write_json(run.workdir / "scores.json", scores)
     return scores
 
 
@@ -183,8 +147,6 @@ def evaluate_data(
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Score all annotated recordings of a folder that the run has not seen.
-
-    In a job of several processes each calls this, and prepares and scores its part.
 
     Recordings that show a field of view that the run was trained on are named in the log and in
     `data.json`: their scores are too good.
@@ -211,12 +173,8 @@ def evaluate_data(
         "checkpoint": dict(run.checkpoint),
         "splits": {"external": _score(run, index, crops)},
     }
-
-    def write() -> None:
-        _write_data_summary(run, index, output)
-        write_json(output / "scores.json", scores)
-
-    run_in_first(write, "writing the scores")
+    _write_data_summary(run, index, output)
+    write_json(output / "scores.json", scores)
     return scores
 
 

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from fluxseg.errors import FluxsegError, WorkdirError
 from fluxseg.io.files import add_checksum, has_checksum
 from fluxseg.processes import check_lost, run_in_all, run_in_first
-from fluxseg.training.state import TrainState
+from fluxseg.training.state import TrainState, sum_arrays
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +67,7 @@ def open_checkpoints(workdir: Path, *, tidy: bool = False) -> Checkpoints:
 
     def open_one(name: str, keep: int) -> ocp.CheckpointManager:
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep,
+            preservation_policy=ocp.checkpoint_managers.LatestN(keep),
             create=True,
             cleanup_tmp_directories=tidy,
             enable_async_checkpointing=True,
@@ -103,31 +102,6 @@ def arrays_of(state: TrainState) -> dict[str, Any]:
         "ema_params": state.ema_params,
         "class_weights": state.class_weights,
     }
-
-
-@jax.jit
-def sum_arrays(tree: Any) -> jax.Array:
-    """Compute a checksum of arrays: of their bits, whatever devices they are divided over.
-
-    The 32-bit words are summed modulo 2^32, each multiplied by an odd number of its place: a
-    change of any one word changes the sum. Integers add up to the same in any order.
-
-    Args:
-        tree: arrays of 32-bit values.
-
-    Returns:
-        uint32 scalar.
-    """
-    total = jnp.uint32(0)
-    for number, leaf in enumerate(jax.tree.leaves(tree)):
-        words = jax.lax.bitcast_convert_type(leaf, jnp.uint32)
-        place = jnp.zeros(leaf.shape, jnp.uint32)
-        for axis, side in enumerate(leaf.shape):
-            place = place * jnp.uint32(side) + jax.lax.broadcasted_iota(
-                jnp.uint32, leaf.shape, axis
-            )
-        total += jnp.uint32(2 * number + 1) * (words * (2 * place + 1)).sum(dtype=jnp.uint32)
-    return total
 
 
 def save_checkpoint(

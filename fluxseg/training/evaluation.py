@@ -1,24 +1,34 @@
 """Scoring a set of crops: every crop once, sums fetched late, recordings stitched together."""
 
 import dataclasses
+import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from fluxseg.data.cache import CacheIndex
 from fluxseg.data.pipeline import CropSource, iterate_evaluation
+from fluxseg.io.files import read_json, write_json
 from fluxseg.model.metrics import (
     Totals,
     bootstrap_intervals,
     plain_scores,
     scores_from_confusion,
 )
+from fluxseg.processes import gather_values, is_first_process, run_in_first
+from fluxseg.training.dataset import Dataset
 from fluxseg.training.sharding import put_batch
 from fluxseg.training.state import TrainState
 
+logger = logging.getLogger(__name__)
+
+REPORTED = ("accuracy", "macro_iou", "neuron_iou")
+"""Scores that the row of an epoch holds for each split, besides the loss."""
 IN_FLIGHT = 8
 """Batches whose results may still be on the device."""
 
@@ -40,11 +50,11 @@ class SplitScores:
 def score_crops(
     eval_step: Callable[..., Any],
     state: TrainState,
-    source: CropSource,
+    index: CacheIndex,
     crops: Sequence[tuple[str, int]],
     mesh: Mesh,
-    *,
     batch_size: int,
+    *,
     threads: int = 4,
     stop: Callable[[], bool] = lambda: False,
 ) -> SplitScores | None:
@@ -53,8 +63,8 @@ def score_crops(
     Args:
         eval_step: from `make_eval_step` of the same mesh.
         state: the state, on the mesh.
-        source: the crops, in the order of `crops`.
-        crops: (key, crop number) of each.
+        index: the prepared crops.
+        crops: (key, crop number) of those to score.
         mesh: devices to use: those of all processes, which then call this together, or of this
             process alone, which then scores the crops by itself.
         batch_size: crops per global batch, a multiple of the number of devices.
@@ -80,6 +90,7 @@ def score_crops(
 
     alone = all(device.process_index == jax.process_index() for device in mesh.devices.flat)
     process = (0, 1) if alone else (jax.process_index(), jax.process_count())
+    source = CropSource(index, list(crops))
     batches = iterate_evaluation(source, batch_size, threads=threads, process=process)
     for number, batch in enumerate(batches):
         if stop():
@@ -90,6 +101,52 @@ def score_crops(
     while pending:
         fetch()
     return SplitScores(totals, recordings)
+
+
+def epoch_figures(split: str, totals: Totals) -> dict[str, float | None]:
+    """Return what the row of an epoch holds for a split: `val_loss`, `val_neuron_iou` and so on."""
+    scores = totals.scores()
+    figures = {"loss": totals.mean_loss, **{name: scores[name] for name in REPORTED}}
+    return {f"{split}_{name}": value for name, value in plain_scores(figures).items()}
+
+
+def score_best(
+    workdir: Path,
+    state: TrainState,
+    dataset: Dataset,
+    checkpoint: Mapping[str, Any] | None,
+    score: Callable[[TrainState, str], SplitScores | None],
+) -> dict[str, Any] | None:
+    """Score the validation and test splits with the best state, once, and write `scores.json`.
+
+    Args:
+        workdir: folder of the run.
+        state: the best state.
+        dataset: crops and their split.
+        checkpoint: epoch, step, monitored figure and its value; scores of this checkpoint that
+            were written before are used again.
+        score: scores a split.
+
+    Returns:
+        Content of `scores.json`; None if the run was asked to stop meanwhile.
+    """
+    path = workdir / "scores.json"
+    # What the first process sees decides for all.
+    written = is_first_process() and path.exists()
+    known: Any = gather_values(read_json(path) if written else None, "reading scores.json")[0]
+    if known and known.get("checkpoint") == checkpoint:
+        logger.info("This run is finished; train.epochs can be raised to train on")
+        return dict(known)
+    splits: dict[str, Any] = {}
+    for split in ("val", "test"):
+        if dataset.crops(split):
+            result = score(state, split)
+            if result is None:
+                return None
+            splits[split] = split_scores_to_json(result, dataset.ids())
+    scores = {"checkpoint": checkpoint, "splits": splits}
+    run_in_first(lambda: write_json(path, scores), "writing scores.json")
+    return scores
 
 
 def split_scores_to_json(

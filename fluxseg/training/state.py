@@ -169,3 +169,33 @@ def create_train_state(
         loss_fn=_loss_of(config.loss),
         tx=tx,
     )
+
+
+def count_parameters(state: TrainState) -> int:
+    """Count the numbers that the network learns."""
+    return sum(leaf.size for leaf in jax.tree.leaves(state.params))
+
+
+@jax.jit
+def sum_arrays(tree: Any) -> jax.Array:
+    """Compute a checksum of arrays: of their bits, whatever devices they are sharded over.
+
+    The 32-bit words are summed modulo 2^32, each multiplied by an odd number of its place: a
+    change of any one word changes the sum. Integers add up to the same in any order.
+
+    Args:
+        tree: arrays of 32-bit values.
+
+    Returns:
+        uint32 scalar.
+    """
+    total = jnp.uint32(0)
+    for number, leaf in enumerate(jax.tree.leaves(tree)):
+        words = jax.lax.bitcast_convert_type(leaf, jnp.uint32)
+        place = jnp.zeros(leaf.shape, jnp.uint32)
+        for axis, side in enumerate(leaf.shape):
+            place = place * jnp.uint32(side) + jax.lax.broadcasted_iota(
+                jnp.uint32, leaf.shape, axis
+            )
+        total += jnp.uint32(2 * number + 1) * (words * (2 * place + 1)).sum(dtype=jnp.uint32)
+    return total

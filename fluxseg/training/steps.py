@@ -1,9 +1,13 @@
-"""One pure training step and one pure evaluation step, for jit, pmap and shard_map alike."""
+"""The training step and the evaluation step: pure functions for jit, pmap and shard_map alike.
+
+`train_step` is `sum_gradients`, then `apply_gradients`. Sums of the loss, of its weights and of the
+gradients are divided once, at the end: micro-batches and devices with unequal weights (padding,
+few neurons) count as they should.
+"""
 
 from typing import Any
 
 import jax
-import jax.flatten_util
 import jax.numpy as jnp
 import optax
 from flax import struct
@@ -29,32 +33,58 @@ class StepMetrics(struct.PyTreeNode):
     grad_norm: jax.Array
 
 
+Sums = tuple[Any, StepMetrics]
+"""Gradients like `state.params`, float32, of the summed loss; metrics without `grad_norm`."""
+
+
+def train_step(
+    state: TrainState, batch: dict[str, jax.Array], *, axis_name: str | None = None
+) -> tuple[TrainState, StepMetrics]:
+    """Take one optimiser step: this is the function that training compiles.
+
+    Wrap it in `jax.jit`, with the batch sharded over a mesh if there are several devices (the
+    default: `fluxseg.training.sharding.make_train_step`), or in `jax.pmap` with
+    `in_axes=(None, 0), out_axes=(None, 0)`, or in `jax.shard_map`. On CPUs a plain `jax.jit` takes
+    about 1.5 times as long as that of `make_train_step`, which passes
+    `fluxseg.model.convolutions.compiler_options`.
+
+    Args:
+        state: current state.
+        batch: see `sum_gradients`.
+        axis_name: see `sum_gradients`.
+
+    Returns:
+        The next state, and the metrics of this batch before the update.
+    """
+    sums = sum_gradients(state, batch, axis_name=axis_name)
+    return apply_gradients(state, sums)
+
+
 def sum_gradients(
     state: TrainState,
     batch: dict[str, jax.Array],
     *,
     axis_name: str | None = None,
-    parts: int = 1,
-) -> tuple[Any, StepMetrics]:
-    """Compute the gradient of the weighted loss summed over the rows of a batch that are here.
+    micro_batches: int = 1,
+) -> Sums:
+    """Compute the gradient of the weighted loss, summed over the pixels of a batch.
 
-    Sums add up over parts (`add_gradients`) and devices (`add_over_devices`) and are divided once
-    (`mean_gradients`), so that parts and devices with unequal weights (padding, few neurons) count
-    as they should. Dropout depends on the number of a row in the global batch, and so neither on
-    parts nor on devices.
+    Dropout depends on the number of a row in the global batch, and so neither on micro-batches nor
+    on devices.
 
     Args:
         state: current state.
-        batch: image `[B, H, W, 1]`, label `[B, H, W]`, valid `[B, H, W]`. With several parts also
-            row `[B]` int32, the numbers of these rows in the global batch.
+        batch: image `[B, H, W, 1]` float32, label `[B, H, W]` uint8 (0 or 1), valid `[B, H, W]`
+            uint8 (0 where nothing counts). Of a micro-batch also row `[B]` int32, the numbers of
+            these rows in the global batch.
         axis_name: name of the device axis under `jax.pmap` or `jax.shard_map`, over which the
-            batch is divided; None under `jax.jit`, where the compiler sees the whole batch.
-        parts: number of the equal parts of the global batch of which this is one.
+            batch is sharded; None under `jax.jit`, where the compiler sees the whole batch.
+        micro_batches: number of equal micro-batches of which this is one.
 
     Returns:
-        Gradients like `state.params`, float32, and the metrics of the batch but for `grad_norm`.
+        The sums, over all devices.
     """
-    rows = _rows(batch, axis_name, parts)
+    rows = _rows(batch, axis_name, micro_batches)
     # A network of one's own need not know of rows as long as the batch is in one piece.
     further = {} if rows is None else {"rows": rows}
     params = state.params if axis_name is None else _vary(state.params, axis_name)
@@ -67,170 +97,54 @@ def sum_gradients(
 
     (total, (weight, logits)), grads = jax.value_and_grad(loss_sum, has_aux=True)(params)
     confusion = confusion_matrix(batch["label"], logits.argmax(-1), batch["valid"])
-    return grads, StepMetrics(total, weight, confusion, jnp.zeros(()))
-
-
-def add_over_devices(grads: Any, metrics: StepMetrics, axis_name: str) -> tuple[Any, StepMetrics]:
-    """Add up over devices what `sum_gradients` returned on each.
-
-    All floating sums travel in one vector, since a message has its price whatever its length, and
-    the counts in another, as only integers stay exact.
-
-    Args:
-        grads: gradients.
-        metrics: sums of the metrics.
-        axis_name: name of the device axis.
-
-    Returns:
-        The same, of all devices.
-    """
-    values, restore = jax.flatten_util.ravel_pytree((grads, metrics.loss_sum, metrics.weight_sum))
-    values, confusion = jax.lax.psum(values, axis_name), jax.lax.psum(metrics.confusion, axis_name)
-    grads, total, weight = restore(values)
-    return grads, StepMetrics(total, weight, confusion, jnp.zeros(()))
-
-
-def mean_gradients(sums: Any, metrics: StepMetrics) -> tuple[Any, StepMetrics]:
-    """Divide summed gradients by the sum of weights.
-
-    Args:
-        sums: from `sum_gradients`, added up over parts and devices.
-        metrics: likewise.
-
-    Returns:
-        Gradients of the weighted mean loss, and the metrics with their norm.
-    """
-    # A batch of padding alone has no weight and no gradient.
-    weight = jnp.where(metrics.weight_sum > 0, metrics.weight_sum, 1)
-    grads = jax.tree.map(lambda g: g / weight, sums)
-    return grads, metrics.replace(grad_norm=optax.tree.norm(grads))
-
-
-def compute_gradients(
-    state: TrainState, batch: dict[str, jax.Array], *, axis_name: str | None = None
-) -> tuple[Any, StepMetrics]:
-    """Compute the gradient of the weighted mean loss over the global batch.
-
-    Args:
-        state: current state.
-        batch: see `sum_gradients`.
-        axis_name: see `sum_gradients`.
-
-    Returns:
-        Gradients like `state.params`, and the metrics of the batch.
-    """
-    sums = sum_gradients(state, batch, axis_name=axis_name)
     if axis_name is not None:
-        sums = add_over_devices(*sums, axis_name)
-    return mean_gradients(*sums)
+        grads, total, weight = jax.lax.psum((grads, total, weight), axis_name)
+        confusion = jax.lax.psum(confusion, axis_name)
+    return grads, StepMetrics(total, weight, confusion, jnp.zeros(()))
 
 
-def _rows(batch: dict[str, jax.Array], axis_name: str | None, parts: int) -> Rows | None:
-    """Return which rows of the global batch these are; None if they are all."""
-    if axis_name is None and parts == 1:
-        return None
-    size = batch["image"].shape[0]
-    devices = 1 if axis_name is None else jax.lax.axis_size(axis_name)
-    if "row" in batch:
-        return Rows(batch["row"], size * devices * parts)
-    return Rows(jax.lax.axis_index(axis_name) * size + jnp.arange(size), size * devices)
-
-
-def _vary(params: Any, axis_name: str) -> Any:
-    # Under shard_map the gradient with respect to an unvarying value is summed over the devices
-    # by itself, and the explicit psum would count it once more for each device.
-    def mark(leaf: jax.Array) -> jax.Array:
-        if axis_name in getattr(jax.typeof(leaf), "vma", frozenset()):
-            return leaf
-        return jax.lax.pcast(leaf, axis_name, to="varying")
-
-    return jax.tree.map(mark, params)
-
-
-def train_step(
-    state: TrainState, batch: dict[str, jax.Array], *, axis_name: str | None = None
-) -> tuple[TrainState, StepMetrics]:
-    """Take one optimiser step.
-
-    Pure: wrap it in `jax.jit` (batch sharded over a mesh), `jax.pmap` with
-    `in_axes=(None, 0), out_axes=(None, 0)` or `jax.shard_map`; or take `make_train_step`, which
-    compiles it as training does. On CPUs that takes about two thirds of the time of a plain
-    `jax.jit` (see `fluxseg.model.convolutions.compiler_options`).
-
-    Args:
-        state: current state.
-        batch: see `sum_gradients`.
-        axis_name: see `sum_gradients`.
-
-    Returns:
-        The next state, and the metrics of this batch before the update.
-    """
-    grads, metrics = compute_gradients(state, batch, axis_name=axis_name)
-    return apply_gradients(state, grads), metrics
-
-
-def zero_sums(params: Any) -> tuple[Any, StepMetrics]:
-    """Return what `add_gradients` begins with.
-
-    Args:
-        params: parameters of the network.
-
-    Returns:
-        Zeros in the form of what `sum_gradients` returns.
-    """
+def zero_gradients(params: Any) -> Sums:
+    """Return the sums of no micro-batch."""
     zero = jnp.zeros(())
     metrics = StepMetrics(zero, zero, jnp.zeros((2, 2), jnp.int32), zero)
     return jax.tree.map(jnp.zeros_like, params), metrics
 
 
 def add_gradients(
-    state: TrainState,
-    sums: tuple[Any, StepMetrics],
-    batch: dict[str, jax.Array],
-    *,
-    parts: int,
-    axis_name: str | None = None,
-) -> tuple[Any, StepMetrics]:
-    """Add the gradients and metrics of one more part of a batch to those of the parts before it.
-
-    Args:
-        state: current state.
-        sums: what this function returned for the parts before, or `zero_sums`.
-        batch: the part, see `sum_gradients`.
-        parts: number of parts of the batch.
-        axis_name: see `sum_gradients`.
-
-    Returns:
-        The sums, of this device alone.
-    """
-    more = sum_gradients(state, batch, axis_name=axis_name, parts=parts)
+    state: TrainState, sums: Sums, batch: dict[str, jax.Array], *, micro_batches: int
+) -> Sums:
+    """Add what `sum_gradients` returns for one more micro-batch to the sums so far."""
+    more = sum_gradients(state, batch, micro_batches=micro_batches)
     return jax.tree.map(jnp.add, sums, more)
 
 
-def finish_step(state: TrainState, sums: tuple[Any, StepMetrics]) -> tuple[TrainState, StepMetrics]:
-    """Take one optimiser step with the gradients of all parts of a batch.
+def mean_gradients(sums: Sums) -> Sums:
+    """Divide summed gradients by the sum of weights.
 
     Args:
-        state: current state.
-        sums: from `add_gradients`, added up over devices.
+        sums: from `sum_gradients`, of the whole global batch.
 
     Returns:
-        As `train_step`.
+        Gradients of the weighted mean loss, and the metrics with their norm.
     """
-    grads, metrics = mean_gradients(*sums)
-    return apply_gradients(state, grads), metrics
+    grads, metrics = sums
+    # A batch of padding alone has no weight and no gradient.
+    weight = jnp.where(metrics.weight_sum > 0, metrics.weight_sum, 1)
+    grads = jax.tree.map(lambda g: g / weight, grads)
+    return grads, metrics.replace(grad_norm=optax.tree.norm(grads))
 
 
-def apply_gradients(state: TrainState, grads: Any) -> TrainState:
+def apply_gradients(state: TrainState, sums: Sums) -> tuple[TrainState, StepMetrics]:
     """Update parameters, their running average and the optimiser's state.
 
     Args:
         state: current state.
-        grads: like `state.params`.
+        sums: from `sum_gradients`, of the whole global batch.
 
     Returns:
-        The next state.
+        As `train_step`.
     """
+    grads, metrics = mean_gradients(sums)
     updates, opt_state = state.tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     step = state.step + 1
@@ -239,7 +153,8 @@ def apply_gradients(state: TrainState, grads: Any) -> TrainState:
         # The average forgets its random start quickly and slows down to `ema_decay`.
         decay = jnp.minimum(state.ema_decay, (1 + step) / (10 + step))
         ema_params = optax.incremental_update(params, ema_params, 1 - decay)
-    return state.replace(step=step, params=params, opt_state=opt_state, ema_params=ema_params)
+    state = state.replace(step=step, params=params, opt_state=opt_state, ema_params=ema_params)
+    return state, metrics
 
 
 def eval_step(
@@ -262,3 +177,23 @@ def eval_step(
     if axis_name is not None:
         total, weight, confusion = jax.lax.psum((total, weight, confusion), axis_name)
     return StepMetrics(total, weight, confusion, jnp.zeros(())), each
+
+
+def _rows(batch: dict[str, jax.Array], axis_name: str | None, micro_batches: int) -> Rows | None:
+    """Return which rows of the global batch these are; None if they are all."""
+    size = batch["image"].shape[0]
+    if axis_name is not None:
+        first = jax.lax.axis_index(axis_name) * size
+        return Rows(first + jnp.arange(size), size * jax.lax.axis_size(axis_name))
+    return None if micro_batches == 1 else Rows(batch["row"], size * micro_batches)
+
+
+def _vary(params: Any, axis_name: str) -> Any:
+    # Under shard_map the gradient with respect to an unvarying value is summed over the devices
+    # by itself, and the explicit psum would count it once more for each device.
+    def mark(leaf: jax.Array) -> jax.Array:
+        if axis_name in getattr(jax.typeof(leaf), "vma", frozenset()):
+            return leaf
+        return jax.lax.pcast(leaf, axis_name, to="varying")
+
+    return jax.tree.map(mark, params)

@@ -9,6 +9,8 @@ from types import FrameType
 
 import jax
 
+from fluxseg.errors import InterruptedRunError
+
 
 class StopFlag:
     """Tells whether, and by which signal, the process was asked to stop."""
@@ -78,3 +80,11 @@ def catch_signals() -> Iterator[StopFlag]:
     finally:
         for number in signals:
             signal.signal(number, before[number])
+
+
+def interrupted(stop: StopFlag, step: int, epoch: int) -> InterruptedRunError:
+    """Create the error that says where a run stopped and how to go on."""
+    return InterruptedRunError(
+        stop.signal_number,
+        f"Stopped and saved at step {step} (epoch {epoch}). Run the same command again to go on.",
+    )

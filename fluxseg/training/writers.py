@@ -1,9 +1,7 @@
-"""Metrics of a run as JSON lines, CSV, TensorBoard events and one line of text."""
+"""Figures of a run as JSON lines, CSV, TensorBoard events and one line of text."""
 
 import contextlib
 import json
-import os
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,67 +49,67 @@ def write_history(workdir: Path, history: Sequence[Mapping[str, Any]]) -> None:
     write_csv(workdir / "metrics.csv", columns, history)
 
 
-class TensorBoard:
-    """TensorBoard event files of a run, written by the calling thread.
+class RunLog:
+    """Figures of a run on the disk: the history, and TensorBoard events.
+
+    In a job of several processes the first one writes; in the others all methods do nothing.
 
     Args:
-        workdir: events go to its folder `tensorboard`, a new file for each start of the run.
-        step: steps already taken; what an interrupted run wrote beyond it is hidden.
+        workdir: gets `metrics.jsonl`, `metrics.csv`, and a new file of events for each start in
+            its folder `tensorboard`.
+        history: epochs so far.
+        step: steps already taken; events that an interrupted run wrote beyond it are hidden.
+        writes: whether this process writes.
 
     Raises:
-        WorkdirError: if the file cannot be written; so do the methods.
+        WorkdirError: if a file cannot be written; so do the methods.
     """
 
-    def __init__(self, workdir: Path, step: int):
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
-        from tensorboardX.record_writer import RecordWriter
-        from tensorboardX.summary import scalar
+    def __init__(
+        self, workdir: Path, history: Sequence[Mapping[str, Any]], step: int, writes: bool
+    ):
+        self._workdir, self._board = workdir, None
+        if not writes:
+            return
+        from tensorboardX import SummaryWriter
 
-        self._event, self._scalar = Event, scalar
-        # TensorBoard knows its files by the beginning of their names, and reads them in order.
-        name = f"events.out.tfevents.{time.time_ns():019d}.{os.getpid()}"
-        self._path = workdir / "tensorboard" / name
+        write_history(workdir, history)
         with self._writing():
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = RecordWriter(str(self._path))
-        for fields in (
-            {"file_version": "brain.Event:2"},
-            {"session_log": SessionLog(status=SessionLog.START)},
-        ):
-            self._write(step + 1, **fields)
+            # The queue has no limit: after a failed write nothing would empty it.
+            self._board = SummaryWriter(
+                str(workdir / "tensorboard"), purge_step=step + 1, max_queue=0
+            )
 
     def write_step(self, step: int, values: Mapping[str, float]) -> None:
         """Write figures of one training step."""
-        for name, value in values.items():
-            self._write(step, summary=self._scalar(f"step/{name}", value))
+        if self._board:
+            for name, value in values.items():
+                self._board.add_scalar(f"step/{name}", value, step)
 
-    def write_epoch(self, row: Mapping[str, Any]) -> None:
-        """Write the figures of an epoch, by split."""
-        for name, value in row.items():
-            split, _, figure = name.partition("_")
-            if split in SHORT and value is not None:
-                self._write(row["step"], summary=self._scalar(f"{figure}/{split}", value))
+    def write_epoch(self, history: Sequence[Mapping[str, Any]]) -> None:
+        """Write the history with the epoch that has just ended."""
+        if not self._board:
+            return
+        write_history(self._workdir, history)
+        row = history[-1]
         with self._writing():
-            self._file.flush()
+            for name, value in row.items():
+                split, _, figure = name.partition("_")
+                if split in SHORT and value is not None:
+                    self._board.add_scalar(f"{figure}/{split}", value, row["step"])
+            self._board.flush()
 
     def close(self) -> None:
         """Flush and close the files."""
-        with self._writing():
-            self._file.close()
-
-    def _write(self, step: int, **fields: Any) -> None:
-        event = self._event(wall_time=time.time(), step=step, **fields)
-        with self._writing():
-            self._file.write(event.SerializeToString())
+        if self._board:
+            with self._writing():
+                self._board.close()
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            # What is still to be flushed would fail once more when the process ends.
-            with contextlib.suppress(OSError, AttributeError):
-                self._file.close()
             raise WorkdirError(
-                f"{self._path}: cannot be written: {error.strerror or error}"
+                f"{self._workdir / 'tensorboard'}: cannot be written: {error.strerror or error}"
             ) from error

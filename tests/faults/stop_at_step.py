@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 from fluxseg.console import run_guarded
-from fluxseg.training.loop import Callbacks, train_and_evaluate
+from fluxseg.training.results import Callbacks
+from tests.conftest import train_network
 from tests.faults.jobs import SMALL
 
 
@@ -20,7 +21,7 @@ def main() -> int:
             os.kill(os.getpid(), number)
 
     def run() -> None:
-        train_and_evaluate(SMALL, workdir, Callbacks(on_step=on_step))
+        train_network(SMALL, workdir, Callbacks(on_step=on_step))
 
     return run_guarded(run)
 

@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 import tifffile
 
-import fluxseg.training.loop
+import fluxseg.training.train
 from fluxseg.errors import TrainingError
 from fluxseg.io.files import read_json
-from fluxseg.training.loop import train_and_evaluate
-from tests.conftest import with_data, with_train
+from tests.conftest import train_network, with_data, with_train
 from tests.faults.disks import limited
 from tests.faults.jobs import SMALL, Job, check_error, fail_job, finish_job, read_bits
 from tests.faults.recordings import SIZE, create_fields, write_folder, write_recording
@@ -115,7 +114,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, options):
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("at", [5, 15])
 def test_a_single_value_that_is_not_finite_is_found(tmp_path, monkeypatch, name, value, at):
-    make = fluxseg.training.loop.make_train_step
+    make = fluxseg.training.train.make_train_step
 
     def make_failing(*arguments):
         step = make(*arguments)
@@ -128,10 +127,10 @@ def test_a_single_value_that_is_not_finite_is_found(tmp_path, monkeypatch, name,
 
         return fail_at
 
-    monkeypatch.setattr(fluxseg.training.loop, "make_train_step", make_failing)
+    monkeypatch.setattr(fluxseg.training.train, "make_train_step", make_failing)
     expected = "checkpoint of step 10 is kept" if at > 10 else "no checkpoint yet"
     with pytest.raises(TrainingError, match=rf"step {at}: .*not finite.*{expected}"):
-        train_and_evaluate(SHORT, tmp_path)
+        train_network(SHORT, tmp_path)
     assert set(read_bits(tmp_path)) == ({"last/10", "best/10"} if at > 10 else set())
 
 

@@ -220,12 +220,11 @@ def make_run(workdir: Path) -> None:
     """Train a tiny run, whose files the readers of workdirs are tried with."""
     import dataclasses
 
-    from fluxseg.training.loop import train_and_evaluate
-    from tests.conftest import TINY, with_data, with_train
+    from tests.conftest import TINY, train_network, with_data, with_train
 
     config = with_data(with_train(TINY, epochs=2), tile=32)
     simulator = dataclasses.replace(config.simulator, containers=3, size=64)
-    train_and_evaluate(dataclasses.replace(config, simulator=simulator), workdir)
+    train_network(dataclasses.replace(config, simulator=simulator), workdir)
 
 
 def run_files(workdir: Path) -> list[Files]:

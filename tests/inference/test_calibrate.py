@@ -27,8 +27,7 @@ from fluxseg.inference.run_model import (
     update_run_model,
 )
 from fluxseg.model.calibration import LEVELS
-from fluxseg.training.loop import train_and_evaluate
-from tests.conftest import TINY, with_train
+from tests.conftest import TINY, train_network, with_train
 
 CONFIG = with_train(TINY, epochs=1)
 
@@ -36,7 +35,7 @@ CONFIG = with_train(TINY, epochs=1)
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    train_and_evaluate(CONFIG, folder)
+    train_network(CONFIG, folder)
     return folder
 
 

@@ -6,8 +6,7 @@ from fluxseg.data.transforms import merge_masks
 from fluxseg.formats.sources import open_source
 from fluxseg.inference.evaluate import evaluate_run, load_run, run_index
 from fluxseg.inference.examples import choose_examples, write_examples
-from fluxseg.training.loop import train_and_evaluate
-from tests.conftest import TINY, with_train
+from tests.conftest import TINY, train_network, with_train
 
 
 def rows(*values):
@@ -31,7 +30,7 @@ def test_best_median_and_worst_are_chosen():
 
 def test_the_pictures_show_what_was_scored(tmp_path):
     config = with_train(TINY, epochs=1)
-    trained = train_and_evaluate(config, tmp_path)
+    trained = train_network(config, tmp_path)
     run = load_run(tmp_path)
     scores = evaluate_run(run)
     assert scores == trained.scores

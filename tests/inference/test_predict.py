@@ -23,8 +23,7 @@ from fluxseg.inference.probability import predict_probability
 from fluxseg.inference.run_model import load_model, operating_point_of_run, write_run_model
 from fluxseg.inference.tiling import blend_tiles, blend_weights, cut_tiles, pad_image, plan_tiles
 from fluxseg.model.unet import create_unet
-from fluxseg.training.loop import train_and_evaluate
-from tests.conftest import TINY, with_train
+from tests.conftest import TINY, train_network, with_train
 
 CONFIG = ModelConfig(features=(4, 8), convs=1, stem=1, norm="none")
 RNG = np.random.default_rng(0)
@@ -204,7 +203,7 @@ def test_a_model_that_is_not_finite_is_not_written(predictor, tmp_path):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
-    result = train_and_evaluate(with_train(TINY, epochs=1), workdir)
+    result = train_network(with_train(TINY, epochs=1), workdir)
     config, (point, scale) = with_train(TINY, epochs=1), operating_point_of_run(load_run(workdir))
     path = write_run_model(workdir, config, result.state, result.scores, point, scale)
     return workdir, path

@@ -19,19 +19,21 @@ from fluxseg.training.checkpoints import (
     restore_state,
     save_checkpoint,
 )
-from fluxseg.training.programs import make_eval_step
 from fluxseg.training.sharding import (
     AXIS,
+    create_state_sharding,
+    make_eval_step,
     make_mesh,
     make_train_step,
-    place_state,
     put_batch,
+    put_state,
     replicate,
 )
 from fluxseg.training.state import create_train_state
-from fluxseg.training.steps import compute_gradients, eval_step
+from fluxseg.training.steps import eval_step
 from tests.training.test_steps import (
     CONFIG,
+    compute_gradients,
     make_batch,
     make_state,
 )
@@ -150,13 +152,14 @@ CURVE = dataclasses.replace(
 )
 
 
-def train(count, parts, shard_optimizer=False, config=CURVE, steps=STEPS, state=None):
+def train(count, micro_batches, shard_optimizer=False, config=CURVE, steps=STEPS, state=None):
     """Take some steps; return the loss and the confusion of each, and the last state."""
     mesh = make_mesh(jax.devices()[:count])
     if state is None:
         state = create_train_state(config, np.array([1.0, 4.0]), 100, tile=16)
-        state = place_state(state, mesh, shard_optimizer)
-    step = make_train_step(mesh, parts)
+        state = put_state(state, create_state_sharding(state, mesh, shard_optimizer))
+    sharding = create_state_sharding(state, mesh, shard_optimizer)
+    step = make_train_step(mesh, micro_batches, sharding)
     losses, confusions = [], []
     for number in range(steps):
         batch = make_batch(seed=number, size=16, padded=3 * (number == 2))
@@ -166,7 +169,7 @@ def train(count, parts, shard_optimizer=False, config=CURVE, steps=STEPS, state=
     return losses, confusions, state
 
 
-def divided_share(state):
+def sharded_share(state):
     """Share of the bytes of optimiser and average that lie on the first device."""
     leaves = jax.tree.leaves((state.opt_state, state.ema_params))
     here = sum(leaf.addressable_data(0).nbytes for leaf in leaves)
@@ -174,22 +177,22 @@ def divided_share(state):
 
 
 def check_curves():
-    """Curves of the loss on any number of devices, in parts, with a divided optimiser, remat."""
+    """Curves of the loss: any devices, micro-batches, a sharded optimiser, remat."""
     result = {}
     losses, confusions, reference = train(1, 1)
     whole = jax.device_get(arrays_of(reference))
     remat = with_model(CURVE, remat=True)
     runs = {
-        "1 in 4 parts": (1, 4),
+        "1, 4 micro-batches": (1, 4),
         "2": (2, 1),
-        "4 in 2 parts": (4, 2),
+        "4, 2 micro-batches": (4, 2),
         "8": (8, 1),
-        "8 in 2 parts": (8, 2),
-        "2 divided": (2, 1, True),
-        "4 divided": (4, 1, True),
-        "8 divided": (8, 1, True),
-        "8 divided in 2 parts": (8, 2, True),
-        "8 divided in 2 parts with remat": (8, 2, True, remat),
+        "8, 2 micro-batches": (8, 2),
+        "2 sharded": (2, 1, True),
+        "4 sharded": (4, 1, True),
+        "8 sharded": (8, 1, True),
+        "8 sharded, 2 micro-batches": (8, 2, True),
+        "8 sharded, 2 micro-batches, remat": (8, 2, True, remat),
     }
     for name, arguments in runs.items():
         found, counted, state = train(*arguments)
@@ -201,7 +204,7 @@ def check_curves():
             "parameters": largest_deviation(whole["params"], arrays["params"]),
             "optimizer": largest_deviation(whole["opt_state"], arrays["opt_state"]),
             "average": largest_deviation(whole["ema_params"], arrays["ema_params"]),
-            "share": divided_share(state),
+            "share": sharded_share(state),
         }
         result[name] = {key: float(value) for key, value in result[name].items()}
     result["moved"] = {"parameters": deviation(whole["params"], make_state(CURVE).params)}
@@ -221,11 +224,12 @@ def check_checkpoints():
                 checkpoints.wait()
                 mesh = make_mesh(jax.devices()[: wanted[0]])
                 empty = create_train_state(CURVE, np.array([1.0, 4.0]), 100, tile=16)
-                restored = restore_state(checkpoints.last, place_state(empty, mesh, wanted[1]))
+                empty = put_state(empty, create_state_sharding(empty, mesh, wanted[1]))
+                restored = restore_state(checkpoints.last, empty)
                 checkpoints.close()
             same = jax.tree.map(np.array_equal, arrays, jax.device_get(arrays_of(restored)))
-            share = divided_share(restored)
-            losses, _, _ = train(wanted[0], 1, state=restored, steps=2)
+            share = sharded_share(restored)
+            losses, _, _ = train(wanted[0], 1, wanted[1], state=restored, steps=2)
             result[f"{saved} -> {wanted}"] = {
                 "same": all(jax.tree.leaves(same)), "share": share, "losses": losses
             }  # fmt: skip

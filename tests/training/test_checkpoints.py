@@ -18,11 +18,9 @@ from fluxseg.training.checkpoints import (
     read_progress,
     restore_newest,
     restore_state,
-    sum_arrays,
 )
-from fluxseg.training.loop import train_and_evaluate
-from fluxseg.training.state import create_train_state
-from tests.conftest import TINY, with_train
+from fluxseg.training.state import create_train_state, sum_arrays
+from tests.conftest import TINY, train_network, with_train
 
 # The libraries below leave unfinished reads behind where a file is damaged.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -42,14 +40,14 @@ def collected():
 def begun(tmp_path_factory):
     """A run of three epochs, what four give, and the bits of its last two states."""
     workdir = tmp_path_factory.mktemp("begun")
-    train_and_evaluate(SHORT, workdir)
+    train_network(SHORT, workdir)
     like = create_train_state(SHORT, np.ones(2), 15)
     checkpoints = open_checkpoints(workdir)
     states = {step: leaves(restore_state(checkpoints.last, like, step)) for step in (10, 15)}
     checkpoints.close()
     copy = tmp_path_factory.mktemp("whole") / "run"
     shutil.copytree(workdir, copy)
-    return workdir, train_and_evaluate(LONG, copy), states
+    return workdir, train_network(LONG, copy), states
 
 
 def newest(workdir, name="last"):
@@ -107,7 +105,7 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(begun, tmp_path,
     step = newest(copy)
     damage(step / "state" / "manifest.ocdbt", "0.5")
     with caplog.at_level(logging.WARNING):
-        result = train_and_evaluate(LONG, copy)
+        result = train_network(LONG, copy)
     assert f"step {step.name} cannot be read" in caplog.text
     assert "Using the checkpoint before it, of step 10" in caplog.text
     assert leaves(result.state) == leaves(whole.state)
@@ -141,7 +139,7 @@ def test_if_all_are_damaged_the_error_says_what_to_do(begun, tmp_path):
         for path in files_of(step):
             path.write_bytes(b"")
     with pytest.raises(WorkdirError, match=r"no checkpoint can be read; delete .*checkpoints"):
-        train_and_evaluate(LONG, copy)
+        train_network(LONG, copy)
 
 
 def test_without_the_best_checkpoint_the_newest_one_is_scored(begun, tmp_path, caplog):
@@ -151,7 +149,7 @@ def test_without_the_best_checkpoint_the_newest_one_is_scored(begun, tmp_path, c
     for path in files_of(newest(copy, "best")):
         path.write_bytes(b"")
     (copy / "scores.json").unlink()
-    result = train_and_evaluate(SHORT, copy)
+    result = train_network(SHORT, copy)
     assert "Using the newest state instead, of epoch 3" in caplog.text
     assert result.scores["checkpoint"]["epoch"] == 3
     assert result.scores["splits"]["test"]["scores"]["macro_iou"] is not None

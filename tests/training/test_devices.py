@@ -59,11 +59,11 @@ def test_any_number_of_devices_counts_the_same(count):
 
 
 @pytest.mark.slow
-def test_the_curve_of_the_loss_depends_on_neither_devices_nor_parts():
+def test_the_curve_of_the_loss_depends_on_neither_devices_nor_micro_batches():
     curves = dict(check("curves"))
     moved = curves.pop("moved")["parameters"]
     assert moved > 1e-3
-    assert {"8", "8 in 2 parts", "1 in 4 parts"} < set(curves)
+    assert {"8", "8, 2 micro-batches", "1, 4 micro-batches"} < set(curves)
     for name, run in curves.items():
         assert run["loss"] < 1e-5, name
         assert run["pixels"] == run["first_confusion"] == 0, name
@@ -73,13 +73,13 @@ def test_the_curve_of_the_loss_depends_on_neither_devices_nor_parts():
 
 
 @pytest.mark.slow
-def test_a_divided_optimizer_takes_less_memory():
+def test_a_sharded_optimizer_takes_less_memory():
     curves = check("curves")
-    assert curves["8"]["share"] == curves["8 in 2 parts"]["share"] == 1
+    assert curves["8"]["share"] == curves["8, 2 micro-batches"]["share"] == 1
     # Biases and scales stay whole.
     for count in (2, 4, 8):
-        assert 1 / count <= curves[f"{count} divided"]["share"] < 1 / count + 0.15
-    assert curves["8 divided in 2 parts with remat"]["share"] < 0.25
+        assert 1 / count <= curves[f"{count} sharded"]["share"] < 1 / count + 0.15
+    assert curves["8 sharded, 2 micro-batches, remat"]["share"] < 0.25
 
 
 @pytest.mark.slow

@@ -9,6 +9,8 @@ import pytest
 from flax.traverse_util import flatten_dict
 from safetensors.numpy import save_file
 
+import fluxseg.training.resume
+import fluxseg.training.train
 from fluxseg.config import Config, ModelConfig, config_from_dict, config_to_dict, resume_difference
 from fluxseg.errors import ConfigError, FluxsegError
 from fluxseg.inference.features import layer_features
@@ -16,11 +18,9 @@ from fluxseg.inference.model_file import read_model, write_model
 from fluxseg.inference.predict import Predictor, create_predictor
 from fluxseg.inference.stablehlo import export_program
 from fluxseg.model.unet import create_unet, encoder_name
-from fluxseg.training import loop
 from fluxseg.training.encoder_weights import check_encoder_start, load_encoder, start_encoder
-from fluxseg.training.loop import train_and_evaluate
 from fluxseg.training.state import create_train_state
-from tests.conftest import TINY, with_data, with_train
+from tests.conftest import TINY, train_network, with_data, with_train
 
 MODEL = ModelConfig(features=(4, 4, 4, 4, 4), convs=1, encoder_kind="resnet18")
 CONFIG = dataclasses.replace(TINY, model=MODEL)
@@ -125,7 +125,7 @@ def test_settings_that_contradict_each_other_are_refused(
         check_encoder_start(config, given)
     if not given:
         with pytest.raises(ConfigError, match=message):
-            train_and_evaluate(config, tmp_path / "run")
+            train_network(config, tmp_path / "run")
         assert not (tmp_path / "run" / "cache").exists()
     check_encoder_start(TINY, given)
     check_encoder_start(CONFIG, given)
@@ -152,11 +152,11 @@ def test_a_run_that_is_resumed_asks_for_no_weights(tmp_path, monkeypatch):
 
         return call
 
-    for name in ("check_encoder_start", "start_encoder"):
-        monkeypatch.setattr(loop, name, spy(name))
-    train_and_evaluate(with_train(TINY, epochs=1), tmp_path)
+    monkeypatch.setattr(fluxseg.training.resume, "check_encoder_start", spy("check_encoder_start"))
+    monkeypatch.setattr(fluxseg.training.train, "start_encoder", spy("start_encoder"))
+    train_network(with_train(TINY, epochs=1), tmp_path)
     assert asked == ["check_encoder_start", "start_encoder"]
-    train_and_evaluate(TINY, tmp_path)
+    train_network(TINY, tmp_path)
     assert len(asked) == 2
 
 
@@ -170,9 +170,9 @@ def test_a_run_begins_with_weights_and_goes_on_without_their_file(tmp_path):
     config = dataclasses.replace(
         config, simulator=dataclasses.replace(config.simulator, containers=4, size=64)
     )
-    first = train_and_evaluate(config, tmp_path / "run")
+    first = train_network(config, tmp_path / "run")
     path.unlink()
-    result = train_and_evaluate(with_train(config, epochs=2), tmp_path / "run")
+    result = train_network(with_train(config, epochs=2), tmp_path / "run")
     assert len(result.history) == 2
     tensors = torch_tensors()
     for state in (first.state, result.state):

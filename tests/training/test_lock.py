@@ -6,8 +6,7 @@ import pytest
 
 from fluxseg.errors import WorkdirError
 from fluxseg.training.lock import lock_workdir
-from fluxseg.training.loop import train_and_evaluate
-from tests.conftest import REPOSITORY, TINY
+from tests.conftest import REPOSITORY, TINY, train_network
 
 HOLD = """
 import sys, time
@@ -33,7 +32,7 @@ def test_a_second_run_is_refused_and_told_of_the_first(tmp_path):
     process = hold(tmp_path)
     try:
         with pytest.raises(WorkdirError, match=f"in use by process {process.pid} on .* since 20"):
-            train_and_evaluate(TINY, tmp_path)
+            train_network(TINY, tmp_path)
     finally:
         process.kill()
         process.communicate()

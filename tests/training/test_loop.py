@@ -8,8 +8,8 @@ import pytest
 from fluxseg.config import LossConfig, ModelConfig, config_from_dict
 from fluxseg.errors import TrainingError, WorkdirError
 from fluxseg.training.checkpoints import open_checkpoints
-from fluxseg.training.loop import Callbacks, train_and_evaluate
-from tests.conftest import TINY, with_data, with_train
+from fluxseg.training.results import Callbacks
+from tests.conftest import TINY, train_network, with_data, with_train
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def run(tmp_path_factory):
         on_step=lambda done, total: seen["steps"].append((done, total)),
         on_epoch=seen["epochs"].append,
     )
-    return config, workdir, train_and_evaluate(config, workdir, callbacks), seen
+    return config, workdir, train_network(config, workdir, callbacks), seen
 
 
 def test_it_learns(run):
@@ -91,13 +91,13 @@ def test_history_never_shows_test_unless_asked(run, tmp_path):
     _, _, result, _ = run
     assert not any(name.startswith("test_") for row in result.history for name in row)
     asked = with_train(TINY, epochs=1, score_test_each_epoch=True)
-    assert "test_macro_iou" in train_and_evaluate(asked, tmp_path).history[0]
+    assert "test_macro_iou" in train_network(asked, tmp_path).history[0]
 
 
 def test_a_finished_run_is_not_trained_again(run):
     config, workdir, result, _ = run
     steps = []
-    again = train_and_evaluate(
+    again = train_network(
         config, workdir, Callbacks(on_step=lambda done, total: steps.append(done))
     )
     assert steps == []
@@ -109,10 +109,10 @@ def test_other_settings_are_refused_with_the_difference(run):
     config, workdir, _, _ = run
     other = dataclasses.replace(config, model=ModelConfig(features=(4, 16), convs=1, stem=1))
     with pytest.raises(WorkdirError, match=r"model\.features: \(4, 8\) -> \(4, 16\)"):
-        train_and_evaluate(other, workdir)
+        train_network(other, workdir)
     other = with_data(config, split_seed=5)
     with pytest.raises(WorkdirError, match=r"data\.split_seed: 0 -> 5"):
-        train_and_evaluate(other, workdir)
+        train_network(other, workdir)
     assert config_from_dict(json.loads((workdir / "config.json").read_text())) == config
 
 
@@ -121,34 +121,34 @@ def test_a_manifest_gives_the_same_split_again(run, tmp_path):
     again = with_train(
         with_data(config, manifest=str(workdir / "split.json"), split_seed=9), epochs=1
     )
-    other = train_and_evaluate(again, tmp_path)
+    other = train_network(again, tmp_path)
     assert other.dataset.manifest.content_hash == result.dataset.manifest.content_hash
 
 
 def test_training_goes_on_when_epochs_are_raised(tmp_path):
-    train_and_evaluate(with_train(TINY, epochs=1), tmp_path)
-    result = train_and_evaluate(with_train(TINY, epochs=3), tmp_path)
+    train_network(with_train(TINY, epochs=1), tmp_path)
+    result = train_network(with_train(TINY, epochs=3), tmp_path)
     assert [row["epoch"] for row in result.history] == [1, 2, 3]
 
 
 def test_patience_stops_early(tmp_path):
     # Without learning, no epoch is better than the first.
     config = with_train(TINY, epochs=50, patience=2, learning_rate=1e-30, weight_decay=0.0)
-    result = train_and_evaluate(config, tmp_path)
+    result = train_network(config, tmp_path)
     assert len(result.history) == 3
     assert result.scores["checkpoint"]["epoch"] == 1
 
 
 def test_without_validation_the_last_epoch_is_used(tmp_path):
     config = with_data(with_train(TINY, epochs=2), train_fraction=0.7, val_fraction=0.0)
-    result = train_and_evaluate(config, tmp_path)
+    result = train_network(config, tmp_path)
     assert result.scores["checkpoint"]["epoch"] == 2
     assert set(result.scores["splits"]) == {"test"}
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(tmp_path):
     config = with_train(TINY, epochs=2, clip_norm=0.0, schedule="constant", warmup_steps=0)
-    train_and_evaluate(with_train(config, epochs=1), tmp_path)
+    train_network(with_train(config, epochs=1), tmp_path)
     checkpoints = open_checkpoints(tmp_path)
     kept = checkpoints.last.latest_step()
     checkpoints.close()
@@ -157,7 +157,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(t
     path = tmp_path / "config.json"
     path.write_text(path.read_text().replace("0.003", "1e30"))
     with pytest.raises(TrainingError, match=r"step \d+: the loss") as caught:
-        train_and_evaluate(config, tmp_path)
+        train_network(config, tmp_path)
     assert f"checkpoint of step {kept} is kept" in str(caught.value)
     checkpoints = open_checkpoints(tmp_path)
     assert checkpoints.last.latest_step() == kept
@@ -169,7 +169,7 @@ def test_all_options_together(tmp_path):
         with_train(TINY, ema_decay=0.9, schedule="constant", weight_decay=0.0, monitor="val_loss"),
         loss=LossConfig(class_weights="balanced", focal_gamma=1.0, dice=0.5),
     )
-    result = train_and_evaluate(config, tmp_path)
+    result = train_network(config, tmp_path)
     assert result.state.ema_params is not None
     best = min(result.history, key=lambda row: row["val_loss"])
     assert result.scores["checkpoint"]["epoch"] == best["epoch"]

@@ -9,8 +9,8 @@ import pytest
 
 from fluxseg.config import ModelConfig, reference_model
 from fluxseg.model.unet import create_unet
-from fluxseg.training.steps import compute_gradients, sum_gradients, train_step, zero_sums
-from tests.training.test_steps import CONFIG, make_batch, make_state
+from fluxseg.training.steps import sum_gradients, train_step, zero_gradients
+from tests.training.test_steps import CONFIG, compute_gradients, make_batch, make_state
 
 SUMS = {"reduce_sum", "cumsum", "psum", "psum_invariant", "reduce_window_sum", "argmax"}
 PRODUCTS = {"dot_general", "conv_general_dilated"}
@@ -64,7 +64,7 @@ def test_parameters_gradients_loss_and_state_are_float32(model):
     floats = [
         leaf.dtype
         for leaf in jax.tree.leaves(
-            (state.params, grads, zero_sums(state.params), metrics, following.params,
+            (state.params, grads, zero_gradients(state.params), metrics, following.params,
              following.opt_state)
         )
         if jnp.issubdtype(leaf.dtype, jnp.floating)

@@ -1,4 +1,4 @@
-"""A step in several parts is the step on the whole batch."""
+"""A step in micro-batches is the step on the whole batch."""
 
 import types
 
@@ -11,14 +11,15 @@ from fluxseg.config import Config, DataConfig, ModelConfig, TrainConfig
 from fluxseg.training import sharding
 from fluxseg.training.checkpoints import arrays_of
 from fluxseg.training.sharding import (
-    count_parts,
+    count_micro_batches,
+    create_state_sharding,
     make_mesh,
     make_train_step,
-    place_state,
+    put_state,
     replicate,
 )
 from fluxseg.training.state import create_train_state
-from fluxseg.training.steps import add_gradients, sum_gradients, zero_sums
+from fluxseg.training.steps import add_gradients, sum_gradients, zero_gradients
 
 
 def create_config(dropout=0.3, **train):
@@ -30,7 +31,7 @@ def create_config(dropout=0.3, **train):
 def create_batch(size=6):
     rng = np.random.default_rng(0)
     valid = np.ones((size, 32, 32), np.uint8)
-    # Parts of unequal weight, one of them padding alone.
+    # Micro-batches of unequal weight, one of them padding alone.
     valid[1, :16] = 0
     valid[-2:] = 0
     return {
@@ -41,21 +42,21 @@ def create_batch(size=6):
     }
 
 
-def take_steps(parts, steps=2, **train):
+def take_steps(micro_batches, steps=2, **train):
     mesh = make_mesh()
     weights = np.array([1.0, 3.0])
     state = replicate(create_train_state(create_config(**train), weights, 10), mesh)
-    step = make_train_step(mesh, parts)
+    step = make_train_step(mesh, micro_batches)
     for _ in range(steps):
         state, metrics = step(state, create_batch())
     return state, metrics
 
 
-@pytest.mark.parametrize("parts", [2, 3, 6])
-def test_parts_add_up_to_the_whole(parts):
+@pytest.mark.parametrize("count", [2, 3, 6])
+def test_micro_batches_add_up_to_the_whole(count):
     # Without Adam's division the parameters show the gradients as they are.
     whole, expected = take_steps(1, clip_norm=1e-3)
-    state, metrics = take_steps(parts, clip_norm=1e-3)
+    state, metrics = take_steps(count, clip_norm=1e-3)
     np.testing.assert_array_equal(metrics.confusion, expected.confusion)
     for name in ("loss_sum", "weight_sum", "grad_norm"):
         np.testing.assert_allclose(getattr(metrics, name), getattr(expected, name), rtol=1e-5)
@@ -67,19 +68,19 @@ def test_parts_add_up_to_the_whole(parts):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5 * scale)
 
 
-def test_dropout_is_there_in_parts_and_differs_between_rows():
-    # Six equal rows: only dropout tells their parts from one another.
+def test_dropout_is_there_in_micro_batches_and_differs_between_rows():
+    # Six equal rows: only dropout tells them from one another.
     batch = {name: np.repeat(array[:1], 6, axis=0) for name, array in create_batch().items()}
     losses = []
     for dropout in (0.0, 0.3):
         config = create_config(dropout)
         state = replicate(create_train_state(config, np.array([1.0, 3.0]), 10), make_mesh())
-        sums, rows = zero_sums(state.params), []
+        sums, rows = zero_gradients(state.params), []
         for row in range(6):
             piece = {name: batch[name][row : row + 1] for name in ("image", "label", "valid")}
             piece["row"] = np.array([row], np.int32)
-            rows.append(float(sum_gradients(state, piece, parts=6)[1].loss_sum))
-            sums = add_gradients(state, sums, piece, parts=6)
+            rows.append(float(sum_gradients(state, piece, micro_batches=6)[1].loss_sum))
+            sums = add_gradients(state, sums, piece, micro_batches=6)
         assert float(sums[1].loss_sum) == pytest.approx(sum(rows), rel=1e-5)
         losses.append(rows)
     np.testing.assert_allclose(losses[0], losses[0][0], rtol=1e-6)
@@ -99,7 +100,7 @@ def test_by_default_all_devices_take_the_step_and_other_batches_may_follow():
 def test_a_state_on_one_device_has_nothing_to_divide():
     mesh = make_mesh(jax.devices()[:1])
     state = create_train_state(create_config(ema_decay=0.9), np.array([1.0, 3.0]), 10)
-    placed = place_state(state, mesh, shard_optimizer=True)
+    placed = put_state(state, create_state_sharding(state, mesh, shard_optimizer=True))
     assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves(placed))
     jax.tree.map(np.testing.assert_array_equal, arrays_of(placed), arrays_of(state))
 
@@ -113,14 +114,14 @@ def test_the_largest_axis_that_can_be_divided_is():
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sharding, "NamedSharding", lambda mesh, spec: spec)
-        specs = sharding.state_shardings(state, mesh, True).opt_state
+        specs = sharding.create_state_sharding(state, mesh, True).opt_state
     axis = sharding.AXIS
     assert specs["kernel"] == PartitionSpec(None, None, None, axis)
     assert specs["first"] == PartitionSpec(None, None, axis)
     assert specs["odd"] == specs["bias"] == PartitionSpec()
 
 
-def test_a_padded_part_counts_nothing():
+def test_a_padded_micro_batch_counts_nothing():
     state, metrics = take_steps(3, steps=1)
     inside = create_batch()["valid"] > 0
     assert int(metrics.confusion.sum()) == inside.sum()
@@ -128,10 +129,10 @@ def test_a_padded_part_counts_nothing():
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "micro_batch", "tile", "parts"),
+    ("batch_size", "micro_batch", "tile", "count"),
     [(8, 0, 256, 2), (8, 0, 512, 8), (8, 0, 64, 1), (8, 0, 1024, 8), (6, 4, 256, 2), (7, 4, 64, 7)],
 )
-def test_parts_are_equal_and_no_larger_than_asked(batch_size, micro_batch, tile, parts):
+def test_micro_batches_are_equal_and_no_larger_than_asked(batch_size, micro_batch, tile, count):
     train = TrainConfig(batch_size=batch_size, micro_batch=micro_batch)
     config = Config(data=DataConfig(tile=tile), train=train)
-    assert count_parts(config, make_mesh(jax.devices()[:1])) == parts
+    assert count_micro_batches(config, make_mesh(jax.devices()[:1])) == count

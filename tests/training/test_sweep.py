@@ -7,17 +7,16 @@ import time
 
 import pytest
 
-from fluxseg.training.loop import train_and_evaluate
 from fluxseg.training.sweep import run_folder, run_sweep
 from fluxseg.training.sweep_plan import Sweep, plan_sweep
 from tests.commands import run as run_verb
-from tests.conftest import TINY, with_train
+from tests.conftest import TINY, train_network, with_train
 
 BASE = with_train(TINY, epochs=2)
 
 
 def train(config, workdir):
-    train_and_evaluate(config, workdir)
+    train_network(config, workdir)
     (workdir / "report.html").write_text("")
 
 
@@ -72,7 +71,7 @@ def test_a_member_that_diverges_leaves_the_others_alone(tmp_path):
 
 CONFIG = """
 import dataclasses
-from tests.conftest import TINY, with_train
+from tests.conftest import TINY, train_network, with_train
 def get_config():
     return with_train(TINY, epochs=12)
 """

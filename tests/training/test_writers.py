@@ -1,10 +1,10 @@
 import csv
 import json
 
-from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.record_writer import RecordWriter
 
-from fluxseg.training.writers import TensorBoard, format_epoch, write_history
+from fluxseg.training.writers import RunLog, format_epoch, write_history
 
 ROW = {
     "epoch": 16,
@@ -55,10 +55,10 @@ def read_events(folder):
 
 
 def test_tensorboard_gets_every_figure(tmp_path):
-    board = TensorBoard(tmp_path, 0)
-    board.write_step(1, {"loss": 0.5})
-    board.write_epoch(ROW)
-    board.close()
+    log = RunLog(tmp_path, [], 0, writes=True)
+    log.write_step(1, {"loss": 0.5})
+    log.write_epoch([ROW])
+    log.close()
     found = {
         value.tag: (event.step, round(value.simple_value, 4))
         for event in read_events(tmp_path / "tensorboard")
@@ -69,3 +69,23 @@ def test_tensorboard_gets_every_figure(tmp_path):
     assert found["neuron_iou/train"] == (320, 0.425)
     assert found["accuracy/val"] == (320, 0.8873)
     assert "neuron_iou/val" not in found
+    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == ROW
+
+
+def test_what_an_interrupted_run_wrote_beyond_its_checkpoint_is_hidden(tmp_path):
+    log = RunLog(tmp_path, [ROW], 320, writes=True)
+    log.close()
+    (start,) = [
+        event
+        for event in read_events(tmp_path / "tensorboard")
+        if event.session_log.status == SessionLog.START
+    ]
+    assert start.step == 321
+
+
+def test_other_processes_write_nothing(tmp_path):
+    log = RunLog(tmp_path, [ROW], 320, writes=False)
+    log.write_step(321, {"loss": 0.5})
+    log.write_epoch([ROW])
+    log.close()
+    assert list(tmp_path.iterdir()) == []

@@ -1,7 +1,7 @@
 """Scores of single neurons for the recordings of a run, beside the scores of its pixels."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from fluxseg.inference.calibrate import OperatingPoint
 from fluxseg.inference.examples import stitch_recording
 from fluxseg.inference.objects.scores import Field, pool_recordings, score_recordings
 from fluxseg.io.files import write_json
-from fluxseg.processes import gather_values, run_in_all, run_in_first, share_of
 from fluxseg.training.state import TrainState
 
 logger = logging.getLogger(__name__)
@@ -26,8 +25,6 @@ def write_object_scores(
     source: Source,
     output: Path,
     point: OperatingPoint,
-    *,
-    shared: bool = False,
 ) -> dict[str, Any]:
     """Add `objects` to every split of `scores.json`: separate neurons against the true masks.
 
@@ -43,8 +40,6 @@ def write_object_scores(
         source: where the recordings came from.
         output: folder of `scores.json`.
         point: temperature and threshold, chosen on validation, whatever split is scored.
-        shared: the processes of the job all call this, and each scores its part of the
-            recordings; otherwise one alone scores them all.
 
     Returns:
         The scores with those of objects, as written.
@@ -53,11 +48,10 @@ def write_object_scores(
     for name, split in scores["splits"].items():
         if _differs(split.get("objects"), point):
             keys = [row["key"] for row in split["recordings"]]
-            fields = _predictions(
-                state, index, source, share_of(keys) if shared else keys, point.temperature
-            )
-            rows, error = _score(fields, point.threshold, shared)
-            if error:
+            fields = _predictions(state, index, source, keys, point.temperature)
+            try:
+                rows = score_recordings(fields, point.threshold)
+            except (RecordingError, OSError) as error:
                 logger.warning("No object scores: a recording cannot be read again: %s", error)
                 return dict(scores)
             by_key = {row["key"]: row for row in rows}
@@ -66,27 +60,8 @@ def write_object_scores(
             split = {**split, "objects": found}
         splits[name] = split
     result = {**scores, "splits": splits}
-
-    def write() -> None:
-        write_json(output / "scores.json", result)
-
-    run_in_first(write, "writing the scores of neurons") if shared else write()
+    write_json(output / "scores.json", result)
     return result
-
-
-def _score(fields: Iterable[Field], threshold: float, shared: bool) -> tuple[list[Any], str]:
-    """Return the rows of all fields, or why one cannot be scored."""
-
-    def score() -> tuple[list[dict[str, Any]], str]:
-        try:
-            return score_recordings(fields, threshold), ""
-        except (RecordingError, OSError) as error:
-            return [], str(error) or type(error).__name__
-
-    if not shared:
-        return score()
-    parts = gather_values(run_in_all(score, "its part of the neurons"), "the scores of neurons")
-    return [row for rows, _ in parts for row in rows], next((e for _, e in parts if e), "")
 
 
 def _differs(objects: Mapping[str, Any] | None, point: OperatingPoint) -> bool:
