@@ -29,13 +29,12 @@ import numpy as np
 from PIL import Image
 
 from fluxseg.compilation import enable_compilation_cache
-from fluxseg.data.outlines import outline_masks
-from fluxseg.data.recording import Recording
+from fluxseg.data.recording import Recording, outline_masks
 from fluxseg.data.resample import median_diameter
 from fluxseg.data.transforms import normalize_image
 from fluxseg.formats.sources import FolderSource
 from fluxseg.inference.objects.ranking import compare_objects, score_ranking
-from fluxseg.inference.objects.rois import Rois, find_rois
+from fluxseg.inference.objects.rois import Rois, choose_rois, find_rois
 from fluxseg.inference.predict import Predictor
 from fluxseg.inference.run_model import load_model
 from fluxseg.io.files import write_json
@@ -130,22 +129,17 @@ def predict_field(
         return content["probability"], diameter if np.isfinite(diameter) else None
 
 
-def find_cells(
-    model: Predictor, field: LabelledField, probability: np.ndarray, diameter: float | None
-) -> Rois:
-    """Find the ROIs as `fluxseg predict` does; those below the model's cut included."""
-    return find_rois(probability, threshold=model.threshold, diameter=diameter)
-
-
 def score_field(
     model: Predictor, field: LabelledField, probability: np.ndarray, diameter: float | None
 ) -> dict[str, float]:
     """Score a model on a field, see `COLUMNS`; undefined scores are NaN."""
     masks = field.recording.masks
     assert masks is not None
-    rois = find_cells(model, field, probability, diameter)
+    every = find_rois(probability, threshold=model.threshold, diameter=diameter)
+    agreement = compare_objects(masks, every.labels)
+    ranking = score_ranking(agreement.matched, every.confidence, len(masks))
+    rois = choose_rois(every, every.confidence >= model.min_confidence)
     agreement = compare_objects(masks, rois.labels)
-    ranking = score_ranking(agreement.matched, rois.quality, len(masks))
     seen = field.visibility >= VISIBLE
     truth, found = masks.any(0), rois.labels > 0
     pixels = scores_from_confusion(
@@ -276,7 +270,11 @@ def main() -> None:
                 drawn[field.row] += 1
                 picture = arguments.output / (name or place) / f"{field.source}_{field.key}.png"
                 picture.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(draw_overlay(field, find_cells(model, field, *found))).save(picture)
+                rois = find_rois(
+                    found[0], threshold=model.threshold, diameter=found[1],
+                    min_confidence=model.min_confidence,
+                )  # fmt: skip
+                Image.fromarray(draw_overlay(field, rois)).save(picture)
                 pictures.append(picture)
         summary = summarise(rows)
         tables[name or place] = format_table(summary)

@@ -32,6 +32,7 @@ def predict(
     tta: bool = False,
     fast: bool = False,
     threshold: float | None = None,
+    min_confidence: float | None = None,
     tile: int | None = None,
     processes: Processes = Processes(),  # noqa: B008
 ) -> int:
@@ -65,6 +66,8 @@ def predict(
         fast: Never do so.
         threshold: Least probability of a neuron pixel; by default the one stored with the model,
             chosen on validation.
+        min_confidence: Neurons of less confidence are left out, 0 to 1; by default the value stored
+            with the model. 0 keeps all that is found.
         tile: Images with a longer side are predicted in overlapping tiles of this side, px; 512 by
             default.
         processes: The processes of the job, if it has several.
@@ -90,6 +93,7 @@ def predict(
                 output,
                 format,
                 threshold=threshold,
+                min_confidence=min_confidence,
                 tta=True if tta else False if fast else None,
                 tile=tile,
                 diameter=diameter,

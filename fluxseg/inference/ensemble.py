@@ -63,6 +63,11 @@ class Ensemble:
         return float(np.mean([model.threshold for model in self.models]))
 
     @property
+    def min_confidence(self) -> float:
+        """Mean of the least confidences that were chosen for the models."""
+        return float(np.mean([model.min_confidence for model in self.models]))
+
+    @property
     def tta(self) -> bool:
         """Whether one of the models averages over flips and turns unless told otherwise."""
         return any(model.tta for model in self.models)

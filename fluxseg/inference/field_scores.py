@@ -53,6 +53,7 @@ def score_fields(model: Predictor, source: Source, keys: Iterable[str]) -> list[
             model.threshold,
             um_per_px=scale,
             diameter=diameter,
+            min_confidence=model.min_confidence,
         )["counts"]
         rows.append(
             {

@@ -23,12 +23,12 @@ from fluxseg.inference.predict import Predictor, pooling_stride
 from fluxseg.io.files import atomic_path
 from fluxseg.model.unet import create_unet
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 """Raised whenever the meaning of a field changes, one is added, or `ModelConfig` gains one.
 
 Version 1 has no `temperature`; such files are read as having 1. Versions 1 and 2 have neither
 `diameter_px` nor `tta`, which are read as None and false. Versions 1 to 3 know the U-Net's own
-encoder alone."""
+encoder alone; 1 to 4 have no `min_confidence`, which is read as 0."""
 ENTRY = "fluxseg"
 CHECKSUM = "sha256"
 MAX_HEADER = 2**20
@@ -47,6 +47,7 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
     "info": dict,
     "diameter_px": (int, float, type(None)),
     "tta": bool,
+    "min_confidence": (int, float),
 }
 
 
@@ -80,6 +81,7 @@ def write_model(path: str | Path, model: Predictor) -> None:
         "info": dict(model.info),
         "diameter_px": model.diameter_px,
         "tta": model.tta,
+        "min_confidence": model.min_confidence,
     }
     try:
         text = json.dumps(values, ensure_ascii=False, allow_nan=False)
@@ -169,6 +171,8 @@ def _create_model(values: dict[str, Any], tensors: dict[str, np.ndarray]) -> Pre
         values = {"temperature": 1.0, **values}
     if version in (1, 2):
         values = {"diameter_px": None, "tta": False, **values}
+    if version in (1, 2, 3, 4):
+        values = {"min_confidence": 0.0, **values}
     for name, kind in _FIELDS.items():
         value = values.get(name, ...)
         # Python's bools are integers too.
@@ -194,6 +198,7 @@ def _create_model(values: dict[str, Any], tensors: dict[str, np.ndarray]) -> Pre
         info=values["info"],
         diameter_px=None if values["diameter_px"] is None else float(values["diameter_px"]),
         tta=values["tta"],
+        min_confidence=float(values["min_confidence"]),
     )
 
 
@@ -217,6 +222,7 @@ def _check_values(values: dict[str, Any], config: ModelConfig) -> None:
     checks = (
         ("low_percentile", 0 <= low < high <= 100),
         ("threshold", 0 < values["threshold"] < 1),
+        ("min_confidence", 0 <= values["min_confidence"] <= 1),
         ("temperature", 0.01 <= values["temperature"] <= 100),
         ("tile", 16 <= values["tile"] <= 4096),
         ("um_per_px", scale is None or 0 < scale < 1000),

@@ -48,6 +48,8 @@ class Predictor:
         diameter_px: median diameter of the cells that it was trained on, px; images are brought
             to it. None: images are taken as they are.
         tta: whether it averages over flips and turns unless told otherwise.
+        min_confidence: least confidence of a ROI (see `Rois`), chosen on labelled fields if there
+            were some.
     """
 
     config: ModelConfig
@@ -62,6 +64,7 @@ class Predictor:
     info: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     diameter_px: float | None = None
     tta: bool = False
+    min_confidence: float = 0.0
 
     def _repr_html_(self) -> str:
         """Return what a notebook shows: what the model is and how it was trained."""
@@ -142,6 +145,7 @@ class Predictor:
         tta: bool | None = None,
         tile: int | None = None,
         diameter: float | None = None,
+        min_confidence: float | None = None,
     ) -> "Rois":
         """Find separate neurons in an image, as `fluxseg predict` does.
 
@@ -152,6 +156,7 @@ class Predictor:
             tta: see `predict`.
             tile: see `predict`.
             diameter: see `predict`.
+            min_confidence: least confidence of a neuron; None for the model's own.
 
         Returns:
             The neurons; see `find_rois`.
@@ -169,6 +174,7 @@ class Predictor:
             threshold=self.threshold if threshold is None else threshold,
             um_per_px=um_per_px or self.um_per_px,
             diameter=diameter,
+            min_confidence=self.min_confidence if min_confidence is None else min_confidence,
         )
 
     def find_diameter(self, image: Any) -> float | None:

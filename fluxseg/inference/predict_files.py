@@ -65,6 +65,7 @@ def predict_files(
     tta: bool | None = None,
     tile: int | None = None,
     diameter: float | None = None,
+    min_confidence: float | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Outcome]:
     """Predict images and write what was asked for; a bad one does not stop the others.
@@ -81,6 +82,7 @@ def predict_files(
         tta: see `Predictor.predict`.
         tile: see `Predictor.predict`.
         diameter: see `Predictor.predict`.
+        min_confidence: least confidence of a neuron; None for the model's own.
         progress: called with (images done, images in all), of this process's part.
 
     Returns:
@@ -91,6 +93,9 @@ def predict_files(
         WorkdirError: if the output folder cannot be written.
     """
     threshold = model.threshold if threshold is None else threshold
+    cut = model.min_confidence if min_confidence is None else min_confidence
+    if not 0 <= cut <= 1:
+        raise ConfigError(f"min_confidence must be 0 to 1, got {cut}")
     if not 0 < threshold <= 1:
         raise ConfigError(f"threshold must be above 0 and at most 1, got {threshold}")
     if unknown := sorted(set(formats) - set(get_args(OutputFormat))):
@@ -107,7 +112,7 @@ def predict_files(
         outcomes: list[Outcome] = []
         mine = share_of(jobs)
         for number, job in enumerate(mine, 1):
-            outcomes.append(_predict_job(model, job, output, formats, threshold, settings))
+            outcomes.append(_predict_job(model, job, output, formats, (threshold, cut), settings))
             if outcomes[-1].error:
                 logger.warning("failed: %s: %s", job.path, outcomes[-1].error)
             if progress:
@@ -116,7 +121,7 @@ def predict_files(
 
     outcomes = _gather(jobs, run_in_all(predict, "its part of the images"))
     rows = [_row(outcome) for outcome in outcomes]
-    summary = {"threshold": threshold, "tta": tta, "images": rows}
+    summary = {"threshold": threshold, "min_confidence": cut, "tta": tta, "images": rows}
     run_in_first(lambda: write_json(output / SUMMARY, summary), f"writing {SUMMARY}")
     return outcomes
 
@@ -126,7 +131,7 @@ def _predict_job(
     job: Job,
     output: Path,
     formats: Sequence[OutputFormat],
-    threshold: float,
+    limits: tuple[float, float],
     settings: Mapping[str, Any],
 ) -> Outcome:
     if job.error:
@@ -142,7 +147,7 @@ def _predict_job(
         first = (str(error) or "no memory is left").splitlines()[0]
         return Outcome(job, error=f"cannot be predicted, try smaller tiles: {first}")
     scale = scale or model.um_per_px
-    found = _Found(job.name, image, probability, threshold, scale, diameter)
+    found = _Found(job.name, image, probability, limits, scale, diameter)
     files, neurons = _write(output, found, formats)
     if maps is not None:
         files = (*files, *_write_maps(output, job.name, maps, scale))
@@ -206,7 +211,7 @@ class _Found:
     name: str
     image: np.ndarray
     probability: np.ndarray
-    threshold: float
+    limits: tuple[float, float]
     um_per_px: float | None
     diameter: float | None = None
 
@@ -215,7 +220,8 @@ def _write(
     output: Path, found: _Found, formats: Sequence[OutputFormat]
 ) -> tuple[tuple[str, ...], int | None]:
     """Write the files of one image; return their names and the number of neurons."""
-    name, probability, threshold = found.name, found.probability, found.threshold
+    name, probability = found.name, found.probability
+    threshold, min_confidence = found.limits
     um_per_px = found.um_per_px
     files: list[str] = []
     arrays: dict[str, np.ndarray] = {"probability": probability}
@@ -229,9 +235,10 @@ def _write(
             threshold=threshold,
             um_per_px=um_per_px,
             diameter=found.diameter,
+            min_confidence=min_confidence,
         )
         neurons = len(rois)
-        measures = ("area", "centroid", "quality")
+        measures = ("area", "centroid", "quality", "confidence")
         arrays |= {"labels": rois.labels} | {key: getattr(rois, key) for key in measures}
         arrays["mean_probability"] = rois.probability
     for kind in dict.fromkeys(formats):
@@ -253,7 +260,7 @@ def _write_format(output: Path, found: _Found, arrays: Mapping[str, np.ndarray],
     from fluxseg.formats.convert import write_recording
 
     masks, names = masks_from_labels(arrays["labels"])
-    metadata: dict[str, Any] = {"roi_quality": np.round(arrays["quality"], 4).tolist()}
+    metadata: dict[str, Any] = {"roi_quality": np.round(arrays["confidence"], 4).tolist()}
     if found.um_per_px is not None:
         metadata["um_per_px"] = found.um_per_px
     recording = Recording(found.name, found.image, masks, names, metadata=metadata)

@@ -148,8 +148,13 @@ def test_outputs_fit_together_and_keep_the_scale(model, tmp_path):
         np.testing.assert_array_equal(arrays["probability"], probability)
         np.testing.assert_array_equal(arrays["area"], np.bincount(labels.ravel())[1:])
         assert outcome.neurons == labels.max() == len(arrays["quality"])
+        sure = arrays["confidence"]
     row = json.loads((out / "predictions.json").read_text())["images"][0]
     assert row["neurons"] == outcome.neurons
+    cut = float(np.median(sure))
+    (fewer,) = predict_files(model, jobs, out, formats, threshold=0.45, min_confidence=cut)
+    assert fewer.neurons == (sure >= cut).sum()
+    assert json.loads((out / "predictions.json").read_text())["min_confidence"] == cut
 
 
 def test_a_bad_file_does_not_stop_the_others(model, tmp_path):

@@ -10,6 +10,7 @@ from skimage.segmentation import watershed
 
 from fluxseg.errors import ConfigError, RecordingError
 from fluxseg.formats.labels import label_components
+from fluxseg.inference.objects.confidence import describe_cells, rate_cells
 from fluxseg.io.markup import render_table
 
 UM_PER_PX = 0.785
@@ -40,6 +41,8 @@ class Rois:
         centroid: `[N, 2]` float64, row and column, px; pixel centres are whole numbers.
         probability: `[N]` float64, mean probability inside.
         quality: `[N]` float64, 0 to 1: mean probability inside minus that in the rim around.
+        confidence: `[N]` float64, 0 to 1, how surely a person would mark it (see
+            `fluxseg.inference.objects.confidence`).
         um_per_px: size of a pixel, um; None if unknown.
     """
 
@@ -48,6 +51,7 @@ class Rois:
     centroid: np.ndarray
     probability: np.ndarray
     quality: np.ndarray
+    confidence: np.ndarray
     um_per_px: float | None = None
 
     def __len__(self) -> int:
@@ -58,15 +62,15 @@ class Rois:
         """Return what a notebook shows: the first ROIs and their measures."""
         unit = "px" if self.um_per_px is None else "um^2"
         areas = self.area if self.area_um2 is None else self.area_um2
-        values = zip(areas, self.centroid, self.probability, self.quality, strict=True)
+        values = zip(areas, self.centroid, self.probability, self.confidence, strict=True)
         rows = [
-            (str(number), f"{area:.0f}", f"{y:.1f}, {x:.1f}", f"{mean:.2f}", f"{quality:.2f}")
-            for number, (area, (y, x), mean, quality) in enumerate(values, 1)
+            (str(number), f"{area:.0f}", f"{y:.1f}, {x:.1f}", f"{mean:.2f}", f"{sure:.2f}")
+            for number, (area, (y, x), mean, sure) in enumerate(values, 1)
             if number <= MAX_SHOWN
         ]
         if len(self) > MAX_SHOWN:
             rows.append((f"and {len(self) - MAX_SHOWN} more", "", "", "", ""))
-        header = ("label", f"area, {unit}", "row, column", "mean probability", "quality")
+        header = ("label", f"area, {unit}", "row, column", "mean probability", "confidence")
         height, width = self.labels.shape
         title = f"{len(self)} neurons in {height} x {width} px"
         return render_table(rows, header, title=title)
@@ -89,6 +93,7 @@ def find_rois(
     fill_holes: bool = True,
     border: Literal["keep", "drop"] = "keep",
     diameter: float | None = None,
+    min_confidence: float = 0.0,
 ) -> Rois:
     """Find separate neurons in a probability.
 
@@ -114,6 +119,7 @@ def find_rois(
         border: "drop" leaves out ROIs that touch the border of the image.
         diameter: typical diameter of the cells, px; what is given by default goes by it, rather
             than by the pixel size.
+        min_confidence: ROIs of less confidence are left out, 0 to 1.
 
     Returns:
         The ROIs, numbered from 1 without gaps, by their topmost, then leftmost marker.
@@ -124,6 +130,8 @@ def find_rois(
     """
     probability = _check_probability(probability)
     _check_settings(threshold, um_per_px, h, smooth, min_area, max_area, border, diameter)
+    if not 0 <= min_confidence <= 1:
+        raise ConfigError(f"min_confidence must be 0 to 1, got {min_confidence!r}")
     unit = um_per_px or 1.0
     known = CELL_UM / diameter if diameter else um_per_px or UM_PER_PX
     h_px = H_UM / known if h is None else h / unit
@@ -142,9 +150,28 @@ def find_rois(
     if border == "drop":
         keep[np.concatenate([labels[[0, -1]].ravel(), labels[:, [0, -1]].ravel()])] = False
     labels = _renumber(labels, keep)
-    return measure_rois(
+    rois = measure_rois(
         labels, probability, threshold=threshold, rim=RIM_UM / known, um_per_px=um_per_px
     )
+    return choose_rois(rois, rois.confidence >= min_confidence) if min_confidence else rois
+
+
+def choose_rois(rois: Rois, keep: np.ndarray) -> Rois:
+    """Leave some ROIs out.
+
+    Args:
+        rois: N ROIs.
+        keep: `[N]` bool, which ones stay; their measures do too, their numbers do not.
+
+    Returns:
+        Those that stay.
+    """
+    values = {
+        name: getattr(rois, name)[keep]
+        for name in ("area", "centroid", "probability", "quality", "confidence")
+    }
+    labels = _renumber(rois.labels, np.insert(keep, 0, False)).astype(rois.labels.dtype)
+    return Rois(labels=labels, um_per_px=rois.um_per_px, **values)
 
 
 def split_mask(mask: np.ndarray, *, h: float, smooth: float, min_area: float) -> np.ndarray:
@@ -250,12 +277,14 @@ def measure_rois(
     rows, columns = np.nonzero(inside)
     which = labels[inside]
     sums = [np.bincount(which, at, count + 1)[1:] for at in (rows, columns)]
+    quality = np.clip(mean - around, 0, 1)
     return Rois(
         labels=labels.astype(np.uint16 if count < 2**16 else np.uint32),
         area=area,
         centroid=np.stack(sums, 1) / np.maximum(area, 1)[:, None],
         probability=mean,
-        quality=np.clip(mean - around, 0, 1),
+        quality=quality,
+        confidence=rate_cells(describe_cells(labels, area, mean, quality)),
         um_per_px=um_per_px,
     )
 
