@@ -73,17 +73,9 @@ def is_cluster(environ: Mapping[str, str]) -> bool:
     """Tell whether a launcher has started this process as one of several.
 
     A batch script of SLURM that does not use `srun` is one process, whatever its allocation.
-
-    Args:
-        environ: environment variables of the process.
     """
-    try:
-        several = any(
-            int(environ.get(name, 1)) > 1
-            for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
-        )
-    except ValueError:
-        several = False
+    counts = (environ.get(name, "") for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"))
+    several = any(count.isdecimal() and int(count) > 1 for count in counts)
     return several or "," in environ.get("TPU_WORKER_HOSTNAMES", "")
 
 
@@ -165,36 +157,23 @@ def gather_values(value: Any, name: str) -> list[Any]:
     return [json.loads(row[:length].tobytes()) for row, length in pairs]
 
 
-def find_disagreement(
-    items: Sequence[str], name: str, count: int | None = None
-) -> tuple[int, int, int] | None:
+def find_disagreement(items: Sequence[str], name: str) -> tuple[int, int, int] | None:
     """Look whether every process is about to work on the same items.
-
-    Args:
-        items: what this process would work on.
-        name: what the items are, for the error.
-        count: how many to say that there are; default those of `items`.
 
     Returns:
         The count of the first process, and the number and the count of one that has other items;
         None if all have the same.
     """
-    if current_process()[1] == 1:
-        return None
     text = "\n".join(items).encode("utf-8", "surrogateescape")
     digest = hashlib.blake2b(text, digest_size=16).hexdigest()
-    everyone = gather_values([digest, len(items) if count is None else count], name)
-    for number, (other, found) in enumerate(everyone):
-        if other != everyone[0][0]:
-            return everyone[0][1], number, found
-    return None
+    everyone = gather_values([digest, len(items)], name)
+    others = (n for n, (other, _) in enumerate(everyone) if other != everyone[0][0])
+    number = next(others, None)
+    return None if number is None else (everyone[0][1], number, everyone[number][1])
 
 
 def wait_until_seen(read: Callable[[], T | None]) -> T | None:
-    """Return what a function reads as soon as it is there: network disks show files late.
-
-    Args:
-        read: reads what another process may have written; None if it is not there.
+    """Return what a function reads as soon as it is not None: network disks show files late.
 
     Returns:
         What it read; None after `VISIBLE` seconds, or at once in a job of one process.
@@ -209,11 +188,8 @@ def run_in_all(function: Callable[[], T], name: str) -> T:
     """Call a function in every process; if it fails in one, it fails in all.
 
     Args:
-        function: what to call.
+        function: what to call; what it returns in this process is returned.
         name: what it does, for the error.
-
-    Returns:
-        What it returned in this process.
 
     Raises:
         FluxsegError: as the function raised it; `ProcessError` where it succeeded itself.
@@ -237,25 +213,13 @@ def run_in_all(function: Callable[[], T], name: str) -> T:
 
 
 def run_in_first(function: Callable[[], T], name: str) -> T | None:
-    """Call a function in the first process while the others wait; its error reaches them all.
-
-    Args:
-        function: what to call.
-        name: what it does, for the error.
-
-    Returns:
-        What it returned; None in the others.
-    """
+    """Do as `run_in_all` does, in the first process alone; the others wait, and return None."""
     return run_in_all(lambda: function() if is_first_process() else None, name)
 
 
 @contextlib.contextmanager
 def naming_failures() -> Iterator[None]:
-    """Turn what a failure of another process leads to in this one into an error that names it.
-
-    Raises:
-        ProcessError: naming the process, if the block fails because of it.
-    """
+    """Turn what a failure of another process leads to in the block into an error that names it."""
     if current_process()[1] == 1:
         yield
         return
@@ -268,14 +232,7 @@ def naming_failures() -> Iterator[None]:
 
 
 def check_lost(error: BaseException) -> None:
-    """Look whether an error means that another process has failed, not what it seems to mean.
-
-    Args:
-        error: what was raised where processes write together.
-
-    Raises:
-        ProcessError: naming the process, if so.
-    """
+    """Raise `ProcessError`, naming it, if an error means that another process has failed."""
     signs = r"Gloo|[Bb]arrier|[Cc]oordination|heartbeat|Connection (reset|closed)"
     if current_process()[1] > 1 and re.search(signs, str(error)):
         _name_failure(error)
@@ -288,11 +245,7 @@ def _name_failure(error: BaseException) -> NoReturn:
 
 
 def leave(code: int) -> None:
-    """End the process now if it fails alone, or another one has: an ordinary end would wait.
-
-    Args:
-        code: exit code.
-    """
+    """End the process now if it fails alone, or another one has: an ordinary end would wait."""
     several = current_process()[1] > 1
     # Stopped by a signal, all of them are. A thread of a failed save would be waited for for ever.
     waits = not several or bool(_lost) or not _agreed

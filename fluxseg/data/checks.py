@@ -18,7 +18,6 @@ from fluxseg.data.parallel import map_in_processes, worker_count
 from fluxseg.data.recording import Recording, Source
 from fluxseg.data.transforms import merge_and_count
 from fluxseg.errors import RecordingError
-from fluxseg.io.arrays import reusing_memory
 
 MIN_SIDE = 32
 """A smaller image is unusable, px."""
@@ -283,13 +282,11 @@ def _check_all(
 
 def _check_keys(source: Source, keys: Sequence[str]) -> list[tuple[CheckRow, Fingerprint, str]]:
     results = []
-    with reusing_memory() as memory:
-        for key in keys:
-            checked = check_recording(source, key)
-            # The recording itself stays in the worker process.
-            results.append((checked.row, checked.fingerprint, checked.digest))
-            del checked
-            memory.release()
+    for key in keys:
+        checked = check_recording(source, key)
+        # The recording itself stays in the worker process.
+        results.append((checked.row, checked.fingerprint, checked.digest))
+        del checked
     return results
 
 

@@ -12,6 +12,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
+from fluxseg.allocator import tune_allocator
 from fluxseg.errors import FluxsegError
 
 Item = TypeVar("Item")
@@ -90,6 +91,8 @@ def _take_first(waiting: "collections.deque[tuple[Item, Future[Result]]]") -> tu
 
 
 def _begin_worker() -> None:
+    # What a recording leaves is used for the next one: half of the time of reading it.
+    tune_allocator()
     # Ctrl-C reaches every process of the terminal; the parent alone decides what follows.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()

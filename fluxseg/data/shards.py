@@ -18,7 +18,6 @@ from fluxseg.data.crops import create_crops, create_label, encode_crop
 from fluxseg.data.fingerprint import encode_fingerprint
 from fluxseg.data.recording import Source, pixel_size
 from fluxseg.errors import WorkdirError
-from fluxseg.io.arrays import reusing_memory
 from fluxseg.io.files import add_checksum, atomic_path, has_checksum, read_json, write_json
 
 logger = logging.getLogger(__name__)
@@ -96,13 +95,12 @@ def write_shard(task: ShardTask) -> dict[str, Any]:
     entries: list[dict[str, Any]] = []
     left_out: list[list[str]] = []
     written = 0
-    with _naming_shard(task), atomic_path(task.shard) as temporary, reusing_memory() as memory:
+    with _naming_shard(task), atomic_path(task.shard) as temporary:
         # The writer's own errors do not say why a file cannot be made.
         temporary.touch()
         writer = ArrayRecordWriter(str(temporary), WRITER_OPTIONS)
         for key, _ in task.stamps:
             prepared = _prepare_recording(task, key, written)
-            memory.release()
             if isinstance(prepared, str):
                 left_out.append([key, prepared])
                 continue

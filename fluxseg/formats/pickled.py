@@ -30,7 +30,7 @@ from fluxseg.formats.admitted import (
     shorten,
     unsafe,
 )
-from fluxseg.io.arrays import allocate_bytes, check_shape, create_array
+from fluxseg.io.arrays import check_shape, create_array
 
 MAX_OPERATIONS = 2_000_000
 """Instructions in a pickle; one recording of the Allen Brain Observatory needs some hundreds."""
@@ -255,7 +255,7 @@ class _Machine:
 
     def read_array(self, count: int) -> np.ndarray:
         self.claim(count)
-        content = allocate_bytes(count) if count >= LARGE else np.empty(count, np.uint8)
+        content = np.empty(count, np.uint8)
         if self.file.readinto(content) != count:  # type: ignore[attr-defined]
             raise RecordingError("", "is truncated")
         return content

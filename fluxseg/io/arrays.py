@@ -1,10 +1,7 @@
 """Arrays from the bytes of untrusted files, which may be damaged or made to harm."""
 
-import contextlib
-import contextvars
 import math
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,57 +10,6 @@ from fluxseg.errors import RecordingError
 
 MAX_DIMENSIONS = 32
 _CODE = re.compile(r"[<>|=]?([biufcSU]\d{1,9}|[?]|[mM]8?(\[\d{0,9}[A-Za-z]{0,7}\])?)")
-
-
-class ReadMemory:
-    """Memory for the large arrays of one file after the other.
-
-    What the system hands out it clears first, page by page, which takes nearly as long as reading.
-    """
-
-    def __init__(self) -> None:
-        self._lent: list[np.ndarray] = []
-        self._free: list[np.ndarray] = []
-
-    def allocate(self, count: int) -> np.ndarray:
-        """Return `[count]` uint8 of any content, valid until `release`."""
-        fits = [number for number, block in enumerate(self._free) if len(block) >= count]
-        if fits:
-            block = self._free.pop(min(fits, key=lambda number: len(self._free[number])))
-        else:
-            # The next file may be a little larger; what is not touched costs nothing.
-            block = np.empty(count + count // 8, np.uint8)
-        self._lent.append(block)
-        return block[:count]
-
-    def release(self) -> None:
-        """Take the memory back: nothing may use the arrays any more."""
-        # Of more than one file's memory nothing is kept.
-        self._lent, self._free = [], self._lent
-
-
-_memory: contextvars.ContextVar[ReadMemory | None] = contextvars.ContextVar("memory", default=None)
-
-
-@contextlib.contextmanager
-def reusing_memory() -> Iterator[ReadMemory]:
-    """Let the large arrays that pickles in the block hold share memory from file to file.
-
-    The caller must call `release` when it is done with all that it has read, and keep nothing of
-    it, nor a view of it.
-    """
-    memory = ReadMemory()
-    token = _memory.set(memory)
-    try:
-        yield memory
-    finally:
-        _memory.reset(token)
-
-
-def allocate_bytes(count: int) -> np.ndarray:
-    """Return `[count]` uint8 of any content, within `reusing_memory` valid for one file only."""
-    memory = _memory.get()
-    return np.empty(count, np.uint8) if memory is None else memory.allocate(count)
 
 
 def create_dtype(code: str) -> np.dtype:
