@@ -24,9 +24,6 @@ SHIFT_PX, MOST_SHIFT_PX = 4.0, 12.0
 """Standard deviation of a session's drift along each axis, and the most of it."""
 ZOOM, MOST_ZOOM = 0.005, 0.015
 """The same of its magnification, as a share."""
-MARGIN_PX = 16
-"""How far the tissue is drawn around a field, so that a drift brings no unknown tissue into view:
-fields of up to 512 px need no more."""
 
 RECORDED = dataclasses.replace(
     DEFAULT,
@@ -54,6 +51,11 @@ RULES = LabelRules(
 them missed, with outlines that are a little off."""
 
 
+def margin_of(shape: Shape) -> int:
+    """Return how far around a field tissue is drawn, px, so that no drift shows what is not."""
+    return int(np.ceil(MOST_SHIFT_PX + max(shape) / 2 * (1 / (1 - MOST_ZOOM) - 1)))
+
+
 def simulate_session(
     seed: Sequence[int],
     session: int,
@@ -77,7 +79,7 @@ def simulate_session(
     values["photons"] *= np.exp(imaging.normal(0, 0.2))
     shift = np.clip(imaging.normal(0, SHIFT_PX, 2), -MOST_SHIFT_PX, MOST_SHIFT_PX)
     zoom = 1 + np.clip(imaging.normal(0, ZOOM), -MOST_ZOOM, MOST_ZOOM)
-    drift = Drift((float(shift[0]), float(shift[1])), float(zoom), MARGIN_PX)
+    drift = Drift((float(shift[0]), float(shift[1])), float(zoom), margin_of(shape))
     field = simulate_field(tissue, values, shape, drift=drift, imaging=imaging)
     return field, create_labels(field, rules, imaging)
 

@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import pickle
 
 import numpy as np
@@ -8,12 +9,12 @@ from fluxseg.config import SimulatorConfig
 from fluxseg.data.transforms import merge_masks, normalize_image
 from fluxseg.simulation.optics import Drift
 from fluxseg.simulation.sessions import (
-    MARGIN_PX,
     MOST_SHIFT_PX,
     MOST_ZOOM,
     RECORDED,
     RULES,
     SimulatedSource,
+    margin_of,
     simulate_recording,
     simulate_session,
 )
@@ -28,7 +29,7 @@ def recordings():
 
 @pytest.fixture(scope="module")
 def sessions():
-    return [simulate_session((5, 1), session, (160, 160)) for session in range(6)]
+    return [simulate_session((0, 6), session, (160, 160)) for session in range(6)]
 
 
 def best_correlation(first, second, reach=24):
@@ -110,7 +111,8 @@ def test_other_cells_fire_and_are_labelled_in_another_session(sessions):
     chosen = [frozenset(field.cell[labels.cells].tolist()) for field, labels in sessions]
     assert len(set(chosen)) == len(sessions)
     # Cells that are visible whenever they fire are labelled in several sessions.
-    assert len(chosen[0] & chosen[1]) > 0.3 * len(chosen[0])
+    again = [len(first & second) for first, second in itertools.pairwise(chosen)]
+    assert sum(again) > 0.2 * sum(map(len, chosen[1:]))
     firing = {}
     for field, _ in sessions:
         for cell, active in zip(field.cell.tolist(), field.active.tolist(), strict=True):
@@ -143,15 +145,15 @@ def test_cells_are_drawn_where_the_field_says(sessions):
 
 
 def test_a_drift_moves_light_and_places_alike():
-    light = np.zeros((60 + 2 * MARGIN_PX, 50 + 2 * MARGIN_PX), np.float32)
+    light = np.zeros((60 + 2 * 16, 50 + 2 * 16), np.float32)
     place = np.array([[40.0, 30.0], [30.0, 45.0], [60.0, 50.0]])
     for row, column in place.astype(int):
         light[row - 1 : row + 2, column - 1 : column + 2] = 1
-    drift = Drift((4.0, -3.0), 1.1, MARGIN_PX)
+    drift = Drift((4.0, -3.0), 1.1, 16)
     shown = drift.show(light)
     assert shown.shape == (60, 50)
     middle = np.array([29.5, 24.5])
-    expected = (place - MARGIN_PX + (4, -3) - middle) * 1.1 + middle
+    expected = (place - 16 + (4, -3) - middle) * 1.1 + middle
     np.testing.assert_allclose(drift.move(place, (60, 50)), expected)
     for row, column in np.rint(expected).astype(int):
         part = shown[row - 3 : row + 4, column - 3 : column + 4]
@@ -163,13 +165,17 @@ def test_a_drift_moves_light_and_places_alike():
     np.testing.assert_array_equal(still.move(place, light.shape), place)
 
 
-def test_the_margin_holds_every_drift_of_the_largest_field():
-    corners = np.array([[0.0, 0.0], [0.0, 511.0], [511.0, 0.0], [511.0, 511.0]])
+@pytest.mark.parametrize("size", [32, 512, 2000])
+def test_the_margin_holds_every_drift(size):
+    margin = margin_of((size, size))
+    last = size - 1.0
     for shift in (-MOST_SHIFT_PX, MOST_SHIFT_PX):
-        drift = Drift((shift, -shift), 1 - MOST_ZOOM, MARGIN_PX)
-        there = drift.move(np.array([[0.0, 0.0], [511.0 + 2 * MARGIN_PX] * 2]), (512, 512))
-        assert (there[0] <= corners[0] + 1).all()
-        assert (there[1] >= corners[3] - 1).all()
+        for zoom in (1 - MOST_ZOOM, 1 + MOST_ZOOM):
+            drift = Drift((shift, -shift), zoom, margin)
+            ends = np.array([[0.0, 0.0], [last + 2 * margin] * 2])
+            low, high = drift.move(ends, (size, size))
+            assert (low <= 0.2).all()
+            assert (high >= last - 0.2).all()
 
 
 def test_no_labelled_cell_lies_at_the_border(sessions):
