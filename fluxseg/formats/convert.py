@@ -10,14 +10,19 @@ from fluxseg.errors import RecordingError, WorkdirError
 from fluxseg.formats import coco, neurofinder
 from fluxseg.formats.allen import read_allen_npy, write_allen_npy
 from fluxseg.formats.allen_nwb import is_nwb, read_allen_nwb
+from fluxseg.formats.caiman import read_caiman
 from fluxseg.formats.cellpose import SEG_ENDING, read_cellpose, write_cellpose, write_cellpose_pair
 from fluxseg.formats.finite import finite_image
 from fluxseg.formats.formats import Format
 from fluxseg.formats.hdf5 import MAGIC as HDF5_MAGIC
+from fluxseg.formats.hdf5 import open_hdf5
 from fluxseg.formats.imagej import read_imagej, write_imagej
 from fluxseg.formats.images import read_image
 from fluxseg.formats.json_files import read_json_file
 from fluxseg.formats.labels import label_image, label_remarks
+from fluxseg.formats.matlab import MAGIC as MATLAB_5
+from fluxseg.formats.matlab import MAGIC_HDF5 as MATLAB_73
+from fluxseg.formats.matlab import is_caiman, read_mat
 from fluxseg.formats.npy import MAGIC as NPY_MAGIC
 from fluxseg.formats.npy import naming_file, open_regular
 from fluxseg.formats.npz import read_npz, write_npz
@@ -28,15 +33,14 @@ from fluxseg.formats.pixels import MAGICS as IMAGE_MAGICS
 from fluxseg.formats.pixels import write_image_tiff, write_label_tiff
 from fluxseg.formats.suite2p import is_suite2p, read_suite2p, write_suite2p
 
-NEED_IMAGE = ("imagej", "neurofinder", "coco", "cellpose")
+NEED_IMAGE = ("imagej", "neurofinder", "coco", "cellpose", "caiman")
 """Formats whose image is another file."""
 _READERS: dict[str, Callable[..., Recording]] = {
     "allen": read_allen_npy,
-    "npz": read_npz,
     "cellpose": read_cellpose,
-    "suite2p": read_suite2p,
     "imagej": read_imagej,
     "allen-nwb": read_allen_nwb,
+    "caiman": read_caiman,
     "neurofinder": neurofinder.read_neurofinder,
     "coco": coco.read_coco,
 }
@@ -86,6 +90,8 @@ def detect_format(path: Path | str) -> str:
         return "imagej"
     if start.startswith(b"PK\x03\x04"):
         return _detect_zip(path)
+    if start.startswith((MATLAB_5, MATLAB_73)):
+        return "mat"
     if start.startswith(HDF5_MAGIC):
         return _detect_hdf5(path)
     if start.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"["):
@@ -120,6 +126,10 @@ def read_any(path: Path | str, image: Path | str | None = None, pick: Pick = NO_
         return read_image(path, pick=pick)
     if kind == "nwb":
         return read_nwb(path, plane=pick.plane or None, image=pick.key or None)
+    if kind == "suite2p":
+        return read_suite2p(path, plane=pick.plane)
+    if kind in ("npz", "mat"):
+        return (read_npz if kind == "npz" else read_mat)(path, pick)
     reader = _READERS[kind]
     return reader(path, image) if image is not None and kind in NEED_IMAGE else reader(path)
 
@@ -234,6 +244,9 @@ def _detect_zip(path: Path) -> str:
 
 
 def _detect_hdf5(path: Path) -> str:
+    with open_hdf5(path) as file:
+        if is_caiman(file):
+            return "caiman"
     kind = is_nwb(path)
     if not kind:
         raise RecordingError(

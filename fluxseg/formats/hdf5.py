@@ -37,7 +37,9 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
     """
     with naming_file(path):
         with open_regular(path) as (file, _):
-            if file.read(len(MAGIC)) != MAGIC:
+            start = file.read(512 + len(MAGIC))
+            # MATLAB puts its own header before.
+            if not start.startswith(MAGIC) and start[512:] != MAGIC:
                 raise RecordingError("", "does not begin as an HDF5 file does")
         try:
             with h5py.File(path, "r", locking=False) as opened:

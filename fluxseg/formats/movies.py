@@ -125,10 +125,11 @@ def _parts(path: Path | str | Sequence[Path]) -> list[Path]:
 
 def _is_hdf5(path: Path) -> bool:
     with naming_file(path), open_regular(path) as (file, _):
-        start = file.read(len(MAGIC))
-        if start != MAGIC and MAGICS.get(start[:4]) != "TIFF":
+        start = file.read(512 + len(MAGIC))
+        hdf5 = start.startswith(MAGIC) or start[512:] == MAGIC
+        if not hdf5 and MAGICS.get(start[:4]) != "TIFF":
             raise RecordingError("", "is neither a TIFF nor an HDF5 file")
-        return start == MAGIC
+        return hdf5
 
 
 def _read_facts(path: Path, pick: Pick) -> MovieFacts:

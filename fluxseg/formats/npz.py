@@ -7,6 +7,7 @@ there may be `masks_packed`, the bits of `numpy.packbits` over all of them, and 
 
 import ast
 import contextlib
+import dataclasses
 import json
 import lzma
 import math
@@ -27,8 +28,10 @@ from fluxseg.formats.allen import (
     plain_roi_ids,
     recording_from_mapping,
 )
+from fluxseg.formats.mask_arrays import masks_from_array
 from fluxseg.formats.metadata import clean_metadata
 from fluxseg.formats.npy import naming_file, open_regular, read_npy_stream
+from fluxseg.formats.pick import NO_PICK, Pick, choose, list_names
 from fluxseg.io.arrays import check_shape
 from fluxseg.io.files import atomic_path
 
@@ -49,11 +52,12 @@ _DAMAGED = (
 )  # fmt: skip
 
 
-def read_npz(path: Path | str) -> Recording:
+def read_npz(path: Path | str, pick: Pick = NO_PICK) -> Recording:
     """Read a recording from a `.npz` file; nothing in it is executed.
 
     Args:
         path: the file.
+        pick: `key` names the array of the image if it has another name, or both as IMAGE:MASKS.
 
     Returns:
         The recording; without any masks in the file it is not annotated (`masks` is None).
@@ -65,13 +69,25 @@ def read_npz(path: Path | str) -> Recording:
     """
     path = Path(path)
     with naming_file(path):
-        values = _read_fields(path)
+        image_key, _, masks_key = pick.key.partition(":")
+        wanted = {"max_projection": image_key, "roi_mask_array": masks_key}
+        values = _read_fields(path, {usual: key for usual, key in wanted.items() if key})
+        masks_key = masks_key or ("masks" if "masks" in values else "roi_mask_array")
         for name, usual in _NAMES.items():
             if name in values:
                 values.setdefault(usual, values.pop(name))
         if "roi_mask_array" not in values and "masks_packed" in values:
             values["roi_mask_array"] = _unpack(values["masks_packed"], values.get("masks_shape"))
-        return recording_from_mapping(values, path.stem, annotated=False)
+        image, rois = values.get("max_projection"), values.get("roi_mask_array")
+        remarks: list[str] = []
+        if isinstance(image, np.ndarray) and isinstance(rois, np.ndarray) and image.ndim == 2:
+            usual_form = rois.ndim == 3 and rois.shape[1:] == image.shape
+            if not usual_form and rois.shape[:1] != (0,):
+                shape = (image.shape[0], image.shape[1])
+                values["roi_mask_array"], names = masks_from_array(rois, shape, masks_key, remarks)
+                values.setdefault("roi_ids", np.array(names))
+        found = recording_from_mapping(values, path.stem, annotated=False)
+        return dataclasses.replace(found, remarks=(*found.remarks, *remarks))
 
 
 def write_npz(path: Path | str, recording: Recording) -> None:
@@ -98,15 +114,19 @@ def write_npz(path: Path | str, recording: Recording) -> None:
         np.savez_compressed(file, **values)
 
 
-def _read_fields(path: Path) -> dict[str, Any]:
+def _read_fields(path: Path, other: Mapping[str, str]) -> dict[str, Any]:
     """Return the known fields; member names are compared, never used as paths."""
     with open_regular(path) as (file, _):
         try:
             with zipfile.ZipFile(file) as archive:
                 members = {i.filename.removesuffix(".npy"): i for i in archive.infolist()}
                 wanted = {name: members[name] for name in _FIELDS if name in members}
+                names = list(members)
+                for usual, key in other.items():
+                    wanted[usual] = members[names[choose("key", names, key)]]
                 if not wanted:
-                    raise RecordingError("", f"holds none of the fields {', '.join(_FIELDS)}")
+                    found = list_names("key", names)
+                    raise RecordingError("", f"{found}, none of a known name; name it with --key")
                 declared = sum(info.file_size for info in wanted.values())
                 if declared > MAX_BYTES:
                     raise RecordingError("", _too_large(declared))

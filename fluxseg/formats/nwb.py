@@ -30,6 +30,7 @@ from fluxseg.formats.hdf5 import (
     read_plain,
 )
 from fluxseg.formats.nwb_write import NOTES, write_nwb
+from fluxseg.formats.pick import choose
 from fluxseg.formats.plane_masks import Order, PlaneMasks, read_plane_masks
 
 __all__ = ["read_nwb", "write_nwb"]
@@ -102,13 +103,20 @@ def _read(
     image_order: Order | None,
 ) -> Recording:
     remarks: list[str] = []
-    found = _choose_plane(file, plane)
-    masks = None if found is None else read_plane_masks(found)
+    planes = _list_planes(file)
+    names, level = list(planes), ""
+    if len(names) == 1 and find_dataset(planes[names[0]], "voxel_mask") is not None:
+        # Of a table alone, the planes can be those that its voxels lie in.
+        plane, level = ("", "") if names[0].endswith(plane or "") else ("", plane or "")
+    chosen = names[choose("plane", names, plane or "")] if names else ""
+    found = planes.get(chosen)
+    masks = None if found is None else read_plane_masks(found, level)
     suite2p = found is not None and "suite2p" in str(read_attribute(found, "description")).lower()
     if suite2p and order is None:
         order = "yx"
         remarks.append("written by Suite2p: its axes are taken as (y, x)")
-    image = read_plane_image(file, _choose_image(file, image_name, remarks))
+    words = _words(chosen, found, level)
+    image = read_plane_image(file, _choose_image(file, image_name, words, remarks))
     if image is None:
         raise RecordingError("image", "is missing")
     transposed, drawn = _orient(image.shape, masks, order, image_order, remarks)
@@ -132,7 +140,7 @@ def _read(
     return dataclasses.replace(recording, remarks=(*recording.remarks, *remarks))
 
 
-def _choose_plane(file: h5py.Group, wanted: str | None) -> h5py.Group | None:
+def _list_planes(file: h5py.Group) -> dict[str, h5py.Group]:
     planes: dict[str, h5py.Group] = {}
     for module_name, module in list_groups(find_group(file, "processing")):
         for name, group in list_groups(module):
@@ -140,16 +148,19 @@ def _choose_plane(file: h5py.Group, wanted: str | None) -> h5py.Group | None:
             for key, value in [(name, group), *inner]:
                 if _type_of(value) == "PlaneSegmentation" or any(m in value for m in _MASKS):
                     planes[f"{module_name}/{key}"] = value
-    if wanted is not None:
-        planes = {key: value for key, value in planes.items() if _ends(key, wanted)} or planes
-        if not any(_ends(key, wanted) for key in planes):
-            raise RecordingError("plane", f"there is no {wanted!a}; there are: {_list(planes)}")
-    if len(planes) > 1:
-        raise RecordingError("plane", f"there are several, choose one: {_list(planes)}")
-    return next(iter(planes.values()), None)
+    return planes
 
 
-def _choose_image(file: h5py.Group, wanted: str | None, remarks: list[str]) -> str:
+def _words(name: str, plane: h5py.Group | None, level: str) -> set[str]:
+    """Return words that the images of a plane have in their names."""
+    imaging = None if plane is None else find_group(plane, "imaging_plane")
+    names = [name, *([str(imaging.name)] if imaging is not None else [])]
+    words = {found.rsplit("/", 1)[-1].lower() for found in names}
+    # Suite2p numbers them: Backgrounds_1 has the images of plane 1.
+    return words | ({f"backgrounds_{level}"} if level else set())
+
+
+def _choose_image(file: h5py.Group, wanted: str | None, words: set[str], remarks: list[str]) -> str:
     images: list[str] = []
     places = [("acquisition", find_group(file, "acquisition"))]
     places += [(f"processing/{n}", m) for n, m in list_groups(find_group(file, "processing"))]
@@ -161,40 +172,27 @@ def _choose_image(file: h5py.Group, wanted: str | None, remarks: list[str]) -> s
                     for key, dataset in list_datasets(group)
                     if dataset.shape is not None and len(dataset.shape) == 2
                 ]
-    if wanted is not None:
-        chosen = [path for path in images if _ends(path, wanted)]
-        if not chosen:
-            raise RecordingError("image", f"there is no {wanted!a}; there are: {_list(images)}")
-    else:
-        for words in _KINDS:
-            chosen = [p for p in images if any(w in p.rsplit("/")[-1].lower() for w in words)]
-            if chosen:
-                break
-        else:
-            chosen = images
-            if len(chosen) == 1:
-                remarks.append(f"the only image, {chosen[0]}, is taken for the projection")
-    if not chosen:
+    if not images:
         raise RecordingError(
             "image", "is missing: no projection in Images; make one with fluxseg project"
         )
-    if len(chosen) > 1:
-        raise RecordingError("image", f"there are several, choose one: {_list(chosen)}")
-    return chosen[0]
+    if wanted is not None:
+        return images[choose("key", images, wanted)]
+    if len(images) == 1:
+        if not any(word in images[0].rsplit("/")[-1].lower() for kind in _KINDS for word in kind):
+            remarks.append(f"the only image, {images[0]}, is taken for the projection")
+        return images[0]
+    near = [p for p in images if any(p.lower().endswith(w) or f"{w}/" in p.lower() for w in words)]
+    for kind in _KINDS:
+        found = [p for p in near or images if any(w in p.rsplit("/")[-1].lower() for w in kind)]
+        if found:
+            return found[choose("key", found, "")]
+    return (near or images)[choose("key", near or images, "")]
 
 
 def _type_of(group: h5py.Group) -> str:
     value = read_attribute(group, "neurodata_type")
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-
-
-def _ends(path: str, wanted: str) -> bool:
-    return f"/{path}".endswith(f"/{wanted.strip('/')}")
-
-
-def _list(names: Any) -> str:
-    listed = [ascii(name)[1:-1] for name in names]
-    return ", ".join(listed[:20]) + ("" if len(listed) <= 20 else ", ...") if listed else "none"
 
 
 def _orient(

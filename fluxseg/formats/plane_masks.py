@@ -20,6 +20,7 @@ from fluxseg.formats.hdf5 import (
     read_numbers,
     read_texts,
 )
+from fluxseg.formats.pick import choose
 
 Order = Literal["xy", "yx"]
 """Which axis comes first."""
@@ -65,13 +66,14 @@ class PlaneMasks:
         return masks
 
 
-def read_plane_masks(plane: h5py.Group) -> PlaneMasks:
+def read_plane_masks(plane: h5py.Group, level: str = "") -> PlaneMasks:
     """Read the ROIs of a plane; those that the file itself judges to be no neurons are left out.
 
     Members of a ROI are the pixels whose value or weight is finite and not 0.
 
     Args:
         plane: a `PlaneSegmentation`.
+        level: of voxels in several planes, the one that is read: its third coordinate.
 
     Raises:
         RecordingError: naming what is missing, damaged or too large, or if the masks are of a
@@ -80,18 +82,16 @@ def read_plane_masks(plane: h5py.Group) -> PlaneMasks:
     remarks: list[str] = []
     listed = find_dataset(plane, "pixel_mask")
     drawn = find_dataset(plane, "image_mask")
+    voxels = find_dataset(plane, "voxel_mask")
     images = pixels = None
     if listed is not None:
         pixels, count = _read_pixels(listed, find_dataset(plane, "pixel_mask_index"), remarks)
     elif drawn is not None:
         images = _read_images(drawn)
         count = len(images)
-    elif find_dataset(plane, "voxel_mask") is not None:
-        raise RecordingError(
-            "voxel_mask",
-            "holds voxels of a volume or of several planes, which are not read; save each plane "
-            "with pixel_mask",
-        )
+    elif voxels is not None:
+        index = find_dataset(plane, "voxel_mask_index")
+        pixels, count = _read_pixels(voxels, index, remarks, level)
     else:
         ids = find_dataset(plane, "id")
         count = 0 if ids is None or ids.shape is None else math.prod(ids.shape)
@@ -99,10 +99,16 @@ def read_plane_masks(plane: h5py.Group) -> PlaneMasks:
             raise RecordingError("plane", f"{count} ROIs without pixel_mask or image_mask")
     names = _read_names(plane, count, remarks)
     masks = PlaneMasks(images, pixels, names, tuple(remarks))
+    judged: list[tuple[str, np.ndarray | None]] = []
+    if listed is None and drawn is None and pixels is not None:
+        judged.append(("lie in other planes", np.isin(np.arange(count), pixels[:, 0])))
     for column in _JUDGEMENTS:
-        kept = _read_judgement(plane, column, count)
-        if kept is not None and not kept.all():
-            return _keep(masks, kept, column)
+        judged.append((f"are no neurons ({column})", _read_judgement(plane, column, count)))
+    left = np.ones(count, bool)
+    for why, kept in judged:
+        if kept is not None and not kept[left].all():
+            masks = _keep(masks, kept[left], why)
+            left &= kept
     return masks
 
 
@@ -130,39 +136,46 @@ def _read_images(dataset: h5py.Dataset) -> np.ndarray:
 
 
 def _read_pixels(
-    dataset: h5py.Dataset, index: h5py.Dataset | None, remarks: list[str]
+    dataset: h5py.Dataset, index: h5py.Dataset | None, remarks: list[str], level: str | None = None
 ) -> tuple[np.ndarray, int]:
     """Return the pixels `[P, 3]` (ROI, first, second coordinate) and the number of ROIs."""
+    size = 3 if level is None else 4
+    field = "pixel_mask" if level is None else "voxel_mask"
     if index is None:
-        raise RecordingError("pixel_mask_index", "is missing, so the pixels belong to no ROI")
+        raise RecordingError(f"{field}_index", "is missing, so the pixels belong to no ROI")
     rows = read_numbers(dataset, MAX_BYTES // 2)
     ends = read_numbers(index, 2**26)
-    if rows.dtype.names:
-        if len(rows.dtype.names) < 3:
-            raise RecordingError("pixel_mask", "must hold x, y and weight")
-        first, second, weight = (rows[name].reshape(-1) for name in rows.dtype.names[:3])
-    elif rows.ndim == 2 and rows.shape[1] == 3:
-        first, second, weight = rows.T
+    if rows.dtype.names and len(rows.dtype.names) >= size:
+        columns = [rows[name].reshape(-1) for name in rows.dtype.names[:size]]
+    elif not rows.dtype.names and rows.ndim == 2 and rows.shape[1] == size:
+        columns = list(rows.T)
     elif rows.size == 0:
-        first = second = weight = np.zeros(0)
+        columns = [np.zeros(0)] * size
     else:
-        raise RecordingError("pixel_mask", f"must hold x, y and weight, got {list(rows.shape)}")
+        wanted = "x, y and weight" if level is None else "x, y, z and weight"
+        raise RecordingError(field, f"must hold {wanted}, got {list(rows.shape)} {rows.dtype}")
+    first, second, *deep, weight = columns
     if ends.ndim != 1 or ends.dtype.kind not in "iu":
-        raise RecordingError("pixel_mask_index", "must be a list of whole numbers")
+        raise RecordingError(f"{field}_index", "must be a list of whole numbers")
     ends = ends.astype(np.int64)
     lengths = ends - np.concatenate([[0], ends[:-1]])
     if (lengths < 0).any() or lengths.sum() != len(first):
         raise RecordingError(
-            "pixel_mask_index", f"does not divide the {len(first)} pixels among the ROIs"
+            f"{field}_index", f"does not divide the {len(first)} pixels among the ROIs"
         )
-    for values in (first, second):
+    for values in (first, second, *deep):
         if not ((values >= 0) & (values < 2**31) & (values == np.floor(values))).all():
-            raise RecordingError("pixel_mask", "holds coordinates that are no whole numbers")
+            raise RecordingError(field, "holds coordinates that are no whole numbers")
     pixels = np.stack(
         [np.repeat(np.arange(len(ends)), lengths), first.astype(np.int64), second.astype(np.int64)],
         axis=1,
     )
-    return pixels[_weighted(weight, remarks)], len(ends)
+    used = _weighted(weight, remarks)
+    if deep and len(deep[0]):
+        levels = np.unique(deep[0].astype(np.int64))
+        chosen = levels[choose("plane", [str(value) for value in levels], level or "")]
+        used &= deep[0] == chosen
+    return pixels[used], len(ends)
 
 
 def _weighted(weight: np.ndarray, remarks: list[str]) -> np.ndarray:
@@ -201,7 +214,7 @@ def _read_judgement(plane: h5py.Group, column: str, count: int) -> np.ndarray | 
     return values[:, 0] > 0 if values.shape[1] else None
 
 
-def _keep(masks: PlaneMasks, kept: np.ndarray, column: str) -> PlaneMasks:
+def _keep(masks: PlaneMasks, kept: np.ndarray, why: str) -> PlaneMasks:
     lost = len(kept) - np.count_nonzero(kept)
     pixels = masks.pixels
     if pixels is not None:
@@ -211,5 +224,5 @@ def _keep(masks: PlaneMasks, kept: np.ndarray, column: str) -> PlaneMasks:
         images=None if masks.images is None else masks.images[kept],
         pixels=pixels,
         names=tuple(name for name, keep in zip(masks.names, kept, strict=True) if keep),
-        remarks=(*masks.remarks, f"{lost} of {len(kept)} ROIs are no neurons ({column}): left out"),
+        remarks=(*masks.remarks, f"{lost} of {len(kept)} ROIs {why}: left out"),
     )

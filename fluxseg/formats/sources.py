@@ -15,9 +15,9 @@ from fluxseg.formats.images import existing_images, find_image, find_mask, is_ma
 from fluxseg.formats.neurofinder import REGIONS, is_neurofinder
 from fluxseg.formats.npy import naming_file
 from fluxseg.formats.pick import NO_PICK, Pick, parse_pick
-from fluxseg.formats.suite2p import PLANE_FILES, is_suite2p
+from fluxseg.formats.suite2p import PLANE_FILES, is_combined, is_suite2p
 
-SUFFIXES = (".npy", ".npz", ".nwb", *IMAGE_SUFFIXES)
+SUFFIXES = (".npy", ".npz", ".nwb", ".mat", *IMAGE_SUFFIXES)
 """Endings of the files that a folder is searched for, in lower case; upper case counts as well."""
 _DATASET_FILES = (*PLANE_FILES, REGIONS, "info.json")
 ROI_SUFFIXES = (".zip", ".roi", ".json")
@@ -177,6 +177,9 @@ def _recordings(root: Path) -> list[Path]:
         entered.add((status.st_dev, status.st_ino))
         # Sorted, so that of two links to one folder always the same is entered.
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if is_combined(Path(folder)):
+            folders.clear()
+            continue
         if _is_dataset(Path(folder)):
             folders.clear()
             found.append(Path(folder))

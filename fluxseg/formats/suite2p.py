@@ -6,6 +6,9 @@ without executing anything in them. What Suite2p has no place for (id, group, me
 merges or adds ROIs; the size of a pixel is `ops["um_per_px"]`. Suite2p ignores all of these.
 """
 
+import contextlib
+import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from fluxseg.data.recording import NO_GROUP, Recording, annotated_masks, group_o
 from fluxseg.errors import RecordingError, WorkdirError
 from fluxseg.formats.metadata import plain_text
 from fluxseg.formats.npy import naming_file, read_npy, read_pickled_dict
+from fluxseg.formats.pick import choose
 from fluxseg.formats.suite2p_ops import (
     EXTRA,
     OPS_PARTS,
@@ -36,38 +40,64 @@ ROI_ID = "fluxseg_roi_id"
 
 
 def is_suite2p(path: Path) -> bool:
-    """Tell whether a folder is one plane of Suite2p's output."""
-    has_ops = any((path / f"{name}.npy").is_file() for name in ("ops", "db"))
-    return has_ops and (path / "stat.npy").is_file()
+    """Tell whether a folder is one plane of Suite2p's output, or what is left of one."""
+    beside = ("ops", "db", "iscell", "F", "spks")
+    return (path / "stat.npy").is_file() and any((path / f"{n}.npy").is_file() for n in beside)
 
 
-def find_plane(path: Path) -> Path:
-    """Return the folder of the only plane in a folder of Suite2p's, or the folder itself.
+def is_combined(path: Path) -> bool:
+    """Tell whether a folder shows the cells of the planes beside it once more, side by side."""
+    return path.name == "combined" and is_suite2p(path) and bool(_planes(path.parent))
+
+
+def _planes(root: Path) -> list[Path]:
+    return [plane for plane in sorted(root.glob("plane*")) if is_suite2p(plane)]
+
+
+def find_plane(path: Path, plane: str = "") -> Path:
+    """Return the folder of a plane in a folder of Suite2p's, or the folder itself.
+
+    Args:
+        path: the folder, one or two above it, or a file in it.
+        plane: name of the plane, if there are several.
 
     Raises:
-        RecordingError: if there is none, or several.
+        RecordingError: if there is none, or several and none is named.
     """
     if path.is_file() and path.suffix == ".npy":
         path = path.parent
+    if is_combined(path):
+        raise RecordingError(
+            str(path), "shows the planes beside it once more, side by side: read these instead"
+        )
     if is_suite2p(path):
         return path
     root = path / "suite2p" if (path / "suite2p").is_dir() else path
-    planes = [plane for plane in sorted(root.glob("plane*")) if is_suite2p(plane)]
-    if len(planes) == 1:
-        return planes[0]
+    planes = _planes(root)
     if not planes:
         raise RecordingError(str(path), "is no folder of Suite2p: stat.npy and ops.npy are missing")
-    names = ", ".join(plane.name for plane in planes)
-    raise RecordingError(str(path), f"holds several planes ({names}); name one of them")
+    with naming_file(path):
+        return planes[choose("plane", [found.name for found in planes], plane)]
 
 
-def read_suite2p(path: Path | str, *, cells_only: bool = True) -> Recording:
+@contextlib.contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Name a file of a folder, or a variable, in errors."""
+    try:
+        yield
+    except RecordingError as error:
+        field = f"{name}: {error.field}" if error.field else name
+        raise type(error)(field, error.reason) from error
+
+
+def read_suite2p(path: Path | str, *, cells_only: bool = True, plane: str = "") -> Recording:
     """Read one plane of Suite2p's output; nothing in it is executed.
 
     Args:
         path: the folder `plane0`, or one or two above it if it is the only plane; or a file of
             the folder.
         cells_only: only the ROIs that `iscell.npy` calls cells.
+        plane: name of the plane, if there are several.
 
     Returns:
         The recording. Its image is the maximum projection (else the mean image), in the frame of
@@ -79,17 +109,46 @@ def read_suite2p(path: Path | str, *, cells_only: bool = True) -> Recording:
         UnsafeFileError: if a file asks for anything but plain data, naming it.
         RecordingError: naming the file and the field, if it cannot be used.
     """
-    folder = find_plane(Path(path))
+    folder = find_plane(Path(path), plane)
     ops = read_ops(folder)
-    extra = read_extra(ops)
-    with naming_file(folder / "ops.npy"):
-        image = read_ops_image(ops)
     stat = read_npy(folder / "stat.npy")
-    with naming_file(folder / "stat.npy"):
+    iscell = read_npy(folder / "iscell.npy") if (folder / "iscell.npy").exists() else None
+    with naming_file(folder):
+        found = recording_from_suite2p(ops, stat, iscell, _name(folder), cells_only=cells_only)
+    beside = [other for other in _planes(folder.parent) if other != folder]
+    if found.group != found.id or not beside:
+        return found
+    group = _name(folder.parent)
+    remarks = tuple(remark for remark in found.remarks if remark != NO_GROUP)
+    remark = f"the {len(beside) + 1} planes of {folder.parent} are one group"
+    return dataclasses.replace(found, group=group, remarks=(*remarks, remark))
+
+
+def recording_from_suite2p(
+    ops: Any, stat: np.ndarray, iscell: np.ndarray | None, name: str, *, cells_only: bool = True
+) -> Recording:
+    """Build a recording from what Suite2p's files hold; see `read_suite2p`.
+
+    Args:
+        ops: the dict.
+        stat: `[N]` dicts.
+        iscell: `[N, 2]`, or None.
+        name: id of a recording that does not say its own.
+        cells_only: only the ROIs that `iscell` calls cells.
+
+    Raises:
+        RecordingError: naming the field, if they cannot be used.
+    """
+    if not isinstance(ops, dict):
+        raise RecordingError("ops", "must be a dict")
+    extra = read_extra(ops)
+    with _naming("ops"):
+        image = read_ops_image(ops)
+    with _naming("stat"):
         if stat.dtype != object or stat.ndim != 1:
             raise RecordingError("", "must be an object array [N] of dicts")
         remarks: list[str] = []
-        chosen, quality = _read_iscell(folder / "iscell.npy", len(stat), remarks)
+        chosen, quality = _read_iscell(iscell, len(stat), remarks)
         numbers = np.flatnonzero(chosen) if cells_only else np.arange(len(stat))
         if len(numbers) < len(stat):
             remarks.append(f"{len(stat) - len(numbers)} of {len(stat)} ROIs are no cells: left out")
@@ -105,7 +164,7 @@ def read_suite2p(path: Path | str, *, cells_only: bool = True) -> Recording:
         metadata["roi_quality"] = [round(float(value), 6) for value in quality[numbers]]
     group = plain_text(extra.get("group")) or group_of(metadata, "")
     return Recording(
-        id=plain_text(extra.get("id")) or _name(folder),
+        id=plain_text(extra.get("id")) or name,
         image=image,
         masks=masks,
         roi_ids=_read_ids(stat, numbers),
@@ -203,12 +262,11 @@ def _read_ids(stat: np.ndarray, numbers: np.ndarray) -> tuple[str, ...]:
 
 
 def _read_iscell(
-    path: Path, count: int, remarks: list[str]
+    values: np.ndarray | None, count: int, remarks: list[str]
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    if not path.exists():
+    if values is None:
         remarks.append("there is no iscell.npy: all ROIs are taken")
         return np.ones(count, bool), None
-    values = read_npy(path)
     if (
         values.dtype.kind not in "biuf"
         or values.shape[:1] != (count,)

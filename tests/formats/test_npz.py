@@ -19,6 +19,7 @@ from fluxseg.data.recording import Recording
 from fluxseg.errors import RecordingError, UnsafeFileError
 from fluxseg.formats import npz
 from fluxseg.formats.npz import read_npz, write_npz
+from fluxseg.formats.pick import Pick
 from tests.formats.malicious import npy, unsafe
 from tests.formats.test_allen import IMAGE, MASKS, RECORDINGS, assert_same, read_fields
 
@@ -114,9 +115,9 @@ def test_metadata_is_json_or_a_dict_as_text(tmp_path, metadata, expected):
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({"image": IMAGE, "masks": MASKS[:, 1:]}, "roi_mask_array: holds masks of"),
+        ({"image": IMAGE, "masks": MASKS[:, 1:]}, "masks: is .* the image is"),
         ({"masks": MASKS}, "max_projection: is missing"),
-        ({"other": MASKS}, "holds none of the fields"),
+        ({"other": MASKS}, "none of a known name; name it with --key"),
         ({"image": IMAGE, "masks_packed": np.zeros(3, "u1")}, "masks_shape: must be the three"),
         (
             {"image": IMAGE, "masks_packed": np.zeros(3, "u1"), "masks_shape": [1, 5, 6]},
@@ -203,7 +204,7 @@ def test_encrypted_and_other_archives_are_said(tmp_path):
     path.write_bytes(data)
     with pytest.raises(RecordingError, match=r"unusual \.npz file .*encrypted"):
         read_npz(path)
-    with pytest.raises(RecordingError, match="holds none of the fields"):
+    with pytest.raises(RecordingError, match="none of a known name; name it with --key"):
         read_npz(save_members(tmp_path / "b.npz", {"word/document.xml": b"<x/>"}))
 
 
@@ -265,3 +266,21 @@ def test_metadata_is_written_as_json(tmp_path):
     write_npz(tmp_path / "a.npz", read_fields())
     with np.load(tmp_path / "a.npz") as raw:
         assert json.loads(str(raw["metadata"]))["cre_line"] == "Cux2"
+
+
+@pytest.mark.parametrize("form", ["labels", "last"])
+def test_masks_of_other_forms_are_known(tmp_path, form):
+    first = np.cumsum(MASKS, 0).astype(bool)
+    apart = MASKS & ~np.concatenate([np.zeros_like(first[:1]), first[:-1]])
+    apart = apart[apart.any((1, 2))]
+    labels = (apart * np.arange(1, len(apart) + 1)[:, None, None]).sum(0)
+    masks = labels if form == "labels" else np.moveaxis(apart, 0, -1)
+    found = read_npz(save(tmp_path / "a.npz", image=IMAGE, masks=masks))
+    np.testing.assert_array_equal(found.masks, apart)
+    other = save(tmp_path / "b.npz", picture=IMAGE, cells=masks)
+    with pytest.raises(RecordingError, match=r"2 keys \(picture, cells\).* name it with --key"):
+        read_npz(other)
+    found = read_npz(other, Pick(key="picture:cells"))
+    np.testing.assert_array_equal(found.masks, apart)
+    with pytest.raises(RecordingError, match=r"masks: is \[3, 3, 3\], the image is"):
+        read_npz(save(tmp_path / "c.npz", image=IMAGE, masks=np.zeros((3, 3, 3))))

@@ -276,11 +276,11 @@ def test_planes_and_images_are_chosen_or_listed(tmp_path):
                  containers=["plane0", "plane1"])  # fmt: skip
     with pytest.raises(RecordingError, match=r"ImageSegmentation/p0, ophys/ImageSeg.*/p1"):
         read_nwb(path)
-    with pytest.raises(RecordingError, match=r"plane: there is no 'p2'"):
+    with pytest.raises(RecordingError, match=r"has no plane 'p2'"):
         read_nwb(path, plane="p2")
-    with pytest.raises(RecordingError, match=r"image: there are several, .*plane0/max, .*plane1"):
+    with pytest.raises(RecordingError, match=r"holds 2 keys .*plane0/max, .*plane1.*--key"):
         read_nwb(path, plane="p1")
-    with pytest.raises(RecordingError, match=r"image: there is no 'min'"):
+    with pytest.raises(RecordingError, match=r"has no key 'min'"):
         read_nwb(path, plane="p1", image="min")
     found = read_nwb(path, plane="ImageSegmentation/p1", image="plane0/max")
     np.testing.assert_array_equal(found.masks, MASKS)
@@ -335,10 +335,27 @@ def test_pixel_sizes_are_converted_or_told_to_be_useless(tmp_path, spacing, unit
     assert any("grid_spacing" in remark for remark in found.remarks) == (expected is None)
 
 
+def voxels(masks, levels):
+    found = []
+    for mask, level in zip(masks, levels, strict=True):
+        y, x = np.nonzero(mask)
+        found.append({"voxel_mask": np.stack([x, y, np.full(len(x), level), np.ones(len(x))], 1)})
+    return found
+
+
+def test_voxels_of_one_plane_are_its_rois(tmp_path):
+    path = build(tmp_path / "a.nwb", {"max": IMAGE.T}, voxels(MASKS, [3] * len(MASKS)))
+    np.testing.assert_array_equal(read_nwb(path).masks, MASKS)
+    levels = [0, 1, 0, 1][: len(MASKS)]
+    path = build(tmp_path / "b.nwb", {"max": IMAGE.T}, voxels(MASKS, levels))
+    with pytest.raises(RecordingError, match=r"holds 2 planes \(0, 1\); choose one with --plane"):
+        read_nwb(path)
+    found = read_nwb(path, plane="1")
+    np.testing.assert_array_equal(found.masks, MASKS[1::2])
+    assert any("ROIs lie in other planes: left out" in remark for remark in found.remarks)
+
+
 def test_volumes_are_refused(tmp_path):
-    rois = [{"voxel_mask": [(1, 2, 3, 1.0), (1, 3, 3, 1.0)]}]
-    with pytest.raises(RecordingError, match="voxel_mask: holds voxels"):
-        read_nwb(build(tmp_path / "a.nwb", {"max": IMAGE.T}, rois))
     rois = [{"image_mask": np.zeros((30, 20, 3))}]
     with pytest.raises(RecordingError, match="image_mask: must be"):
         read_nwb(build(tmp_path / "a.nwb", {"max": IMAGE.T}, rois))

@@ -164,9 +164,31 @@ def test_what_is_wrong_is_named(tmp_path, change, words):
 def test_of_several_planes_one_must_be_named(tmp_path):
     for number in range(2):
         write_suite2p(tmp_path / "suite2p" / f"plane{number}", field(two_cells()))
-    with pytest.raises(RecordingError, match="plane0, plane1"):
+    with pytest.raises(RecordingError, match=r"2 planes \(plane0, plane1\); choose .* --plane"):
         read_suite2p(tmp_path)
-    assert len(read_suite2p(tmp_path / "suite2p" / "plane1").masks) == 2
+    found = read_suite2p(tmp_path / "suite2p" / "plane1")
+    assert len(found.masks) == 2
+    assert len(read_suite2p(tmp_path, plane="plane1").masks) == 2
+    # The planes of a session never lie on both sides of a split.
+    assert found.group == read_suite2p(tmp_path / "suite2p" / "plane0").group != found.id
+
+
+def test_the_combined_folder_is_no_recording_of_its_own(tmp_path):
+    for name in ("plane0", "plane1", "combined"):
+        write_suite2p(tmp_path / "m" / "suite2p" / name, field(two_cells()))
+    source = FolderSource(str(tmp_path))
+    assert source.keys() == ["m/suite2p/plane0", "m/suite2p/plane1"]
+    with pytest.raises(RecordingError, match="shows the planes beside it once more"):
+        read_suite2p(tmp_path / "m" / "suite2p" / "combined")
+
+
+def test_a_folder_without_ops_says_what_is_missing(tmp_path):
+    write_suite2p(tmp_path / "m" / "plane0", field(two_cells()))
+    (tmp_path / "m" / "plane0" / "ops.npy").unlink()
+    source = FolderSource(str(tmp_path))
+    assert source.keys() == ["m/plane0"]
+    with pytest.raises(RecordingError, match=r"is a Suite2p folder without ops\.npy"):
+        source.read("m/plane0")
 
 
 def test_pixels_outside_come_back_and_empty_rois_are_named(tmp_path):

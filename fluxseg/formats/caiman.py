@@ -1,0 +1,64 @@
+"""CaImAn's results in HDF5, as `CNMF.save` writes them.
+
+`estimates/A` is a sparse matrix [pixels, ROIs] whose pixels run down the columns of the field,
+`dims` are its height and width, `estimates/idx_components` the ROIs that were accepted, and
+`estimates/Cn` the correlation image (CaImAn 1.9, `caiman/source_extraction/cnmf`).
+"""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from fluxseg.data.recording import NO_GROUP, Recording, check_image
+from fluxseg.errors import RecordingError
+from fluxseg.formats.hdf5 import find_dataset, find_group, open_hdf5, read_numbers
+from fluxseg.formats.mask_arrays import masks_from_array
+from fluxseg.formats.matlab import read_csc
+from fluxseg.formats.pixels import read_pixels
+
+
+def read_caiman(path: Path | str, image: Path | str | None = None) -> Recording:
+    """Read the ROIs of CaImAn's results.
+
+    Args:
+        path: the HDF5 file.
+        image: an image of the field; None takes the correlation image in the file.
+
+    Returns:
+        The recording. Of the ROIs only those that CaImAn accepted, if it judged them; their names
+        are their numbers in `A`, from 0.
+
+    Raises:
+        RecordingError: naming file and field, if it cannot be used or has no image.
+    """
+    path = Path(path)
+    remarks = [NO_GROUP]
+    with open_hdf5(path) as file:
+        field = None if image is not None else find_dataset(file, "estimates/Cn")
+        if image is None and (field is None or len(field.shape or ()) != 2):
+            raise RecordingError("estimates/Cn", "is missing: name an image (--image FILE)")
+        pixels = read_pixels(image)[0] if image is not None else read_numbers(field)
+        check_image(pixels, "image")
+        shape = (pixels.shape[0], pixels.shape[1])
+        dims = find_dataset(file, "dims") or find_dataset(file, "estimates/dims")
+        if dims is not None and tuple(read_numbers(dims, 1024).ravel().tolist()) != shape:
+            raise RecordingError("dims", f"the image is {list(shape)} px, the ROIs' field is not")
+        masks, names = _read_footprints(file, shape, remarks)
+        accepted = find_dataset(file, "estimates/idx_components")
+        if accepted is not None and accepted.dtype.kind in "iu" and accepted.shape:
+            chosen = np.unique(read_numbers(accepted, 2**26).ravel())
+            chosen = chosen[(chosen >= 0) & (chosen < len(masks))].astype(int)
+            remarks.append(f"{len(masks) - len(chosen)} of {len(masks)} ROIs are not accepted")
+            masks, names = masks[chosen], tuple(names[number] for number in chosen)
+    return Recording(path.stem, pixels, masks, names, remarks=tuple(remarks))
+
+
+def _read_footprints(
+    file: h5py.File, shape: tuple[int, int], remarks: list[str]
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    group = find_group(file, "estimates/A")
+    if group is None:
+        raise RecordingError("estimates/A", "is missing: these are no results of CaImAn")
+    matrix = read_csc(group, ("data", "indices", "indptr"), shape[0] * shape[1])
+    return masks_from_array(matrix, shape, "estimates/A", remarks)

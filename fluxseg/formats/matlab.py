@@ -1,0 +1,205 @@
+"""MATLAB's `.mat` files, version 5 by scipy and 7.3 by h5py: Suite2p's `Fall.mat`, and arrays."""
+
+import contextlib
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from fluxseg.data.recording import NO_GROUP, Recording, check_image
+from fluxseg.errors import RecordingError
+from fluxseg.formats.hdf5 import (
+    find_dataset,
+    find_group,
+    list_datasets,
+    list_groups,
+    open_hdf5,
+    read_attribute,
+    read_numbers,
+)
+from fluxseg.formats.mask_arrays import masks_from_array
+from fluxseg.formats.npy import naming_file, open_regular
+from fluxseg.formats.pick import NO_PICK, Pick, choose
+from fluxseg.formats.suite2p import recording_from_suite2p
+
+MAGIC = b"MATLAB 5.0 MAT-file"
+MAGIC_HDF5 = b"MATLAB 7.3 MAT-file"
+MAX_BYTES = 2**31
+"""Bytes that the arrays of a file may take in memory."""
+IMAGES = ("max_projection", "image", "img", "max_proj", "meanimg", "mean_image", "projection", "cn")
+"""Names that an array with the image can have, in lower case."""
+MASKS = ("roi_mask_array", "masks", "mask", "labels", "label", "rois", "a")
+"""Names that an array with the ROIs can have, in lower case."""
+
+Arrays = Mapping[str, tuple[tuple[int, ...], Callable[[], Any]]]
+
+
+def read_mat(path: Path | str, pick: Pick = NO_PICK) -> Recording:
+    """Read a recording from a `.mat` file.
+
+    Args:
+        path: `Fall.mat` of Suite2p, or a file with the image, and perhaps the ROIs, as arrays.
+        pick: `key` names the array of the image, or both as IMAGE:MASKS; without it they are known
+            by their usual names.
+
+    Returns:
+        The recording; `masks` is None if there is no array of ROIs.
+
+    Raises:
+        RecordingError: naming the file, and the arrays if it is not told which is the image.
+    """
+    path = Path(path)
+    with naming_file(path), open_regular(path) as (file, _):
+        new = file.read(len(MAGIC_HDF5)) == MAGIC_HDF5
+    if new:
+        with open_hdf5(path) as opened:
+            return recording_from_arrays(_list_hdf5(opened), path.stem, pick)
+    with naming_file(path):
+        known = _list_variables(path)
+        if {"stat", "ops"} <= set(known):
+            values = _load(path, ["stat", "ops", "iscell"])
+            stat = np.atleast_1d(np.asarray(values["stat"], object))
+            iscell = values.get("iscell")
+            iscell = None if iscell is None else np.atleast_2d(np.asarray(iscell))
+            return recording_from_suite2p(values["ops"], stat, iscell, path.stem)
+        arrays = {
+            name: (shape, functools.partial(_load_one, path, name))
+            for name, (shape, kind) in known.items()
+            if len(shape) >= 2 and kind not in ("cell", "struct", "object", "char", "opaque")
+        }
+        return recording_from_arrays(arrays, path.stem, pick)
+
+
+def recording_from_arrays(arrays: Arrays, name: str, pick: Pick) -> Recording:
+    """Build a recording of an image, and perhaps ROIs, among the arrays of a file.
+
+    Args:
+        arrays: of each its shape, and what reads it.
+        name: of the recording.
+        pick: see `read_mat`.
+
+    Raises:
+        RecordingError: listing the arrays, if it is not told which is the image.
+    """
+    remarks = [NO_GROUP]
+    image_key, _, masks_key = pick.key.partition(":")
+    names = list(arrays)
+    flat = [key for key in names if len(arrays[key][0]) == 2 and min(arrays[key][0]) > 1]
+    usual = [key for word in IMAGES for key in flat if key.rsplit("/")[-1].lower() == word]
+    if image_key:
+        chosen = names[choose("key", names, image_key)]
+    elif usual:
+        chosen = usual[0]
+    else:
+        # ROIs are no image, though they may be an array of the same size.
+        flat = [key for key in flat if key.rsplit("/")[-1].lower() not in MASKS]
+        if len(flat) != 1:
+            choose("key", names, "" if len(names) > 1 else "image")
+        chosen = flat[0]
+        remarks.append(f"the array {chosen} is taken for the image")
+    image = np.asarray(arrays[chosen][1]())
+    check_image(image, chosen)
+    image = np.ascontiguousarray(image, image.dtype.newbyteorder("="))
+    shape = (image.shape[0], image.shape[1])
+    rois = [key for word in MASKS for key in names if key.rsplit("/")[-1].lower() == word]
+    rois = [key for key in rois if key != chosen]
+    if masks_key:
+        rois = [names[choose("key", names, masks_key)]]
+    masks: np.ndarray | None = None
+    ids: tuple[str, ...] = ()
+    if rois:
+        masks, ids = masks_from_array(arrays[rois[0]][1](), shape, rois[0], remarks)
+    return Recording(name, image, masks, ids, remarks=tuple(remarks))
+
+
+def _list_variables(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    from scipy import io  # slow to import
+
+    with _damage():
+        found = {name: (tuple(shape), kind) for name, shape, kind in io.whosmat(path)}
+    for name, (shape, _) in found.items():
+        if 8 * math.prod(shape) > 4 * MAX_BYTES:
+            raise RecordingError(name, f"is {list(shape)}: too large")
+    return found
+
+
+def _load(path: Path, names: list[str]) -> dict[str, Any]:
+    from scipy import io  # slow to import
+
+    with _damage():
+        values: dict[str, Any] = io.loadmat(path, variable_names=names, simplify_cells=True)
+    return values
+
+
+def _load_one(path: Path, name: str) -> Any:
+    return _load(path, [name])[name]
+
+
+def _read_turned(dataset: h5py.Dataset) -> np.ndarray:
+    return read_numbers(dataset).T
+
+
+@contextlib.contextmanager
+def _damage() -> Iterator[None]:
+    try:
+        yield
+    except (RecordingError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        # The library meets damaged files with exceptions of any kind.
+        raise RecordingError("", f"is damaged: {type(error).__name__}: {error}") from error
+
+
+def _list_hdf5(file: h5py.File) -> dict[str, tuple[tuple[int, ...], Callable[[], Any]]]:
+    """List the arrays of a file of version 7.3, whose axes are stored in the reverse order."""
+    found: dict[str, tuple[tuple[int, ...], Callable[[], Any]]] = {}
+    for folder, inner in [("", file), *list_groups(file)]:
+        if folder.startswith("#"):
+            continue
+        prefix = f"{folder}/" if folder else ""
+        rows = read_attribute(inner, "MATLAB_sparse")
+        if rows is not None:
+            found[folder] = ((int(rows), 0), functools.partial(_read_sparse, inner))
+            continue
+        for name, data in list_datasets(inner):
+            if data.dtype.kind in "biuf" and data.shape is not None and len(data.shape) >= 2:
+                found[prefix + name] = (data.shape[::-1], functools.partial(_read_turned, data))
+    return found
+
+
+def _read_sparse(group: h5py.Group) -> Any:
+    return read_csc(group, ("data", "ir", "jc"), int(read_attribute(group, "MATLAB_sparse")))
+
+
+def read_csc(group: h5py.Group, names: tuple[str, str, str], rows: int) -> Any:
+    """Read a sparse matrix: its values, their rows, and where each column begins.
+
+    Raises:
+        RecordingError: if a part is missing or they do not fit together.
+    """
+    from scipy import sparse  # slow to import
+
+    parts = [find_dataset(group, name) for name in names]
+    if parts[2] is None:
+        raise RecordingError(str(group.name), "is no sparse matrix: a part is missing")
+    data, row, begins = (
+        np.zeros(0) if part is None else read_numbers(part, MAX_BYTES).ravel() for part in parts
+    )
+    columns = max(len(begins) - 1, 0)
+    good = len(begins) and begins.dtype.kind in "iu" and (row.dtype.kind in "iu" or not len(row))
+    if not good or len(data) != len(row) or begins[0] != 0 or begins[-1] != len(data):
+        raise RecordingError(str(group.name), "is no sparse matrix: its parts do not fit")
+    if (np.diff(begins.astype(np.int64)) < 0).any() or (len(row) and int(row.max()) >= rows):
+        raise RecordingError(str(group.name), "is no sparse matrix: it points outside of itself")
+    return sparse.csc_matrix(
+        (data, row.astype(np.int64), begins.astype(np.int64)), shape=(rows, columns)
+    )
+
+
+def is_caiman(file: h5py.Group) -> bool:
+    """Tell whether an HDF5 file holds the results of CaImAn."""
+    return find_group(file, "estimates/A") is not None
