@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from fluxseg.cli.app import VERBS, format_verbs, read_verb
+from fluxseg.cli.app import VERBS, format_verbs, main, read_verb
 from fluxseg.main import parse_main
 
 
@@ -32,3 +32,41 @@ def test_help_imports_nothing_heavy(arguments):
 def test_the_main_job_is_profiled_if_asked():
     assert parse_main(["--workdir", "x", "--profile"], "main").profile
     assert not parse_main(["--workdir", "x"], "main").profile
+
+
+def test_the_list_begins_with_what_people_do_first():
+    assert next(iter(VERBS)) == "predict"
+    assert format_verbs().splitlines()[2].startswith("Find neurons")
+
+
+def test_the_version_is_told(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("fluxseg ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["predcit", "a"], "there is no verb 'predcit'; did you mean predict?"),
+        (["predict", "a", "--ouput", "b"], "predict has no option --ouput; did you mean --output?"),
+        (["check", "a", "--jsn"], "check has no option --jsn; did you mean --json?"),
+    ],
+)
+def test_what_is_mistyped_gets_one_line(arguments, line, capsys):
+    assert main(arguments) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith(f"error: {line}; see fluxseg ")
+    assert shown.err.count("\n") == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such limits")
+def test_too_little_memory_is_one_line():
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (700 << 20,) * 2); "
+        "from fluxseg.cli.app import main; sys.exit(main(['predict', 'a.tif', '--output', 'o']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: predict needs 3 GiB of address space, and the limit is 0")
+    assert done.stderr.count("\n") == 1

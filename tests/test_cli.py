@@ -91,7 +91,7 @@ def test_training_on_files_tells_what_was_left_out(trained):
     workdir, output = trained
     assert "8 of 11 recordings are used; 3 left out" in output
     assert "left out: text.npy" in output
-    assert "Epoch  2: TrL=" in output
+    assert "epoch 2/2  loss " in output
     data = json.loads((workdir / "data.json").read_text())
     assert {row["key"] for row in data["left_out"]} == {
         "sim-copy.npy", "text.npy", "truncated.npy"

@@ -2,6 +2,8 @@ import io
 import logging
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -103,6 +105,29 @@ def test_the_second_signal_acts_as_ever(default_signals):
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+STUCK = """
+import ctypes
+from fluxseg.training.stopping import catch_signals
+library, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64)
+with catch_signals():
+    print("ready", flush=True)
+    # Locked twice: a wait without end, of which Python is not told of any signal.
+    library.pthread_mutex_lock(mutex)
+    library.pthread_mutex_lock(mutex)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a mutex of zeros is one of Linux")
+def test_a_second_signal_ends_a_process_that_hangs():
+    with subprocess.Popen([sys.executable, "-c", STUCK], stdout=subprocess.PIPE) as child:
+        assert child.stdout.readline() == b"ready\n"
+        child.send_signal(signal.SIGTERM)
+        time.sleep(1)
+        assert child.poll() is None
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(timeout=60) == 128 + signal.SIGTERM
 
 
 def test_compiled_programs_go_to_the_users_cache(monkeypatch, tmp_path):

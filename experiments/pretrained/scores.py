@@ -186,7 +186,7 @@ def draw_overlays(model: Predictor, patterns: Sequence[str], folder: Path) -> No
     from fluxseg.inference.inputs import plan_jobs, read_input
 
     folder.mkdir(parents=True, exist_ok=True)
-    for job in plan_jobs(tuple(patterns), folder):
+    for job in plan_jobs(tuple(patterns))[0]:
         image, _ = read_input(job.path)
         title = f"{job.name}, cells of {model.find_diameter(image):.1f} px"
         draw_found(model, {title: image}, folder / f"{job.name}.png", 8)

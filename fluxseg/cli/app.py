@@ -1,31 +1,51 @@
 """The `fluxseg` command: one verb per task."""
 
+import difflib
 import importlib
+import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from fluxseg.allocator import tune_allocator
-from fluxseg.console import run_guarded
+from fluxseg.console import USER_ERROR, run_guarded
+from fluxseg.errors import ConfigError
 from fluxseg.processes import leave
 
-DESCRIPTION = """Segment neurons in two-photon calcium imaging: train a U-Net and score it honestly.
+DESCRIPTION = """Find neurons in two-photon images; correct them, and train networks of your own.
 
-`fluxseg VERB --help` explains the options of a verb. Exit codes: 0 done; 1 something was found by
-check, or an image could not be predicted, a movie not projected or a recording not converted;
-2 bad input or settings; 130 and 143 stopped by Ctrl-C or SIGTERM.
+Begin with:  fluxseg predict IMAGES --output neurons
+Then open neurons/predictions.html. `fluxseg VERB --help` explains the options of a verb.
+
+Exit codes: 0 done; 1 something was found by check, or an image could not be predicted, a movie not
+projected or a recording not converted; 2 bad input or settings; 130 and 143 stopped by Ctrl-C or
+SIGTERM.
 """
 VERBS = {
-    "train": (
-        "main",
-        "Train on recordings, score, and write a report: the same as python -m fluxseg.main.",
-    ),
+    "predict": ("cli.apply", "Predict where neurons are in images of any size."),
     "check": (
         "cli.recordings",
         "Say of each file of a folder whether it is usable, and find duplicates.",
     ),
-    "prepare": (
-        "cli.recordings",
-        "Prepare the crops of a folder of recordings, or write it as image files.",
+    "finetune": (
+        "cli.adapt",
+        "Tune a trained model to a few labelled fields of one's own, "
+        "and score it before and after.",
+    ),
+    "train": (
+        "main",
+        "Train on recordings, score, and write a report: the same as python -m fluxseg.main.",
+    ),
+    "project": (
+        "cli.project",
+        "Project movies over time: each MOVIE becomes NAME_max.tif and so on.",
+    ),
+    "convert": (
+        "cli.formats",
+        "Convert a recording, or a folder of recordings, to the format of another tool.",
+    ),
+    "review": (
+        "cli.adapt",
+        "List where a model and the labels disagree and the model is sure: cells that were missed.",
     ),
     "evaluate": (
         "cli.scores",
@@ -35,40 +55,29 @@ VERBS = {
         "cli.scores",
         "Compare runs on one page: settings, scores, paired differences, curves, examples.",
     ),
+    "report": ("cli.scores", "Write report.html of a run again from the files in its workdir."),
     "sweep": (
         "cli.sweep",
         "Train runs with all combinations of settings, and show which did best.",
     ),
-    "predict": ("cli.apply", "Predict where neurons are in images of any size."),
-    "export": ("cli.apply", "Export a model for use without fluxseg."),
-    "report": (
-        "cli.scores",
-        "Write report.html of a run again from the files in its workdir.",
+    "prepare": (
+        "cli.recordings",
+        "Prepare the crops of a folder of recordings, or write it as image files.",
     ),
     "simulate": (
         "cli.recordings",
         "Write simulated recordings as .npy files, in the form that the Allen data have.",
     ),
-    "convert": (
-        "cli.formats",
-        "Convert a recording, or a folder of recordings, to the format of another tool.",
-    ),
-    "project": (
-        "cli.project",
-        "Project movies over time: each MOVIE becomes NAME_max.tif and so on.",
-    ),
-    "finetune": (
-        "cli.adapt",
-        "Tune a trained model to a few labelled fields of one's own, "
-        "and score it before and after.",
-    ),
-    "review": (
-        "cli.adapt",
-        "List where a model and the labels disagree and the model is sure: cells that were missed.",
-    ),
+    "export": ("cli.apply", "Export a model for use without fluxseg."),
 }
 """Verb -> module of the function of that name, and the first line of its docstring: the list of
 verbs is shown without importing them."""
+
+
+NETWORK_VERBS = ("predict", "train", "finetune", "evaluate", "review", "sweep", "export")
+"""Verbs that run a network."""
+ADDRESS_SPACE = 3 * 2**30
+"""Bytes that such a verb asks for, most of which it never touches."""
 
 
 def format_verbs() -> str:
@@ -87,11 +96,56 @@ def read_verb(verb: str) -> Callable[..., int]:
     return function
 
 
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return the words "; did you mean X?", or nothing if no known word is like it."""
+    found = difflib.get_close_matches(word, list(known), 1, 0.6)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
+def check_options(verb: str, function: Callable[..., int], given: Sequence[str]) -> None:
+    """Raise `ConfigError` for a mistyped option, in one line; what is deeper is tyro's to say.
+
+    Args:
+        verb: the verb.
+        function: its function, whose parameters are the options.
+        given: arguments after the verb.
+    """
+    names = [name.rstrip("_").replace("_", "-") for name in inspect.signature(function).parameters]
+    known = {f"--{name}" for name in names} | {f"--no-{name}" for name in names} | {"--help"}
+    for word in given:
+        option = word.partition("=")[0].replace("_", "-")
+        own = option.startswith("--") and not option.startswith("--tyro") and "." not in option
+        if own and option not in known:
+            hint = nearest(option, known)
+            raise ConfigError(f"{verb} has no option {option}{hint}; see fluxseg {verb} --help")
+
+
+def check_address_space(verb: str) -> None:
+    """Raise `ConfigError` if a limit leaves too little memory: libraries would abort, or hang."""
+    try:
+        import resource
+    except ImportError:
+        # Windows has no such limits.
+        return
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if verb in NETWORK_VERBS and limit != resource.RLIM_INFINITY and limit < ADDRESS_SPACE:
+        raise ConfigError(
+            f"{verb} needs {ADDRESS_SPACE / 2**30:.0f} GiB of address space, and the limit is "
+            f"{limit / 2**30:.1f} GiB: raise it (ulimit -v unlimited)"
+        )
+
+
 def _run(arguments: Sequence[str]) -> int:
     verb, rest = (arguments[0], arguments[1:]) if arguments else ("", ())
-    if verb in ("-h", "--help"):
+    if verb in ("", "-h", "--help"):
         print(format_verbs())
+        return 0 if verb else USER_ERROR
+    if verb == "--version":
+        from importlib.metadata import version
+
+        print(f"fluxseg {version('fluxseg')}")
         return 0
+    check_address_space(verb)
     if verb == "train":
         # Its config file must be read before its options are known.
         from fluxseg.main import parse_main, train
@@ -100,7 +154,11 @@ def _run(arguments: Sequence[str]) -> int:
     import tyro
 
     if verb in VERBS:
-        return int(tyro.cli(read_verb(verb), prog=f"fluxseg {verb}", args=list(rest)) or 0)
+        function = read_verb(verb)
+        check_options(verb, function, rest)
+        return int(tyro.cli(function, prog=f"fluxseg {verb}", args=list(rest)) or 0)
+    if not verb.startswith("-"):
+        raise ConfigError(f"there is no verb {verb!r}{nearest(verb, VERBS)}; see fluxseg --help")
     # A verb that does not exist, or the completion of a shell, which needs all of them.
     app = tyro.extras.SubcommandApp()
     for name in VERBS:

@@ -1,5 +1,6 @@
 """Verbs that apply a trained model."""
 
+import functools
 from pathlib import Path
 from typing import Literal
 
@@ -10,11 +11,11 @@ from fluxseg.compilation import enable_compilation_cache
 from fluxseg.console import configure_logging, create_console, progress_bars
 from fluxseg.errors import ConfigError
 from fluxseg.joined import joined
-from fluxseg.processes import Processes
+from fluxseg.processes import Processes, run_in_first
 
 PredictFormat = Literal[
-    "probability", "labels", "mask", "npz", "suite2p", "cellpose", "imagej", "nwb", "neurofinder",
-    "coco",
+    "labels", "overlay", "table", "probability", "mask", "npz", "suite2p", "cellpose", "imagej",
+    "nwb", "neurofinder", "coco",
 ]  # fmt: skip
 
 
@@ -24,7 +25,7 @@ def predict(
     output: Path,
     model: str = pretrained.NAME,
     ensemble: tuple[str, ...] = (),
-    format: tuple[PredictFormat, ...] = ("probability", "labels"),
+    format: tuple[PredictFormat, ...] = ("labels", "overlay", "table", "probability"),
     channel: str = "",
     plane: str = "",
     key: str = "",
@@ -34,24 +35,29 @@ def predict(
     threshold: float | None = None,
     min_confidence: float | None = None,
     tile: int | None = None,
+    numbers: bool = False,
+    overwrite: bool = False,
     processes: Processes = Processes(),  # noqa: B008
 ) -> int:
     """Predict where neurons are in images of any size.
 
-    Exit code 1 if an image failed; predictions.json in the output folder tells of each. Several
-    processes that run the same command share out the images.
+    Open predictions.html in the output folder: it shows the neurons on each image, and what is
+    doubtful. What an interrupted command has done is kept, and the same command goes on. Exit code
+    1 if an image failed; predictions.json tells of each. Several processes share out the images.
 
     Args:
         inputs: Image files or recordings, folders of them, or patterns such as "data/*.tif". Movies
             are projected first: see fluxseg project.
-        output: Folder to write to.
+        output: Folder to write to; it may be that of the images. What fluxseg predict has written
+            is never taken for an image, and files that others have made or corrected are kept.
         model: A model file, such as model.safetensors of a workdir, or the workdir of a run; by
             default the model that comes with fluxseg, which has seen simulated fields only.
         ensemble: Two or more models in place of --model, or the folder of a sweep: their mean is
             used, and NAME_std.tif (standard deviation), NAME_entropy.tif and NAME_information.tif
             (mutual information; both in bits) show where they disagree.
-        format: What to write for each image. probability: NAME_probability.tif; labels:
-            NAME_labels.tif, one number a neuron; mask: NAME_mask.tif; npz: all of these and the
+        format: What to write for each image. labels: NAME_labels.tif, one number a neuron;
+            overlay: NAME_overlay.png, outlines on the image; table: NAME_neurons.csv, one row a
+            neuron; probability: NAME_probability.tif; mask: NAME_mask.tif; npz: the maps and the
             measures of each neuron in NAME_prediction.npz; suite2p (a folder, NAME_suite2p),
             cellpose (NAME_seg.npy), imagej (NAME_rois.zip), nwb, neurofinder, coco: the
             neurons for that tool.
@@ -70,13 +76,17 @@ def predict(
             with the model. 0 keeps all that is found.
         tile: Images with a longer side are predicted in overlapping tiles of this side, px; 512 by
             default.
+        numbers: Show the number of each neuron in the overlay.
+        overwrite: Predict again what is done; files that are not fluxseg's stay in any case.
         processes: The processes of the job, if it has several.
     """
     from fluxseg.formats.pick import Pick
+    from fluxseg.formats.sources import format_unused
     from fluxseg.inference.ensemble import load_ensemble
     from fluxseg.inference.inputs import plan_jobs
     from fluxseg.inference.predict_files import predict_files
     from fluxseg.inference.run_model import load_model
+    from fluxseg.report.predictions import write_predictions_page
 
     with joined(processes) as console:
         if tta and fast:
@@ -85,7 +95,7 @@ def predict(
             raise ConfigError("--model and --ensemble exclude each other; give one of them")
         enable_compilation_cache()
         loaded = load_ensemble(ensemble) if ensemble else load_model(model)
-        jobs = plan_jobs(inputs, output, Pick(channel, plane, key))
+        jobs, unused = plan_jobs(inputs, Pick(channel, plane, key))
         with progress_bars(console, ("Predicting", "images")) as (progress,):
             outcomes = predict_files(
                 loaded,
@@ -97,12 +107,18 @@ def predict(
                 tta=True if tta else False if fast else None,
                 tile=tile,
                 diameter=diameter,
+                numbers=numbers,
+                overwrite=overwrite,
                 progress=progress,
             )
-        failed = sum(bool(outcome.error) for outcome in outcomes)
-        done = len(outcomes) - failed
-        console.print(f"{done} of {len(outcomes)} images predicted in {output}", markup=False)
-    return 1 if failed or not outcomes else 0
+        used = ", ".join(Path(one).name for one in ensemble or (model,))
+        write = functools.partial(write_predictions_page, output, outcomes, unused, used)
+        page = run_in_first(write, "writing the page")
+        done = sum(not outcome.error for outcome in outcomes)
+        told = f"{done} of {len(outcomes)} images predicted in {output}"
+        for line in (*format_unused(unused), told, f"Look at them: {page}"):
+            console.print(line, markup=False, soft_wrap=True)
+    return 1 if done < len(outcomes) or not outcomes else 0
 
 
 def export(

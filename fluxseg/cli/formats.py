@@ -81,17 +81,18 @@ def _choose_name(recording_id: str, format: Format, taken: set[str]) -> str:
 def _convert_folder(
     source: Path, target: Path, format: Format | None, overwrite: bool, pick: "Pick"
 ) -> int:
+    from fluxseg.data.recording import NO_GROUP
     from fluxseg.errors import ConfigError
     from fluxseg.formats.convert import write_recording
     from fluxseg.formats.formats import ENDINGS
-    from fluxseg.formats.sources import FolderSource
+    from fluxseg.formats.sources import FolderSource, format_unused, unused_files
 
     if format is None:
         raise ConfigError("--format is needed to convert a folder of recordings")
     console = create_console()
     recordings = FolderSource(str(source), pick)
     keys = recordings.keys()
-    failed = 0
+    failed = alone = 0
     taken: set[str] = set()
     with progress_bars(console, ("Converting", "recordings")) as (progress,):
         for number, key in enumerate(keys, 1):
@@ -103,8 +104,14 @@ def _convert_folder(
                 failed += 1
                 console.print(f"failed: {key}: {error}", markup=False, soft_wrap=True)
             else:
+                alone += NO_GROUP in recording.remarks
                 for remark in (*recording.remarks, *remarks):
-                    console.print(f"{key}: remark: {remark}", markup=False, soft_wrap=True)
+                    if remark != NO_GROUP:
+                        console.print(f"{key}: remark: {remark}", markup=False, soft_wrap=True)
             progress(number, len(keys))
     console.print(f"{len(keys) - failed} of {len(keys)} recordings written to {target}")
+    if alone:
+        console.print(f"{alone} of them: {NO_GROUP}")
+    for line in format_unused(unused_files(recordings)):
+        console.print(line, markup=False, soft_wrap=True)
     return 1 if failed else 0

@@ -33,24 +33,24 @@ def check(
         json_: Print JSON instead of lines.
         workers: Processes to use; 0: one per CPU core.
     """
-    from fluxseg.data.checks import STATUS_WORDS, check_source, format_check
+    from fluxseg.data.checks import check_source, format_report
     from fluxseg.formats.pick import Pick
-    from fluxseg.formats.sources import open_source
+    from fluxseg.formats.sources import NO_TEXT, format_unused, open_source, unused_files
 
     pick = str(Pick(channel, plane, key))
-    config = Config(data=DataConfig(source=source, pick=pick))
+    opened = open_source(Config(data=DataConfig(source=source, pick=pick)))
     console, errors = create_console(), create_console(stderr=True)
     configure_logging(errors)
     with progress_bars(errors, ("Checking", "recordings")) as (progress,):
-        report = check_source(open_source(config), workers, progress)
+        report = check_source(opened, workers, progress)
+    unused = unused_files(opened)
     if json_:
-        print(json.dumps(report.to_json(), indent=1))
-        return 1 if report.counts["unusable"] else 0
-    for row in report.rows:
-        console.print(format_check(row), markup=False, soft_wrap=True)
-    counts = ", ".join(f"{n} {STATUS_WORDS[name]}" for name, n in report.counts.items())
-    console.print(f"{len(report.rows)} recordings: {counts}", markup=False)
-    return 1 if report.counts["unusable"] else 0
+        listed = [[str(path), reason] for path, reason in unused.items()]
+        print(json.dumps({**report.to_json(), "not_used": listed}, indent=1))
+    else:
+        for line in (*format_report(report), *format_unused(unused)):
+            console.print(line, markup=False, soft_wrap=True)
+    return 1 if report.counts["unusable"] or NO_TEXT in unused.values() else 0
 
 
 def prepare(

@@ -14,8 +14,9 @@ from fluxseg.data.fingerprint import (
     digest,
     fingerprint,
 )
+from fluxseg.data.label_checks import inspect_labels, looks_like_labels
 from fluxseg.data.parallel import map_in_processes, worker_count
-from fluxseg.data.recording import Recording, Source
+from fluxseg.data.recording import NO_GROUP, Recording, Source
 from fluxseg.data.transforms import merge_and_count
 from fluxseg.errors import RecordingError
 
@@ -29,6 +30,11 @@ MAX_ROIS = 2000
 """More ROIs are remarked on; the Allen Brain Observatory has about 250 a field."""
 KEYS_PER_TASK = 8
 """Recordings that a process checks in one go."""
+
+NOT_ANNOTATED = "not annotated: usable for prediction, not for training"
+LIKE_LABELS = "the image looks like labels, not like a picture"
+COMMON = (NO_GROUP, NOT_ANNOTATED)
+"""What many files share; it is told once, with their number."""
 
 STATUSES = ("usable", "remark", "unusable")
 Status = Literal["usable", "remark", "unusable"]
@@ -130,6 +136,23 @@ def format_check(row: CheckRow) -> str:
     return "".join(told)
 
 
+def format_report(report: CheckReport) -> list[str]:
+    """Format what was found as lines of text: one of each recording, then their numbers.
+
+    What many of them share comes once at the end (see `COMMON`).
+    """
+    lines = []
+    for row in report.rows:
+        reasons = tuple(reason for reason in row.reasons if reason not in COMMON)
+        lines.append(format_check(dataclasses.replace(row, reasons=reasons)))
+    counts = ", ".join(f"{n} {STATUS_WORDS[name]}" for name, n in report.counts.items())
+    lines.append(f"{len(report.rows)} recordings: {counts}")
+    for reason in COMMON:
+        if number := sum(reason in row.reasons for row in report.rows):
+            lines.append(f"{number} of them: {reason}")
+    return lines
+
+
 def inspect_image(image: np.ndarray) -> tuple[str, tuple[str, ...]]:
     """Look for what makes an image unusable or odd.
 
@@ -160,6 +183,8 @@ def inspect_image(image: np.ndarray) -> tuple[str, tuple[str, ...]]:
         return f"image is saturated: {saturated}", tuple(remarks)
     if share > SATURATED_REMARK:
         remarks.append(f"image is partly saturated: {saturated}")
+    if looks_like_labels(image):
+        remarks.append(LIKE_LABELS)
     return "", tuple(remarks)
 
 
@@ -181,7 +206,7 @@ def inspect_masks(
         The remarks.
     """
     if masks is None or label is None:
-        return ("not annotated: usable for prediction, not for training",)
+        return (NOT_ANNOTATED,)
     if len(masks) == 0:
         return ("annotated without any ROI: every pixel counts as background",)
     remarks = []
@@ -219,11 +244,13 @@ def check_recording(source: Source, key: str) -> Checked:
     unusable, remarks = inspect_image(image)
     known = recording.remarks
     remarks = (*known, *remarks, *inspect_masks(masks, label, empty, known))
+    if masks is not None and label is not None and label.any():
+        remarks = (*remarks, *inspect_labels(image, len(masks), label))
     row = CheckRow(
         key=key,
         id=recording.id,
         group=recording.group,
-        status="unusable" if unusable else "remark" if remarks else "usable",
+        status="unusable" if unusable else "remark" if set(remarks) - set(COMMON) else "usable",
         reasons=(unusable, *remarks) if unusable else remarks,
         shape=tuple(int(side) for side in image.shape),
         dtype=image.dtype.name,

@@ -22,15 +22,13 @@ from fluxseg.data.recording import (
 )
 from fluxseg.errors import RecordingError, WorkdirError
 from fluxseg.formats.finite import fill_outside, finite_image, pack_outside
-from fluxseg.formats.images import SUFFIXES, existing_images, is_mask_name
+from fluxseg.formats.label_names import SEG_ENDING, is_image_name, is_label_name, stem_of
 from fluxseg.formats.labels import label_image, label_remarks, masks_from_labels
 from fluxseg.formats.metadata import describe_origin, plain_text, read_origin
 from fluxseg.formats.npy import naming_file, read_pickled_dict
 from fluxseg.formats.pixels import read_pixels, write_image_tiff, write_label_tiff
 from fluxseg.io.files import atomic_path
 
-SEG_ENDING = "_seg.npy"
-"""What follows the name of an image in the name of its file of the GUI."""
 EXTRA = "fluxseg"
 """Key of the dict with what Cellpose has no place for."""
 # What the GUI itself puts in place of flows that are not there.
@@ -152,7 +150,7 @@ def write_cellpose_pair(path: Path | str, recording: Recording) -> tuple[str, ..
         WorkdirError: if the file is not named so, or cannot be written.
     """
     path, masks = Path(path), annotated_masks(recording)
-    if path.suffix not in (".tif", ".tiff") or is_mask_name(path):
+    if path.suffix not in (".tif", ".tiff") or is_label_name(path):
         raise WorkdirError(f"{path}: must be named as an image: NAME.tif, not as masks")
     labels, lost = label_image(masks)
     remarks = label_remarks(labels, lost, recording.roi_ids)
@@ -171,8 +169,9 @@ def find_cellpose_image(path: Path, values: Mapping[str, Any]) -> Path | None:
     """
     told = values.get("filename")
     name = re.split(r"[\\/]", told)[-1] if isinstance(told, str) else ""
-    names = [name] if Path(name).suffix.lower() in SUFFIXES and "\0" not in name else []
-    beside = existing_images(path.parent, path.name.removesuffix(SEG_ENDING))
+    names = [name] if is_image_name(Path(name)) and "\0" not in name else []
+    beside = [p for p in sorted(path.parent.iterdir()) if is_image_name(p)]
+    beside = [p for p in beside if stem_of(p) == stem_of(path)]
     return next((p for p in (*map(path.with_name, names), *beside) if p.is_file()), None)
 
 

@@ -6,6 +6,7 @@ Run lengths go down the columns and begin with the background; the compressed fo
 """
 
 import itertools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,12 @@ import numpy as np
 from fluxseg.data.recording import Recording, annotated_masks, pixel_size
 from fluxseg.errors import RecordingError
 from fluxseg.formats.finite import finite_image
-from fluxseg.formats.json_files import check_mask_count, read_image_for, read_json_file
+from fluxseg.formats.json_files import (
+    check_mask_count,
+    is_coco,
+    read_image_for,
+    read_json_file,
+)
 from fluxseg.formats.metadata import describe_origin, plain_text, read_origin
 from fluxseg.formats.npy import naming_file
 from fluxseg.formats.pixels import write_image_tiff
@@ -83,20 +89,13 @@ def decompress_counts(text: str) -> list[int]:
     return counts
 
 
-def is_coco(values: Any) -> bool:
-    """Tell whether a JSON value is a file of COCO instances."""
-    return isinstance(values, dict) and {"images", "annotations"} <= set(values)
-
-
-def read_coco(
-    path: Path | str, image: Path | str | None = None, name: str | None = None
-) -> Recording:
+def read_coco(path: Path | str, image: Path | str | None = None) -> Recording:
     """Read one image of a file of COCO instances.
 
     Args:
         path: the JSON file.
-        image: image file; None takes the file that the entry names, in the same folder.
-        name: `file_name` of the entry; None if the file has one only.
+        image: image file; of several entries the one that names it counts. None takes the file
+            that the only entry names, in the same folder.
 
     Returns:
         The recording; ROIs of all categories.
@@ -107,7 +106,7 @@ def read_coco(
     path = Path(path)
     values = read_json_file(path)
     with naming_file(path):
-        entry = _choose(values, name)
+        entry = _choose(values, None if image is None else Path(image).name)
         annotations = values.get("annotations")
         if not isinstance(annotations, list):
             raise RecordingError("annotations", "must be a list")
@@ -202,7 +201,9 @@ def _choose(values: Any, name: str | None) -> dict[str, Any]:
     images = values.get("images") if is_coco(values) else None
     if not isinstance(images, list) or not all(isinstance(entry, dict) for entry in images):
         raise RecordingError("images", "is no list of images: this is no file of COCO instances")
-    chosen = [e for e in images if name is None or e.get("file_name") == name]
+    chosen = images
+    if len(images) > 1 and name is not None:
+        chosen = [e for e in images if re.split(r"[\\/]", str(e.get("file_name")))[-1] == name]
     if len(chosen) == 1:
         return dict(chosen[0])
     known = ", ".join(str(entry.get("file_name")) for entry in itertools.islice(images, 10))

@@ -11,14 +11,15 @@ from fluxseg.formats import coco, neurofinder
 from fluxseg.formats.allen import read_allen_npy, write_allen_npy
 from fluxseg.formats.allen_nwb import is_nwb, read_allen_nwb
 from fluxseg.formats.caiman import read_caiman
-from fluxseg.formats.cellpose import SEG_ENDING, read_cellpose, write_cellpose, write_cellpose_pair
+from fluxseg.formats.cellpose import read_cellpose, write_cellpose, write_cellpose_pair
 from fluxseg.formats.finite import finite_image
 from fluxseg.formats.formats import Format
 from fluxseg.formats.hdf5 import MAGIC as HDF5_MAGIC
 from fluxseg.formats.hdf5 import open_hdf5
-from fluxseg.formats.imagej import read_imagej, write_imagej
+from fluxseg.formats.imagej import holds_rois, read_imagej, write_imagej
 from fluxseg.formats.images import read_image
-from fluxseg.formats.json_files import read_json_file
+from fluxseg.formats.json_files import is_coco, is_regions, read_json_file
+from fluxseg.formats.label_names import SEG_ENDING, is_image_name
 from fluxseg.formats.labels import label_image, label_remarks
 from fluxseg.formats.matlab import MAGIC as MATLAB_5
 from fluxseg.formats.matlab import MAGIC_HDF5 as MATLAB_73
@@ -28,6 +29,7 @@ from fluxseg.formats.npy import naming_file, open_regular
 from fluxseg.formats.npz import read_npz, write_npz
 from fluxseg.formats.nwb import read_nwb
 from fluxseg.formats.nwb_write import write_nwb
+from fluxseg.formats.pairs import find_image, find_labels
 from fluxseg.formats.pick import NO_PICK, Pick
 from fluxseg.formats.pixels import MAGICS as IMAGE_MAGICS
 from fluxseg.formats.pixels import write_image_tiff, write_label_tiff
@@ -123,7 +125,7 @@ def read_any(path: Path | str, image: Path | str | None = None, pick: Pick = NO_
     path = Path(path)
     kind = detect_format(path)
     if kind == "image":
-        return read_image(path, pick=pick)
+        return _read_labelled(path, pick)
     if kind == "nwb":
         return read_nwb(path, plane=pick.plane or None, image=pick.key or None)
     if kind == "suite2p":
@@ -131,7 +133,21 @@ def read_any(path: Path | str, image: Path | str | None = None, pick: Pick = NO_
     if kind in ("npz", "mat"):
         return (read_npz if kind == "npz" else read_mat)(path, pick)
     reader = _READERS[kind]
+    if kind in ("imagej", "coco", "neurofinder") and image is None and path.is_file():
+        with naming_file(path):
+            image = find_image(path)
     return reader(path, image) if image is not None and kind in NEED_IMAGE else reader(path)
+
+
+def _read_labelled(path: Path, pick: Pick) -> Recording:
+    """Read an image with the labels that belong to it, of whatever kind they are."""
+    with naming_file(path):
+        labels = find_labels(path)
+    if not labels or is_image_name(labels[0]):
+        return read_image(path, labels, pick)
+    if len(labels) > 1:
+        return read_imagej(labels, path)
+    return _READERS[detect_format(labels[0])](labels[0], path)
 
 
 def guess_format(path: Path | str) -> Format:
@@ -238,7 +254,7 @@ def _detect_zip(path: Path) -> str:
             raise RecordingError("", f"is a damaged .zip file ({error})") from error
         if any(name.endswith(".npy") for name in names):
             return "npz"
-        if any(name.endswith(".roi") for name in names):
+        if holds_rois(path):
             return "imagej"
         raise RecordingError("", "is a .zip file with neither arrays (.npz) nor ImageJ ROIs in it")
 
@@ -258,8 +274,8 @@ def _detect_hdf5(path: Path) -> str:
 
 def _detect_json(path: Path) -> str:
     values = read_json_file(path)
-    if coco.is_coco(values):
+    if is_coco(values):
         return "coco"
-    if neurofinder.is_regions(values):
+    if is_regions(values):
         return "neurofinder"
     raise RecordingError(str(path), "is JSON, but neither COCO nor Neurofinder's regions")

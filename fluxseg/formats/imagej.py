@@ -6,10 +6,12 @@ ROIs; the files in the archive are numbered, so that no name becomes a path. The
 knows the format itself.
 """
 
+import contextlib
+import io
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +19,11 @@ import numpy as np
 
 from fluxseg.data.recording import NO_GROUP, Recording, annotated_masks
 from fluxseg.errors import RecordingError
-from fluxseg.formats.images import SUFFIXES, existing_images, is_mask_name
+from fluxseg.formats.label_names import stem_of
 from fluxseg.formats.npy import naming_file, open_regular
 from fluxseg.formats.pixels import read_pixels
 from fluxseg.formats.polygons import fill_polygons, trace_polygons
+from fluxseg.formats.tiff import open_tiff
 from fluxseg.io.files import atomic_path
 
 if TYPE_CHECKING:
@@ -31,7 +34,8 @@ MAX_BYTES = 2**31
 """Bytes that the masks, or the archive's members, may take."""
 MAX_MEMBER = 2**22
 """Bytes of one ROI."""
-_ENDINGS = ("_rois", "_roiset", "_missed", "_corrected", "-rois", "")
+MAX_INNER = 2**26
+"""Bytes of a set within a `.zip` file."""
 _DAMAGED = (
     zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError,
     ValueError, IndexError, KeyError, OverflowError, TypeError, UnicodeError,
@@ -39,16 +43,15 @@ _DAMAGED = (
 
 
 def read_imagej(
-    path: Path | str,
+    path: Path | str | Sequence[Path],
     image: Path | str | None = None,
     shape: tuple[int, int] | None = None,
 ) -> Recording:
     """Read the ROIs of an ImageJ ROI set with the image that they belong to.
 
     Args:
-        path: `.zip` of ROIs, or one `.roi` file.
-        image: image file; None looks for one named like the set (`NAME.tif` for `NAME.zip`,
-            `NAME_rois.zip` or `NAME_RoiSet.zip`), or the only one beside a `RoiSet.zip`.
+        path: `.zip` of ROIs, or one or more `.roi` files.
+        image: image file (see `fluxseg.formats.pairs.find_image`).
         shape: height and width of the field, px, if there is no image: the image is then all 0,
             which a remark says.
 
@@ -57,30 +60,28 @@ def read_imagej(
         no pixels: they are left out, and named in the remarks.
 
     Raises:
-        RecordingError: naming the file, if it cannot be used or no image is found.
+        RecordingError: naming the file, if it cannot be used or there is no image.
     """
-    path = Path(path)
+    paths = [Path(path)] if isinstance(path, str | Path) else list(path)
     remarks = [NO_GROUP]
     metadata: dict[str, Any] = {}
-    with naming_file(path):
-        picture = Path(image) if image is not None else None if shape else find_roi_image(path)
-        if picture is None and shape is None:
-            raise RecordingError("image", "ROIs have no image with them; name it (--image FILE)")
-    if picture is not None:
-        pixels, facts = read_pixels(picture)
+    if image is not None:
+        pixels, facts = read_pixels(image)
         metadata = {"um_per_px": facts["um_per_px"]} if "um_per_px" in facts else {}
-    else:
-        pixels = np.zeros(shape or (1, 1), np.uint8)
+    elif shape is not None:
+        pixels = np.zeros(shape, np.uint8)
         remarks.append("there is no image: all of its pixels are 0")
-    with naming_file(path):
-        masks, names, left_out = read_imagej_rois(path, (pixels.shape[0], pixels.shape[1]))
+    else:
+        reason = "ROIs have no image with them; name it (--image FILE)"
+        raise RecordingError(f"{paths[0]}: image", reason)
+    found = [read_imagej_rois(one, (pixels.shape[0], pixels.shape[1])) for one in paths]
     return Recording(
-        id=path.stem if picture is None else picture.stem,
+        id=stem_of(paths[0] if image is None else Path(image)),
         image=pixels,
-        masks=masks,
-        roi_ids=names,
+        masks=np.concatenate([masks for masks, _, _ in found]),
+        roi_ids=_distinct([name for _, names, _ in found for name in names]),
         metadata=metadata,
-        remarks=(*remarks, *left_out),
+        remarks=(*remarks, *(remark for _, _, left_out in found for remark in left_out)),
     )
 
 
@@ -142,6 +143,8 @@ def write_imagej(path: Path | str, recording: Recording) -> tuple[str, ...]:
     remarks = ["an ImageJ ROI set holds no image, group or metadata"]
     digits = len(str(len(masks)))
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        # Tools drop it when they save the set, so it tells of what nobody has corrected.
+        archive.comment = str(recording.metadata.get("made_by", "")).encode()
         for number, (mask, name) in enumerate(zip(masks, recording.roi_ids, strict=True), 1):
             if not mask.any():
                 remarks.append(f"{name} is empty and was left out")
@@ -152,25 +155,46 @@ def write_imagej(path: Path | str, recording: Recording) -> tuple[str, ...]:
     return tuple(remarks)
 
 
-def find_roi_image(path: Path) -> Path | None:
-    """Return the image that a ROI set belongs to, see `read_imagej`; None if there is none.
+def holds_rois(path: Path) -> bool:
+    """Tell whether a `.zip` file holds ImageJ ROIs, or one that does (zipped again by macOS)."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = _members(archive)
+            return bool(names) or _inner(archive) is not None
+    except (*_DAMAGED, OSError):
+        return False
 
-    Raises:
-        RecordingError: if there are several.
+
+def read_overlay(path: Path | str, shape: tuple[int, int]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Read the overlay that ImageJ has saved inside of a TIFF file, as ROIs.
+
+    Args:
+        path: TIFF file.
+        shape: height and width of the image, px.
+
+    Returns:
+        masks `[N, H, W]` bool and their names; none if there are no areas.
     """
-    stems = {path.stem[: len(path.stem) - len(e)] for e in _ENDINGS if _ends(path.stem, e)}
-    found = [image for stem in sorted(stems) for image in existing_images(path.parent, stem)]
-    if not found and path.stem.lower() in ("roiset", "rois"):
-        found = sorted(p for p in path.parent.iterdir() if p.suffix.lower() in SUFFIXES)
-    found = [image for image in found if image.is_file() and not is_mask_name(image)]
-    if len(found) > 1:
-        names = ", ".join(other.name for other in found)
-        raise RecordingError("image", f"several images are beside it: {names}; name one (--image)")
-    return found[0] if found else None
+    from roifile import ImagejRoi
 
-
-def _ends(stem: str, ending: str) -> bool:
-    return stem.lower().endswith(ending) and len(stem) > len(ending)
+    path = Path(path)
+    with naming_file(path), open_tiff(path) as tiff:
+        stored = (tiff.imagej_metadata or {}).get("Overlays", ())
+    stored = [stored] if isinstance(stored, bytes) else stored
+    masks: list[np.ndarray] = []
+    names: list[str] = []
+    for number, data in enumerate(stored[:MAX_ROIS], 1):
+        with naming_file(path):
+            try:
+                roi = ImagejRoi.frombytes(data)
+                rings = _rings(roi)
+            except _DAMAGED as error:
+                raise RecordingError("overlay", f"is damaged or unusual: {error}") from error
+            mask = fill_polygons(rings or [], shape)
+        if mask.any() and not any((mask == other).all() for other in masks):
+            masks.append(mask)
+            names.append(_plain(roi.name) or str(number))
+    return np.array(masks, bool).reshape(-1, *shape), _distinct(names)
 
 
 def _read_rois(path: Path) -> Iterator[tuple[str, "ImagejRoi"]]:
@@ -184,8 +208,8 @@ def _read_rois(path: Path) -> Iterator[tuple[str, "ImagejRoi"]]:
                 file.seek(0)
                 yield path.stem, ImagejRoi.frombytes(file.read())
                 return
-            with zipfile.ZipFile(file) as archive:
-                members = [m for m in archive.infolist() if m.filename.lower().endswith(".roi")]
+            with zipfile.ZipFile(file) as outer, _opened(outer) as archive:
+                members = _members(archive)
                 if not members:
                     raise RecordingError("", "is no ImageJ ROI set: it holds no .roi files")
                 if len(members) > MAX_ROIS or sum(m.file_size for m in members) > MAX_BYTES:
@@ -199,6 +223,32 @@ def _read_rois(path: Path) -> Iterator[tuple[str, "ImagejRoi"]]:
             raise
         except _DAMAGED as error:
             raise RecordingError("", f"is a damaged or unusual ROI set ({error})") from error
+
+
+def _members(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+    # macOS puts a file "__MACOSX/._NAME" beside each other one.
+    found = [m for m in archive.infolist() if m.filename.lower().endswith(".roi")]
+    return [m for m in found if not m.filename.rsplit("/", 1)[-1].startswith("._")]
+
+
+def _inner(archive: zipfile.ZipFile) -> zipfile.ZipInfo | None:
+    """Return the ROI set in a `.zip` file that holds one set only, and no ROIs of its own."""
+    found = [m for m in archive.infolist() if m.filename.lower().endswith(".zip")]
+    found = [m for m in found if not m.filename.rsplit("/", 1)[-1].startswith("._")]
+    if len(found) != 1 or _members(archive) or found[0].file_size > MAX_INNER:
+        return None
+    with zipfile.ZipFile(io.BytesIO(archive.read(found[0]))) as inner:
+        return found[0] if _members(inner) else None
+
+
+@contextlib.contextmanager
+def _opened(archive: zipfile.ZipFile) -> Iterator[zipfile.ZipFile]:
+    found = _inner(archive)
+    if found is None:
+        yield archive
+        return
+    with zipfile.ZipFile(io.BytesIO(archive.read(found))) as inner:
+        yield inner
 
 
 def _create_roi(mask: np.ndarray, name: str) -> "ImagejRoi":

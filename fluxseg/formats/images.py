@@ -1,62 +1,77 @@
-"""Recordings as image files, with the masks in a second image beside them, or none.
+"""Recordings as image files, with the masks in other images, or none.
 
-The masks of `NAME.EXT` are in `NAME_masks`, `NAME_mask`, `NAME_labels` or `NAME_label` in the
-same folder, or in `masks/NAME` beside a folder `images`; any of the endings may differ from EXT.
-A mask image is a label image: 0 is background, k marks ROI k. One with exactly two values, 0 and
-another, is a mask of all ROIs, of which each connected component (corners connect) is one ROI;
-`_labels` and `_label` are never taken apart like this. A JPEG mask is cut at half of its largest
-value first, since JPEG blurs.
+`fluxseg.formats.pairs` tells which file holds the masks of which image. A mask image is a label
+image: 0 is background, k marks ROI k. One with exactly two values, 0 and another, is a mask of all
+ROIs, of which each connected component (corners connect) is one ROI; `_labels` and `_label` are
+never taken apart like this. A JPEG mask, and one with smooth edges between 0 and 255, is cut at
+half of its largest value first.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fluxseg.data.label_checks import equal_neighbours, looks_like_labels
 from fluxseg.data.recording import NO_GROUP, Recording, check_image
 from fluxseg.errors import RecordingError
+from fluxseg.formats.imagej import read_overlay
+from fluxseg.formats.label_names import stem_of
 from fluxseg.formats.labels import label_components, masks_from_labels
 from fluxseg.formats.npy import naming_file
+from fluxseg.formats.pairs import find_labels
 from fluxseg.formats.pick import NO_PICK, Pick
 from fluxseg.formats.pixels import read_pixels
 
-SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".gif", ".lsm", ".btf")
-"""Endings of image files, in lower case; upper case is known as well."""
-MASK_ENDINGS = ("_masks", "_mask", "_labels", "_label")
-"""What follows the name of an image in the name of its masks."""
+SMOOTH = 0.2
+"""Least share of unlike neighbours in a mask with smooth edges or a picture; labels only touch."""
 
 
-def read_image(path: Path | str, pick: Pick = NO_PICK) -> Recording:
-    """Read a recording from an image file and the mask file that belongs to it, if there is one.
+def read_image(
+    path: Path | str, labels: Sequence[Path] | None = None, pick: Pick = NO_PICK
+) -> Recording:
+    """Read a recording from an image file and the mask files that belong to it, if there are any.
 
     Args:
-        path: image file; see the docstring of this module for the masks.
+        path: image file.
+        labels: label image, or several of one ROI each; None looks for them (`find_labels`).
         pick: which channel and plane of the image, if there are several.
 
     Returns:
-        The recording; `masks` is None without a mask file, and `metadata` holds `um_per_px` if
-        a TIFF file says so.
+        The recording; `masks` is None without a mask file, unless ImageJ has saved ROIs inside of
+        the image, and `metadata` holds `um_per_px` if a TIFF file says so.
 
     Raises:
-        RecordingError: naming the file, if one of the two cannot be used, there are several mask
-            files, or the path is a mask file itself.
+        RecordingError: naming the file, if one of them cannot be used, the mask files cannot be
+            told, or the path is a mask file itself.
     """
     path = Path(path)
-    if is_mask_name(path) and find_image(path) is None:
-        raise RecordingError(str(path), "is named as a mask, but its image is not there")
+    with naming_file(path):
+        labels = find_labels(path) if labels is None else labels
     image, facts = read_pixels(path, pick=pick)
     remarks = [NO_GROUP, *facts.pop("remarks", ())]
-    if facts.pop("format") == "JPEG":
+    kind = facts.pop("format")
+    if kind == "JPEG":
         remarks.append("the image is a JPEG file: its values are not exact")
     masks: np.ndarray | None = None
     roi_ids: tuple[str, ...] = ()
     with naming_file(path):
         check_image(image)
-        mask_path = find_mask(path)
-    if mask_path is not None:
-        masks, roi_ids = _read_masks(mask_path, image.shape, remarks)
+    shape = (image.shape[0], image.shape[1])
+    if len(labels) == 1:
+        masks, roi_ids = _read_masks(labels[0], image, remarks)
+    elif labels:
+        parts = [_read_object(one, shape) for one in labels]
+        masks, roi_ids = np.stack(parts), tuple(stem_of(one) for one in labels)
+        remarks.append(f"{len(labels)} mask files are taken for one ROI each")
+    elif kind == "TIFF":
+        inside, names = read_overlay(path, shape)
+        if len(inside):
+            masks, roi_ids = inside, names
+            remarks.append("the ROIs are those that ImageJ has saved inside of the image")
     return Recording(
-        id=path.stem,
+        id=stem_of(path),
         image=image,
         masks=masks,
         roi_ids=roi_ids,
@@ -65,63 +80,45 @@ def read_image(path: Path | str, pick: Pick = NO_PICK) -> Recording:
     )
 
 
-def is_mask_name(path: Path) -> bool:
-    """Tell whether a file is named as the masks of an image: by its ending or by its folder."""
-    named = path.suffix.lower() in SUFFIXES and path.stem.endswith(MASK_ENDINGS)
-    return named or (path.parent.name == "masks" and path.parent.with_name("images").is_dir())
-
-
-def find_image(path: Path) -> Path | None:
-    """Return the image that a file named as masks belongs to, or None if it is not there."""
-    stems = [path.stem.removesuffix(e) for e in MASK_ENDINGS if path.stem.endswith(e)]
-    found = [other for stem in stems for other in existing_images(path.parent, stem)]
-    if path.parent.name == "masks":
-        found += existing_images(path.parent.with_name("images"), path.stem)
-    return found[0] if found else None
-
-
-def find_mask(path: Path) -> Path | None:
-    """Return the mask file of an image, or None if there is none.
-
-    Raises:
-        RecordingError: if there are several, naming them.
-    """
-    found = [m for ending in MASK_ENDINGS for m in existing_images(path.parent, path.stem + ending)]
-    if path.parent.name == "images":
-        found += existing_images(path.parent.with_name("masks"), path.stem)
-    if len(found) > 1:
-        names = ", ".join(mask.name for mask in found)
-        raise RecordingError("masks", f"several mask files are beside it: {names}; keep one")
-    return found[0] if found else None
-
-
-def existing_images(folder: Path, stem: str) -> list[Path]:
-    """Return the image files of a name in a folder, whatever their ending, each once."""
-    endings = [case for suffix in SUFFIXES for case in (suffix, suffix.upper())]
-    found = [path for ending in endings if (path := folder / f"{stem}{ending}").is_file()]
-    # Where file names do not know upper case, both spellings are the same file.
-    return [
-        path
-        for index, path in enumerate(found)
-        if not any(path.samefile(other) for other in found[:index])
-    ]
-
-
-def _read_masks(
-    path: Path, image_shape: tuple[int, ...], remarks: list[str]
-) -> tuple[np.ndarray, tuple[str, ...]]:
+def _read_labels(path: Path, image_shape: tuple[int, int]) -> tuple[np.ndarray, Any]:
     labels, facts = read_pixels(path, labels=True)
     with naming_file(path):
         if labels.shape != image_shape:
-            raise RecordingError(
-                "masks", f"are {list(labels.shape)} px, the image is {list(image_shape)}"
-            )
-        if facts["format"] == "JPEG":
+            turned = "; they seem to be transposed" if labels.shape == image_shape[::-1] else ""
+            size = f"are {list(labels.shape)} px, the image is {list(image_shape)}{turned}"
+            raise RecordingError("masks", size)
+    return labels, facts["format"]
+
+
+def _read_object(path: Path, image_shape: tuple[int, int]) -> np.ndarray:
+    labels, _ = _read_labels(path, image_shape)
+    inside: np.ndarray = labels > labels.max() / 2 if labels.any() else labels != 0
+    return inside
+
+
+def _read_masks(
+    path: Path, image: np.ndarray, remarks: list[str]
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    labels, kind = _read_labels(path, (image.shape[0], image.shape[1]))
+    with naming_file(path):
+        if kind == "JPEG" or _is_smooth(labels):
+            what = "are a JPEG file" if kind == "JPEG" else "have smooth edges"
             labels = labels > labels.max() / 2
-            remarks.append("the masks are a JPEG file: cut at half of the largest value")
-        if _is_binary(labels) and not path.stem.endswith(("_labels", "_label")):
+            remarks.append(f"the masks {what}: cut at half of the largest value")
+        elif equal_neighbours(labels) < 1 - SMOOTH:
+            swapped = "; image and labels seem to be swapped" if looks_like_labels(image) else ""
+            raise RecordingError("masks", f"are a picture, no label image{swapped}")
+        if _is_binary(labels) and not path.stem.lower().endswith(("_labels", "_label")):
             labels = label_components(labels != 0)
         return masks_from_labels(labels)
+
+
+def _is_smooth(labels: np.ndarray) -> bool:
+    """Tell whether 8-bit labels are a mask whose edges were drawn smoothly from 0 to 255."""
+    if labels.dtype != np.uint8 or labels.max() != 255:
+        return False
+    flat = equal_neighbours(labels)
+    return bool(flat < 1 - SMOOTH and np.bincount(labels[labels > 0]).argmax() == 255)
 
 
 def _is_binary(labels: np.ndarray) -> Any:

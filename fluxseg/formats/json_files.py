@@ -1,13 +1,14 @@
 """JSON files of other tools, of bounded size, and the image that belongs to one."""
 
+import functools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fluxseg.errors import RecordingError
-from fluxseg.formats.imagej import find_roi_image
 from fluxseg.formats.npy import naming_file, open_regular
 from fluxseg.formats.pixels import read_pixels
 from fluxseg.io.names import is_plain_name
@@ -33,6 +34,50 @@ def read_json_file(path: Path) -> Any:
             raise RecordingError("", f"is no valid JSON: {str(error)[:200]}") from error
 
 
+def is_coco(values: Any) -> bool:
+    """Tell whether a JSON value is a file of COCO instances."""
+    return isinstance(values, dict) and {"images", "annotations"} <= set(values)
+
+
+def is_regions(values: Any) -> bool:
+    """Tell whether a JSON value is a list of Neurofinder's regions."""
+    return isinstance(values, list) and all(
+        isinstance(region, dict) and "coordinates" in region for region in values[:10]
+    )
+
+
+def kind_of_json(path: Path) -> str:
+    """Return "coco", "neurofinder", or "" for any other file."""
+    return _look_into(path)[0]
+
+
+def listed_names(path: Path) -> tuple[str, ...]:
+    """Return the names, without folders, of the images that a COCO file lists; else none."""
+    return _look_into(path)[1]
+
+
+def _look_into(path: Path) -> tuple[str, tuple[str, ...]]:
+    try:
+        status = path.stat()
+    except OSError:
+        return "", ()
+    return _look_once(path, status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(4096)
+def _look_once(path: Path, _size: int, _time: int) -> tuple[str, tuple[str, ...]]:
+    # A COCO file may be large, and is asked for at each of its images.
+    try:
+        values = read_json_file(path)
+    except RecordingError:
+        return "", ()
+    if is_coco(values):
+        entries = values["images"] if isinstance(values["images"], list) else []
+        names = (e.get("file_name") for e in entries if isinstance(e, dict))
+        return "coco", tuple(re.split(r"[\\/]", n)[-1] for n in names if isinstance(n, str))
+    return "neurofinder" if is_regions(values) and values else "", ()
+
+
 def read_image_for(
     path: Path, image: Path | str | None, name: str = ""
 ) -> tuple[np.ndarray, dict[str, Any]]:
@@ -54,11 +99,7 @@ def read_image_for(
     told = path.with_name(name) if is_plain_name(name) else None
     if told is not None and told != path and told.is_file():
         return read_pixels(told)
-    with naming_file(path):
-        found = find_roi_image(path)
-        if found is None:
-            raise RecordingError("image", "holds ROIs but no image; name it (--image FILE)")
-    return read_pixels(found)
+    raise RecordingError(f"{path}: image", "holds ROIs but no image; name it (--image FILE)")
 
 
 def check_mask_count(count: int, shape: tuple[int, ...]) -> None:

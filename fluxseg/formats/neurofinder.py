@@ -12,8 +12,12 @@ import numpy as np
 from fluxseg.data.recording import NO_GROUP, Recording, annotated_masks, group_of, pixel_size
 from fluxseg.errors import RecordingError
 from fluxseg.formats.finite import finite_image
-from fluxseg.formats.images import SUFFIXES
-from fluxseg.formats.json_files import check_mask_count, read_image_for, read_json_file
+from fluxseg.formats.json_files import (
+    check_mask_count,
+    read_image_for,
+    read_json_file,
+)
+from fluxseg.formats.label_names import is_image_name
 from fluxseg.formats.metadata import clean_metadata, plain_text
 from fluxseg.formats.npy import naming_file
 from fluxseg.formats.pixels import read_pixels, write_image_tiff
@@ -143,7 +147,7 @@ def _read_regions(
 
 def _project(folder: Path) -> np.ndarray:
     """Return the maximum over the frames of a folder, one in memory at a time."""
-    frames = sorted(p for p in folder.glob("*") if p.suffix.lower() in SUFFIXES)
+    frames = sorted(filter(is_image_name, folder.glob("*")))
     if not frames:
         raise RecordingError(str(folder), "holds no frames; name an image (--image FILE)")
     result = read_pixels(frames[0])[0]
@@ -153,10 +157,3 @@ def _project(folder: Path) -> np.ndarray:
             raise RecordingError(str(frame), f"is not {list(result.shape)} px as the first frame")
         result = np.maximum(result, pixels)
     return result
-
-
-def is_regions(values: Any) -> bool:
-    """Tell whether a JSON value is a list of Neurofinder's regions."""
-    return isinstance(values, list) and all(
-        isinstance(region, dict) and "coordinates" in region for region in values[:10]
-    )

@@ -43,7 +43,7 @@ def write_nwb(
     try:
         from pynwb import NWBHDF5IO
     except ImportError as error:
-        raise ConfigError("writing NWB files needs pynwb: pip install 'fluxseg[nwb]'") from error
+        raise ConfigError("writing NWB files needs the package pynwb: pip install pynwb") from error
     remarks: list[str] = []
     content = _create_file(recording, masks, remarks)
     with atomic_path(path) as temporary, NWBHDF5IO(str(temporary), "w") as file:

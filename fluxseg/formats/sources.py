@@ -2,26 +2,25 @@
 
 import dataclasses
 import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fluxseg.config import Config
 from fluxseg.data.recording import Recording, Source
 from fluxseg.errors import ConfigError, RecordingError
-from fluxseg.formats.cellpose import SEG_ENDING
-from fluxseg.formats.imagej import find_roi_image
-from fluxseg.formats.images import SUFFIXES as IMAGE_SUFFIXES
-from fluxseg.formats.images import existing_images, find_image, find_mask, is_mask_name
+from fluxseg.formats.label_names import IMAGE_SUFFIXES
 from fluxseg.formats.neurofinder import REGIONS, is_neurofinder
 from fluxseg.formats.npy import naming_file
+from fluxseg.formats.pairs import RECORDING_SUFFIXES, find_image, find_labels, sort_folder
 from fluxseg.formats.pick import NO_PICK, Pick, parse_pick
 from fluxseg.formats.suite2p import PLANE_FILES, is_combined, is_suite2p
 
-SUFFIXES = (".npy", ".npz", ".nwb", ".mat", *IMAGE_SUFFIXES)
+SUFFIXES = (*RECORDING_SUFFIXES, *IMAGE_SUFFIXES)
 """Endings of the files that a folder is searched for, in lower case; upper case counts as well."""
+NO_TEXT = "its name is not valid text; rename it"
 _DATASET_FILES = (*PLANE_FILES, REGIONS, "info.json")
-ROI_SUFFIXES = (".zip", ".roi", ".json")
-"""Endings of files that hold ROIs of an image beside them; without one they are no recordings."""
 
 
 def read_recording(
@@ -31,8 +30,8 @@ def read_recording(
 
     Args:
         path: `.npy` (a dict as Allen's, or Cellpose's `_seg.npy`), `.npz`, TIFF, PNG or JPEG file
-            (the masks are looked for beside it, see `fluxseg.formats.images`), NWB file, Suite2p
-            or Neurofinder folder, ImageJ ROI set, COCO file with an image beside it.
+            (its labels are looked for, see `fluxseg.formats.pairs`), NWB file, Suite2p or
+            Neurofinder folder, ImageJ ROI set, COCO file with an image beside it.
         image: the image of a file that holds ROIs only.
         pick: which channel, plane or array is read, if there are several.
 
@@ -49,15 +48,67 @@ def read_recording(
 
 
 @dataclasses.dataclass(frozen=True)
+class Survey:
+    """What is in a folder and the folders below it; `fluxseg.formats.pairs` has the table.
+
+    Attributes:
+        recordings: files and folders of recordings, sorted; with their labels, if there are any.
+        wrong: labels without an image, and what was looked for.
+        unused: other files, and why they are not used; none that are hidden or the system's.
+    """
+
+    recordings: tuple[Path, ...]
+    wrong: dict[Path, str]
+    unused: dict[Path, str]
+
+
+def format_unused(unused: Mapping[Path, str]) -> list[str]:
+    """Count files that are not used by reason and ending, one line for each reason."""
+    reasons: dict[str, Counter[str]] = {}
+    for path, reason in unused.items():
+        reasons.setdefault(reason, Counter())[path.suffix.lower() or "no ending"] += 1
+    lines = []
+    for reason, endings in sorted(reasons.items()):
+        counts = ", ".join(f"{ending} {count}" for ending, count in sorted(endings.items()))
+        lines.append(f"not used: {endings.total()} ({counts}): {reason}")
+    return lines
+
+
+def unused_files(source: Source) -> dict[Path, str]:
+    """Return the files that a source does not use, and why; none of a simulator."""
+    return source.survey().unused if isinstance(source, FolderSource) else {}
+
+
+def survey(root: Path) -> Survey:
+    """Look through a folder and the folders below it.
+
+    A Suite2p plane or a Neurofinder dataset is one recording, which is its folder. Links are
+    followed once.
+
+    Raises:
+        OSError: if a folder cannot be read.
+    """
+    recordings: list[Path] = []
+    wrong: dict[Path, str] = {}
+    unused: dict[Path, str] = {}
+    for folder in _folders(root):
+        if _is_dataset(folder):
+            recordings.append(folder)
+            continue
+        found = sort_folder(folder)
+        recordings += [*found.labels, *found.others]
+        wrong |= found.wrong
+        unused |= found.unused
+    return Survey(tuple(sorted(recordings)), wrong, unused)
+
+
+@dataclasses.dataclass(frozen=True)
 class FolderSource:
     """The recordings in a folder and the folders below it, or in one file.
 
-    Keys are paths relative to the folder, with `/` between their parts. A Suite2p plane or a
-    Neurofinder dataset is one recording, named by its folder. Files of other endings, hidden
-    files and folders, and mask files are no recordings; a mask file without its image is one
-    that cannot be read, so that it is not lost silently. Files of ROIs (ImageJ, COCO,
-    Neurofinder, Cellpose) count with the image beside them, which is then no recording of its
-    own. Links are followed once.
+    Keys are paths relative to the folder, with `/` between their parts. An image with labels is one
+    recording, named by the image. Labels without an image are keys that cannot be read, so that
+    they are not lost silently.
 
     Attributes:
         root: path of the folder or file.
@@ -74,25 +125,38 @@ class FolderSource:
             ConfigError: if there is no such folder, or nothing in it.
         """
         root = Path(self.root)
+        if self._is_one():
+            return [root.name]
+        found = self.survey()
+        paths = [path.relative_to(root).as_posix() for path in (*found.recordings, *found.wrong)]
+        keys = sorted(filter(_is_text, paths))
+        if not keys:
+            wanted = ", ".join(f"*{suffix}" for suffix in SUFFIXES)
+            counted = "; ".join(["", *format_unused(found.unused)])
+            raise ConfigError(
+                f"data.source: no recordings in {self.root} or the folders below it; "
+                f"looked for {wanted}{counted}"
+            )
+        return keys
+
+    def survey(self) -> Survey:
+        """Look through the folder; of a single file, nothing is unused.
+
+        Raises:
+            ConfigError: if there is no such folder, or it cannot be read.
+        """
+        root = Path(self.root)
+        if self._is_one():
+            return Survey((root,), {}, {})
+        if not root.is_dir():
+            raise ConfigError(f"data.source: there is no folder or file {self.root}")
         try:
-            if root.is_file() or _is_dataset(root):
-                return [root.name]
-            if not root.is_dir():
-                raise ConfigError(f"data.source: there is no folder or file {self.root}")
-            keys = sorted(path.relative_to(root).as_posix() for path in _recordings(root))
+            found = survey(root)
         except OSError as error:
             reason = f"{error.filename} cannot be read: {error.strerror}"
             raise ConfigError(f"data.source: {reason}") from error
-        if not keys:
-            wanted = ", ".join(f"*{suffix}" for suffix in SUFFIXES)
-            raise ConfigError(
-                f"data.source: no recordings in {self.root} or the folders below it; "
-                f"looked for {wanted}"
-            )
-        for key in keys:
-            if not key.isascii() and key.encode("utf-8", "replace").decode() != key:
-                raise ConfigError(f"data.source: the name {key!a} is not valid text; rename it")
-        return keys
+        named = [p for p in (*found.recordings, *found.wrong) if not _is_text(p.as_posix())]
+        return dataclasses.replace(found, unused=found.unused | dict.fromkeys(named, NO_TEXT))
 
     def read(self, key: str) -> Recording:
         """Read one recording.
@@ -101,10 +165,16 @@ class FolderSource:
             UnsafeFileError: if the file asks for anything but plain data, naming it.
             RecordingError: whose text begins with the path, if the file cannot be used.
         """
-        return read_recording(self._path(key), pick=self.pick)
+        path = self._path(key)
+        if not path.is_dir():
+            with naming_file(path):
+                wrong = sort_folder(path.parent).wrong.get(path)
+            if wrong is not None:
+                raise RecordingError(str(path), wrong)
+        return read_recording(path, pick=self.pick)
 
     def stamp(self, key: str) -> str:
-        """Return sizes and times of change of the file and of the mask file that belongs to it.
+        """Return sizes and times of change of the file and of the labels that belong to it.
 
         Raises:
             RecordingError: if the file is not there.
@@ -116,10 +186,11 @@ class FolderSource:
                 return "+".join(f"{part.name}:{_stamp(part)}" for part in parts)
             stamps = [_stamp(path)]
             try:
-                beside = find_companion(path)
-                stamps += [f"{beside.name}:{_stamp(beside)}"] if beside else []
+                image = find_image(path) if path.suffix.lower() not in IMAGE_SUFFIXES else None
+                beside = (image,) if image else find_labels(path)
+                stamps += [f"{one.name}:{_stamp(one)}" for one in beside]
             except RecordingError as error:
-                # Several of them: reading says so; here their names tell when that changes.
+                # Reading says so; here their names tell when that changes.
                 stamps.append(error.reason)
             return "+".join(stamps)
 
@@ -128,32 +199,25 @@ class FolderSource:
         values = {"kind": "folder", "root": Path(self.root).resolve().as_posix()}
         return values | {k: v for k, v in dataclasses.asdict(self.pick).items() if v}
 
+    def _is_one(self) -> bool:
+        root = Path(self.root)
+        return root.is_file() or _is_dataset(root)
+
     def _path(self, key: str) -> Path:
         root = Path(self.root)
-        if key == root.name and (root.is_file() or _is_dataset(root)):
+        if key == root.name and self._is_one():
             return root
         if PurePosixPath(key).is_absolute() or ".." in PurePosixPath(key).parts or not key:
             raise RecordingError(key, f"is not a path below {self.root}")
         return root / key
 
 
-def find_companion(path: Path) -> Path | None:
-    """Return the file that belongs to a file: the masks of an image, the image of ROIs.
-
-    Raises:
-        RecordingError: if there are several.
-    """
-    if path.suffix.lower() in IMAGE_SUFFIXES:
-        return find_mask(path)
-    if path.suffix.lower() in ROI_SUFFIXES:
-        return find_roi_image(path)
-    if not path.name.endswith(SEG_ENDING):
-        return None
-    return next(iter(existing_images(path.parent, path.name.removesuffix(SEG_ENDING))), None)
-
-
 def _is_dataset(folder: Path) -> bool:
     return is_suite2p(folder) or is_neurofinder(folder)
+
+
+def _is_text(key: str) -> bool:
+    return key.isascii() or key.encode("utf-8", "replace").decode() == key
 
 
 def _stamp(path: Path) -> str:
@@ -165,11 +229,10 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def _recordings(root: Path) -> list[Path]:
-    """Return the paths of all recordings below a folder, each folder entered once."""
-    found: list[Path] = []
+def _folders(root: Path) -> Iterator[Path]:
+    """Yield a folder and all below it, each once; datasets are not looked into."""
     entered: set[tuple[int, int]] = set()
-    for folder, folders, names in os.walk(root, followlinks=True, onerror=_raise):
+    for folder, folders, _ in os.walk(root, followlinks=True, onerror=_raise):
         status = Path(folder).stat()
         if (status.st_dev, status.st_ino) in entered:
             folders.clear()
@@ -182,31 +245,7 @@ def _recordings(root: Path) -> list[Path]:
             continue
         if _is_dataset(Path(folder)):
             folders.clear()
-            found.append(Path(folder))
-            continue
-        found += _in_folder(Path(folder), names)
-    return found
-
-
-def _in_folder(folder: Path, names: list[str]) -> list[Path]:
-    paths = [folder / name for name in names if not name.startswith(".")]
-    rois = [p for p in paths if p.suffix.lower() in ROI_SUFFIXES or p.name.endswith(SEG_ENDING)]
-    kept, images = [], set()
-    for path in rois:
-        try:
-            image = find_companion(path)
-        except RecordingError:
-            image = None
-        if image is not None:
-            kept.append(path)
-            images.add(image)
-    for path in paths:
-        if path in rois or path in images or path.suffix.lower() not in SUFFIXES:
-            # A segmentation may hold its image itself, and reading it says if not.
-            kept += [path] if path.name.endswith(SEG_ENDING) and path not in kept else []
-        elif not is_mask_name(path) or find_image(path) is None:
-            kept.append(path)
-    return kept
+        yield Path(folder)
 
 
 def open_source(config: Config) -> Source:

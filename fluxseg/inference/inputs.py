@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from fluxseg.errors import ConfigError, RecordingError, UnsafeFileError
-from fluxseg.formats.images import find_image, is_mask_name
+from fluxseg.errors import RecordingError, UnsafeFileError
 from fluxseg.formats.npy import MAGIC, naming_file, read_npy
+from fluxseg.formats.own import is_prediction
+from fluxseg.formats.pairs import sort_folder
 from fluxseg.formats.pick import NO_PICK, Pick
 from fluxseg.formats.pixels import MAGICS, read_pixels
-from fluxseg.formats.sources import FolderSource, read_recording
+from fluxseg.formats.sources import read_recording, survey
 from fluxseg.io.names import distinct_name, safe_name
 
 
@@ -33,22 +34,23 @@ class Job:
     pick: Pick = NO_PICK
 
 
-def plan_jobs(inputs: Sequence[str], output: Path, pick: Pick = NO_PICK) -> list[Job]:
+def plan_jobs(inputs: Sequence[str], pick: Pick = NO_PICK) -> tuple[list[Job], dict[Path, str]]:
     """Find the images that files, folders and patterns name, each once.
 
     Args:
         inputs: paths, or patterns with `*`, `?`, `[...]` or `**`. Of folders, and of what a
-            pattern finds, mask files are left out, and files in the output folder.
-        output: folder of the predictions.
+            pattern finds, labels and other files that are no images are left out, as
+            `fluxseg.formats.pairs` tells.
         pick: which channel, plane or array of each, if there are several.
 
     Returns:
-        The jobs, in the order of the inputs. An input that names nothing gives a job with an
-        error.
+        The jobs, in the order of the inputs. An input that names nothing gives a job with an error,
+        and so do labels without an image. And the files that are not used, with the reason.
     """
     found: list[tuple[Path, str]] = []
+    unused: dict[Path, str] = {}
     for text in inputs:
-        found += _find(text, output)
+        found += _find(text, unused)
     jobs: list[Job] = []
     seen: set[Path] = set()
     taken: set[str] = set()
@@ -57,45 +59,39 @@ def plan_jobs(inputs: Sequence[str], output: Path, pick: Pick = NO_PICK) -> list
             continue
         seen.add(path.resolve())
         jobs.append(Job(path, distinct_name(safe_name(path.stem), taken), error, pick))
-    return jobs
+    return jobs, unused
 
 
-def _find(text: str, output: Path) -> list[tuple[Path, str]]:
-    """Return (path, error) of each file that an input names."""
+def _find(text: str, unused: dict[Path, str]) -> list[tuple[Path, str]]:
+    """Return (path, error) of each file that an input names; add those that are not used."""
     path = Path(text)
     if path.is_dir():
-        return _in_folder(path, output)
+        return _in_folder(path, unused)
     if path.exists():
-        inside = _is_below(path, output)
-        # Labels beside an image are taken for its annotation by whoever reads it next.
-        return [(path, "lies in the output folder; choose another --output" if inside else "")]
+        return [(path, "is an output of fluxseg predict" if is_prediction(path) else "")]
     matches = [Path(match) for match in sorted(glob.glob(text, recursive=True))]  # noqa: PTH207
     if not matches:
         return [(path, "there is no such file or folder, and nothing that matches")]
-    kept = [p for p in matches if p.is_file() and not _is_below(p, output) and not _is_mask(p)]
-    if not kept:
-        return [(path, "matches no image")]
-    return [(match, "") for match in kept]
+    kept: list[tuple[Path, str]] = []
+    for match in filter(Path.is_file, matches):
+        found = sort_folder(match.parent)
+        if match in found.labels or match in found.others:
+            kept.append((match, ""))
+        elif match in found.wrong:
+            kept.append((match, found.wrong[match]))
+        elif match in found.unused:
+            unused[match] = found.unused[match]
+    return kept or [(path, "matches no image")]
 
 
-def _in_folder(folder: Path, output: Path) -> list[tuple[Path, str]]:
+def _in_folder(folder: Path, unused: dict[Path, str]) -> list[tuple[Path, str]]:
     try:
-        keys = FolderSource(str(folder)).keys()
-    except ConfigError as error:
-        return [(folder, str(error).removeprefix("data.source: "))]
-    paths = [folder / key for key in keys]
-    kept = [path for path in paths if not _is_below(path, output)]
-    if not kept:
-        return [(folder, "holds no recording outside of the output folder")]
-    return [(path, "") for path in kept]
-
-
-def _is_below(path: Path, folder: Path) -> bool:
-    return path.resolve().is_relative_to(folder.resolve())
-
-
-def _is_mask(path: Path) -> bool:
-    return is_mask_name(path) and find_image(path) is not None
+        found = survey(folder)
+    except OSError as error:
+        return [(folder, f"{error.filename} cannot be read: {error.strerror}")]
+    unused |= found.unused
+    paths = [(path, "") for path in found.recordings] + list(found.wrong.items())
+    return sorted(paths) or [(folder, "holds no image or recording")]
 
 
 def read_input(path: Path, pick: Pick = NO_PICK) -> tuple[np.ndarray, float | None]:

@@ -1,36 +1,37 @@
-"""Prediction of files: what is written for each, and what went wrong with which."""
+"""Prediction of files: what becomes of each, what went wrong with which, and where to go on."""
 
 import dataclasses
+import hashlib
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import jax
 import numpy as np
 
-from fluxseg.data.recording import Recording
 from fluxseg.data.resample import choose_zoom
-from fluxseg.errors import ConfigError, RecordingError, WorkdirError
-from fluxseg.formats.formats import ENDINGS
-from fluxseg.formats.labels import masks_from_labels
-from fluxseg.formats.pixels import write_image_tiff
-from fluxseg.inference.ensemble import Ensemble, EnsembleMaps
+from fluxseg.errors import ConfigError, FluxsegError, RecordingError, WorkdirError
+from fluxseg.formats.own import MARK
+from fluxseg.inference.ensemble import Ensemble
 from fluxseg.inference.inputs import Job, read_input, without_path
+from fluxseg.inference.outputs import DEFAULT_FORMATS, OutputFormat, Prediction, write_prediction
 from fluxseg.inference.predict import Predictor
-from fluxseg.io.files import atomic_path, write_json
-from fluxseg.processes import find_disagreement, gather_values, run_in_all, run_in_first, share_of
+from fluxseg.io.files import read_json, write_json
+from fluxseg.processes import (
+    current_process,
+    find_disagreement,
+    gather_values,
+    run_in_all,
+    run_in_first,
+    share_of,
+)
 
-OutputFormat = Literal[
-    "probability", "labels", "mask", "npz", "suite2p", "cellpose", "imagej", "nwb", "neurofinder",
-    "coco",
-]  # fmt: skip
-"""probability: `NAME_probability.tif`, float32. labels: `NAME_labels.tif`, one number a neuron, 0
-is background. mask: `NAME_mask.tif`, 255 where a neuron is. npz: `NAME_prediction.npz`, all three
-and the measures of each neuron. The others: the neurons in the format of that tool, see
-`fluxseg.formats.formats`."""
 SUMMARY = "predictions.json"
 """File in the output folder that says what became of each input."""
+SAVED_EVERY = 10.0
+"""Seconds after which `SUMMARY` is written again, as the process may be killed."""
 
 logger = logging.getLogger(__name__)
 
@@ -42,10 +43,12 @@ class Outcome:
     Attributes:
         job: the job.
         files: names of the files that were written.
-        neurons: number of neurons; None if nobody asked for them, or it failed.
+        neurons: number of neurons; None if it failed.
         error: why it failed; empty if it did not.
         diameter: typical diameter of the cells, px, that was given or estimated; None for a model
             that takes images as they are.
+        warnings: what makes the result doubtful.
+        stamp: size and time of change of the input; empty if it has none.
     """
 
     job: Job
@@ -53,24 +56,29 @@ class Outcome:
     neurons: int | None = None
     error: str = ""
     diameter: float | None = None
+    warnings: tuple[str, ...] = ()
+    stamp: str = ""
 
 
 def predict_files(
     model: Predictor | Ensemble,
     jobs: Sequence[Job],
     output: Path,
-    formats: Sequence[OutputFormat] = ("probability", "labels"),
+    formats: Sequence[OutputFormat] = DEFAULT_FORMATS,
     *,
     threshold: float | None = None,
     tta: bool | None = None,
     tile: int | None = None,
     diameter: float | None = None,
     min_confidence: float | None = None,
+    numbers: bool = False,
+    overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Outcome]:
     """Predict images and write what was asked for; a bad one does not stop the others.
 
-    In a job of several processes each calls this, and predicts its part of the jobs.
+    In a job of several processes each calls this, and predicts its part of the jobs. What the same
+    call has done before, and what it had done when it was stopped, is not done again.
 
     Args:
         model: the model, or several; then each image also gets `NAME_std.tif`, `NAME_entropy.tif`
@@ -83,6 +91,8 @@ def predict_files(
         tile: see `Predictor.predict`.
         diameter: see `Predictor.predict`.
         min_confidence: least confidence of a neuron; None for the model's own.
+        numbers: whether overlays show the number of each neuron.
+        overwrite: predict again what is done. Files that are not fluxseg's stay in any case.
         progress: called with (images done, images in all), of this process's part.
 
     Returns:
@@ -106,24 +116,61 @@ def predict_files(
         choose_zoom(diameter, model.diameter_px)
     _check_agreement(jobs)
     tta = model.tta if tta is None else tta
-    settings = {"tta": tta, "tile": tile, "diameter": diameter}
+    settings = {
+        "made_by": MARK, "model": _digest(model), "threshold": threshold, "min_confidence": cut,
+        "tta": tta, "tile": tile, "diameter": diameter, "formats": list(formats),
+        "numbers": numbers,
+    }  # fmt: skip
+    earlier = {} if overwrite else _read_earlier(output, settings)
+    logger.info("Predicting %d images; the first takes longer than the others", len(jobs))
 
     def predict() -> list[Outcome]:
         outcomes: list[Outcome] = []
         mine = share_of(jobs)
-        for number, job in enumerate(mine, 1):
-            outcomes.append(_predict_job(model, job, output, formats, (threshold, cut), settings))
-            if outcomes[-1].error:
-                logger.warning("failed: %s: %s", job.path, outcomes[-1].error)
-            if progress:
-                progress(number, len(mine))
+        alone, saved = current_process()[1] == 1, time.monotonic()
+        try:
+            for number, job in enumerate(mine, 1):
+                outcomes.append(
+                    _find_earlier(job, output, earlier)
+                    or _predict_job(model, job, output, formats, settings)
+                )
+                if progress:
+                    progress(number, len(mine))
+                _tell(outcomes[-1], given=diameter is not None)
+                if alone and time.monotonic() - saved > SAVED_EVERY:
+                    _save(output, settings, outcomes)
+                    saved = time.monotonic()
+        except BaseException:
+            # Stopped: what is done is kept, and the same call goes on from here.
+            if alone and outcomes:
+                _save(output, settings, outcomes)
+            raise
         return outcomes
 
     outcomes = _gather(jobs, run_in_all(predict, "its part of the images"))
-    rows = [_row(outcome) for outcome in outcomes]
-    summary = {"threshold": threshold, "min_confidence": cut, "tta": tta, "images": rows}
-    run_in_first(lambda: write_json(output / SUMMARY, summary), f"writing {SUMMARY}")
+    run_in_first(lambda: _save(output, settings, outcomes), f"writing {SUMMARY}")
     return outcomes
+
+
+def format_outcome(outcome: Outcome, *, given: bool = False) -> str:
+    """Format what became of a job as a line of text."""
+    where = str(outcome.job.path)
+    if outcome.error:
+        return f"failed: {where}: {outcome.error}"
+    count = "1 neuron" if outcome.neurons == 1 else f"{outcome.neurons} neurons"
+    if outcome.diameter is None:
+        return f"{where}: {count}"
+    how = "given" if given else "estimated"
+    return f"{where}: {count}, diameter {outcome.diameter:.1f} px ({how})"
+
+
+def _tell(outcome: Outcome, *, given: bool) -> None:
+    if outcome.error:
+        logger.warning("%s", format_outcome(outcome))
+        return
+    logger.info("%s", format_outcome(outcome, given=given))
+    for warning in outcome.warnings:
+        logger.warning("%s: %s", outcome.job.path.name, warning)
 
 
 def _predict_job(
@@ -131,47 +178,96 @@ def _predict_job(
     job: Job,
     output: Path,
     formats: Sequence[OutputFormat],
-    limits: tuple[float, float],
     settings: Mapping[str, Any],
 ) -> Outcome:
     if job.error:
         return Outcome(job, error=job.error)
     try:
         image, scale = read_input(job.path, job.pick)
-        diameter = settings["diameter"]
-        diameter = model.find_diameter(image) if diameter is None else diameter
-        probability, maps = _predict(model, image, {**settings, "diameter": diameter})
+        given = settings["diameter"]
+        diameter = model.find_diameter(image) if given is None else given
+        chosen = {"tta": settings["tta"], "tile": settings["tile"], "diameter": diameter}
+        probability, maps = _predict(model, image, chosen)
     except RecordingError as error:
         return Outcome(job, error=without_path(error, job.path))
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         first = (str(error) or "no memory is left").splitlines()[0]
         return Outcome(job, error=f"cannot be predicted, try smaller tiles: {first}")
-    scale = scale or model.um_per_px
-    found = _Found(job.name, image, probability, limits, scale, diameter)
-    files, neurons = _write(output, found, formats)
-    if maps is not None:
-        files = (*files, *_write_maps(output, job.name, maps, scale))
-    return Outcome(job, files, neurons, diameter=diameter)
+    found = Prediction(
+        job.name,
+        image,
+        probability,
+        maps,
+        (settings["threshold"], settings["min_confidence"]),
+        scale or model.um_per_px,
+        diameter,
+        given is not None,
+        model.diameter_px,
+    )
+    files, neurons, warnings = write_prediction(output, found, formats, numbers=settings["numbers"])
+    return Outcome(job, files, neurons, "", diameter, warnings, _stamp(job))
 
 
 def _predict(
     model: Predictor | Ensemble, image: np.ndarray, settings: Mapping[str, Any]
-) -> tuple[np.ndarray, EnsembleMaps | None]:
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     if isinstance(model, Ensemble):
-        maps = model.predict(image, **settings)
-        return maps.mean, maps
-    return model.predict(image, **settings), None
+        found = model.predict(image, **settings)
+        kinds = ("std", "entropy", "information")
+        return found.mean, {kind: getattr(found, kind) for kind in kinds}
+    return model.predict(image, **settings), {}
 
 
-def _write_maps(
-    output: Path, name: str, maps: EnsembleMaps, um_per_px: float | None
-) -> tuple[str, ...]:
-    """Write where the members of an ensemble disagree; return the names of the files."""
-    kinds = ("std", "entropy", "information")
-    for kind in kinds:
-        path = output / f"{name}_{kind}.tif"
-        write_image_tiff(path, getattr(maps, kind), um_per_px, compress=True)
-    return tuple(f"{name}_{kind}.tif" for kind in kinds)
+def _digest(model: Predictor | Ensemble) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    for one in model.models if isinstance(model, Ensemble) else (model,):
+        for leaf in jax.tree.leaves(one.params):
+            digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+def _stamp(job: Job) -> str:
+    try:
+        status = job.path.stat()
+    except OSError:
+        return ""
+    return f"{status.st_size}-{status.st_mtime_ns}"
+
+
+def _read_earlier(
+    output: Path, settings: Mapping[str, Any]
+) -> dict[tuple[Any, ...], Mapping[str, Any]]:
+    """Return what an earlier call with the same settings has done, by input, pick and name."""
+    try:
+        summary = read_json(output / SUMMARY)
+        if any(summary[name] != value for name, value in settings.items()):
+            return {}
+        return {
+            (row["input"], row["pick"], row["name"]): row
+            for row in summary["images"]
+            if row["error"] is None and row["stamp"]
+        }
+    except (FluxsegError, KeyError, TypeError):
+        return {}
+
+
+def _find_earlier(
+    job: Job, output: Path, earlier: Mapping[tuple[Any, ...], Mapping[str, Any]]
+) -> Outcome | None:
+    own = _row(Outcome(job))
+    row = earlier.get((own["input"], own["pick"], own["name"]))
+    if row is None or row["stamp"] != _stamp(job) or job.path.is_dir():
+        return None
+    if not all((output / file).exists() for file in row["files"]):
+        return None
+    return Outcome(
+        job, tuple(row["files"]), row["neurons"], "", row["diameter_px"], tuple(row["warnings"]),
+        row["stamp"],
+    )  # fmt: skip
+
+
+def _save(output: Path, settings: Mapping[str, Any], outcomes: Sequence[Outcome]) -> None:
+    write_json(output / SUMMARY, {**settings, "images": [_row(outcome) for outcome in outcomes]})
 
 
 def _check_agreement(jobs: Sequence[Job]) -> None:
@@ -187,84 +283,26 @@ def _check_agreement(jobs: Sequence[Job]) -> None:
 
 def _gather(jobs: Sequence[Job], mine: Sequence[Outcome]) -> list[Outcome]:
     """Return the outcomes of all processes in the order of the jobs."""
-    values = [[outcome.files, outcome.neurons, outcome.error, outcome.diameter] for outcome in mine]
+    names = [field.name for field in dataclasses.fields(Outcome) if field.name != "job"]
+    values = [[getattr(outcome, name) for name in names] for outcome in mine]
     parts = gather_values(values, "what became of the images")
-    return [
-        Outcome(job, tuple(files), neurons, error, diameter)
-        for number, job in enumerate(jobs)
-        for files, neurons, error, diameter in [parts[number % len(parts)][number // len(parts)]]
-    ]
+    outcomes = []
+    for number, job in enumerate(jobs):
+        row = dict(zip(names, parts[number % len(parts)][number // len(parts)], strict=True))
+        row |= {"files": tuple(row["files"]), "warnings": tuple(row["warnings"])}
+        outcomes.append(Outcome(job, **row))
+    return outcomes
 
 
 def _row(outcome: Outcome) -> dict[str, Any]:
     return {
         "input": str(outcome.job.path).encode("utf-8", "replace").decode(),
+        "pick": str(outcome.job.pick),
+        "name": outcome.job.name,
         "files": list(outcome.files),
         "neurons": outcome.neurons,
         "diameter_px": None if outcome.diameter is None else round(outcome.diameter, 2),
+        "warnings": list(outcome.warnings),
         "error": outcome.error or None,
+        "stamp": outcome.stamp,
     }
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Found:
-    name: str
-    image: np.ndarray
-    probability: np.ndarray
-    limits: tuple[float, float]
-    um_per_px: float | None
-    diameter: float | None = None
-
-
-def _write(
-    output: Path, found: _Found, formats: Sequence[OutputFormat]
-) -> tuple[tuple[str, ...], int | None]:
-    """Write the files of one image; return their names and the number of neurons."""
-    name, probability = found.name, found.probability
-    threshold, min_confidence = found.limits
-    um_per_px = found.um_per_px
-    files: list[str] = []
-    arrays: dict[str, np.ndarray] = {"probability": probability}
-    arrays["mask"] = np.where(probability >= threshold, np.uint8(255), np.uint8(0))
-    neurons = None
-    if set(formats) - {"probability", "mask"}:
-        from fluxseg.inference.objects.rois import find_rois
-
-        rois = find_rois(
-            probability,
-            threshold=threshold,
-            um_per_px=um_per_px,
-            diameter=found.diameter,
-            min_confidence=min_confidence,
-        )
-        neurons = len(rois)
-        measures = ("area", "centroid", "quality", "confidence")
-        arrays |= {"labels": rois.labels} | {key: getattr(rois, key) for key in measures}
-        arrays["mean_probability"] = rois.probability
-    for kind in dict.fromkeys(formats):
-        if kind in ENDINGS and kind not in ("labels", "npz"):
-            files.append(_write_format(output, found, arrays, kind))
-            continue
-        file = f"{name}_prediction.npz" if kind == "npz" else f"{name}_{kind}.tif"
-        files.append(file)
-        if kind == "npz":
-            with atomic_path(output / file) as temporary, temporary.open("wb") as stream:
-                np.savez_compressed(stream, allow_pickle=False, **arrays)
-        else:
-            write_image_tiff(output / file, arrays[kind], um_per_px, compress=True)
-    return tuple(files), neurons
-
-
-def _write_format(output: Path, found: _Found, arrays: Mapping[str, np.ndarray], kind: Any) -> str:
-    """Write the neurons in the format of another tool; return the name of the file or folder."""
-    from fluxseg.formats.convert import write_recording
-
-    masks, names = masks_from_labels(arrays["labels"])
-    metadata: dict[str, Any] = {"roi_quality": np.round(arrays["confidence"], 4).tolist()}
-    if found.um_per_px is not None:
-        metadata["um_per_px"] = found.um_per_px
-    recording = Recording(found.name, found.image, masks, names, metadata=metadata)
-    file = found.name + ENDINGS[kind]
-    for remark in write_recording(output / file, recording, kind, overwrite=True):
-        logger.debug("%s: %s", file, remark)
-    return file

@@ -17,7 +17,12 @@ from fluxseg.report.compare_plots import (
     plot_overlaid_curves,
     plot_side_by_side,
 )
-from fluxseg.report.html import describe_settings, embed_png, render_template
+from fluxseg.report.html import (
+    RELIABLE_GROUPS,
+    describe_settings,
+    embed_png,
+    render_template,
+)
 from fluxseg.report.plots import DPI
 from fluxseg.report.reliability import plot_reliability
 from fluxseg.report.workdir import (
@@ -309,4 +314,5 @@ def render_comparison(
         figures=figures,
         titles=PAIRED,
         calibrated=CALIBRATED,
+        reliable_groups=RELIABLE_GROUPS,
     )

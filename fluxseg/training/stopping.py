@@ -11,6 +11,9 @@ import jax
 
 from fluxseg.errors import InterruptedRunError
 
+GRACE = 5.0
+"""Seconds that a process has to end after the second signal."""
+
 
 class StopFlag:
     """Tells whether, and by which signal, the process was asked to stop."""
@@ -51,9 +54,10 @@ def catch_signals() -> Iterator[StopFlag]:
 
     SIGUSR1 is what SLURM can be asked to send some time before it ends a job.
 
-    A second signal acts at once, as it would have without this. Outside the main thread, where
-    Python cannot handle signals, the flag is never set. In a job of several processes a signal
-    to one of them stops them all.
+    A second signal acts at once, as it would have without this; if the process does not end within
+    `GRACE` seconds, as it waits for something that never comes, it is ended. Outside the main
+    thread, where Python cannot handle signals, the flag is never set. In a job of several processes
+    a signal to one of them stops them all.
     """
     several = jax.process_count() > 1
     flag = SharedStopFlag() if several else StopFlag()
@@ -75,11 +79,36 @@ def catch_signals() -> Iterator[StopFlag]:
 
     for number in signals:
         signal.signal(number, ask)
+    with _ending_at_the_second():
+        try:
+            yield flag
+        finally:
+            for number in signals:
+                signal.signal(number, before[number])
+
+
+@contextlib.contextmanager
+def _ending_at_the_second() -> Iterator[None]:
+    """End the process some time after a second signal, even if Python never gets to handle it."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    done = threading.Event()
+
+    def watch() -> None:
+        with os.fdopen(reader, "rb", buffering=0) as numbers:
+            numbers.read(1)
+            second = numbers.read(1)
+        if second and not done.wait(GRACE):
+            os._exit(128 + second[0])
+
+    threading.Thread(target=watch, daemon=True).start()
     try:
-        yield flag
+        yield
     finally:
-        for number in signals:
-            signal.signal(number, before[number])
+        done.set()
+        signal.set_wakeup_fd(before)
+        os.close(writer)
 
 
 def interrupted(stop: StopFlag, step: int, epoch: int) -> InterruptedRunError:

@@ -157,7 +157,7 @@ def train(
             progress = progress.finish_epoch(row, settings)
             save_epoch(config, checkpoints, state, progress)
             log.write_epoch(progress.history)
-            logger.info(format_epoch(row))
+            logger.info(format_epoch(row, settings.epochs))
             if callbacks.on_epoch:
                 callbacks.on_epoch(row)
 

@@ -22,12 +22,20 @@ COLUMNS = (
 )
 
 
-def format_epoch(row: Mapping[str, Any]) -> str:
-    """Format the figures of an epoch in one line, in the form of the reference protocol.
+def format_epoch(row: Mapping[str, Any], epochs: int = 0) -> str:
+    """Format the figures of an epoch in one line.
 
-    Its "IoU" is spelled out here: MacroIoU is the mean of background and neuron IoU, and
-    NeuronIoU stands beside it.
+    With `epochs`, their number in all, the line is one for people. It is in the form of the
+    reference protocol without, and where the test split is scored at each epoch, as only that
+    protocol does. Its "IoU" is spelled out here: MacroIoU is the mean of background and neuron
+    IoU, and NeuronIoU stands beside it.
     """
+    if epochs and "test_loss" not in row:
+        found = {name: row.get(f"{name}_neuron_iou") for name in ("train", "val")}
+        shown = [f"{name} {value:.2f}" for name, value in found.items() if value is not None]
+        loss = f"  loss {row['train_loss']:.2f}" if row.get("train_loss") is not None else ""
+        iou = "  neuron IoU " + ", ".join(shown) if shown else ""
+        return f"epoch {row['epoch']}/{epochs}{loss}{iou}"
     parts = []
     for split, short in SHORT.items():
         for name, letter in COLUMNS:

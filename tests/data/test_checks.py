@@ -108,9 +108,9 @@ def test_report():
         "garbled": "unusable",
         "gone": "unusable",
         "huge": "unusable",
-        "plain": "remark",
+        "plain": "usable",
     }
-    assert report.counts == {"usable": 3, "remark": 5, "unusable": 5}
+    assert report.counts == {"usable": 4, "remark": 4, "unusable": 5}
     assert report.duplicates == (("a", "a-copy"),)
     assert rows["a-copy"].reasons == ("exact copy of a",)
     assert "same field of view as b" in rows["a"].reasons[0]

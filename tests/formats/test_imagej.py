@@ -11,6 +11,7 @@ from hypothesis.extra.numpy import arrays
 from fluxseg.data.recording import Recording
 from fluxseg.errors import RecordingError
 from fluxseg.formats.imagej import read_imagej, read_imagej_rois, write_imagej
+from fluxseg.formats.sources import read_recording
 
 MASKS = arrays(bool, st.tuples(st.integers(1, 4), st.just(9), st.just(11)))
 
@@ -85,7 +86,7 @@ def test_a_set_is_read_with_the_image_of_its_name(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", image)
     tifffile.imwrite(tmp_path / "b.tif", image)
     write_imagej(tmp_path / "a_rois.zip", recording(masks))
-    found = read_imagej(tmp_path / "a_rois.zip")
+    found = read_recording(tmp_path / "a_rois.zip")
     np.testing.assert_array_equal(found.image, image)
     np.testing.assert_array_equal(found.masks, masks)
     write_imagej(tmp_path / "c.zip", recording(masks))

@@ -22,8 +22,9 @@ from fluxseg.data.recording import NO_GROUP
 from fluxseg.errors import RecordingError
 from fluxseg.formats import labels as labels_module
 from fluxseg.formats import tiff
-from fluxseg.formats.images import find_image, find_mask, is_mask_name, read_image
+from fluxseg.formats.images import read_image
 from fluxseg.formats.labels import label_components, masks_from_labels, merge_labels
+from fluxseg.formats.pairs import find_labels
 from fluxseg.formats.pick import Pick
 from fluxseg.formats.pixels import read_pixels, write_label_tiff
 
@@ -484,10 +485,7 @@ def folder(tmp_path, mask_name, labels, image_name="cell.tif"):
 )
 def test_label_images_are_found_by_name(tmp_path, mask, image):
     path = folder(tmp_path, mask, LABELS, image)
-    assert find_mask(path) == tmp_path / mask
-    assert is_mask_name(tmp_path / mask)
-    assert not is_mask_name(path)
-    assert find_image(tmp_path / mask) == path
+    assert find_labels(path) == (tmp_path / mask,)
     found = read_image(path)
     assert (found.id, found.group, found.roi_ids) == ("cell", "cell", ("1", "2", "7"))
     for roi, mask_found in zip((1, 2, 7), found.masks, strict=True):
@@ -542,9 +540,9 @@ def test_masks_that_do_not_fit_name_their_file(tmp_path):
         read_image(path)
     write_label_tiff(tmp_path / "cell_masks.tif", LABELS)
     save(tmp_path / "cell_label.png", LABELS)
-    with pytest.raises(RecordingError, match=r"several .*: cell_masks\.tif, cell_label\.png"):
+    with pytest.raises(RecordingError, match=r"several .*: cell_label\.png, cell_masks\.tif"):
         read_image(path)
-    with pytest.raises(RecordingError, match="named as a mask, but its image is not there"):
+    with pytest.raises(RecordingError, match="named as labels, but its image is not there"):
         read_image(save(tmp_path / "alone_mask.png", LABELS))
 
 

@@ -78,7 +78,7 @@ def read_images(folder: Path, output: Path) -> None:
     from fluxseg.formats.pixels import read_pixels
     from fluxseg.inference.inputs import plan_jobs, read_input
 
-    jobs = plan_jobs([str(folder)], output)[: 2 * MOST_KEYS]
+    jobs = plan_jobs([str(folder)])[0][: 2 * MOST_KEYS]
     reads: list[Callable[[], Any]] = []
     for job in jobs:
         assert "/" not in job.name

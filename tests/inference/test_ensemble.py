@@ -79,7 +79,7 @@ def test_the_files_of_an_ensemble(models, tmp_path):
     out = tmp_path / "out"
     ensemble = Ensemble(tuple(models))
     assert ensemble.threshold == pytest.approx(0.3)
-    (outcome,) = predict_files(ensemble, plan_jobs([str(tmp_path / "a.tif")], out), out)
+    (outcome,) = predict_files(ensemble, plan_jobs([str(tmp_path / "a.tif")])[0], out)
     names = [f"a_{kind}.tif" for kind in ("probability", "labels", "std", "entropy", "information")]
     assert list(outcome.files) == names
     expected = ensemble_probability(models, IMAGE)

@@ -1,3 +1,4 @@
+import csv
 import json
 import os
 
@@ -12,9 +13,12 @@ from fluxseg.data.recording import Recording
 from fluxseg.errors import ConfigError, RecordingError
 from fluxseg.formats.npz import write_npz
 from fluxseg.formats.pick import Pick
+from fluxseg.formats.sources import FolderSource
 from fluxseg.inference.inputs import plan_jobs, read_input
+from fluxseg.inference.objects.rois import find_rois
 from fluxseg.inference.predict import Predictor
 from fluxseg.inference.predict_files import predict_files
+from fluxseg.inference.shown import find_doubts
 from fluxseg.model.unet import create_unet
 
 CONFIG = ModelConfig(features=(4, 8), convs=1, stem=1, norm="none")
@@ -42,14 +46,13 @@ def names(jobs):
     return [(job.path.as_posix(), job.name) for job in jobs]
 
 
-def test_files_folders_and_patterns_name_each_image_once(data, tmp_path):
-    out = tmp_path / "out"
+def test_files_folders_and_patterns_name_each_image_once(data):
     expected = [("data/a.png", "a"), ("data/b.png", "b"), ("data/sub/A.png", "A_2")]
-    assert names(plan_jobs(["data"], out)) == expected
-    assert names(plan_jobs(["data", "data/a.png", "data/*.png"], out)) == expected
-    assert names(plan_jobs(["data/*.png"], out)) == expected[:2]
+    assert names(plan_jobs(["data"])[0]) == expected
+    assert names(plan_jobs(["data", "data/a.png", "data/*.png"])[0]) == expected
+    assert names(plan_jobs(["data/*.png"])[0]) == expected[:2]
     # The order of the inputs decides which of two gets the plain name.
-    assert names(plan_jobs(["data/sub/A.png", "data/**/a.png"], out)) == [
+    assert names(plan_jobs(["data/sub/A.png", "data/**/a.png"])[0]) == [
         ("data/sub/A.png", "A"),
         ("data/a.png", "a_2"),
     ]
@@ -57,20 +60,20 @@ def test_files_folders_and_patterns_name_each_image_once(data, tmp_path):
 
 def test_inputs_that_name_nothing_are_told(data, tmp_path):
     (tmp_path / "empty").mkdir()
-    jobs = plan_jobs(["absent.png", "no*.png", "empty", "data/a.png"], tmp_path / "out")
+    jobs = plan_jobs(["absent.png", "no*.png", "empty", "data/a.png"])[0]
     assert [bool(job.error) for job in jobs] == [True, True, True, False]
     assert "no such file" in jobs[0].error
 
 
-def test_predictions_are_no_inputs(data):
-    out = data / "out"
-    out.mkdir()
-    Image.fromarray(IMAGE.astype(np.uint8)).save(out / "old.png")
-    jobs = plan_jobs(["data"], out)
-    assert "old" not in [job.name for job in jobs]
-    assert len(jobs) == 3
-    assert "output folder" in plan_jobs(["data/out/old.png"], out)[0].error
-    assert "output folder" in plan_jobs(["data"], data)[0].error
+def test_predictions_are_no_inputs_wherever_they_are(data, model):
+    before = names(plan_jobs(["data"])[0])
+    predict_files(model, plan_jobs(["data"])[0], data, ["probability", "labels", "npz", "mask"])
+    jobs, unused = plan_jobs(["data"])
+    assert names(jobs) == before
+    assert len(unused) == 4 * len(before) + 1
+    assert set(unused.values()) == {"written by fluxseg predict"}
+    assert plan_jobs(["data/*.tif"])[0][0].error == "matches no image"
+    assert "is an output of fluxseg predict" in plan_jobs(["data/a_labels.tif"])[0][0].error
 
 
 @pytest.mark.skipif(os.name == "nt", reason="these are no file names there")
@@ -79,7 +82,7 @@ def test_names_stay_in_the_output_folder(data, tmp_path, model, name):
     Image.fromarray(IMAGE.astype(np.uint8)).save(data / "sub" / "x.png")
     (data / "sub" / "x.png").rename(data / name)
     out = tmp_path / "out"
-    outcomes = predict_files(model, plan_jobs([f"data/{name}"], out), out, ["mask"])
+    outcomes = predict_files(model, plan_jobs([f"data/{name}"])[0], out, ["mask"])
     assert not outcomes[0].error
     (file,) = outcomes[0].files
     assert (out / file).resolve().parent == out.resolve()
@@ -90,7 +93,7 @@ def test_names_stay_in_the_output_folder(data, tmp_path, model, name):
 def test_a_movie_is_not_predicted_frame_by_frame(model, tmp_path):
     path = tmp_path / "movie.tif"
     tifffile.imwrite(path, np.stack([IMAGE] * 9), photometric="minisblack")
-    jobs = plan_jobs([str(path)], tmp_path / "out")
+    jobs = plan_jobs([str(path)])[0]
     assert [job.name for job in jobs] == ["movie"]
     (outcome,) = predict_files(model, jobs, tmp_path / "out", ["mask"])
     assert "is a movie of 9 frames: make an image of it with `fluxseg project" in outcome.error
@@ -100,7 +103,7 @@ def test_a_movie_is_not_predicted_frame_by_frame(model, tmp_path):
 def test_the_channel_that_is_picked_is_predicted(model, tmp_path):
     path = tmp_path / "two.tif"
     tifffile.imwrite(path, np.stack([IMAGE, IMAGE[::-1]]), imagej=True, metadata={"axes": "CYX"})
-    (job,) = plan_jobs([str(path)], tmp_path / "out", Pick(channel="2"))
+    (job,) = plan_jobs([str(path)], Pick(channel="2"))[0]
     np.testing.assert_array_equal(read_input(job.path, job.pick)[0], IMAGE[::-1])
     with pytest.raises(RecordingError, match=r"holds 2 channels \(1, 2\); choose with --channel"):
         read_input(path)
@@ -133,7 +136,7 @@ def test_outputs_fit_together_and_keep_the_scale(model, tmp_path):
         resolutionunit="CENTIMETER",
     )
     out = tmp_path / "out"
-    jobs = plan_jobs([str(tmp_path / "a.tif")], out)
+    jobs = plan_jobs([str(tmp_path / "a.tif")])[0]
     formats = ["probability", "labels", "mask", "npz"]
     (outcome,) = predict_files(model, jobs, out, formats, threshold=0.45)
     assert set(outcome.files) | {"predictions.json"} == {path.name for path in out.iterdir()}
@@ -164,7 +167,7 @@ def test_a_bad_file_does_not_stop_the_others(model, tmp_path):
     (tmp_path / "b.npy").write_bytes(whole[:500])
     (tmp_path / "d.tif").write_bytes(b"II*\x00\xff\xff\xff\x00")
     seen = []
-    jobs = plan_jobs([str(tmp_path)], tmp_path / "out")
+    jobs = plan_jobs([str(tmp_path)])[0]
     outcomes = predict_files(
         model, jobs, tmp_path / "out", ["mask"], progress=lambda *done: seen.append(done)
     )
@@ -190,14 +193,14 @@ def test_neurons_go_to_the_tools_of_the_lab(model, tmp_path):
     from fluxseg.cli.apply import PredictFormat
     from fluxseg.formats.formats import ENDINGS
     from fluxseg.formats.sources import read_recording
-    from fluxseg.inference.predict_files import OutputFormat
+    from fluxseg.inference.outputs import OutputFormat
 
     assert get_args(PredictFormat) == get_args(OutputFormat)
     image = np.random.default_rng(0).random((48, 64)).astype(np.float32)
     tifffile.imwrite(tmp_path / "a.tif", image)
     kinds = [kind for kind in get_args(OutputFormat) if kind in ENDINGS and kind != "npz"]
     assert len(kinds) == 7
-    jobs = plan_jobs([str(tmp_path / "a.tif")], tmp_path / "out")
+    jobs = plan_jobs([str(tmp_path / "a.tif")])[0]
     (outcome,) = predict_files(model, jobs, tmp_path / "out", kinds, threshold=0.4)
     assert not outcome.error
     assert outcome.neurons
@@ -212,3 +215,148 @@ def test_neurons_go_to_the_tools_of_the_lab(model, tmp_path):
         assert len(found.masks) == outcome.neurons == labels.max()
         for number, mask in enumerate(found.masks, 1):
             np.testing.assert_array_equal(mask, labels == number)
+
+
+def blobs(shape=(60, 70)):
+    """Give a model's probability of three discs."""
+    rows, columns = np.mgrid[: shape[0], : shape[1]]
+    probability = np.zeros(shape, np.float32)
+    for y, x in ((12, 15), (30, 50), (48, 20)):
+        probability[(rows - y) ** 2 + (columns - x) ** 2 <= 49] = 0.9
+    return probability
+
+
+class Fixed(Predictor):
+    """A model whose prediction is known, and that counts how often it is asked."""
+
+    def predict(self, image, **settings):
+        asked.append(settings)
+        return blobs(np.shape(image)) if np.ptp(image) else np.zeros(np.shape(image), np.float32)
+
+
+asked = []
+
+
+@pytest.fixture
+def fixed(model):
+    asked.clear()
+    return Fixed(CONFIG, model.params, threshold=0.5)
+
+
+def test_people_get_outlines_and_a_table(fixed, tmp_path):
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 50, (60, 70)).astype(np.uint16) + 400 * (blobs() > 0).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", image)
+    (outcome,) = predict_files(fixed, plan_jobs([str(tmp_path)])[0], tmp_path)
+    assert outcome.files == ("a_labels.tif", "a_overlay.png", "a_neurons.csv", "a_probability.tif")
+    assert (outcome.neurons, outcome.warnings) == (3, ())
+    with (tmp_path / "a_neurons.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    labels = tifffile.imread(tmp_path / "a_labels.tif")
+    assert [int(row["neuron"]) for row in rows] == [1, 2, 3]
+    for row in rows:
+        inside = labels == int(row["neuron"])
+        assert int(row["area_px"]) == inside.sum()
+        centre = [values.mean() for values in np.nonzero(inside)]
+        assert [float(row["y_px"]), float(row["x_px"])] == pytest.approx(centre, abs=0.01)
+        assert float(row["diameter_px"]) == pytest.approx(
+            2 * (inside.sum() / np.pi) ** 0.5, abs=0.01
+        )
+        assert float(row["mean_probability"]) == pytest.approx(0.9, abs=1e-3)
+        assert 0.7 < float(row["contrast"]) <= 1
+        assert row["area_um2"] == ""
+    with Image.open(tmp_path / "a_overlay.png") as picture:
+        pixels = np.asarray(picture)
+    scale = len(pixels) // 60
+    assert pixels.shape == (60 * scale, 70 * scale, 3)
+    yellow = (pixels == (255, 210, 0)).all(-1)
+    large = labels.repeat(scale, 0).repeat(scale, 1)
+    assert not yellow[large == 0].any()
+    edge = np.pad(large, 1)
+    for y, x in [(1, 0), (-1, 0), (0, 1), (0, -1)]:
+        differs = (edge != np.roll(edge, (y, x), (0, 1)))[1:-1, 1:-1] & (large > 0)
+        assert yellow[differs].all()
+    gray = pixels[~yellow]
+    assert (gray == gray[:, :1]).all()
+
+
+def test_what_is_done_is_not_done_again(fixed, tmp_path):
+    for name in "abc":
+        np.save(tmp_path / f"{name}.npy", np.arange(3000, dtype=np.uint16).reshape(50, 60))
+    out = tmp_path / "out"
+
+    def run(**settings):
+        asked.clear()
+        jobs = plan_jobs([str(tmp_path / f"{name}.npy") for name in "abc"])[0]
+        return predict_files(fixed, jobs, out, **settings), len(asked)
+
+    def stop(done, _):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(progress=stop)
+    assert len(json.loads((out / "predictions.json").read_text())["images"]) == 2
+    first, count = run()
+    assert count == 1
+    assert [outcome.neurons for outcome in first] == [3, 3, 3]
+    assert run() == (first, 0)
+    assert run(overwrite=True) == (first, 3)
+    assert run(threshold=0.6)[1] == 3
+    assert run(threshold=0.6)[1] == 0
+    np.save(tmp_path / "b.npy", np.zeros((50, 60), np.uint16))
+    (out / "c_overlay.png").unlink()
+    changed, count = run(threshold=0.6)
+    assert count == 2
+    assert [outcome.neurons for outcome in changed] == [3, 0, 3]
+
+
+def test_files_of_others_are_kept(fixed, tmp_path):
+    image = np.arange(4200, dtype=np.uint16).reshape(60, 70)
+    mine = (blobs() > 0).astype(np.uint16)
+    for name in "ab":
+        tifffile.imwrite(tmp_path / f"{name}.tif", image)
+    tifffile.imwrite(tmp_path / "a_labels.tif", mine)
+    jobs = plan_jobs([str(tmp_path)])[0]
+    assert [job.name for job in jobs] == ["a", "b"]
+    first, second = predict_files(fixed, jobs, tmp_path, ["labels", "imagej"])
+    assert "a_labels.tif was corrected, or is not from fluxseg" in first.warnings[0]
+    assert (first.files, second.files) == (("a_rois.zip",), ("b_labels.tif", "b_rois.zip"))
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "a_labels.tif"), mine)
+    # A prediction that nobody has corrected is no label, so this one is.
+    source = FolderSource(str(tmp_path))
+    assert source.keys() == ["a.tif", "b.tif"]
+    assert len(source.read("a.tif").masks) == 1
+    assert source.read("b.tif").masks is None
+
+
+@pytest.mark.parametrize(
+    ("image", "diameter", "doubt"),
+    [
+        (np.full((60, 70), 7, np.uint16), None, "image is constant: every pixel is 7"),
+        (np.zeros((60, 70), np.uint16), None, "image is constant"),
+        (np.full((60, 70), np.nan, np.float32), None, "image has no finite pixel"),
+        ((blobs() > 0).astype(np.uint16) * 5, None, "looks like labels, not like a picture"),
+        (IMAGE, 5000.0, "--diameter 5000 is more than half of the image's side"),
+    ],
+)
+def test_doubtful_results_are_told(fixed, image, diameter, doubt):
+    rois = find_rois(fixed.predict(image) if np.isfinite(image).all() else np.zeros(image.shape))
+    assert any(doubt in text for text in find_doubts(image, rois, diameter, 16.0))
+
+
+def test_a_diameter_that_the_cells_do_not_have_is_told():
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 4000, (200, 200))
+    mask = np.zeros((200, 200), np.float32)
+    for y in range(20, 200, 40):
+        for x in range(20, 200, 40):
+            mask[y - 6 : y + 6, x - 6 : x + 6] = 1
+    rois = find_rois(mask)
+    assert len(rois) == 25
+    assert find_doubts(image, rois, 13.0, 16.0) == []
+    assert find_doubts(image, rois, None, 16.0) == []
+    (doubt,) = find_doubts(image, rois, 30.0, 16.0)
+    assert "the cells found are about 14 px across, not 30" in doubt
+    assert find_doubts(image, find_rois(0 * mask), None, 16.0) == ["no neuron was found"]
+    assert any("far from cells of 4 to 64 px" in d for d in find_doubts(image, rois, 70.0, 16.0))

@@ -138,7 +138,7 @@ def test_predictions_are_written_into_the_folder_only(output, tmp_path):
         folder = tmp_path / "source" / str(number)
         folder.mkdir()
         tifffile.imwrite(folder / f"{name}.tif", image)
-    jobs = plan_jobs([str(tmp_path / "source")], output)
+    jobs = plan_jobs([str(tmp_path / "source")])[0]
     assert len(jobs) == len(kept)
     outcomes = predict_files(tiny_model(), jobs, output, ("probability", "imagej", "npz"))
     assert not [outcome.error for outcome in outcomes if outcome.error]

@@ -175,9 +175,35 @@ def test_one_group_gives_no_verdict(first, second):
             lambda s: [row.update(group="g") for row in s["splits"]["test"]["recordings"]],
         )
     text = text_of_runs(first, second)
-    assert "there are too few groups to tell whether that is chance" in text
+    assert "below 5 groups no verdict is possible" in text
     splits = [read_run(folder).splits[-1] for folder in (first, second)]
     assert compare_recordings(*splits)["scores"]["neuron_iou"]["interval"] is None
+
+
+def test_few_groups_give_an_interval_but_no_verdict(first, second):
+    def regroup(scores):
+        for number, row in enumerate(scores["splits"]["test"]["recordings"]):
+            row["group"] = f"g{number % 4}"
+
+    for folder in (first, second):
+        change(folder / "scores.json", regroup)
+    text = text_of_runs(first, second)
+    assert "(4 groups) of the test split (95 % interval over groups: " in text
+    assert "below 5 groups no verdict is possible" in text
+    assert "too few groups to tell" in text
+    assert "it is better" not in text
+
+
+def test_runs_that_share_a_split_but_no_recording_are_laid_side_by_side(first, second):
+    def rename(scores):
+        for split in scores["splits"].values():
+            for row in split["recordings"]:
+                row["key"] = "other-" + row["key"]
+
+    change(second / "scores.json", rename)
+    text = text_of_runs(first, second)
+    assert "scores can only be laid side by side" in text
+    assert "There are no paired differences" in text
 
 
 def test_settings_and_versions_that_differ_are_listed(first, second):

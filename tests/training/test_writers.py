@@ -29,6 +29,14 @@ def test_the_line_has_the_form_of_the_reference_protocol():
     )
 
 
+def test_people_read_the_epoch_and_its_scores():
+    known = {**ROW, "val_neuron_iou": 0.616}
+    line = "epoch 16/20  loss 0.23  neuron IoU train 0.42, val 0.62"
+    assert format_epoch(known, 20) == line
+    assert format_epoch(ROW, 20) == "epoch 16/20  loss 0.23  neuron IoU train 0.42"
+    assert format_epoch({**ROW, "test_loss": 0.3}, 20).startswith("Epoch 16: TrL=0.2254, ")
+
+
 def test_history_is_written_as_json_lines_and_csv(tmp_path):
     write_history(tmp_path, [ROW, {**ROW, "epoch": 17}])
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()

@@ -1,0 +1,96 @@
+"""Names by which images and their labels know each other; `fluxseg.formats.pairs` has the table."""
+
+import re
+from pathlib import Path
+
+IMAGE_SUFFIXES = (
+    ".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".gif", ".lsm", ".btf",
+)  # fmt: skip
+"""Endings of image files, in lower case; upper case is known as well."""
+SEG_ENDING = "_seg.npy"
+"""What follows the name of an image in the name of the file of Cellpose's GUI."""
+
+_WORDS = "(?:cp_)?masks?|labels?|seg|segmentations?|gt|ground_?truth|annotations?"
+_GAP = r"[_\-. ]+"
+
+
+def _around(words: str) -> re.Pattern[str]:
+    pattern = f"(?:{words})|(.+?){_GAP}(?:{words})|(?:{words}){_GAP}(.+)"
+    return re.compile(pattern, re.IGNORECASE)
+
+
+_LABELS = _around(_WORDS)
+_ROIS = _around(rf"rois?|roi[ _-]?sets?|missed|corrected|{_WORDS}")
+_IMAGES = _around("images?|imgs?|raw")
+_PROJECTED = re.compile("(?:avg|max|min|sum|std|med)_(.+)", re.IGNORECASE)
+_CELLPOSE = re.compile("(.+?)_(?:cp_(?!masks$).+|flows|outlines|dp|cellprob)", re.IGNORECASE)
+_NNUNET = re.compile("(images|labels)(t[rs])", re.IGNORECASE)
+
+
+def is_image_name(path: Path) -> bool:
+    """Tell whether a file has the ending of an image."""
+    return path.suffix.lower() in IMAGE_SUFFIXES
+
+
+def is_label_name(path: Path) -> bool:
+    """Tell whether an image file is named as labels."""
+    return is_image_name(path) and _rest(_LABELS, stem_of(path)) is not None
+
+
+def stem_of(path: Path) -> str:
+    """Return the name of a file without its ending, of which `.ome.tif` is one."""
+    if path.name.endswith(SEG_ENDING):
+        return path.name.removesuffix(SEG_ENDING)
+    return re.sub(r"\.ome$", "", path.stem, flags=re.IGNORECASE)
+
+
+def image_of_cellpose(path: Path) -> str:
+    """Return the name of the image that an output of Cellpose without labels is of, or ""."""
+    found = _CELLPOSE.fullmatch(stem_of(path))
+    return found[1] if found else ""
+
+
+def image_names(path: Path) -> list[str]:
+    """Return the names that labels of an image can have, the likeliest first, in lower case too."""
+    stem = stem_of(path)
+    names = [stem, stem.casefold()]
+    if folder_role(path.parent.name)[1] in ("tr", "ts"):
+        names.append(re.sub(r"_\d{4}$", "", stem))
+    projected = _PROJECTED.fullmatch(stem)
+    names += [projected[1]] if projected else []
+    rest = _rest(_IMAGES, stem)
+    names += [] if rest is None else [rest]
+    return list(dict.fromkeys([*names, *(name.casefold() for name in names)]))
+
+
+def label_names(path: Path) -> list[str]:
+    """Return the names of images that a file of labels may belong to; "": it does not tell."""
+    stem = stem_of(path)
+    seg = path.name.endswith(SEG_ENDING)
+    rest = None if seg else _rest(_LABELS if is_image_name(path) else _ROIS, stem)
+    names = [] if rest is None else [rest, rest.casefold()]
+    # ROIs may be named just like their image, even if that has a word in its name.
+    names += [stem, stem.casefold()] if rest is None or not is_image_name(path) else []
+    return list(dict.fromkeys(names))
+
+
+def folder_role(name: str) -> tuple[str, str]:
+    """Return "images", "labels" or "", and what tells such folders apart: "train" of `train_masks`.
+
+    Args:
+        name: of the folder.
+    """
+    nnunet = _NNUNET.fullmatch(name)
+    if nnunet:
+        return nnunet[1].lower(), nnunet[2].lower()
+    for role, pattern in (("images", _IMAGES), ("labels", _LABELS)):
+        rest = _rest(pattern, name)
+        if rest is not None:
+            return role, rest.casefold()
+    return "", ""
+
+
+def _rest(pattern: re.Pattern[str], text: str) -> str | None:
+    """Return what is left of a text without the word, None if it is not there."""
+    found = pattern.fullmatch(text)
+    return (found[1] or found[2] or "") if found else None

@@ -1,0 +1,110 @@
+"""What `fluxseg predict` has written, told by what is in it: it is never taken for an input.
+
+Every output holds `MARK` near its begin or end. Labels also hold a checksum of their pixels: once
+somebody has corrected them they are labels like any others.
+"""
+
+import re
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fluxseg.io.files import atomic_path
+
+MARK = "fluxseg predict"
+"""In every file that `fluxseg predict` writes."""
+TABLE_COLUMNS = (
+    "neuron", "x_px", "y_px", "area_px", "area_um2", "diameter_px", "mean_probability",
+    "confidence", "contrast",
+)  # fmt: skip
+"""Columns of the table of neurons, by which such a file is known."""
+LOOKED_AT = 2**16
+"""Bytes at the begin and the end of a file in which the mark is looked for."""
+_SUM = re.compile(rf"{MARK} \[([0-9a-f]{{8}})\]".encode())
+
+
+def is_prediction(path: Path) -> bool:
+    """Tell whether a file is what `fluxseg predict` has written, and not corrected since."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(4096)
+            if MARK.encode() not in start and path.suffix.lower() in (".zip", ".json", ".npy"):
+                file.seek(max(path.stat().st_size - LOOKED_AT, 0))
+                start = file.read(LOOKED_AT)
+    except OSError:
+        return False
+    if MARK.encode() not in start:
+        return start.replace(b'"', b"").startswith(",".join(TABLE_COLUMNS[:6]).encode())
+    found = _SUM.search(start)
+    return found is None or _checksum_of(path) == found[1].decode()
+
+
+def write_labels(path: Path, labels: np.ndarray, um_per_px: float | None) -> None:
+    """Write predicted labels as a TIFF that ImageJ shows in colours.
+
+    Args:
+        path: file to write, whole or not at all.
+        labels: `[H, W]` uint16 or uint32; ImageJ has no such numbers, and shows them in grey.
+        um_per_px: size of a pixel, um; None if it is not known.
+
+    Raises:
+        WorkdirError: if the file cannot be written.
+    """
+    top = max(int(labels.max(initial=0)), 1)
+    shown = {"imagej": True, "metadata": {"min": 0, "max": top, "LUTs": [palette().T]}}
+    _write(path, labels, um_per_px, checksum(labels), shown if labels.dtype == np.uint16 else {})
+
+
+def write_map(path: Path, values: np.ndarray, um_per_px: float | None) -> None:
+    """Write a predicted map `[H, W]`, such as the probability, as TIFF; see `write_labels`."""
+    _write(path, values, um_per_px, "", {})
+
+
+def checksum(labels: np.ndarray) -> str:
+    """Return a checksum of labels that does not depend on their dtype."""
+    return f"{zlib.crc32(np.ascontiguousarray(labels, '<u4').tobytes()):08x}"
+
+
+def palette() -> np.ndarray:
+    """Return 256 colours `[256, 3]` uint8: black, then ones unlike their neighbours in number."""
+    # Steps of the golden ratio set the hues of successive numbers far apart.
+    hues = (np.arange(256) * 0.618034) % 1
+    colors = 0.5 + 0.5 * np.cos(2 * np.pi * (hues[:, None] + np.array([0, 1, 2]) / 3))
+    colors = np.rint(55 + 200 * colors).astype(np.uint8)
+    colors[0] = 0
+    return colors
+
+
+def _write(
+    path: Path, values: np.ndarray, um_per_px: float | None, code: str, more: dict[str, Any]
+) -> None:
+    import tifffile
+
+    scale: dict[str, Any] = {}
+    if um_per_px is not None:
+        scale = {"resolution": (1e4 / um_per_px, 1e4 / um_per_px), "resolutionunit": "CENTIMETER"}
+        if more:
+            scale = {"resolution": (1 / um_per_px, 1 / um_per_px)}
+            more = more | {"metadata": {**more["metadata"], "unit": "um"}}
+    with atomic_path(path) as temporary:
+        tifffile.imwrite(
+            temporary,
+            values,
+            photometric="minisblack",
+            compression="zlib",
+            software=f"{MARK} [{code}]" if code else MARK,
+            **scale,
+            **more,
+        )
+
+
+def _checksum_of(path: Path) -> str:
+    import tifffile
+
+    try:
+        return checksum(tifffile.imread(path))
+    except Exception:
+        # Damaged files meet the library with exceptions of any kind, and are no predictions.
+        return ""

@@ -1,0 +1,307 @@
+"""Image, labels, or something else: what the files of a folder are to each other.
+
+Every verb goes by this table. NAME is the name of an image without its ending (`.ome.tif` is one
+ending). WORD is `mask`, `masks`, `label`, `labels`, `seg`, `segmentation`, `gt` or `annotation`;
+`_`, `-`, `.` or a blank parts it from NAME. Upper and lower case do not matter.
+
+| file | is |
+|---|---|
+| `NAME_WORD.tif`, `WORD_NAME.tif` | label image of NAME, `NAME_img`, or `AVG_NAME` (ImageJ's) |
+| `NAME_cp_masks.tif` (Cellpose) | label image of NAME, unless there is `NAME_seg.npy` |
+| `WORD.tif`, `RoiSet.zip` | labels of `image.tif`, or of the only image in the folder |
+| `masks/NAME.tif` | label image of NAME in `images` beside, or in the folder above; also \
+with a WORD, and in `train_masks`, `labels`, `GT`, ... beside `train_images`, ... |
+| `labelsTr/NAME.tif` (nnU-Net) | label image of `imagesTr/NAME_0000.tif` |
+| several images in `masks` | one ROI each, of the only image in `images` (DSB 2018) |
+| `NAME_seg.npy` | masks of NAME, from Cellpose's GUI |
+| `NAME.zip`, `RoiSet_NAME.zip` | ROIs of NAME, if they hold ImageJ ROIs; also `NAME_rois`, ... |
+| `.roi` files | ROIs of the image of their name, or all of them of the only image |
+| JSON of COCO | ROIs of the images that it lists, in its folder, in one beside or below it |
+| JSON of Neurofinder's regions | ROIs of NAME |
+| what `fluxseg predict` has written | nothing, unless somebody has corrected the labels |
+| `NAME_flows.tif`, `NAME_cp_output.png` | nothing (Cellpose) |
+| other `.zip` and `.json`, other endings | nothing |
+| other images, `.npy`, `.npz`, `.nwb`, `.mat` | recordings |
+
+Labels without an image, and several for one image, are an error that says what was looked for.
+"""
+
+import dataclasses
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from fluxseg.errors import RecordingError
+from fluxseg.formats.folders import files_in, folders_in, image_folders, label_folders, list_folder
+from fluxseg.formats.imagej import holds_rois
+from fluxseg.formats.json_files import kind_of_json, listed_names
+from fluxseg.formats.label_names import (
+    SEG_ENDING,
+    image_names,
+    image_of_cellpose,
+    is_image_name,
+    is_label_name,
+    label_names,
+    stem_of,
+)
+from fluxseg.formats.own import is_prediction
+
+RECORDING_SUFFIXES = (".npy", ".npz", ".nwb", ".mat")
+"""Endings of recordings that are no images."""
+SETTLED = 2.0
+"""Seconds without a change after which it is remembered what is in a folder."""
+_LABELS = ("labels", "seg", "rois", "roi", "coco")
+_ROLES = ("image", "recording", *_LABELS)
+
+Labels = dict[Path, tuple[Path, ...]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sorted:
+    """The files of one folder.
+
+    Attributes:
+        labels: every image, and the files with its labels: none, one, or one for each ROI.
+        doubts: the images of which these cannot be told, and why.
+        others: other recordings.
+        wrong: labels without an image, and what was looked for.
+        unused: other files, and why they are nothing to fluxseg.
+        places: the folders that were looked into.
+    """
+
+    labels: Mapping[Path, tuple[Path, ...]]
+    doubts: Mapping[Path, str]
+    others: tuple[Path, ...]
+    wrong: Mapping[Path, str]
+    unused: Mapping[Path, str]
+    places: tuple[Path, ...]
+
+
+def find_labels(path: Path) -> tuple[Path, ...]:
+    """Return the files with the labels of an image: none, one, or one for each ROI.
+
+    Raises:
+        RecordingError: if they cannot be told, or the file itself is labels without an image.
+        OSError: if the folder cannot be read.
+    """
+    found = sort_folder(path.parent)
+    if path in found.wrong:
+        raise RecordingError("", found.wrong[path])
+    if path in found.doubts:
+        raise RecordingError("masks", found.doubts[path])
+    return found.labels.get(path, ())
+
+
+def find_image(path: Path) -> Path | None:
+    """Return the image that a file of ROIs belongs to, None if there is none.
+
+    Raises:
+        RecordingError: if there are several.
+        OSError: if the folder cannot be read.
+    """
+    found = sort_folder(path.parent).labels
+    names = label_names(path)
+    near = [image for image, labels in found.items() if path in labels]
+    # It may be asked for by its name although the image has other labels too.
+    near = near or [image for image in found if set(names) & set(image_names(image))]
+    near = near or (list(found) if "" in names else [])
+    if len(near) > 1:
+        listed = _list(near)
+        raise RecordingError("image", f"several images are beside it: {listed}; name one (--image)")
+    return near[0] if near else None
+
+
+_known: dict[Path, tuple[tuple[float, ...], Sorted]] = {}
+
+
+def sort_folder(folder: Path) -> Sorted:
+    """Tell what each file in a folder is, by the table of this module.
+
+    Raises:
+        OSError: if the folder cannot be read.
+    """
+    known = _known.get(folder)
+    if known is not None and known[0] == _times(known[1].places):
+        return known[1]
+    began = time.time()
+    result = _sort(folder)
+    times = _times(result.places)
+    # A file that comes within the same tick of the clock would never be seen.
+    if max(times) < began - SETTLED:
+        _known[folder] = (times, result)
+    return result
+
+
+def _times(folders: Iterable[Path]) -> tuple[float, ...]:
+    return tuple(folder.stat().st_mtime if folder.is_dir() else 0.0 for folder in folders)
+
+
+def _sort(folder: Path) -> Sorted:
+    kinds = {path: _kind(path) for path in list_folder(folder)}
+    unused = {path: kind for path, kind in kinds.items() if kind not in _ROLES}
+    others = [path for path, kind in kinds.items() if kind == "recording"]
+    owners = image_folders(folder)
+    if owners:
+        wrong = _without_image(kinds, owners)
+        return Sorted({}, {}, tuple(others), wrong, unused, (folder, folder.parent, *owners))
+    stems = {stem_of(path).casefold() for path, kind in kinds.items() if kind == "image"}
+    images: list[Path] = []
+    for path, kind in kinds.items():
+        if kind == "image" and image_of_cellpose(path).casefold() in stems:
+            unused[path] = "output of Cellpose without labels"
+        elif kind == "image":
+            images.append(path)
+    named = [path for path, kind in kinds.items() if kind in _LABELS]
+    folders = label_folders(folder)
+    listed, above = _listed(folder, kinds) if images else ({}, ())
+    labels, doubts = _pair(images, named, folders, listed)
+    if len(images) == 1 and not labels[images[0]] and not doubts:
+        labels[images[0]] = _labels_of_only(kinds, named, folders)
+    used = {path for files in labels.values() for path in files}
+    wrong = {}
+    for path in named:
+        rivals = [i for i in images if set(label_names(path)) & set(image_names(i))]
+        if path in used or any(i in doubts for i in rivals):
+            continue
+        if rivals:
+            unused[path] = f"the labels are taken from {labels[rivals[0]][0].name}"
+        elif kinds[path] == "seg":
+            # It may hold its image itself, and reading it says if not.
+            others.append(path)
+        elif kinds[path] != "coco" or not any(_images_below(path)):
+            wrong[path] = _complain(path, kinds[path], images)
+    return Sorted(labels, doubts, tuple(others), wrong, unused, (folder, *folders, *above))
+
+
+def _kind(path: Path) -> str:
+    """Return the role of a file, told by its ending or by its content, or why it has none."""
+    suffix = path.suffix.lower()
+    if is_prediction(path):
+        return "written by fluxseg predict"
+    if path.name.endswith(SEG_ENDING):
+        return "seg"
+    if is_image_name(path):
+        return "labels" if is_label_name(path) else "image"
+    if suffix in RECORDING_SUFFIXES:
+        return "recording"
+    if suffix == ".zip":
+        return "rois" if holds_rois(path) else "holds no ROIs"
+    if suffix == ".json":
+        kind = kind_of_json(path)
+        return {"neurofinder": "rois"}.get(kind, kind) or "holds no ROIs"
+    return "roi" if suffix == ".roi" else "ending that is not read"
+
+
+def _without_image(kinds: Mapping[Path, str], owners: Sequence[Path]) -> dict[Path, str]:
+    """Return what is wrong with those images of a folder of labels that belong to no image."""
+    used: set[Path] = set()
+    for owner in owners:
+        found = sort_folder(owner)
+        used |= {path.resolve() for files in found.labels.values() for path in files}
+        if found.doubts:
+            used |= {path.resolve() for path in kinds}
+    where = " or ".join(f"{owner.name}/" for owner in owners)
+    return {
+        path: "is in a folder of labels, but its image is not there: looked for "
+        f"{label_names(path)[0]}.* in {where}"
+        for path, kind in kinds.items()
+        if kind in ("image", "labels") and path.resolve() not in used
+    }
+
+
+def _listed(folder: Path, kinds: Mapping[Path, str]) -> tuple[dict[str, Path], tuple[Path, ...]]:
+    """Return the COCO file of each image name that one lists, and the folders above with such."""
+    files = {path: folder for path, kind in kinds.items() if kind == "coco"}
+    above = (folder.parent, folder.parent / "annotations") if folder.name else ()
+    for place in above:
+        files |= {p: place for p in files_in(place) if p.suffix.lower() == ".json"}
+    found: dict[str, Path] = {}
+    for path in reversed(files):
+        if kind_of_json(path) == "coco":
+            found |= dict.fromkeys(listed_names(path), path)
+    return found, tuple({files[path] for path in found.values()} - {folder})
+
+
+def _images_below(path: Path) -> Iterable[Path]:
+    """Yield the images that a COCO file lists, in its folder and in those beside and below it."""
+    names = set(listed_names(path))
+    places = [path.parent, *folders_in(path.parent), *folders_in(path.parent.parent)]
+    return (image for place in places for image in files_in(place) if image.name in names)
+
+
+def _pair(
+    images: Sequence[Path],
+    named: Sequence[Path],
+    folders: Sequence[Path],
+    listed: Mapping[str, Path],
+) -> tuple[Labels, dict[Path, str]]:
+    """Give each image its labels; also return why that of some cannot be told."""
+    pool: dict[str, list[Path]] = {}
+    for path in named:
+        for name in label_names(path):
+            pool.setdefault(name, []).append(path)
+    for path in (path for folder in folders for path in files_in(folder)):
+        if is_image_name(path) and not is_prediction(path):
+            # In a folder of labels a word is no need.
+            for name in dict.fromkeys(
+                (stem_of(path), stem_of(path).casefold(), *label_names(path))
+            ):
+                pool.setdefault(name, []).append(path)
+    claims: dict[Path, tuple[int, list[Path]]] = {}
+    for image in images:
+        names = [name for name in image_names(image) if name in pool]
+        rank = image_names(image).index(names[0]) if names else 0
+        files = list(pool[names[0]]) if names else []
+        files += [listed[image.name]] if listed.get(image.name) not in (None, *files) else []
+        claims[image] = (rank, files)
+    first: dict[Path, int] = {}
+    for rank, files in claims.values():
+        first |= {path: min(rank, first.get(path, rank)) for path in files}
+    labels: Labels = {}
+    doubts = {}
+    for image, (rank, files) in claims.items():
+        mine = [path for path in files if first[path] == rank or path in listed.values()]
+        segs = [path for path in mine if path.name.endswith(SEG_ENDING)]
+        if segs:
+            mine = [p for p in mine if p in segs or not p.stem.lower().endswith("_cp_masks")]
+        rivals = [
+            i
+            for i, (r, f) in claims.items()
+            if r == rank and set(f) & set(mine) - set(listed.values())
+        ]
+        labels[image] = tuple(mine[:1])
+        if len(mine) > 1:
+            doubts[image] = f"several files of labels are beside it: {_list(mine)}; keep one"
+        elif len(rivals) > 1:
+            doubts[image] = f"{mine[0].name} could belong to several images: {_list(rivals)}"
+    return labels, doubts
+
+
+def _labels_of_only(
+    kinds: Mapping[Path, str], named: Sequence[Path], folders: Sequence[Path]
+) -> tuple[Path, ...]:
+    """Return the labels of the only image in a folder, none of which is named like it."""
+    singles = [path for path in named if kinds[path] == "roi"]
+    wordy = [path for path in named if "" in label_names(path)]
+    objects = [p for f in folders for p in files_in(f) if is_image_name(p) and not is_prediction(p)]
+    if singles:
+        return tuple(singles)
+    if len(wordy) == 1:
+        return tuple(wordy)
+    return tuple(objects) if len(objects) > 1 else ()
+
+
+def _complain(path: Path, kind: str, images: Sequence[Path]) -> str:
+    """Say which image was looked for."""
+    what = "is named as labels" if kind == "labels" else "holds ROIs"
+    if kind == "coco":
+        names = ", ".join(listed_names(path)[:3])
+        return f"{what}, but the images that it lists are not there: {names}"
+    name = label_names(path)[0]
+    if not name and len(images) > 1:
+        return f"{what}, but not of which of {len(images)} images: name it like one of them"
+    return f"{what}, but its image is not there: looked for {name or 'image'}.*"
+
+
+def _list(paths: Iterable[Path]) -> str:
+    return ", ".join(sorted(path.name for path in paths))

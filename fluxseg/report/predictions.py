@@ -1,0 +1,67 @@
+"""One page of all predicted images: overlays to look at, counts, diameters, warnings."""
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fluxseg.formats.own import MARK
+from fluxseg.formats.sources import format_unused
+from fluxseg.inference.outputs import FILES
+from fluxseg.inference.predict_files import Outcome
+from fluxseg.io.files import write_text
+from fluxseg.report.html import embed_jpeg, render_template
+
+PAGE = "predictions.html"
+SHOWN = 200
+"""Images with a picture on the page; all of them are in its table."""
+SIDE = 640
+"""Longest side of a picture on the page, px."""
+
+
+def write_predictions_page(
+    output: Path, outcomes: Sequence[Outcome], unused: Mapping[Path, str], model: str
+) -> Path:
+    """Write `predictions.html`, which needs no other file, no script and no network.
+
+    Args:
+        output: folder of the predictions.
+        outcomes: from `predict_files`.
+        unused: files that are not used, and why.
+        model: name of the model.
+
+    Returns:
+        Its path.
+
+    Raises:
+        WorkdirError: if it cannot be written.
+    """
+    rows = []
+    pictured = 0
+    for outcome in outcomes:
+        overlay = output / f"{outcome.job.name}{FILES['overlay']}"
+        picture = None
+        if pictured < SHOWN and overlay.name in outcome.files:
+            picture = _shrink(overlay, f"Outlines of the neurons found in {outcome.job.name}")
+            pictured += 1
+        rows.append({"title": str(outcome.job.path), "picture": picture, "found": outcome})
+    text = render_template(
+        "predictions.html", rows=rows, unused=format_unused(unused), model=model, mark=MARK
+    )
+    write_text(output / PAGE, text)
+    return output / PAGE
+
+
+def _shrink(path: Path, alt: str) -> dict[str, Any] | None:
+    """Return a small copy of a picture for the page, None if it cannot be read."""
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=("PNG",)) as picture:
+            small = picture.convert("RGB")
+    except (OSError, ValueError):
+        return None
+    small.thumbnail((SIDE, SIDE))
+    buffer = io.BytesIO()
+    small.save(buffer, format="JPEG", quality=85)
+    return embed_jpeg(buffer.getvalue(), small.size, alt)
