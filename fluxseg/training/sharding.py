@@ -75,26 +75,26 @@ def make_train_step(
         `label` and `valid`, see `sum_gradients`) to the next state and the metrics.
     """
     mesh = mesh or make_mesh()
-    whole, rows = replicated(mesh), sharded(mesh)
-    placed = whole if state_sharding is None else state_sharding
+    same, rows = replicated(mesh), sharded(mesh)
+    placed = same if state_sharding is None else state_sharding
     compile_step = functools.partial(jax.jit, compiler_options=compiler_options())
-    to_next = {"out_shardings": (placed, whole), "donate_argnums": 0}
+    to_next = {"out_shardings": (placed, same), "donate_argnums": 0}
     if micro_batches == 1:
         step = log_memory_once(compile_step(train_step, in_shardings=(placed, rows), **to_next))
         return lambda state, batch: step(state, put_batch(batch, mesh))
 
     # A program of its own for the first micro-batch would take as long to compile as this one.
-    begin = jax.jit(zero_gradients, in_shardings=whole, out_shardings=whole)
+    begin = jax.jit(zero_gradients, in_shardings=same, out_shardings=same)
     add_named = functools.partial(add_gradients, micro_batches=micro_batches)
     add = log_memory_once(
         compile_step(
             functools.wraps(add_gradients)(add_named),
-            in_shardings=(whole, whole, rows),
-            out_shardings=whole,
+            in_shardings=(same, same, rows),
+            out_shardings=same,
             donate_argnums=1,
         )
     )
-    apply = compile_step(apply_gradients, in_shardings=(placed, whole), **to_next)
+    apply = compile_step(apply_gradients, in_shardings=(placed, same), **to_next)
 
     def step_by_step(state: TrainState, batch: Mapping[str, np.ndarray]) -> Any:
         sums = begin(state.params)

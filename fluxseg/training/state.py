@@ -28,7 +28,7 @@ class TrainState(struct.PyTreeNode):
         class_weights: `[C]` float32, weight of each class in the loss.
         key: PRNG key; each step derives its own from it and `step`.
         apply_fn: `apply_fn({"params": params}, image, train, rngs=...)` -> logits; if a batch is
-            computed in parts or divided by `axis_name`, it is told `rows=...` too
+            computed in micro-batches or sharded by `axis_name`, it is told `rows=...` too
             (`fluxseg.model.layers.Rows`), for the same dropout as in one piece.
         loss_fn: `loss_fn(logits, label, valid, class_weights)` -> (sum, weight sum).
         tx: the optimiser.
