@@ -55,7 +55,7 @@ def score_crops(
     mesh: Mesh,
     batch_size: int,
     *,
-    threads: int = 4,
+    threads: int = -1,
     stop: Callable[[], bool] = lambda: False,
 ) -> SplitScores | None:
     """Score crops with the state's evaluation parameters.
@@ -101,6 +101,23 @@ def score_crops(
     while pending:
         fetch()
     return SplitScores(totals, recordings)
+
+
+def score_split(
+    dataset: Dataset,
+    eval_step: Callable[..., Any],
+    mesh: Mesh,
+    batch_size: int,
+    threads: int,
+    stop: Callable[[], bool],
+    state: TrainState,
+    split: str,
+) -> SplitScores | None:
+    """Do as `score_crops` does, with the crops of a split."""
+    crops = dataset.crops(split)
+    return score_crops(
+        eval_step, state, dataset.index, crops, mesh, batch_size, threads=threads, stop=stop
+    )
 
 
 def epoch_figures(split: str, totals: Totals) -> dict[str, float | None]:

@@ -32,18 +32,19 @@ def trace_steps(
     # Not the first one, which compiles, unless there is no other.
     first = min(FIRST, max(2, steps // 2), steps)
     last = min(first + COUNT - 1, steps)
-    number = 0
+    number, trace = 0, stack.enter_context(contextlib.ExitStack())
 
     def step(state: Any, batch: Any) -> Any:
         nonlocal number
         number += 1
         if number == first:
-            stack.enter_context(jax.profiler.trace(folder))
+            jax.profiler.start_trace(folder)
+            trace.callback(jax.profiler.stop_trace)
         with jax.profiler.StepTraceAnnotation("train", step_num=number):
             result = train_step(state, batch)
         if number == last:
             jax.block_until_ready(result)
-            stack.close()
+            trace.close()
             logger.info("Profile of steps %d to %d: %s", first, last, folder)
         return result
 

@@ -74,12 +74,13 @@ def _record_settings(config: Config, workdir: Path, checkpoints: Checkpoints) ->
 
 
 def resume_run(
-    state: TrainState, checkpoints: Checkpoints, dataset: Dataset, workdir: Path
+    state: TrainState, batches: Any, checkpoints: Checkpoints, dataset: Dataset, workdir: Path
 ) -> tuple[TrainState, Progress]:
     """Restore the newest state of a run, and how far it has come.
 
     Args:
         state: a new state, placed on the devices.
+        batches: the loader, which is put to where the run was.
         checkpoints: those of the run.
         dataset: its data.
         workdir: its folder.
@@ -101,6 +102,8 @@ def resume_run(
             f"{workdir}: the recordings or their split have changed since this run began, so it "
             "cannot be resumed; use another --workdir"
         )
+    if progress.iterator is not None:
+        batches.set_state(progress.iterator)
     logger.info("Resuming after epoch %d, step %d", progress.epoch, progress.step)
     return state, progress
 

@@ -28,7 +28,7 @@ from fluxseg.processes import is_first_process, run_in_all
 from fluxseg.training.checkpoints import Checkpoints
 from fluxseg.training.dataset import Dataset, create_class_weights
 from fluxseg.training.encoder_weights import start_encoder
-from fluxseg.training.evaluation import SplitScores, epoch_figures, score_best, score_crops
+from fluxseg.training.evaluation import SplitScores, epoch_figures, score_best, score_split
 from fluxseg.training.profiling import announce_first_step, trace_steps
 from fluxseg.training.progress import Progress
 from fluxseg.training.results import Callbacks, TrainResult
@@ -52,7 +52,7 @@ from fluxseg.training.state import (
 )
 from fluxseg.training.stopping import StopFlag, catch_signals, interrupted
 from fluxseg.training.versions import collect_versions
-from fluxseg.training.writers import RunLog, format_epoch
+from fluxseg.training.writers import RunLog
 
 logger = logging.getLogger(__name__)
 
@@ -87,9 +87,9 @@ def train(
     Raises:
         WorkdirError: if the checkpoints are of other data or the disk cannot be written.
         TrainingError: if the loss or its gradient is not finite.
-        InterruptedRunError: after SIGINT or SIGTERM, when everything is saved.
+        InterruptedRunError: after a signal, when everything is saved.
     """
-    settings, callbacks = config.train, callbacks or Callbacks()
+    settings, threads, callbacks = config.train, config.data.threads, callbacks or Callbacks()
     mesh = make_mesh()
     check_batch_size(settings.batch_size, mesh)
 
@@ -99,7 +99,7 @@ def train(
     steps = steps_per_epoch(len(crops), settings.batch_size)
     batches = make_batches(
         crops, settings.batch_size, augment=config.augment, seed=settings.seed, epochs=None,
-        threads=config.data.threads, process=(jax.process_index(), jax.process_count()),
+        threads=threads, process=(jax.process_index(), jax.process_count()),
     )  # fmt: skip
 
     # A Flax U-Net [B, H, W, 1] -> logits [B, H, W, 2], the weighted cross-entropy, optax Adam.
@@ -118,11 +118,8 @@ def train(
     eval_step = make_eval_step(mesh)
 
     # A run that was interrupted goes on where it was saved, and ends with the same bits.
-    state, progress = resume_run(state, checkpoints, dataset, workdir)
-    if progress.iterator is not None:
-        batches.set_state(progress.iterator)
-    first = is_first_process()
-    if first and not progress.is_finished(settings):
+    state, progress = resume_run(state, batches, checkpoints, dataset, workdir)
+    if (first := is_first_process()) and not progress.is_finished(settings):
         write_json(workdir / "versions.json", collect_versions())
 
     with contextlib.ExitStack() as stack:
@@ -130,16 +127,11 @@ def train(
         log = RunLog(workdir, progress.history, progress.step, writes=first)
         stack.callback(log.close)
         if profile and first:
-            tracing = stack.enter_context(contextlib.ExitStack())
-            train_step = trace_steps(train_step, workdir / "profile", steps, tracing)
+            train_step = trace_steps(train_step, workdir / "profile", steps, stack)
 
-        def score(state: TrainState, split: str) -> SplitScores | None:
-            # Same batch size as a micro-batch, so evaluation never needs more memory.
-            size = settings.batch_size // micro_batches
-            return score_crops(
-                eval_step, state, dataset.index, dataset.crops(split), mesh, size,
-                threads=config.data.threads, stop=stop,
-            )  # fmt: skip
+        # Same batch size as a micro-batch, so evaluation never needs more memory.
+        size = settings.batch_size // micro_batches
+        score = functools.partial(score_split, dataset, eval_step, mesh, size, threads, stop)
 
         while not progress.is_finished(settings):
             began = time.monotonic()
@@ -153,19 +145,16 @@ def train(
             if row is None:
                 save_stopped(config, checkpoints, state, progress)
                 raise interrupted(stop, progress.step, progress.epoch + 1)
-            row["seconds"] = round(seconds, 3)
-            progress = progress.finish_epoch(row, settings)
+            progress = progress.finish_epoch({**row, "seconds": round(seconds, 3)}, settings)
             save_epoch(config, checkpoints, state, progress)
-            log.write_epoch(progress.history)
-            logger.info(format_epoch(row, settings.epochs))
+            log.write_epoch(progress.history, settings.epochs)
             if callbacks.on_epoch:
-                callbacks.on_epoch(row)
+                callbacks.on_epoch(progress.history[-1])
 
-        # The best epoch on validation scores the test split, once.
+        # The best epoch on validation scores the test split, once. All epochs are saved by then.
         state, progress = restore_best(config, state, progress, checkpoints)
         scores = score_best(workdir, state, dataset, progress.best, score)
         if scores is None:
-            # All epochs are saved already; only the scores are missing.
             raise interrupted(stop, progress.step, progress.epoch + 1)
     return TrainResult(gather(state), list(progress.history), scores, dataset)
 

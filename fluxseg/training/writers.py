@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from fluxseg.errors import WorkdirError
 from fluxseg.io.files import write_text
 from fluxseg.io.tables import write_csv
+
+logger = logging.getLogger(__name__)
 
 History = list[dict[str, Any]]
 """One row for each epoch."""
@@ -94,12 +97,13 @@ class RunLog:
             for name, value in values.items():
                 self._board.add_scalar(f"step/{name}", value, step)
 
-    def write_epoch(self, history: Sequence[Mapping[str, Any]]) -> None:
-        """Write the history with the epoch that has just ended."""
+    def write_epoch(self, history: Sequence[Mapping[str, Any]], epochs: int) -> None:
+        """Write the history; log and write the epoch that has just ended, of so many."""
+        row = history[-1]
+        logger.info(format_epoch(row, epochs))
         if not self._board:
             return
         write_history(self._workdir, history)
-        row = history[-1]
         with self._writing():
             for name, value in row.items():
                 split, _, figure = name.partition("_")

@@ -65,7 +65,7 @@ def read_events(folder):
 def test_tensorboard_gets_every_figure(tmp_path):
     log = RunLog(tmp_path, [], 0, writes=True)
     log.write_step(1, {"loss": 0.5})
-    log.write_epoch([ROW])
+    log.write_epoch([ROW], 20)
     log.close()
     found = {
         value.tag: (event.step, round(value.simple_value, 4))
@@ -94,6 +94,6 @@ def test_what_an_interrupted_run_wrote_beyond_its_checkpoint_is_hidden(tmp_path)
 def test_other_processes_write_nothing(tmp_path):
     log = RunLog(tmp_path, [ROW], 320, writes=False)
     log.write_step(321, {"loss": 0.5})
-    log.write_epoch([ROW])
+    log.write_epoch([ROW], 20)
     log.close()
     assert list(tmp_path.iterdir()) == []
