@@ -18,7 +18,7 @@ from fluxseg.simulation.labels import LabelRules, Labels, create_labels
 from fluxseg.simulation.optics import Drift
 from fluxseg.simulation.ranges import DEFAULT, FAMILIES, Range, Ranges, draw_parameters
 
-VERSION = 3
+VERSION = 4
 """Raised whenever the same seed gives other recordings, so that caches are made again."""
 SHIFT_PX, MOST_SHIFT_PX = 4.0, 12.0
 """Standard deviation of a session's drift along each axis, and the most of it."""
@@ -28,7 +28,10 @@ ZOOM, MOST_ZOOM = 0.005, 0.015
 RECORDED = dataclasses.replace(
     DEFAULT,
     families=tuple(
-        dataclasses.replace(FAMILIES[i], brightness=Range(0.4, 2.8, True)) for i in (0, 1, 2, 6)
+        dataclasses.replace(
+            FAMILIES[i], density=Range(8e4, 1.8e5, True), brightness=Range(0.4, 2.8, True)
+        )
+        for i in (0, 1, 2, 6)
     ),
     modes=(1.0, 0.0, 0.0),
     diameter_px=Range(13.0, 15.5),
@@ -45,7 +48,7 @@ RULES = LabelRules(
     missed=0.04,
     wider=(0.07, 0.06),
     moved=0.06,
-    border_um=12.0,
+    border_um=10.0,
 )
 """Labels as an automatic pipeline makes them: active, visible cells away from the border, a few of
 them missed, with outlines that are a little off."""
