@@ -24,7 +24,7 @@ from fluxseg.formats.hdf5 import (
 from fluxseg.formats.mask_arrays import masks_from_array
 from fluxseg.formats.npy import naming_file, open_regular
 from fluxseg.formats.pick import NO_PICK, Pick, choose
-from fluxseg.formats.suite2p import recording_from_suite2p
+from fluxseg.formats.suite2p import plane_name, recording_from_suite2p
 
 MAGIC = b"MATLAB 5.0 MAT-file"
 MAGIC_HDF5 = b"MATLAB 7.3 MAT-file"
@@ -65,7 +65,9 @@ def read_mat(path: Path | str, pick: Pick = NO_PICK) -> Recording:
             stat = np.atleast_1d(np.asarray(values["stat"], object))
             iscell = values.get("iscell")
             iscell = None if iscell is None else np.atleast_2d(np.asarray(iscell))
-            return recording_from_suite2p(values["ops"], stat, iscell, path.stem)
+            # Each session has a file of this name.
+            name = plane_name(path.parent) if path.stem == "Fall" else path.stem
+            return recording_from_suite2p(values["ops"], stat, iscell, name)
         arrays = {
             name: (shape, functools.partial(_load_one, path, name))
             for name, (shape, kind) in known.items()

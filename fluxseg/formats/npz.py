@@ -1,8 +1,8 @@
 """Recordings in `.npz` files: the fields of `fluxseg.formats.allen`, one array each.
 
-`image` is another name for `max_projection`, `masks` for `roi_mask_array`; instead of the masks
-there may be `masks_packed`, the bits of `numpy.packbits` over all of them, and `masks_shape`
-`[3]`. `metadata` is text: JSON, or a dict as Python writes it.
+`image` can stand for `max_projection`, `masks` for `roi_mask_array`, and see `_NAMES`; instead
+of the masks there may be `masks_packed`, the bits of `numpy.packbits` over all of them, and
+`masks_shape` `[3]`. `metadata` is text: JSON, or a dict as Python writes it.
 """
 
 import ast
@@ -41,7 +41,8 @@ MAX_JSON = 2**24
 """Characters of metadata as JSON."""
 MAX_LITERAL = 100_000
 """Characters of metadata as Python writes them, whose parser takes much more memory."""
-_NAMES = {"image": "max_projection", "masks": "roi_mask_array"}
+_NAMES = dict.fromkeys(("image", "img", "max_proj", "meanImg", "mean_image"), "max_projection")
+_NAMES |= dict.fromkeys(("masks", "labels", "label", "rois", "mask"), "roi_mask_array")
 _FIELDS = (
     "id", "metadata", "max_projection", "roi_ids", "roi_mask_array", "masks_packed", "masks_shape",
     GROUP_FIELD, *_NAMES,
@@ -72,7 +73,8 @@ def read_npz(path: Path | str, pick: Pick = NO_PICK) -> Recording:
         image_key, _, masks_key = pick.key.partition(":")
         wanted = {"max_projection": image_key, "roi_mask_array": masks_key}
         values = _read_fields(path, {usual: key for usual, key in wanted.items() if key})
-        masks_key = masks_key or ("masks" if "masks" in values else "roi_mask_array")
+        known = [name for name, usual in _NAMES.items() if usual == "roi_mask_array"]
+        masks_key = masks_key or next((name for name in known if name in values), "roi_mask_array")
         for name, usual in _NAMES.items():
             if name in values:
                 values.setdefault(usual, values.pop(name))

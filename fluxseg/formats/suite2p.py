@@ -114,11 +114,11 @@ def read_suite2p(path: Path | str, *, cells_only: bool = True, plane: str = "") 
     stat = read_npy(folder / "stat.npy")
     iscell = read_npy(folder / "iscell.npy") if (folder / "iscell.npy").exists() else None
     with naming_file(folder):
-        found = recording_from_suite2p(ops, stat, iscell, _name(folder), cells_only=cells_only)
+        found = recording_from_suite2p(ops, stat, iscell, plane_name(folder), cells_only=cells_only)
     beside = [other for other in _planes(folder.parent) if other != folder]
     if found.group != found.id or not beside:
         return found
-    group = _name(folder.parent)
+    group = plane_name(folder.parent)
     remarks = tuple(remark for remark in found.remarks if remark != NO_GROUP)
     remark = f"the {len(beside) + 1} planes of {folder.parent} are one group"
     return dataclasses.replace(found, group=group, remarks=(*remarks, remark))
@@ -296,7 +296,7 @@ def _read_pixels(entry: Any, number: int, shape: tuple[int, ...]) -> tuple[np.nd
     return pixels[0], pixels[1]
 
 
-def _name(folder: Path) -> str:
+def plane_name(folder: Path) -> str:
     """Return a name that tells planes of several folders apart."""
     parts = [p for p in folder.resolve().parts[-3:] if p not in ("suite2p", "plane0")]
     return "_".join(parts) or "plane0"

@@ -136,6 +136,14 @@ def test_caimans_results_are_rois(tmp_path):
         read_any(save_caiman(tmp_path / "c.hdf5", bad, Cn=IMAGE))
 
 
+def test_a_mask_of_two_values_is_taken_apart():
+    remarks = []
+    found, _ = masks_from_array(255 * MASKS.any(0).astype("u1"), (12, 9), "mask", remarks)
+    np.testing.assert_array_equal(found, MASKS)
+    assert remarks == ["mask has two values: its connected parts are the ROIs"]
+    assert len(masks_from_array(MASKS.any(0), (12, 9), "labels", [])[0]) == 1
+
+
 def test_soft_masks_count_above_a_fifth(tmp_path):
     soft = MASKS * 0.5
     soft[0, 1, 1] = 0.09

@@ -21,7 +21,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 NAMES = (
     "npy", "pickled", "npz", "tiff", "png", "jpeg", "nwb", "movie", "suite2p", "cellpose", "json",
-    "imagej", "model", "workdir", "checkpoint", "cache", "review",
+    "imagej", "mat", "model", "workdir", "checkpoint", "cache", "review",
 )  # fmt: skip
 """All readers, see `tests.fuzz.readers`, which must not be imported before it is instrumented."""
 TRACED = ["fluxseg", "tifffile", "roifile"]

@@ -91,10 +91,12 @@ def read_images(folder: Path, output: Path) -> None:
 def read_movies(folder: Path, output: Path) -> None:
     """Go through the frames of each file, as `fluxseg project` does."""
     from fluxseg.formats.movies import iterate_frames, read_movie_facts
+    from fluxseg.formats.pick import Pick
 
+    pick = Pick(channel="1", plane="1")
     for path in _files(folder):
-        read_movie_facts(path)
-        for block in itertools.islice(iterate_frames(path), 50):
+        read_movie_facts(path, pick)
+        for block in itertools.islice(iterate_frames(path, 0, pick), 50):
             assert block.ndim == 3
 
 
@@ -217,6 +219,7 @@ READERS = {
     "cellpose": Reader(read_recordings, seeds.cellpose_files),
     "json": Reader(read_any_file, seeds.json_files),
     "imagej": Reader(read_any_file, seeds.imagej_files),
+    "mat": Reader(read_any_file, seeds.mat_files, examples=60),
     "model": Reader(read_models, seeds.model_files, examples=50),
     "workdir": Reader(read_workdir, seeds.run_files, needs_run=True, examples=30),
     "checkpoint": Reader(read_checkpoint, seeds.checkpoint_files, needs_run=True, examples=30),

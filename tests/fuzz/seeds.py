@@ -105,6 +105,12 @@ def tiff_files() -> list[Files]:
         {"data": np.stack([recording.image] * 3, -1).astype(np.uint8), "photometric": "rgb"},
         {"data": recording.image, "metadata": None, "description": '{"shape": [3, 24, 32]}'},
         {"data": movie.astype(np.uint8), "ome": True},
+        {"data": recording.image.astype(np.uint32), "compression": "lzw"},
+        {"data": recording.image.astype(np.uint8), "compression": "jpeg"},
+        {"data": recording.image, "compression": "jpeg2000"},
+        {"data": recording.image.astype(np.float32), "compression": "zstd", "predictor": True},
+        {"data": recording.image.astype(np.uint8), "photometric": "palette",
+         "colormap": np.tile(np.arange(256, dtype=np.uint16) * 257, (3, 1))},
     )  # fmt: skip
     found = [of_format("a.tif", "labels")]
     for options in variants:
@@ -159,8 +165,64 @@ def _movie(folder: Path) -> None:
 
 
 def movie_files() -> list[Files]:
-    """Movies in HDF5 and TIFF."""
-    return [_written(_movie), *tiff_files()[1:4]]
+    """Movies in HDF5 and TIFF, of one channel, and of several with planes."""
+    import tifffile
+
+    found = [_written(_movie), *tiff_files()[1:4]]
+    five = np.tile(create_recording().image[:12, :16], (2, 3, 2, 1, 1))
+    scanimage = "scanimage.SI.hChannels.channelSave = [1;2]\nSI.hFastZ.enable = 1\n"
+    scanimage += "SI.hStackManager.numSlices = 2\nSI.hFastZ.numFramesPerVolume = 3\n"
+    for options in (
+        {"imagej": True, "metadata": {"axes": "TZCYX"}},
+        {"ome": True, "metadata": {"axes": "TZCYX"}},
+        {"metadata": None, "description": scanimage, "photometric": "minisblack"},
+    ):
+        buffer = io.BytesIO()
+        tifffile.imwrite(buffer, five, **options)
+        found.append({"a.tif": buffer.getvalue()})
+    return found
+
+
+def _caiman(folder: Path) -> None:
+    import h5py
+    from scipy import sparse
+
+    recording = create_recording()
+    assert recording.masks is not None
+    pixels = recording.masks.transpose(0, 2, 1).reshape(len(recording.masks), -1).T
+    matrix = sparse.csc_matrix(pixels.astype(np.float32))
+    with h5py.File(folder / "a.h5", "w") as file:
+        for name in ("data", "indices", "indptr"):
+            file[f"estimates/A/{name}"] = getattr(matrix, name)
+        file["estimates/Cn"] = recording.image.astype(np.float32)
+        file["estimates/idx_components"] = np.arange(2)
+        file["dims"] = recording.image.shape
+
+
+def _mat(folder: Path) -> None:
+    from scipy import io as matlab
+
+    recording = create_recording()
+    matlab.savemat(folder / "a.mat", {"image": recording.image, "masks": recording.masks,
+                                      "note": "text"}, do_compression=True)  # fmt: skip
+
+
+def _fall(folder: Path) -> None:
+    from scipy import io as matlab
+
+    from fluxseg.formats.npy import read_npy
+
+    write_recording(folder / "plane0", create_recording(), "suite2p")
+    ops = read_npy(folder / "plane0" / "ops.npy").item()
+    ops = {name: ops[name] for name in ("Ly", "Lx", "meanImg", "max_proj", "yrange", "xrange")}
+    stat = read_npy(folder / "plane0" / "stat.npy")
+    shutil.rmtree(folder / "plane0")
+    matlab.savemat(folder / "Fall.mat", {"stat": stat, "ops": ops, "iscell": np.ones((4, 2))})
+
+
+def mat_files() -> list[Files]:
+    """Files of MATLAB, of Suite2p for it, and CaImAn's results."""
+    return [_written(_mat), _written(_fall), _written(_caiman)]
 
 
 def suite2p_files() -> list[Files]:
