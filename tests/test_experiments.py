@@ -13,7 +13,9 @@ from fluxseg.config import Config, config_from_dict, config_to_dict
 from tests.conftest import REPOSITORY, train_network, with_data, with_train
 
 FILES = sorted((REPOSITORY / "experiments").glob("*/*.py"))
-FILES = [path for path in FILES if path.parent.name != "benchmarks"]
+BENCHMARKS = [path for path in FILES if path.parent.name == "benchmarks"]
+FILES = [path for path in FILES if path not in BENCHMARKS]
+RECORDS = sorted((REPOSITORY / "experiments").glob("*/results/*.json"))
 CONFIGS = [path for path in FILES if "def get_config" in path.read_text()]
 # What is left are parts that experiments share.
 RUN = [path for path in FILES if path in CONFIGS or "def main(" in path.read_text()]
@@ -27,6 +29,15 @@ def test_an_experiment_is_its_own_record(path):
     name = path.relative_to(REPOSITORY / "experiments").with_suffix("")
     module = ".".join(("experiments", *name.parts))
     assert f"experiments/{name}.py" in docstring or f"-m {module}" in docstring
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
+def test_a_record_names_the_command_that_made_it(path):
+    words = json.loads(path.read_text())["command"].split()
+    assert words[:2] == ["python", "-m"]
+    module = REPOSITORY.joinpath(*words[2].split(".")).with_suffix(".py")
+    assert module in BENCHMARKS
+    assert f"-m {words[2]}" in ast.get_docstring(ast.parse(module.read_text()))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
