@@ -13,12 +13,11 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def joined(processes: Processes, *, log_to_stderr: bool = False) -> Iterator["Console"]:
+def joined(processes: Processes) -> Iterator["Console"]:
     """Join the other processes of the job; the first one speaks for all, but each of its failures.
 
     Args:
         processes: who they are.
-        log_to_stderr: keep log lines out of the command's own output.
 
     Yields:
         The console to write to.
@@ -27,7 +26,7 @@ def joined(processes: Processes, *, log_to_stderr: bool = False) -> Iterator["Co
         ProcessError: naming a process that has failed.
     """
     console = create_console()
-    configure_logging(create_console(stderr=True) if log_to_stderr else console)
+    configure_logging(console)
     join_processes(processes)
     if not is_first_process():
         logging.getLogger("fluxseg").setLevel(logging.WARNING)

@@ -102,7 +102,9 @@ def run_change(name: str, config: Config, workdir: Path, seed: int) -> None:
     from fluxseg.inference.evaluate import load_run
     from fluxseg.inference.field_scores import score_fields, summarise_fields
     from fluxseg.inference.run_model import model_of_run
-    from fluxseg.job import train_and_evaluate
+    from fluxseg.training.dataset import prepare_dataset
+    from fluxseg.training.resume import open_run
+    from fluxseg.training.train import train
 
     folder = folder_of(name, workdir, seed)
     if (folder / "fields.json").exists():
@@ -114,7 +116,8 @@ def run_change(name: str, config: Config, workdir: Path, seed: int) -> None:
     if config.data.source != "simulator":
         config = change_part(DATA, split_seed=seed)(config)
     began = time.process_time()
-    result = train_and_evaluate(config, folder)
+    with open_run(config, folder) as checkpoints:
+        result = train(config, folder, prepare_dataset(config, folder), checkpoints)
     seconds = time.process_time() - began
     model = model_of_run(load_run(folder))
     keys = sorted({key for key, _ in result.dataset.crops("test")})
