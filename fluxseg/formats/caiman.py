@@ -15,15 +15,19 @@ from fluxseg.errors import RecordingError
 from fluxseg.formats.hdf5 import find_dataset, find_group, open_hdf5, read_numbers
 from fluxseg.formats.mask_arrays import masks_from_array
 from fluxseg.formats.matlab import read_csc
+from fluxseg.formats.pick import NO_PICK, Pick
 from fluxseg.formats.pixels import read_pixels
 
 
-def read_caiman(path: Path | str, image: Path | str | None = None) -> Recording:
+def read_caiman(
+    path: Path | str, image: Path | str | None = None, pick: Pick = NO_PICK
+) -> Recording:
     """Read the ROIs of CaImAn's results.
 
     Args:
         path: the HDF5 file.
         image: an image of the field; None takes the correlation image in the file.
+        pick: channel and plane of the image, if there are several.
 
     Returns:
         The recording. Of the ROIs only those that CaImAn accepted, if it judged them; their names
@@ -38,7 +42,7 @@ def read_caiman(path: Path | str, image: Path | str | None = None) -> Recording:
         field = None if image is not None else find_dataset(file, "estimates/Cn")
         if image is None and (field is None or len(field.shape or ()) != 2):
             raise RecordingError("estimates/Cn", "is missing: name an image (--image FILE)")
-        pixels = read_pixels(image)[0] if image is not None else read_numbers(field)
+        pixels = read_pixels(image, pick=pick)[0] if image is not None else read_numbers(field)
         check_image(pixels, "image")
         shape = (pixels.shape[0], pixels.shape[1])
         dims = find_dataset(file, "dims") or find_dataset(file, "estimates/dims")
@@ -52,6 +56,20 @@ def read_caiman(path: Path | str, image: Path | str | None = None) -> Recording:
             remarks.append(f"{len(masks) - len(chosen)} of {len(masks)} ROIs are not accepted")
             masks, names = masks[chosen], tuple(names[number] for number in chosen)
     return Recording(path.stem, pixels, masks, names, remarks=tuple(remarks))
+
+
+def holds_caiman(path: Path) -> bool:
+    """Tell whether an HDF5 file holds the results of CaImAn; False if it cannot be read."""
+    try:
+        with open_hdf5(path) as file:
+            return is_caiman(file)
+    except RecordingError:
+        return False
+
+
+def is_caiman(file: h5py.Group) -> bool:
+    """Tell whether an opened HDF5 file holds the results of CaImAn."""
+    return find_group(file, "estimates/A") is not None
 
 
 def _read_footprints(

@@ -26,6 +26,7 @@ from fluxseg.formats.label_names import SEG_ENDING, is_image_name, is_label_name
 from fluxseg.formats.labels import label_image, label_remarks, masks_from_labels
 from fluxseg.formats.metadata import describe_origin, plain_text, read_origin
 from fluxseg.formats.npy import naming_file, read_pickled_dict
+from fluxseg.formats.pick import NO_PICK, Pick
 from fluxseg.formats.pixels import read_pixels, write_image_tiff, write_label_tiff
 from fluxseg.io.files import atomic_path
 
@@ -35,13 +36,16 @@ EXTRA = "fluxseg"
 _NO_FLOWS: list[Any] = [[], [], [], [], [[]]]
 
 
-def read_cellpose(path: Path | str, image: Path | str | None = None) -> Recording:
+def read_cellpose(
+    path: Path | str, image: Path | str | None = None, pick: Pick = NO_PICK
+) -> Recording:
     """Read a recording from a `NAME_seg.npy` of Cellpose; nothing in it is executed.
 
     Args:
         path: the file.
         image: its image file; None looks beside it for the file name that it tells, then for
             `NAME.tif` and the other known endings, then for the image in older files themselves.
+        pick: channel and plane of the image, if there are several.
 
     Returns:
         The recording; ROIs have their labels as ids, unless fluxseg wrote the file.
@@ -58,7 +62,7 @@ def read_cellpose(path: Path | str, image: Path | str | None = None) -> Recordin
         masks, names = masks_from_labels(labels)
         found = Path(image) if image is not None else find_cellpose_image(path, values)
     if found is not None:
-        pixels, facts = read_pixels(found)
+        pixels, facts = read_pixels(found, pick=pick)
     with naming_file(path):
         if found is None:
             pixels = _read_inner_image(values)

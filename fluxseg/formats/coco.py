@@ -23,6 +23,7 @@ from fluxseg.formats.json_files import (
 )
 from fluxseg.formats.metadata import describe_origin, plain_text, read_origin
 from fluxseg.formats.npy import naming_file
+from fluxseg.formats.pick import NO_PICK, Pick
 from fluxseg.formats.pixels import write_image_tiff
 from fluxseg.formats.polygons import fill_polygons
 from fluxseg.io.files import write_json
@@ -89,13 +90,14 @@ def decompress_counts(text: str) -> list[int]:
     return counts
 
 
-def read_coco(path: Path | str, image: Path | str | None = None) -> Recording:
+def read_coco(path: Path | str, image: Path | str | None = None, pick: Pick = NO_PICK) -> Recording:
     """Read one image of a file of COCO instances.
 
     Args:
         path: the JSON file.
         image: image file; of several entries the one that names it counts. None takes the file
             that the only entry names, in the same folder.
+        pick: channel and plane of the image, if there are several.
 
     Returns:
         The recording; ROIs of all categories.
@@ -113,7 +115,7 @@ def read_coco(path: Path | str, image: Path | str | None = None) -> Recording:
         mine = [
             a for a in annotations if isinstance(a, dict) and a.get("image_id") == entry.get("id")
         ]
-    pixels, facts = read_image_for(path, image, str(entry.get("file_name", "")))
+    pixels, facts = read_image_for(path, image, str(entry.get("file_name", "")), pick)
     shape = (pixels.shape[0], pixels.shape[1])
     with naming_file(path):
         check_mask_count(len(mine), shape)

@@ -10,7 +10,7 @@ from fluxseg.errors import RecordingError, WorkdirError
 from fluxseg.formats import coco, neurofinder
 from fluxseg.formats.allen import read_allen_npy, write_allen_npy
 from fluxseg.formats.allen_nwb import is_nwb, read_allen_nwb
-from fluxseg.formats.caiman import read_caiman
+from fluxseg.formats.caiman import is_caiman, read_caiman
 from fluxseg.formats.cellpose import read_cellpose, write_cellpose, write_cellpose_pair
 from fluxseg.formats.finite import finite_image
 from fluxseg.formats.formats import Format
@@ -23,7 +23,7 @@ from fluxseg.formats.label_names import SEG_ENDING, is_image_name
 from fluxseg.formats.labels import label_image, label_remarks
 from fluxseg.formats.matlab import MAGIC as MATLAB_5
 from fluxseg.formats.matlab import MAGIC_HDF5 as MATLAB_73
-from fluxseg.formats.matlab import is_caiman, read_mat
+from fluxseg.formats.matlab import read_mat
 from fluxseg.formats.npy import MAGIC as NPY_MAGIC
 from fluxseg.formats.npy import naming_file, open_regular
 from fluxseg.formats.npz import read_npz, write_npz
@@ -136,7 +136,7 @@ def read_any(path: Path | str, image: Path | str | None = None, pick: Pick = NO_
     if kind in ("imagej", "coco", "neurofinder") and image is None and path.is_file():
         with naming_file(path):
             image = find_image(path)
-    return reader(path, image) if image is not None and kind in NEED_IMAGE else reader(path)
+    return reader(path, image, pick=pick) if kind in NEED_IMAGE else reader(path)
 
 
 def _read_labelled(path: Path, pick: Pick) -> Recording:
@@ -146,8 +146,8 @@ def _read_labelled(path: Path, pick: Pick) -> Recording:
     if not labels or is_image_name(labels[0]):
         return read_image(path, labels, pick)
     if len(labels) > 1:
-        return read_imagej(labels, path)
-    return _READERS[detect_format(labels[0])](labels[0], path)
+        return read_imagej(labels, path, pick=pick)
+    return _READERS[detect_format(labels[0])](labels[0], path, pick=pick)
 
 
 def guess_format(path: Path | str) -> Format:

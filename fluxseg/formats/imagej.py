@@ -21,6 +21,7 @@ from fluxseg.data.recording import NO_GROUP, Recording, annotated_masks
 from fluxseg.errors import RecordingError
 from fluxseg.formats.label_names import stem_of
 from fluxseg.formats.npy import naming_file, open_regular
+from fluxseg.formats.pick import NO_PICK, Pick
 from fluxseg.formats.pixels import read_pixels
 from fluxseg.formats.polygons import fill_polygons, trace_polygons
 from fluxseg.formats.tiff import open_tiff
@@ -46,6 +47,7 @@ def read_imagej(
     path: Path | str | Sequence[Path],
     image: Path | str | None = None,
     shape: tuple[int, int] | None = None,
+    pick: Pick = NO_PICK,
 ) -> Recording:
     """Read the ROIs of an ImageJ ROI set with the image that they belong to.
 
@@ -54,6 +56,7 @@ def read_imagej(
         image: image file (see `fluxseg.formats.pairs.find_image`).
         shape: height and width of the field, px, if there is no image: the image is then all 0,
             which a remark says.
+        pick: channel and plane of the image, if there are several.
 
     Returns:
         The recording; pixels belong to a ROI if their centre lies inside. Points and lines have
@@ -66,7 +69,7 @@ def read_imagej(
     remarks = [NO_GROUP]
     metadata: dict[str, Any] = {}
     if image is not None:
-        pixels, facts = read_pixels(image)
+        pixels, facts = read_pixels(image, pick=pick)
         metadata = {"um_per_px": facts["um_per_px"]} if "um_per_px" in facts else {}
     elif shape is not None:
         pixels = np.zeros(shape, np.uint8)

@@ -10,6 +10,7 @@ import numpy as np
 
 from fluxseg.errors import RecordingError
 from fluxseg.formats.npy import naming_file, open_regular
+from fluxseg.formats.pick import NO_PICK, Pick
 from fluxseg.formats.pixels import read_pixels
 from fluxseg.io.names import is_plain_name
 
@@ -79,7 +80,7 @@ def _look_once(path: Path, _size: int, _time: int) -> tuple[str, tuple[str, ...]
 
 
 def read_image_for(
-    path: Path, image: Path | str | None, name: str = ""
+    path: Path, image: Path | str | None, name: str = "", pick: Pick = NO_PICK
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Read the image that a file of ROIs belongs to.
 
@@ -87,6 +88,7 @@ def read_image_for(
         path: the file of ROIs.
         image: the image file, if it is known.
         name: name of the image in the same folder that the file tells; folders in it are ignored.
+        pick: channel and plane of the image, if there are several.
 
     Returns:
         See `read_pixels`.
@@ -95,10 +97,10 @@ def read_image_for(
         RecordingError: naming the file, if there is no image or it cannot be read.
     """
     if image is not None:
-        return read_pixels(image)
+        return read_pixels(image, pick=pick)
     told = path.with_name(name) if is_plain_name(name) else None
     if told is not None and told != path and told.is_file():
-        return read_pixels(told)
+        return read_pixels(told, pick=pick)
     raise RecordingError(f"{path}: image", "holds ROIs but no image; name it (--image FILE)")
 
 

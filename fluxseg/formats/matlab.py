@@ -14,7 +14,6 @@ from fluxseg.data.recording import NO_GROUP, Recording, check_image
 from fluxseg.errors import RecordingError
 from fluxseg.formats.hdf5 import (
     find_dataset,
-    find_group,
     list_datasets,
     list_groups,
     open_hdf5,
@@ -200,8 +199,3 @@ def read_csc(group: h5py.Group, names: tuple[str, str, str], rows: int) -> Any:
     return sparse.csc_matrix(
         (data, row.astype(np.int64), begins.astype(np.int64)), shape=(rows, columns)
     )
-
-
-def is_caiman(file: h5py.Group) -> bool:
-    """Tell whether an HDF5 file holds the results of CaImAn."""
-    return find_group(file, "estimates/A") is not None

@@ -20,6 +20,7 @@ from fluxseg.formats.json_files import (
 from fluxseg.formats.label_names import is_image_name
 from fluxseg.formats.metadata import clean_metadata, plain_text
 from fluxseg.formats.npy import naming_file
+from fluxseg.formats.pick import NO_PICK, Pick
 from fluxseg.formats.pixels import read_pixels, write_image_tiff
 from fluxseg.io.files import write_json
 
@@ -33,7 +34,10 @@ def is_neurofinder(path: Path) -> bool:
 
 
 def read_neurofinder(
-    path: Path | str, image: Path | str | None = None, order: Literal["yx", "xy"] = "yx"
+    path: Path | str,
+    image: Path | str | None = None,
+    order: Literal["yx", "xy"] = "yx",
+    pick: Pick = NO_PICK,
 ) -> Recording:
     """Read a dataset folder, or a JSON file of regions with its image.
 
@@ -42,6 +46,7 @@ def read_neurofinder(
         image: image file; None takes the maximum over the frames in `images` of the folder, or
             the image named like the JSON file.
         order: whether a coordinate is (row, column) or (column, row).
+        pick: channel and plane of the image, if there are several.
 
     Returns:
         The recording; regions have their `id`, else their number from 0, as ids.
@@ -56,11 +61,13 @@ def read_neurofinder(
         if (path / "info.json").is_file():
             found = read_json_file(path / "info.json")
             info = found if isinstance(found, dict) else {}
-        pixels = read_pixels(image)[0] if image is not None else _project(path / "images")
+        pixels = (
+            read_pixels(image, pick=pick)[0] if image is not None else _project(path / "images")
+        )
         facts: dict[str, Any] = {}
     else:
         regions_path = path
-        pixels, facts = read_image_for(path, image)
+        pixels, facts = read_image_for(path, image, pick=pick)
     regions = read_json_file(regions_path)
     with naming_file(regions_path):
         masks, names = _read_regions(regions, pixels.shape, order)

@@ -20,6 +20,7 @@ with a WORD, and in `train_masks`, `labels`, `GT`, ... beside `train_images`, ..
 | JSON of Neurofinder's regions | ROIs of NAME |
 | what `fluxseg predict` has written | nothing, unless somebody has corrected the labels |
 | `NAME_flows.tif`, `NAME_cp_output.png` | nothing (Cellpose) |
+| `.h5`, `.hdf5` with the results of CaImAn | recordings |
 | other `.zip` and `.json`, other endings | nothing |
 | other images, `.npy`, `.npz`, `.nwb`, `.mat` | recordings |
 
@@ -189,6 +190,10 @@ def _kind(path: Path) -> str:
     if suffix == ".json":
         kind = kind_of_json(path)
         return {"neurofinder": "rois"}.get(kind, kind) or "holds no ROIs"
+    if suffix in (".h5", ".hdf5"):
+        from fluxseg.formats.caiman import holds_caiman  # slow to import
+
+        return "recording" if holds_caiman(path) else "HDF5, not of CaImAn; a movie?"
     return "roi" if suffix == ".roi" else "ending that is not read"
 
 

@@ -92,13 +92,15 @@ def survey(root: Path) -> Survey:
     wrong: dict[Path, str] = {}
     unused: dict[Path, str] = {}
     for folder in _folders(root):
-        if _is_dataset(folder):
+        if is_combined(folder):
+            unused[folder] = "shows the planes of Suite2p once more, side by side"
+        elif _is_dataset(folder):
             recordings.append(folder)
-            continue
-        found = sort_folder(folder)
-        recordings += [*found.labels, *found.others]
-        wrong |= found.wrong
-        unused |= found.unused
+        else:
+            found = sort_folder(folder)
+            recordings += [*found.labels, *found.others]
+            wrong |= found.wrong
+            unused |= found.unused
     return Survey(tuple(sorted(recordings)), wrong, unused)
 
 
@@ -240,9 +242,6 @@ def _folders(root: Path) -> Iterator[Path]:
         entered.add((status.st_dev, status.st_ino))
         # Sorted, so that of two links to one folder always the same is entered.
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        if is_combined(Path(folder)):
-            folders.clear()
-            continue
         if _is_dataset(Path(folder)):
             folders.clear()
         yield Path(folder)

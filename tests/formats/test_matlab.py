@@ -12,6 +12,7 @@ from fluxseg.formats.mask_arrays import masks_from_array
 from fluxseg.formats.movies import iterate_frames
 from fluxseg.formats.npy import read_npy
 from fluxseg.formats.pick import Pick
+from fluxseg.formats.sources import FolderSource
 from fluxseg.formats.suite2p import read_suite2p, write_suite2p
 
 RNG = np.random.default_rng(0)
@@ -123,6 +124,7 @@ def save_caiman(path, matrix, **more):
 def test_caimans_results_are_rois(tmp_path):
     soft = sparse.csc_matrix(PIXELS * 0.9 + 0.01 * RNG.random(PIXELS.shape))
     path = save_caiman(tmp_path / "a.hdf5", soft, Cn=IMAGE / 4000, idx_components=[0, 2])
+    assert FolderSource(str(tmp_path)).keys() == ["a.hdf5"]
     found = read_any(path)
     np.testing.assert_array_equal(found.masks, MASKS[[0, 2]])
     np.testing.assert_allclose(found.image, IMAGE / 4000)
