@@ -120,7 +120,7 @@ def read_suite2p(path: Path | str, *, cells_only: bool = True, plane: str = "") 
         return found
     group = plane_name(folder.parent)
     remarks = tuple(remark for remark in found.remarks if remark != NO_GROUP)
-    remark = f"the {len(beside) + 1} planes of {folder.parent} are one group"
+    remark = f"the {len(beside) + 1} planes of {group} are one group"
     return dataclasses.replace(found, group=group, remarks=(*remarks, remark))
 
 
