@@ -81,7 +81,7 @@ def prepare(
     """
     from fluxseg.data.prepare import prepare_cache, repair_cache
     from fluxseg.formats.export import export_images
-    from fluxseg.formats.sources import open_source
+    from fluxseg.formats.sources import format_unused, open_source, unused_files
 
     if repair and format != "cache":
         raise ConfigError("--repair is for crops (--format cache)")
@@ -103,6 +103,8 @@ def prepare(
             )
     for key, reason in left_out:
         console.print(f"left out: {key}: {reason}", markup=False)
+    for line in format_unused(unused_files(opened)):
+        console.print(line, markup=False, soft_wrap=True)
     console.print(f"{used} recordings prepared in {output}, {len(left_out)} left out", markup=False)
     return 0
 

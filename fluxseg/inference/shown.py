@@ -40,7 +40,9 @@ def draw_overlay(image: np.ndarray, labels: np.ndarray, numbers: bool = False) -
     gray = np.rint(np.clip(normalize_image(image), 0, 1) * 255).astype(np.uint8)
     large = labels.repeat(scale, 0).repeat(scale, 1)
     picture = np.repeat(gray.repeat(scale, 0).repeat(scale, 1)[..., None], 3, axis=-1)
-    picture[_outline(large)] = YELLOW
+    edge = _outline(large)
+    # Two pixels wide where cells are large enough, so that small copies show them too.
+    picture[edge | _outline(np.where(edge, 0, large)) if scale > 1 else edge] = YELLOW
     if numbers and labels.any():
         from PIL import Image, ImageDraw
 

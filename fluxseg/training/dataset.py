@@ -17,7 +17,7 @@ from fluxseg.data.cache import (
     source_stamps,
 )
 from fluxseg.data.prepare import prepare_cache
-from fluxseg.data.recording import Source
+from fluxseg.data.recording import NO_GROUP, Source
 from fluxseg.data.splits import (
     SPLITS,
     Manifest,
@@ -27,7 +27,7 @@ from fluxseg.data.splits import (
     straddling_pairs,
 )
 from fluxseg.errors import WorkdirError
-from fluxseg.formats.sources import open_source
+from fluxseg.formats.sources import format_unused, open_source, unused_files
 from fluxseg.io.files import read_json, write_json
 from fluxseg.model.losses import class_weights
 from fluxseg.processes import gather_values, run_in_all, run_in_first, wait_until_seen
@@ -97,7 +97,7 @@ def prepare_dataset(
         "n_files": len(index.stamps),
         "n_used": len(manifest.items),
         "left_out": [{"key": key, "reason": reason} for key, reason in left_out],
-        "remarks": [{"key": e.key, "remark": r} for e in index.entries for r in e.remarks],
+        "remarks": _list_remarks(index),
         "split_by": manifest.split_by,
         "leaks": manifest.split_by != "group",
         "split_hash": manifest.content_hash,
@@ -112,6 +112,8 @@ def prepare_dataset(
 
     run_in_first(write, "writing split.json and data.json")
     _log_summary(summary)
+    for line in format_unused(unused_files(source)):
+        logger.info("  %s", line)
     return dataclasses.replace(dataset, summary=summary)
 
 
@@ -177,6 +179,13 @@ def _describe_split(dataset: Dataset, split: str) -> dict[str, Any]:
         "crops": len(crops),
         "neuron_share": neuron / (neuron + background) if crops else None,
     }
+
+
+def _list_remarks(index: CacheIndex) -> list[dict[str, str]]:
+    """List the remarks on recordings; what most of them share comes once, with their number."""
+    rows = [{"key": e.key, "remark": r} for e in index.entries for r in e.remarks if r != NO_GROUP]
+    alone = sum(NO_GROUP in entry.remarks for entry in index.entries)
+    return [*rows, {"key": f"{alone} recordings", "remark": NO_GROUP}] if alone else rows
 
 
 def _log_summary(summary: dict[str, Any]) -> None:
