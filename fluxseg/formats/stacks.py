@@ -1,15 +1,10 @@
 """The images of a TIFF file: of which time, plane and channel each is.
 
-Known are the descriptions of ImageJ, OME, ScanImage 3.8 to 2016 and later, of `tifffile`, and what
-`tifffile` tells of other microscopes' files. Images of another size or kind than the first
-(thumbnails, levels of a pyramid, further series) do not count.
+`fluxseg.formats.descriptions` reads what the programs say. Images of another size or kind than the
+first (thumbnails, levels of a pyramid, further series) do not count.
 """
 
-import contextlib
 import dataclasses
-import json
-import math
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,13 +12,9 @@ from typing import Any
 import numpy as np
 
 from fluxseg.errors import RecordingError
+from fluxseg.formats.descriptions import read_description
 from fluxseg.formats.pick import Pick, choose, list_names
-from fluxseg.formats.tiff import check_end, get_page, read_scale, square_pixels, unit_length
-
-_MOST_CHANNELS = 4
-_MAX_TEXT = 2**24
-_NAMELESS = "its images are called channels, and are taken for frames"
-Place = tuple[int, int, int]
+from fluxseg.formats.tiff import check_end, get_page, read_scale
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -76,25 +67,6 @@ class Stack:
         return self.numbers[kept][order]
 
 
-@dataclasses.dataclass
-class _Told:
-    """What a description says.
-
-    `axes` are those of the images, slowest first, all but the first of which have a size; or the
-    places of pages are listed.
-    """
-
-    axes: str = "T"
-    sizes: Sequence[int] = ()
-    declared: int = 0
-    channels: tuple[str, ...] = ()
-    planes: int = 0
-    places: dict[int, Place] | None = None
-    um_per_px: float | None = None
-    rate: float | None = None
-    remarks: tuple[str, ...] = ()
-
-
 def read_stack(path: Path, tiff: Any, pick: Pick) -> Stack:
     """Tell of which time, plane and channel the images of a TIFF file are.
 
@@ -109,7 +81,7 @@ def read_stack(path: Path, tiff: Any, pick: Pick) -> Stack:
     page = get_page(tiff, 0)
     count = len(tiff.pages)
     check_end(path, tiff, count)
-    told = _read_description(path, tiff, page, count, pick)
+    told = read_description(path, tiff, page, count, pick)
     remarks = list(told.remarks)
     offset = None
     if count == 1 and told.declared > 1 and page.compression == 1 and told.places is None:
@@ -174,220 +146,3 @@ def _count_behind(path: Path, page: Any, declared: int) -> tuple[int, int | None
         raise RecordingError("", f"is truncated: it declares {declared} images, {there} are whole")
     count = min(declared, there)
     return (count, begin) if count > 1 else (1, None)
-
-
-def _read_description(path: Path, tiff: Any, page: Any, count: int, pick: Pick) -> _Told:
-    text = str(page.description)[:_MAX_TEXT]
-    if pick.axes:
-        return _from_axes(page, pick.axes)
-    if "<OME" in text[:2000]:
-        return _read_ome(path, text, count, pick)
-    if tiff.is_imagej:
-        return _read_imagej(tiff.imagej_metadata or {}, count, pick)
-    if page.is_scanimage or "scanimage.SI" in text[:100_000]:
-        told = f"{page.software}\n{text}\n{_scanimage_header(tiff)}"
-        return _read_scanimage(told.replace("\r", "\n"))
-    if page.is_shaped:
-        return _from_axes(page, "")
-    if tiff.is_lsm or tiff.is_stk or tiff.is_fluoview:
-        return _read_series(tiff, page)
-    return _Told()
-
-
-def _shape_of(page: Any) -> tuple[list[int], str]:
-    """Return the sizes and letters of the axes before those of a page, in tifffile's own files."""
-    with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
-        values = json.loads(page.shaped_description)
-        sizes = [int(side) for side in values["shape"]][: -len(page.shape)]
-        letters = str(values.get("axes", ""))[: len(sizes)]
-        if all(0 < size < 2**31 for size in sizes):
-            return sizes, letters if len(letters) == len(sizes) else ""
-    return [], ""
-
-
-def _from_axes(page: Any, wanted: str) -> _Told:
-    sizes, letters = _shape_of(page) if page.is_shaped else ([], "")
-    letters = "".join(c for c in wanted if c not in "YX") or letters
-    kept = [place for place, size in enumerate(sizes) if size > 1]
-    if len(letters) == len(sizes):
-        letters = "".join(letters[place] for place in kept)
-    sizes = [sizes[place] for place in kept]
-    if len(letters) <= 1 and len(sizes) <= 1:
-        axis = letters if letters in ("T", "Z", "C") else "T"
-        return _Told(axis or "T", (), math.prod(sizes))
-    if not sizes:
-        raise RecordingError("", "does not tell the sizes of its axes: --axes can be TYX only")
-    if len(letters) != len(sizes) or set(letters) - set("TZC"):
-        raise RecordingError("", f"holds {sizes} images: say what is what, as --axes TZCYX")
-    return _Told(letters, sizes[1:], math.prod(sizes))
-
-
-def _read_series(tiff: Any, page: Any) -> _Told:
-    series = tiff.series[0]
-    lead = len(series.shape) - len(page.shape)
-    letters = "".join(axis if axis in "ZC" else "T" for axis in series.axes[:lead])
-    declared = math.prod(series.shape[:lead])
-    return _Told(letters or "T", series.shape[1:lead], declared)
-
-
-def _read_imagej(told: dict[str, Any], count: int, pick: Pick) -> _Told:
-    def number(name: str, kind: type = int) -> Any:
-        with contextlib.suppress(TypeError, ValueError, OverflowError):
-            return max(kind(told.get(name, 0)), 0)
-        return 0
-
-    channels, planes, times = (max(number(n), 1) for n in ("channels", "slices", "frames"))
-    remarks: tuple[str, ...] = ()
-    declared = max(number("images"), channels * planes * times)
-    if channels > _MOST_CHANNELS and planes == times == 1 and not pick.channel:
-        channels, remarks = 1, (_NAMELESS,)
-    if planes > 1 and times == 1 and not pick.plane:
-        # ImageJ calls the images of a stack slices until it is told otherwise.
-        planes = 1
-        remarks = ("it tells of slices and no frames: they are taken for frames",) * (count > 1)
-    interval = number("finterval", float)
-    rate = number("fps", float) or (1 / interval if interval else None)
-    return _Told("TZC", (planes, channels), declared, rate=rate, remarks=remarks)
-
-
-def _number(text: str, *names: str) -> float | None:
-    """Return the first number that is told under one of the names, of ScanImage's settings."""
-    for name in names:
-        found = re.search(rf"(?m)(?:^|\.){re.escape(name)}\s*=\s*'?([\w.+-]+)", text)
-        if found:
-            word = {"true": "1", "false": "0"}.get(found[1].lower(), found[1])
-            with contextlib.suppress(ValueError):
-                value = float(word)
-                if math.isfinite(value):
-                    return value
-    return None
-
-
-def _scanimage_header(tiff: Any) -> str:
-    """Return what ScanImage 2016 and later tell before the first page of a BigTIFF file."""
-    import tifffile
-
-    with contextlib.suppress(ValueError, TypeError, OSError):
-        found = tifffile.read_scanimage_metadata(tiff.filehandle)[0] if tiff.is_bigtiff else {}
-        return "\n".join(f"{name} = {value}" for name, value in found.items())
-    return ""
-
-
-def _read_scanimage(text: str) -> _Told:
-    def whole(*names: str) -> int:
-        return min(max(int(_number(text, *names) or 0), 0), 2**31)
-
-    saved = re.search(r"(?m)(?:^|\.)(?:channelSave|channelsSave)\s*=\s*(.*)$", text)
-    channels = tuple(re.findall(r"\d+", saved[1])) if saved else ()
-    if not channels:
-        count = max(whole("acq.numberOfChannelsSave"), 1)
-        on = [str(n) for n in range(1, 17) if whole(f"acq.savingChannel{n}") == 1]
-        channels = tuple(on) if len(on) == count else tuple(str(n + 1) for n in range(count))
-    planes = whole("hStackManager.actualNumSlices") or whole(
-        "hStackManager.numSlices", "SI4.stackNumSlices", "SI5.stackNumSlices", "acq.numberOfZSlices"
-    )
-    if _number(text, "hStackManager.enable") == 0:
-        planes = 1
-    planes = max(planes, 1)
-    rate = _number(text, "scanFrameRate", "acq.frameRate")
-    fast = whole("hFastZ.enable", "SI4.fastZEnable", "SI5.fastZEnable") > 0 or re.search(
-        r"(?m)hStackManager\.stackMode\s*=\s*'?fast", text
-    )
-    if planes == 1 or fast:
-        back = whole("numDiscardFlybackFrames", "fastZNumDiscardFrames")
-        steps = max(whole("numFramesPerVolumeWithFlyback"), whole("numFramesPerVolume"), planes)
-        steps = steps if steps > planes or planes == 1 else planes + back
-        steps = 1 if planes == 1 else steps
-        rate = rate / steps if rate else None
-        return _Told("TZC", (steps, len(channels)), channels=channels, planes=planes, rate=rate)
-    frames = whole("framesPerSlice", "acqNumFrames", "acq.numberOfFrames") or 1
-    frames = max(frames // max(whole("logAverageFactor"), 1), 1)
-    if whole("acq.averaging"):
-        frames = 1
-    return _Told("TZTC", (planes, frames, len(channels)), channels=channels, rate=rate)
-
-
-def _number_of(values: dict[str, str], name: str, kind: type = int) -> Any:
-    """Return a number that an attribute tells, 0 if it does not."""
-    with contextlib.suppress(ValueError, OverflowError):
-        return min(max(kind(values.get(name, 0)), 0), 2**31)
-    return 0
-
-
-def _find(element: Any, name: str) -> list[Any]:
-    return [inner for inner in element.iter() if str(inner.tag).rsplit("}", 1)[-1] == name]
-
-
-def _read_ome(path: Path, text: str, count: int, pick: Pick) -> _Told:
-    """Read the first image of OME-XML; of a set of files, what lies in this one."""
-    from xml.etree import ElementTree  # slow to import
-
-    if "<!DOCTYPE" in text or "<!ENTITY" in text:
-        raise RecordingError("", "is unsafe: its OME-XML declares entities")
-    try:
-        root = ElementTree.fromstring(text)  # noqa: S314 (no entities, bounded size)
-    except ElementTree.ParseError as error:
-        raise RecordingError("", f"is damaged: its OME-XML ends or breaks ({error})") from error
-    images = _find(root, "Pixels")
-    if not images:
-        return _Told()
-    pixels, parts = images[0].attrib, [part.attrib for part in _find(images[0], "Channel")]
-    remarks = ["it holds several series: the first is read"] * (len(images) > 1)
-    sizes = {axis: max(_number_of(pixels, f"Size{axis}"), 1) for axis in "TZC"}
-    samples = max((_number_of(part, "SamplesPerPixel") for part in parts), default=1)
-    sizes["C"] = max(sizes["C"] // max(samples, 1), 1)
-    order = pixels.get("DimensionOrder", "XYCZT")[2:][::-1]
-    if sorted(order) != ["C", "T", "Z"]:
-        raise RecordingError("", f"has the unknown order of axes {order[:20]!a} in its OME-XML")
-    names = tuple(part.get("Name", "") for part in parts)
-    many = sizes["C"] > _MOST_CHANNELS and sizes["Z"] == sizes["T"] == 1
-    if many and not any(names) and not pick.channel:
-        # Writers that are not told what the axis of a movie is call it the channels.
-        order, sizes = "TZC", {"T": sizes["C"], "Z": 1, "C": 1}
-        remarks.append(_NAMELESS)
-        places = None
-    else:
-        places = _list_places(path, root, images[0], order, [sizes[a] for a in order], count)
-    grid = [sizes[axis] for axis in order]
-    step = _number_of(pixels, "TimeIncrement", float)
-    step *= {"ms": 1e-3, "s": 1.0, "min": 60.0}.get(pixels.get("TimeIncrementUnit", "s"), 0.0)
-    units = [unit_length(pixels.get(f"PhysicalSize{axis}Unit", "um")) or 0.0 for axis in "XY"]
-    sides = [_number_of(pixels, f"PhysicalSize{a}", float) * u
-             for a, u in zip("XY", units, strict=True)]  # fmt: skip
-    return _Told(
-        order, grid[1:], math.prod(grid) if places is None else 0,
-        channels=names if len(names) == sizes["C"] and all(names) else (),
-        places=places, um_per_px=square_pixels(*sides), rate=1 / step if step else None,
-        remarks=tuple(remarks),
-    )  # fmt: skip
-
-
-def _list_places(
-    path: Path, root: Any, pixels: Any, order: str, grid: list[int], count: int
-) -> dict[int, Place] | None:
-    """Return the place of each page that `TiffData` lists for this file; None if it lists none."""
-    places: dict[int, Place] = {}
-    others = False
-    for data in _find(pixels, "TiffData"):
-        uuid = next(iter(_find(data, "UUID")), None)
-        if uuid is not None:
-            same = uuid.text is not None and uuid.text.strip() == root.get("UUID", "")
-            if not same and uuid.get("FileName", "").casefold() != path.name.casefold():
-                others = True
-                continue
-        first = [min(_number_of(data.attrib, f"First{axis}"), size - 1)
-                 for axis, size in zip(order, grid, strict=True)]  # fmt: skip
-        page = _number_of(data.attrib, "IFD")
-        length = _number_of(data.attrib, "PlaneCount") or (1 if "IFD" in data.attrib else count)
-        begin = int(np.ravel_multi_index(first, grid))
-        for step in range(min(length, count - page, math.prod(grid) - begin)):
-            at = dict(zip(order, np.unravel_index(begin + step, grid), strict=True))
-            places[page + step] = (int(at["T"]), int(at["Z"]), int(at["C"]))
-    if not places and others and count == 1:
-        return {0: (0, 0, 0)}
-    if not places and others and math.prod(grid) != count:
-        raise RecordingError(
-            "", "is one of a set of files under another name: which of them is not told; "
-            "use --axes TYX if it is one movie",
-        )  # fmt: skip
-    return places or None
