@@ -135,7 +135,7 @@ def test_nothing_to_read_is_said(tmp_path):
         FolderSource(str(tmp_path / "none")).keys()
     (tmp_path / "notes.txt").write_text("")
     with pytest.raises(
-        ConfigError, match=r"no recordings in .*looked for \*\.npy, \*\.npz, \*\.nwb, \*\.mat, \*\.ti"
+        ConfigError, match=r"no recordings in .*looked for \*\.npy, .*\*\.ti.*\.txt 1"
     ):
         FolderSource(str(tmp_path)).keys()
 
