@@ -23,8 +23,7 @@ def predict(
     inputs: tyro.conf.Positional[tuple[str, ...]],
     /,
     output: Path,
-    model: str = pretrained.NAME,
-    ensemble: tuple[str, ...] = (),
+    model: tuple[str, ...] = (pretrained.NAME,),
     format: tuple[PredictFormat, ...] = ("labels", "overlay", "table", "probability"),
     channel: str = "",
     plane: str = "",
@@ -51,10 +50,9 @@ def predict(
         output: Folder to write to; it may be that of the images. What fluxseg predict has written
             is never taken for an image, and files that others have made or corrected are kept.
         model: A model file, such as model.safetensors of a workdir, or the workdir of a run; by
-            default the model that comes with fluxseg, which has seen simulated fields only.
-        ensemble: Two or more models in place of --model, or the folder of a sweep: their mean is
-            used, and NAME_std.tif (standard deviation), NAME_entropy.tif and NAME_information.tif
-            (mutual information; both in bits) show where they disagree.
+            default the model that comes with fluxseg, which has seen simulated fields only. Of
+            several models the mean is used, and NAME_std.tif (standard deviation) shows where
+            they disagree.
         format: What to write for each image. labels: NAME_labels.tif, one number a neuron;
             overlay: NAME_overlay.png, outlines on the image; table: NAME_neurons.csv, one row a
             neuron; probability: NAME_probability.tif; mask: NAME_mask.tif; npz: the maps and the
@@ -82,19 +80,16 @@ def predict(
     """
     from fluxseg.formats.pick import Pick
     from fluxseg.formats.sources import format_unused
-    from fluxseg.inference.ensemble import load_ensemble
+    from fluxseg.inference.ensemble import load_models
     from fluxseg.inference.inputs import plan_jobs
     from fluxseg.inference.predict_files import predict_files
-    from fluxseg.inference.run_model import load_model
     from fluxseg.report.predictions import write_predictions_page
 
     with joined(processes) as console:
         if tta and fast:
             raise ConfigError("--tta and --fast exclude each other; give one of them")
-        if ensemble and model != pretrained.NAME:
-            raise ConfigError("--model and --ensemble exclude each other; give one of them")
         enable_compilation_cache()
-        loaded = load_ensemble(ensemble) if ensemble else load_model(model)
+        loaded = load_models(model)
         jobs, unused = plan_jobs(inputs, Pick(channel, plane, key))
         with progress_bars(console, ("Predicting", "images")) as (progress,):
             outcomes = predict_files(

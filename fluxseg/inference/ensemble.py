@@ -6,45 +6,23 @@ than that of one, and their disagreement says where not to trust it (Lakshminara
 """
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from fluxseg.errors import ConfigError
 from fluxseg.inference.predict import Predictor
-from fluxseg.inference.probability import ApplyFn, neuron_probability, predict_probability
 from fluxseg.inference.run_model import load_model
-
-
-class EnsembleMaps(NamedTuple):
-    """What an ensemble says of an image; all `[H, W]` float32.
-
-    Attributes:
-        mean: mean of the members' probabilities of "neuron".
-        std: their standard deviation, 0 to 0.5.
-        entropy: entropy of the mean, in bits, 0 to 1: all that is not known.
-        information: the part of it that the members disagree about, in bits: entropy of the mean
-            minus the mean of their entropies (Houlsby et al., arXiv:1112.5745). The rest is noise
-            that all of them see.
-    """
-
-    mean: np.ndarray
-    std: np.ndarray
-    entropy: np.ndarray
-    information: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Ensemble:
-    """Models that predict together, as one model does.
+    """Models that predict together.
 
     Attributes:
-        models: two or more, with one kind of scale (`Predictor.diameter_px`).
+        models: two or more, with one diameter of cells (`Predictor.diameter_px`).
     """
 
     models: tuple[Predictor, ...]
@@ -69,7 +47,7 @@ class Ensemble:
 
     @property
     def tta(self) -> bool:
-        """Whether one of the models averages over flips and turns unless told otherwise."""
+        """Whether one of the models averages over flips and rotations unless told otherwise."""
         return any(model.tta for model in self.models)
 
     @property
@@ -87,132 +65,40 @@ class Ensemble:
         """See `Predictor.find_diameter`; the first model tells."""
         return self.models[0].find_diameter(image)
 
-    def predict(self, image: Any, **settings: Any) -> EnsembleMaps:
-        """Do as `ensemble_probability` does."""
-        return ensemble_probability(self.models, image, **settings)
+    def predict(self, image: Any, **settings: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Predict an image with each model.
+
+        Args:
+            image: `[H, W]`, see `Predictor.predict`.
+            settings: see `Predictor.predict`.
+
+        Returns:
+            Mean of the probabilities of "neuron", 0 to 1, and their standard deviation, 0 to 0.5;
+            both `[H, W]` float32.
+
+        Raises:
+            RecordingError, ConfigError: see `Predictor.predict`.
+        """
+        members = np.stack([model.predict(image, **settings) for model in self.models])
+        mean, std = members.mean(0, dtype=np.float64), members.std(0, dtype=np.float64)
+        return mean.astype(np.float32), std.astype(np.float32)
 
 
-def load_ensemble(paths: Sequence[str | Path]) -> Ensemble:
-    """Load the models of an ensemble.
+def load_models(paths: Sequence[str | Path]) -> Predictor | Ensemble:
+    """Load one model, or several as an ensemble.
 
     Args:
-        paths: each as for `load_model`, or the folder of a sweep, for its finished runs.
+        paths: each as for `load_model`.
 
     Raises:
-        ConfigError: if there are fewer than two models, or one comes twice.
+        ConfigError: if there is none, or one comes twice.
         FluxsegError: naming the path, if it holds no model.
     """
-    found: list[str | Path] = []
-    for path in paths:
-        if (Path(path) / "sweep.json").is_file():
-            found += sorted(p.parent for p in Path(path).glob("runs/*/model.safetensors"))
-        else:
-            found.append(path)
-    resolved = [Path(path).resolve() for path in found]
-    twice = [str(path) for path, whole in zip(found, resolved, strict=True)
-             if resolved.count(whole) > 1]  # fmt: skip
-    if twice:
-        raise ConfigError(f"{twice[0]} is named twice for the ensemble")
-    return Ensemble(tuple(load_model(path) for path in found))
-
-
-def ensemble_probability(
-    models: Sequence[Predictor],
-    image: Any,
-    *,
-    tta: bool | None = None,
-    tile: int | None = None,
-    diameter: float | None = None,
-) -> EnsembleMaps:
-    """Predict an image with several models.
-
-    Those of one architecture that normalise images alike are one compiled program (`jax.vmap`
-    over their stacked parameters); models that resample images are applied in turn.
-
-    Args:
-        models: one or more.
-        image: see `Predictor.predict`.
-        tta: see `Predictor.predict`.
-        tile: see `Predictor.predict`.
-        diameter: see `Predictor.predict`.
-
-    Returns:
-        Mean and disagreement.
-
-    Raises:
-        RecordingError: if the image is not a 2-D array of real numbers.
-        ConfigError: naming the setting that is out of its range.
-    """
-    groups: dict[Any, list[Predictor]] = {}
-    for number, model in enumerate(models):
-        same = (model.config, model.low_percentile, model.high_percentile, model.tta)
-        key = same if model.diameter_px is None and diameter is None else number
-        groups.setdefault(key, []).append(model)
-    parts = []
-    for group in groups.values():
-        if len(group) > 1:
-            parts.append(_predict_stacked(group, image, tta, tile))
-        else:
-            alone = group[0].predict(image, tta=tta, tile=tile, diameter=diameter)
-            parts.append(alone[..., None])
-    return combine_members(np.concatenate(parts, -1))
-
-
-def _predict_stacked(
-    models: Sequence[Predictor], image: Any, tta: bool | None, tile: int | None
-) -> np.ndarray:
-    first = models[0]
-    return predict_probability(
-        first.apply_fn,
-        jax.tree.map(lambda *leaves: jnp.stack(leaves), *(model.params for model in models)),
-        first.normalize(image),
-        tta=first.tta if tta is None else tta,
-        tile=tile,
-        multiple=first.side_multiple,
-        temperature=np.array([model.temperature for model in models], np.float32),
-        kind=member_probabilities,
-        channels=(len(models),),
-    )
-
-
-@functools.partial(jax.jit, static_argnames="apply_fn")
-def member_probabilities(
-    apply_fn: ApplyFn, params: Any, images: jax.Array, temperature: jax.Array
-) -> jax.Array:
-    """Apply several networks of one architecture to normalised images.
-
-    Args:
-        apply_fn: see `predict_probability`.
-        params: parameters, each with a first axis for the K networks.
-        images: `[B, H, W, 1]` float32.
-        temperature: `[K]`, of each network.
-
-    Returns:
-        `[B, H, W, K]` float32 probability of "neuron".
-    """
-    each = jax.vmap(functools.partial(neuron_probability, apply_fn), in_axes=(0, None, 0))
-    return jnp.moveaxis(each(params, images, temperature), 0, -1)
-
-
-def combine_members(probabilities: np.ndarray) -> EnsembleMaps:
-    """Compute mean and disagreement of members.
-
-    Args:
-        probabilities: `[..., K]`, of K members.
-
-    Returns:
-        Maps `[...]` float32.
-    """
-    members = probabilities.astype(np.float64)
-    mean = members.mean(-1)
-    entropy = _entropy(mean)
-    # Never negative in theory; rounding may make it so.
-    information = np.maximum(entropy - _entropy(members).mean(-1), 0)
-    maps = (mean, members.std(-1), entropy, information)
-    return EnsembleMaps(*(values.astype(np.float32) for values in maps))
-
-
-def _entropy(probability: np.ndarray) -> np.ndarray:
-    inner = np.clip(probability, 1e-12, 1 - 1e-12)
-    bits: np.ndarray = -(inner * np.log2(inner) + (1 - inner) * np.log2(1 - inner))
-    return bits
+    if not paths:
+        raise ConfigError("give at least one model")
+    whole = [Path(path).resolve() for path in paths]
+    for path, resolved in zip(paths, whole, strict=True):
+        if whole.count(resolved) > 1:
+            raise ConfigError(f"{path} is named twice; an ensemble needs different models")
+    models = tuple(load_model(path) for path in paths)
+    return models[0] if len(models) == 1 else Ensemble(models)

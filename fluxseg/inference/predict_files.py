@@ -81,8 +81,8 @@ def predict_files(
     call has done before, and what it had done when it was stopped, is not done again.
 
     Args:
-        model: the model, or several; then each image also gets `NAME_std.tif`, `NAME_entropy.tif`
-            and `NAME_information.tif`, where they disagree (see `EnsembleMaps`), float32.
+        model: the model, or several; then each image also gets `NAME_std.tif`, float32, where
+            they disagree (see `Ensemble.predict`).
         jobs: from `plan_jobs`.
         output: folder to write to; it also gets `predictions.json`.
         formats: what to write for each image.
@@ -212,9 +212,8 @@ def _predict(
     model: Predictor | Ensemble, image: np.ndarray, settings: Mapping[str, Any]
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     if isinstance(model, Ensemble):
-        found = model.predict(image, **settings)
-        kinds = ("std", "entropy", "information")
-        return found.mean, {kind: getattr(found, kind) for kind in kinds}
+        mean, std = model.predict(image, **settings)
+        return mean, {"std": std}
     return model.predict(image, **settings), {}
 
 

@@ -31,9 +31,7 @@ def predict_probability(
     tile: int | None = None,
     overlap: int | None = None,
     multiple: int = BUCKET,
-    temperature: float | np.ndarray = 1.0,
-    kind: ApplyFn | None = None,
-    channels: tuple[int, ...] = (),
+    temperature: float = 1.0,
 ) -> np.ndarray:
     """Apply a network to a normalised image of any size.
 
@@ -50,12 +48,9 @@ def predict_probability(
         multiple: tiles have sides and positions that are multiples of this, px: at least the
             stride of the network's poolings.
         temperature: see `neuron_probability`.
-        kind: what is computed of each tile, `neuron_probability` (the default) or a function
-            like it that gives several values for a pixel.
-        channels: `(C,)` for C values.
 
     Returns:
-        `[H, W, *channels]` float32, probability of "neuron", or of each class; 0 to 1.
+        `[H, W]` float32, probability of "neuron", 0 to 1.
 
     Raises:
         ConfigError: if tile and overlap do not fit together.
@@ -64,8 +59,7 @@ def predict_probability(
     if tile < 16:
         raise ConfigError(f"tile must be 16 px or more, got {tile}")
     overlap = tile // 4 if overlap is None else overlap
-    kind = kind or neuron_probability
-    total = np.zeros((*image.shape, *channels), np.float32)
+    total = np.zeros(image.shape, np.float32)
     symmetries = range(8) if tta else range(1)
     for symmetry in symmetries:
         turned = turn(image, symmetry)
@@ -73,11 +67,11 @@ def predict_probability(
         plan = plan_tiles((height, width), tile, overlap, multiple)
         tiles = cut_tiles(pad_image(turned, plan.padded), plan)
         predicted = _predict_tiles(
-            functools.partial(kind, apply_fn, params, temperature=temperature),
+            functools.partial(neuron_probability, apply_fn, params, temperature=temperature),
             tiles,
             len(plan.positions),
         )
-        total += unturn(blend_tiles(predicted, plan, channels), symmetry)
+        total += unturn(blend_tiles(predicted, plan), symmetry)
     # Weights that add up to 1 in theory may exceed it by a rounding error.
     return np.clip(total / len(symmetries), 0, 1)
 

@@ -130,18 +130,15 @@ def cut_tiles(padded: np.ndarray, plan: TilePlan) -> Iterator[np.ndarray]:
         yield padded[row : row + height, column : column + width]
 
 
-def blend_tiles(
-    tiles: Iterable[np.ndarray], plan: TilePlan, channels: tuple[int, ...] = ()
-) -> np.ndarray:
+def blend_tiles(tiles: Iterable[np.ndarray], plan: TilePlan) -> np.ndarray:
     """Add up weighted tiles to one image, one tile in memory at a time.
 
     Args:
-        tiles: `[*plan.tile, *channels]` float each, in the order of `plan.positions`.
+        tiles: `[*plan.tile]` float each, in the order of `plan.positions`.
         plan: how they lie.
-        channels: further sides of each tile.
 
     Returns:
-        `[*plan.shape, *channels]` float32.
+        `[*plan.shape]` float32.
 
     Raises:
         ValueError: if there are too few or too many.
@@ -149,10 +146,9 @@ def blend_tiles(
     height, width = plan.tile
     vertical = dict(zip(plan.rows, blend_weights(plan.rows, height), strict=True))
     horizontal = dict(zip(plan.columns, blend_weights(plan.columns, width), strict=True))
-    blended = np.zeros((*plan.shape, *channels), np.float32)
-    one = (1,) * len(channels)
+    blended = np.zeros(plan.shape, np.float32)
     for (row, column), tile in zip(plan.positions, tiles, strict=True):
         target = blended[row : row + height, column : column + width]
-        inside = tile * vertical[row].reshape(-1, 1, *one) * horizontal[column].reshape(-1, *one)
+        inside = tile * vertical[row][:, None] * horizontal[column]
         target += inside[: target.shape[0], : target.shape[1]]
     return blended
