@@ -251,8 +251,8 @@ class TrainConfig:
     """How the encoder learns: like the rest, at a tenth of its rate, or not at all; for
     fine-tuning."""
     encoder_weights: str = ""
-    """File of weights that an encoder_kind begins with, from ImageNet: .safetensors, .pt or .pth
-    as torchvision and timm give them; empty: random ones. A run that is resumed has its own."""
+    """File of weights that an encoder_kind begins with, from ImageNet: .safetensors with the names
+    of torchvision or timm; empty: random ones. A run that is resumed has its own."""
     repeats: int = 1
     """Times that each training crop is seen in an epoch, augmented anew each time."""
     patience: int = dataclasses.field(default=0, metadata=FREE)

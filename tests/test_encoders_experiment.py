@@ -47,9 +47,9 @@ def test_all_sizes_take_about_the_same_steps(fields, steps, tmp_path):
 
 
 def test_networks_are_parsed(tmp_path):
-    found = encoders.parse_networks(["resnet18"], [f"resnet50={tmp_path}/a=b.pth"])
+    found = encoders.parse_networks(["resnet18"], [f"resnet50={tmp_path}/a=b.safetensors"])
     assert [network.name for network in found] == ["preset", "resnet18-random", "resnet50-imagenet"]
-    assert found[2].weights == f"{tmp_path}/a=b.pth"
+    assert found[2].weights == f"{tmp_path}/a=b.safetensors"
     with pytest.raises(ConfigError, match="KIND=FILE"):
         encoders.parse_networks([], ["resnet18"])
     config = create(tmp_path, 10, found[2])

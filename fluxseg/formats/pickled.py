@@ -18,12 +18,10 @@ import numpy as np
 
 from fluxseg.errors import RecordingError
 from fluxseg.formats.admitted import (
+    CALLS,
     KEY_TYPES,
-    PLAIN,
     ArrayNode,
-    Dialect,
     DtypeNode,
-    Inert,
     Symbol,
     check_key,
     resolve_dtype,
@@ -50,7 +48,7 @@ _DAMAGED = (
 )  # fmt: skip
 
 
-def load_pickle(file: BinaryIO, size: int, dialect: Dialect = PLAIN) -> Any:
+def load_pickle(file: BinaryIO, size: int) -> Any:
     """Read the pickled value at the current position of a file without executing anything.
 
     Admitted are None, numbers, texts, bytes, lists, tuples, dicts, ordered dicts, sets, dates and
@@ -61,7 +59,6 @@ def load_pickle(file: BinaryIO, size: int, dialect: Dialect = PLAIN) -> Any:
     Args:
         file: opened for reading; what follows the pickle is not read.
         size: bytes that are left in it.
-        dialect: what else, or less, is admitted.
 
     Returns:
         The value.
@@ -70,7 +67,7 @@ def load_pickle(file: BinaryIO, size: int, dialect: Dialect = PLAIN) -> Any:
         UnsafeFileError: if the pickle asks for anything else, naming it.
         RecordingError: if it is damaged, too deep or too large.
     """
-    machine = _Machine(file, size, dialect)
+    machine = _Machine(file, size)
     try:
         return _Finisher(machine.charge).finish(machine.run())
     except RecordingError:
@@ -84,8 +81,8 @@ def load_pickle(file: BinaryIO, size: int, dialect: Dialect = PLAIN) -> Any:
 class _Machine:
     """The stack machine of the pickle format."""
 
-    def __init__(self, file: BinaryIO, size: int, dialect: Dialect):
-        self.file, self.left, self.dialect = file, size, dialect
+    def __init__(self, file: BinaryIO, size: int):
+        self.file, self.left = file, size
         self.budget = 4 * size + 2**20
         self.stack: list[Any] = []
         self.marks: list[list[Any]] = []
@@ -166,7 +163,7 @@ class _Machine:
     def push_symbol(self, name: str) -> None:
         name = re.sub(r"^numpy\._core\.", "numpy.core.", name)
         name = re.sub(r"^__builtin__\.", "builtins.", name)
-        if name not in self.dialect.calls:
+        if name not in CALLS:
             unsafe(name)
         self.stack.append(Symbol(name))
 
@@ -182,19 +179,12 @@ class _Machine:
             raise RecordingError("", "is damaged: it calls what is not a function")
         self.charge(sum(len(a) for a in arguments if isinstance(a, _SIZED)))
         self.count_keys(sum(len(a) for a in arguments if type(a) is list))
-        self.stack.append(self.dialect.calls[function.name](*arguments))
-
-    def refer(self) -> None:
-        if self.dialect.refer is None:
-            self.refuse(b"Q")
-        self.stack.append(self.dialect.refer(self.stack.pop()))
+        self.stack.append(CALLS[function.name](*arguments))
 
     def build(self) -> None:
         state, target = self.stack.pop(), self.stack[-1]
         if type(target) is Symbol:
             unsafe(f"a change of {target.name} (instruction BUILD)")
-        if type(target) is OrderedDict and self.dialect.drops_attributes:
-            return
         if type(target) not in (ArrayNode, DtypeNode):
             unsafe(f"a change of {type(target).__name__} attributes (instruction BUILD)")
         target.state = state
@@ -332,7 +322,6 @@ _HANDLERS: dict[bytes, Callable[[_Machine], None]] = {
     b"\x93": _Machine.stack_global,
     b"R": _Machine.reduce,
     b"b": _Machine.build,
-    b"Q": _Machine.refer,
 }
 
 
@@ -348,7 +337,7 @@ class _Finisher:
 
     def _visit(self, node: Any, depth: int) -> tuple[Any, int, int]:
         """Return the value, the number of values in it, counting repetitions, and its height."""
-        if type(node) in _PLAIN or isinstance(node, np.generic | Inert):
+        if type(node) in _PLAIN or isinstance(node, np.generic):
             return node, 1, 0
         result = self.done.get(id(node))
         if depth + (result[2] if result else 0) > MAX_DEPTH:

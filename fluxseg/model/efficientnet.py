@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from fluxseg.model.encoder_layers import (
     EncoderConv,
@@ -17,6 +16,7 @@ from fluxseg.model.encoder_layers import (
     EncoderNormalization,
     same_padding,
 )
+from fluxseg.model.layers import Compute
 
 EPSILON = 1e-3
 MEAN, STD = 0.5, 0.5
@@ -62,14 +62,12 @@ class EfficientNetLite0(nn.Module):
 
     Attributes:
         norm: see `EncoderNormalization`.
-        dtype: compute dtype; parameters are float32.
-        fast: the forms of the layers that are fast on CPUs.
+        compute: see `Compute`.
         remat: keep only the ends of each block for the gradient.
     """
 
     norm: EncoderNorm = "trained"
-    dtype: jnp.dtype = jnp.dtype(jnp.float32)
-    fast: bool = False
+    compute: Compute = Compute()
     remat: bool = False
 
     @nn.compact
@@ -84,10 +82,8 @@ class EfficientNetLite0(nn.Module):
             40, 112, 320: what the last block of each resolution gives.
         """
         x = (image - MEAN) / STD
-        conv = EncoderConv(
-            STEM, 3, 2, same_padding(3, 2), dtype=self.dtype, fast=self.fast, name="stem_conv"
-        )
-        norm = EncoderNormalization(self.norm, EPSILON, dtype=self.dtype, name="stem_norm")
+        conv = EncoderConv(STEM, 3, 2, same_padding(3, 2), compute=self.compute, name="stem_conv")
+        norm = EncoderNormalization(self.norm, EPSILON, dtype=self.compute.dtype, name="stem_norm")
         x = nn.relu6(norm(conv(x)))
         features: list[jax.Array] = []
         block = nn.remat(_Block) if self.remat else _Block
@@ -97,9 +93,7 @@ class EfficientNetLite0(nn.Module):
                 stride = stage.stride if repeat == 0 else 1
                 if stride == 2:
                     features.append(x)
-                x = block(stage, stride, self.norm, self.dtype, self.fast, name=f"block_{number}")(
-                    x
-                )
+                x = block(stage, stride, self.norm, self.compute, name=f"block_{number}")(x)
                 number += 1
         return (*features, x)
 
@@ -108,8 +102,7 @@ class _Block(nn.Module):
     stage: Stage
     stride: int
     norm: EncoderNorm
-    dtype: jnp.dtype
-    fast: bool
+    compute: Compute
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -121,16 +114,16 @@ class _Block(nn.Module):
             y = nn.relu6(self._norm("expand")(self._conv("expand", inner)(y)))
         padding = same_padding(size, self.stride)
         depthwise = EncoderConv(
-            inner, size, self.stride, padding, True, self.dtype, self.fast, name="depthwise_conv"
+            inner, size, self.stride, padding, True, self.compute, name="depthwise_conv"
         )
         y = nn.relu6(self._norm("depthwise")(depthwise(y)))
         y = self._norm("project", 0.0 if shortcut else 1.0)(self._conv("project", features)(y))
         return x + y if shortcut else y
 
     def _conv(self, name: str, channels: int) -> EncoderConv:
-        return EncoderConv(channels, 1, dtype=self.dtype, fast=self.fast, name=f"{name}_conv")
+        return EncoderConv(channels, 1, compute=self.compute, name=f"{name}_conv")
 
     def _norm(self, name: str, initial_scale: float = 1.0) -> EncoderNormalization:
         return EncoderNormalization(
-            self.norm, EPSILON, initial_scale, self.dtype, name=f"{name}_norm"
+            self.norm, EPSILON, initial_scale, self.compute.dtype, name=f"{name}_norm"
         )

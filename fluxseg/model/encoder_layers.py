@@ -145,8 +145,7 @@ class EncoderConv(nn.Module):
         stride: step of the kernel, px.
         padding: zeros before and after each side, px; None: as PyTorch's models have it.
         depthwise: one kernel for each channel; `features` is the number of channels.
-        dtype: compute dtype; the kernel is float32.
-        fast: see `convolve_strided` and `convolve_depthwise`.
+        compute: see `Compute`, `convolve_strided` and `convolve_depthwise`.
     """
 
     features: int
@@ -154,8 +153,7 @@ class EncoderConv(nn.Module):
     stride: int = 1
     padding: tuple[int, int] | None = None
     depthwise: bool = False
-    dtype: jnp.dtype = jnp.dtype(jnp.float32)
-    fast: bool = False
+    compute: layers.Compute = layers.Compute()
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -166,9 +164,8 @@ class EncoderConv(nn.Module):
         padding = symmetric_padding(self.size) if self.padding is None else self.padding
         convolve: Callable[..., jax.Array]
         convolve = convolve_depthwise if self.depthwise else convolve_strided
-        return convolve(
-            x.astype(self.dtype), kernel.astype(self.dtype), self.stride, padding, self.fast
-        )
+        dtype, fast = self.compute
+        return convolve(x.astype(dtype), kernel.astype(dtype), self.stride, padding, fast)
 
 
 class EncoderNormalization(nn.Module):

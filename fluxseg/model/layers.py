@@ -6,6 +6,8 @@ convolutions and reshapes. The parameters are those of `flax.linen.Conv` and
 `flax.linen.ConvTranspose` either way, so that a checkpoint does not depend on the form.
 """
 
+from typing import NamedTuple
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,18 @@ from flax import struct
 from fluxseg.model.convolutions import convolve_fast, convolve_plain
 
 MAX_GROUPS = 8
+
+
+class Compute(NamedTuple):
+    """How the layers of a network are computed: the maths and the parameters are the same.
+
+    Attributes:
+        dtype: compute dtype; parameters are float32.
+        fast: the forms that are fast on CPUs.
+    """
+
+    dtype: jnp.dtype = jnp.dtype(jnp.float32)
+    fast: bool = False
 
 
 class Rows(struct.PyTreeNode):
@@ -195,8 +209,7 @@ class Conv(nn.Module):
     Attributes:
         features: channels of the output.
         size: side of the kernel, px.
-        dtype: compute dtype; the parameters are float32.
-        fast: see `convolve`.
+        compute: see `Compute` and `convolve`.
         scale: variance of the initial weights times their fan-in; 2 keeps the variance through
             a ReLU (He et al., ICCV 2015).
         use_bias: whether to add a bias; a normalisation that follows brings its own.
@@ -204,8 +217,7 @@ class Conv(nn.Module):
 
     features: int
     size: int = 3
-    dtype: jnp.dtype = jnp.dtype(jnp.float32)
-    fast: bool = False
+    compute: Compute = Compute()
     scale: float = 2.0
     use_bias: bool = True
 
@@ -215,8 +227,8 @@ class Conv(nn.Module):
         init = nn.initializers.variance_scaling(self.scale, "fan_in", "uniform")
         channels = sum(x.shape[-1] for x in inputs)
         kernel = self.param("kernel", init, (self.size, self.size, channels, self.features))
-        cast = tuple(x.astype(self.dtype) for x in inputs)
-        y = convolve(cast, kernel.astype(self.dtype), self.fast)
+        cast = tuple(x.astype(self.compute.dtype) for x in inputs)
+        y = convolve(cast, kernel.astype(self.compute.dtype), self.compute.fast)
         if not self.use_bias:
             return y
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
@@ -228,8 +240,7 @@ class ConvTranspose(nn.Module):
 
     features: int
     size: int = 2
-    dtype: jnp.dtype = jnp.dtype(jnp.float32)
-    fast: bool = False
+    compute: Compute = Compute()
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -238,7 +249,8 @@ class ConvTranspose(nn.Module):
         init = nn.initializers.variance_scaling(4.0, "fan_in", "uniform")
         kernel = self.param("kernel", init, (self.size, self.size, x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        y = convolve_transposed(x.astype(self.dtype), kernel.astype(self.dtype), self.fast)
+        dtype, fast = self.compute
+        y = convolve_transposed(x.astype(dtype), kernel.astype(dtype), fast)
         return _add_bias(y, bias)
 
 
@@ -277,24 +289,17 @@ class Dropout(nn.Module):
     channels: bool = True
 
     @nn.compact
-    def __call__(
-        self,
-        x: jax.Array,
-        train: bool,
-        rows: Rows | None = None,
-        rate: jax.Array | None = None,
-    ) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool, rows: Rows | None = None) -> jax.Array:
         """Map `[B, H, W, C]` to the same shape and dtype.
 
         Args:
             x: the values.
             train: drop some of them; needs an rng named "dropout".
             rows: which rows these are, if they are a piece of a batch.
-            rate: in place of the attribute, unless that is 0; it may be traced.
         """
         if not train or self.rate == 0:
             return x
-        key, kept = self.make_rng("dropout"), 1 - (self.rate if rate is None else rate)
+        key, kept = self.make_rng("dropout"), 1 - self.rate
         total = x.shape[0] if rows is None else rows.total
         if self.channels:
             # All rows of the whole batch are drawn: they are few numbers.

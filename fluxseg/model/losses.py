@@ -53,7 +53,7 @@ def weighted_cross_entropy(
     label: jax.Array,
     valid: jax.Array,
     class_weights: jax.Array,
-    focal_gamma: float | jax.Array = 0.0,
+    focal_gamma: float = 0.0,
 ) -> tuple[jax.Array, jax.Array]:
     """Sum the cross-entropy of all valid pixels, each weighted by the weight of its true class.
 
@@ -72,8 +72,17 @@ def weighted_cross_entropy(
     Returns:
         Sum of weight times loss, and sum of weights; float32 scalars.
     """
-    total, weight = _cross_entropy_per_image(logits, label, valid, class_weights, focal_gamma)
-    return total.sum(), weight.sum()
+    shifted, normaliser = _log_normaliser(_planes(logits, valid))
+    chosen = jnp.zeros(label.shape, jnp.float32)
+    for c, plane in enumerate(shifted):
+        chosen = jnp.where(label == c, plane, chosen)
+    loss = normaliser - chosen
+    if focal_gamma > 0:
+        # The power has no finite slope at 0 for exponents below 1.
+        miss = jnp.maximum(-jnp.expm1(-loss), FOCAL_EPSILON)
+        loss = miss**focal_gamma * loss
+    weights = _pixel_weights(label, valid, class_weights)
+    return _image_sums(weights * loss).sum(), _image_sums(weights).sum()
 
 
 def dice_loss(
@@ -100,43 +109,42 @@ def dice_loss(
     Returns:
         Sum of weight times loss, and sum of weights; float32 scalars.
     """
-    dice, weight = _dice_per_image(logits, label, valid, class_weights, smooth)
+    shifted, normaliser = _log_normaliser(_planes(logits, valid))
+    share = valid.astype(jnp.float32)
+    losses = []
+    for c in range(1, len(shifted)):
+        probability = jnp.exp(shifted[c] - normaliser)
+        truth = (label == c).astype(jnp.float32)
+        overlap = _image_sums(share * probability * truth)
+        sizes = _image_sums(share * (probability + truth))
+        losses.append(1 - (2 * overlap + smooth) / (sizes + smooth))
+    dice = sum(losses[1:], start=losses[0]) / len(losses)
+    weight = _image_sums(_pixel_weights(label, valid, class_weights))
     return (dice * weight).sum(), weight.sum()
 
 
-def make_loss(
-    config: LossConfig, focal_gamma: jax.Array | None = None, dice: jax.Array | None = None
-) -> LossFn:
+def make_loss(config: LossConfig) -> LossFn:
     """Make the loss of a configuration: cross-entropy plus `config.dice` times the Dice loss.
 
     Args:
         config: its numbers say which parts there are.
-        focal_gamma: in place of the config's, unless that is 0; it may be traced.
-        dice: likewise.
 
     Returns:
         `loss_fn(logits, label, valid, class_weights) -> (sum, weight_sum)`, float32 scalars, to be
         added over batches and devices and divided once; arguments as of `weighted_cross_entropy`.
     """
-    gamma, share = _numbers(config, focal_gamma, dice)
 
     def loss_fn(
         logits: jax.Array, label: jax.Array, valid: jax.Array, class_weights: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        total, weight = weighted_cross_entropy(logits, label, valid, class_weights, gamma)
+        total, weight = weighted_cross_entropy(
+            logits, label, valid, class_weights, config.focal_gamma
+        )
         if config.dice > 0:
-            total += share * dice_loss(logits, label, valid, class_weights)[0]
+            total += config.dice * dice_loss(logits, label, valid, class_weights)[0]
         return total, weight
 
     return loss_fn
-
-
-def _numbers(
-    config: LossConfig, focal_gamma: jax.Array | None, dice: jax.Array | None
-) -> tuple[float | jax.Array, float | jax.Array]:
-    # A number that is 0 stands for a part that is not there.
-    gamma = config.focal_gamma if focal_gamma is None or not config.focal_gamma else focal_gamma
-    return gamma, config.dice if dice is None or not config.dice else dice
 
 
 def _planes(logits: jax.Array, valid: jax.Array) -> list[jax.Array]:
@@ -168,43 +176,3 @@ def _pixel_weights(label: jax.Array, valid: jax.Array, class_weights: jax.Array)
 def _image_sums(values: jax.Array) -> jax.Array:
     # In two steps: a float32 sum of few terms each keeps its digits.
     return values.sum(-1).sum(-1)
-
-
-def _cross_entropy_per_image(
-    logits: jax.Array,
-    label: jax.Array,
-    valid: jax.Array,
-    class_weights: jax.Array,
-    focal_gamma: float | jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-    shifted, normaliser = _log_normaliser(_planes(logits, valid))
-    chosen = jnp.zeros(label.shape, jnp.float32)
-    for c, plane in enumerate(shifted):
-        chosen = jnp.where(label == c, plane, chosen)
-    loss = normaliser - chosen
-    if isinstance(focal_gamma, jax.Array) or focal_gamma > 0:
-        # The power has no finite slope at 0 for exponents below 1.
-        miss = jnp.maximum(-jnp.expm1(-loss), FOCAL_EPSILON)
-        loss = miss**focal_gamma * loss
-    weights = _pixel_weights(label, valid, class_weights)
-    return _image_sums(weights * loss), _image_sums(weights)
-
-
-def _dice_per_image(
-    logits: jax.Array,
-    label: jax.Array,
-    valid: jax.Array,
-    class_weights: jax.Array,
-    smooth: float,
-) -> tuple[jax.Array, jax.Array]:
-    shifted, normaliser = _log_normaliser(_planes(logits, valid))
-    share = valid.astype(jnp.float32)
-    losses = []
-    for c in range(1, len(shifted)):
-        probability = jnp.exp(shifted[c] - normaliser)
-        truth = (label == c).astype(jnp.float32)
-        overlap = _image_sums(share * probability * truth)
-        sizes = _image_sums(share * (probability + truth))
-        losses.append(1 - (2 * overlap + smooth) / (sizes + smooth))
-    dice = sum(losses[1:], start=losses[0]) / len(losses)
-    return dice, _image_sums(_pixel_weights(label, valid, class_weights))

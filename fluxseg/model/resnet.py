@@ -2,12 +2,11 @@
 
 He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, with the stride of a
 bottleneck in its 3x3 convolution ("v1.5"), as torchvision and timm have them. Names of layers
-follow theirs, so that `fluxseg.formats.torch_weights` can map them.
+follow theirs, so that `fluxseg.model.encoder_weights` can map them.
 """
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from fluxseg.model.encoder_layers import (
     EncoderConv,
@@ -15,6 +14,7 @@ from fluxseg.model.encoder_layers import (
     EncoderNormalization,
     max_pool_overlapping,
 )
+from fluxseg.model.layers import Compute
 
 BLOCKS: dict[str, tuple[int, int, int, int]] = {
     "resnet18": (2, 2, 2, 2),
@@ -40,15 +40,13 @@ class ResNet(nn.Module):
     Attributes:
         kind: one of `BLOCKS`.
         norm: see `EncoderNormalization`.
-        dtype: compute dtype; parameters are float32.
-        fast: the forms of the layers that are fast on CPUs.
+        compute: see `Compute`.
         remat: keep only the ends of each block for the gradient.
     """
 
     kind: str
     norm: EncoderNorm = "trained"
-    dtype: jnp.dtype = jnp.dtype(jnp.float32)
-    fast: bool = False
+    compute: Compute = Compute()
     remat: bool = False
 
     @nn.compact
@@ -63,8 +61,10 @@ class ResNet(nn.Module):
             before its pooling, and the four stages give.
         """
         x = (image - MEAN) / STD
-        x = EncoderConv(64, 7, 2, dtype=self.dtype, fast=self.fast, name="conv1")(x)
-        x = nn.relu(EncoderNormalization(self.norm, EPSILON, dtype=self.dtype, name="norm1")(x))
+        x = EncoderConv(64, 7, 2, compute=self.compute, name="conv1")(x)
+        x = nn.relu(
+            EncoderNormalization(self.norm, EPSILON, dtype=self.compute.dtype, name="norm1")(x)
+        )
         features = [x]
         x = max_pool_overlapping(x)
         bottleneck = self.kind == "resnet50"
@@ -77,8 +77,7 @@ class ResNet(nn.Module):
                     stride,
                     bottleneck,
                     self.norm,
-                    self.dtype,
-                    self.fast,
+                    self.compute,
                     name=f"layer{stage + 1}_{number}",
                 )(x)
             features.append(x)
@@ -90,8 +89,7 @@ class _Block(nn.Module):
     stride: int
     bottleneck: bool
     norm: EncoderNorm
-    dtype: jnp.dtype
-    fast: bool
+    compute: Compute
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -111,7 +109,9 @@ class _Block(nn.Module):
         return nn.relu(x + branch)
 
     def _conv(self, name: str, channels: int, size: int, stride: int) -> EncoderConv:
-        return EncoderConv(channels, size, stride, dtype=self.dtype, fast=self.fast, name=name)
+        return EncoderConv(channels, size, stride, compute=self.compute, name=name)
 
     def _norm(self, name: str, initial_scale: float) -> EncoderNormalization:
-        return EncoderNormalization(self.norm, EPSILON, initial_scale, self.dtype, name=name)
+        return EncoderNormalization(
+            self.norm, EPSILON, initial_scale, self.compute.dtype, name=name
+        )

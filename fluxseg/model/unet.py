@@ -1,6 +1,10 @@
-"""The U-Net: an image of any size to one vector of logits per pixel."""
+"""The U-Net: an image of any size to one vector of logits per pixel.
 
-from typing import Literal
+Flax Linen, because its modules are stateless and `init` and `apply` are pure functions; Flax keeps
+it, though it points new users to NNX.
+"""
+
+from typing import Literal, TypeVar
 
 import flax.linen as nn
 import jax
@@ -10,9 +14,11 @@ from fluxseg.config import ModelConfig
 from fluxseg.errors import ConfigError
 from fluxseg.model import layers
 from fluxseg.model.efficientnet import EfficientNetLite0
+from fluxseg.model.layers import Compute
 from fluxseg.model.resnet import ResNet
 
 Formulation = Literal["auto", "fast", "plain"]
+Block = TypeVar("Block", bound=nn.Module)
 
 
 def create_unet(
@@ -27,7 +33,8 @@ def create_unet(
 
     Returns:
         The module. `unet.init(key, image)["params"]` makes its parameters, and
-        `unet.apply({"params": params}, image, train=True, rngs={"dropout": key})` the logits.
+        `unet.apply({"params": params}, image, train=True, rngs={"dropout": key})` the logits
+        `[B, H, W, num_classes]` of `image` `[B, H, W, 1]`.
     """
     if num_classes < 2:
         raise ConfigError(f"num_classes must be >= 2, got {num_classes!r}")
@@ -75,95 +82,164 @@ class UNet(nn.Module):
         Returns:
             `[B, H, W, num_classes]`, float32.
         """
-        config = self.config
+        config, compute = self.config, self._compute()
         height, width = image.shape[1:3]
-        stride = config.stem * 2 ** (len(config.features) - 1)
-        x = _pad_to_multiple(image, stride)
+        x = _pad_to_multiple(image, config.stem * 2 ** (len(config.features) - 1))
         skips: list[jax.Array] = []
-        block = UNet._block
-        if config.remat and train:
-            # Of each level only the ends are kept; what is between is computed again backwards.
-            block = nn.remat(UNet._block, static_argnums=(1, 2, 3, 4))
         if config.encoder_kind == "unet":
-            x, levels = layers.pixel_unshuffle(x, config.stem), len(config.features)
+            x = layers.pixel_unshuffle(x, config.stem)
+            for level in range(len(config.features)):
+                x = _within(self, Down(config, compute, level, name=f"down_{level}"))(
+                    x, train, rows
+                )
+                skips.append(x)
         else:
-            skips, levels = list(self._foreign_encoder(train)(x)), 0
+            skips += _create_encoder(config, compute, config.remat and train)(x)
             x = skips[-1]
-        for level in range(levels):
-            if level > 0 and config.pool == "first":
-                x = layers.max_pool(x, self._fast)
-            x = block(self, f"encoder_{level}", level, config.convs, train, rows, x)
-            if level > 0 and config.pool == "last":
-                x = layers.max_pool(x, self._fast)
-            skips.append(x)
         if config.bottleneck_convs:
-            x = block(self, "bottleneck", -1, config.bottleneck_convs, train, rows, x)
+            x = _conv_block(
+                self, config, compute, "bottleneck", -1, config.bottleneck_convs, train
+            )((x,), train, rows)
         for level in reversed(range(len(config.features) - 1)):
-            x = self._up(f"up_{level}", level, x)
-            x = block(self, f"decoder_{level}", level, config.convs, train, rows, x, skips[level])
+            x = _within(self, Up(config, compute, level, name=f"level_{level}"))(
+                x, skips[level], train, rows
+            )
         # The head stays in float32: rounded logits would tie where the classes are close.
         features = self.num_classes * config.stem**2
-        head = layers.Conv(features, 1, fast=self._fast, scale=1.0, name="head")
-        logits = layers.pixel_shuffle(head(x), config.stem)
-        return logits[:, :height, :width]
+        head = layers.Conv(features, 1, Compute(fast=compute.fast), scale=1.0, name="head")
+        return layers.pixel_shuffle(head(x), config.stem)[:, :height, :width]
 
-    @property
-    def _fast(self) -> bool:
-        if self.formulation == "auto":
-            return jax.default_backend() == "cpu"
-        return self.formulation == "fast"
+    def _compute(self) -> Compute:
+        on_cpu = jax.default_backend() == "cpu"
+        dtype = self.config.dtype
+        if dtype == "auto":
+            dtype = "float32" if on_cpu else "bfloat16"
+        fast = on_cpu if self.formulation == "auto" else self.formulation == "fast"
+        return Compute(jnp.dtype(dtype), fast)
 
-    @property
-    def _dtype(self) -> jnp.dtype:
-        if self.config.dtype == "auto":
-            return jnp.dtype("float32" if jax.default_backend() == "cpu" else "bfloat16")
-        return jnp.dtype(self.config.dtype)
 
-    def _foreign_encoder(self, train: bool) -> nn.Module:
-        config = self.config
-        name, remat = encoder_name(config), config.remat and train
-        if config.encoder_kind == "efficientnet_lite0":
-            return EfficientNetLite0(config.encoder_norm, self._dtype, self._fast, remat, name=name)
-        return ResNet(
-            config.encoder_kind, config.encoder_norm, self._dtype, self._fast, remat, name=name
+class Down(nn.Module):
+    """One level of the encoder: max-pooling (not at the first level) and convolutions.
+
+    Attributes:
+        config: the architecture.
+        compute: how it is computed.
+        level: number of the level, from the finest, 0.
+    """
+
+    config: ModelConfig
+    compute: Compute
+    level: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool, rows: layers.Rows | None) -> jax.Array:
+        """Map `[B, H, W, C]` to `[B, H / 2, W / 2, features]`, at level 0 `[B, H, W, features]`."""
+        config, level = self.config, self.level
+        if level > 0 and config.pool == "first":
+            x = layers.max_pool(x, self.compute.fast)
+        block = _conv_block(
+            self, config, self.compute, f"encoder_{level}", level, config.convs, train
         )
+        x = block((x,), train, rows)
+        if level > 0 and config.pool == "last":
+            x = layers.max_pool(x, self.compute.fast)
+        return x
 
-    def _block(
-        self,
-        name: str,
-        level: int,
-        convs: int,
-        train: bool,
-        rows: layers.Rows | None,
-        *inputs: jax.Array,
+
+class Up(nn.Module):
+    """One level of the decoder: up-sampling, then convolutions of it and the skip connection.
+
+    Attributes:
+        config: the architecture.
+        compute: how it is computed.
+        level: number of the level that it leads to, from the finest, 0.
+    """
+
+    config: ModelConfig
+    compute: Compute
+    level: int
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, skip: jax.Array, train: bool, rows: layers.Rows | None
     ) -> jax.Array:
-        config = self.config
-        for index in range(convs):
+        """Map `[B, H, W, C]` and the skip `[B, 2 H, 2 W, D]` to `[B, 2 H, 2 W, features]`."""
+        config, level, compute = self.config, self.level, self.compute
+        features = x.shape[-1] if config.up_features == "keep" else config.features[level]
+        if config.up == "transposed":
+            up = layers.ConvTranspose(features, config.up_kernel, compute, name=f"up_{level}")
+            x = up(x)
+        else:
+            conv = layers.Conv(4 * features, 1, compute, scale=1.0, name=f"up_{level}")
+            x = layers.pixel_shuffle(conv(x), 2)
+        block = _conv_block(self, config, compute, f"decoder_{level}", level, config.convs, train)
+        return block((x, skip), train, rows)
+
+
+class ConvBlock(nn.Module):
+    """Convolutions, each with its normalisation and a ReLU, and dropout behind the last.
+
+    The names of its layers begin with its own.
+
+    Attributes:
+        config: the architecture.
+        compute: how it is computed.
+        features: channels of each convolution.
+        convs: number of convolutions.
+    """
+
+    config: ModelConfig
+    compute: Compute
+    features: int
+    convs: int
+
+    @nn.compact
+    def __call__(
+        self, inputs: tuple[jax.Array, ...], train: bool, rows: layers.Rows | None
+    ) -> jax.Array:
+        """Map inputs `[B, H, W, C_n]`, taken as concatenated, to `[B, H, W, features]`."""
+        config, compute = self.config, self.compute
+        for index in range(self.convs):
             conv = layers.Conv(
-                config.features[level],
-                dtype=self._dtype,
-                fast=self._fast,
+                self.features,
+                compute=compute,
                 use_bias=config.norm == "none",
-                name=f"{name}_conv_{index}",
+                name=f"{self.name}_conv_{index}",
             )
             x = conv(*inputs)
             if config.norm == "group":
-                x = layers.GroupNorm(self._dtype, name=f"{name}_norm_{index}")(x)
+                x = layers.GroupNorm(compute.dtype, name=f"{self.name}_norm_{index}")(x)
             inputs = (nn.relu(x),)
-        dropout = layers.Dropout(
-            config.dropout, config.dropout_kind == "channel", name=f"{name}_dropout"
-        )
+        channels = config.dropout_kind == "channel"
+        dropout = layers.Dropout(config.dropout, channels, name=f"{self.name}_dropout")
         return dropout(inputs[0], train, rows)
 
-    def _up(self, name: str, level: int, x: jax.Array) -> jax.Array:
-        config = self.config
-        features = x.shape[-1] if config.up_features == "keep" else config.features[level]
-        if config.up == "transposed":
-            return layers.ConvTranspose(
-                features, config.up_kernel, self._dtype, self._fast, name=name
-            )(x)
-        conv = layers.Conv(4 * features, 1, self._dtype, self._fast, scale=1.0, name=name)
-        return layers.pixel_shuffle(conv(x), 2)
+
+def _conv_block(
+    parent: nn.Module,
+    config: ModelConfig,
+    compute: Compute,
+    name: str,
+    level: int,
+    convs: int,
+    train: bool,
+) -> ConvBlock:
+    # With remat only the ends of the block are kept; what is between is computed again backwards.
+    kind = nn.remat(ConvBlock, static_argnums=(2,)) if config.remat and train else ConvBlock
+    return _within(parent, kind(config, compute, config.features[level], convs, name=name))
+
+
+def _within(parent: nn.Module, block: Block) -> Block:
+    # The layers of all blocks lie side by side in the parameters, as in every file written so far.
+    nn.share_scope(parent, block)
+    return block
+
+
+def _create_encoder(config: ModelConfig, compute: Compute, remat: bool) -> nn.Module:
+    name = encoder_name(config)
+    if config.encoder_kind == "efficientnet_lite0":
+        return EfficientNetLite0(config.encoder_norm, compute, remat, name=name)
+    return ResNet(config.encoder_kind, config.encoder_norm, compute, remat, name=name)
 
 
 def _pad_to_multiple(image: jax.Array, multiple: int) -> jax.Array:

@@ -1,23 +1,14 @@
 """Weights that others trained, put into the encoder of a network that is about to be trained."""
 
-import hashlib
-import logging
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from fluxseg.config import Config, ModelConfig
-from fluxseg.errors import ConfigError, FluxsegError
-from fluxseg.formats.torch_files import read_torch_tensors
-from fluxseg.formats.torch_weights import encoder_weights
-from fluxseg.model.unet import encoder_name
+from fluxseg.config import Config
+from fluxseg.errors import ConfigError
+from fluxseg.model.encoder_weights import load_encoder
 from fluxseg.training.state import TrainState
-
-logger = logging.getLogger(__name__)
 
 
 def check_encoder_start(config: Config, given: bool = False) -> None:
@@ -74,45 +65,3 @@ def start_encoder(state: TrainState, config: Config) -> TrainState:
     params = load_encoder(state.params, config.model, path)
     average = None if state.ema_params is None else jax.tree.map(jnp.copy, params)
     return state.replace(params=params, ema_params=average)
-
-
-def load_encoder(params: Mapping[str, Any], model: ModelConfig, path: str | Path) -> dict[str, Any]:
-    """Replace the encoder's parameters by those of a file.
-
-    Args:
-        params: parameters of the U-Net.
-        model: its architecture, with another `encoder_kind` than "unet".
-        path: see `fluxseg.formats.torch_files.read_torch_tensors`.
-
-    Returns:
-        New parameters; the decoder's are the same arrays.
-
-    Raises:
-        FluxsegError: naming the file, and the weight if one does not fit.
-    """
-    tensors = read_torch_tensors(path)
-    leaves, structure = jax.tree_util.tree_flatten_with_path(params[encoder_name(model)])
-    paths = ["/".join(str(key.key) for key in keys) for keys, _ in leaves]
-    expected = {name: leaf.shape for name, (_, leaf) in zip(paths, leaves, strict=True)}
-    try:
-        found = encoder_weights(model.encoder_kind, tensors, expected)
-    except FluxsegError as error:
-        raise FluxsegError(f"{path}: {error}") from error
-    arrays = [jnp.asarray(found[name]) for name in paths]
-    encoder = jax.tree_util.tree_unflatten(structure, arrays)
-    logger.info(
-        "The encoder begins with %s (%s values, %s)",
-        path,
-        f"{sum(array.size for array in arrays):,}",
-        fingerprint(found),
-    )
-    return {**params, encoder_name(model): encoder}
-
-
-def fingerprint(weights: Mapping[str, np.ndarray]) -> str:
-    """Return a hash of named arrays that does not depend on the file they were kept in."""
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        digest.update(f"{name}{weights[name].shape}".encode())
-        digest.update(np.ascontiguousarray(weights[name], "<f4").tobytes())
-    return f"sha256 {digest.hexdigest()[:16]}"

@@ -14,8 +14,6 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from fluxseg.config import ModelConfig, TrainConfig
 from fluxseg.errors import ConfigError
-from fluxseg.formats.torch_files import read_torch_tensors
-from fluxseg.formats.torch_weights import encoder_weights
 from fluxseg.model.efficientnet import EfficientNetLite0
 from fluxseg.model.encoder_layers import (
     EncoderConv,
@@ -27,6 +25,8 @@ from fluxseg.model.encoder_layers import (
     symmetric_padding,
     take_taps,
 )
+from fluxseg.model.encoder_weights import encoder_weights, naming, read_tensors
+from fluxseg.model.layers import Compute
 from fluxseg.model.resnet import ResNet
 from fluxseg.model.unet import create_unet, encoder_name
 from fluxseg.training.finetune import label_parameters
@@ -281,7 +281,7 @@ def load(kind, tensors, **changes):
 
 def compare_with_torch(torch, kind, model, path, mean, std, fast):
     """Compare what every convolution, normalisation and level of two encoders gives."""
-    from fluxseg.formats import torch_weights
+    from safetensors.torch import save_file
 
     outputs = {}
     for name, layer in model.named_modules():
@@ -290,9 +290,9 @@ def compare_with_torch(torch, kind, model, path, mean, std, fast):
             layer.register_forward_hook(
                 lambda _, __, output, name=name: outputs.__setitem__(name, output.clone().numpy())
             )
-    torch.save(model.state_dict(), path)
-    tensors = read_torch_tensors(path)
-    module, params = load(kind, tensors, fast=fast)
+    save_file(model.state_dict(), path)
+    tensors = read_tensors(path)
+    module, params = load(kind, tensors, compute=Compute(fast=fast))
     image = image_of(2, 96, 64)
     grey = torch.from_numpy(np.repeat((image - mean) / std, 3, -1).transpose(0, 3, 1, 2).copy())
     with torch.no_grad():
@@ -302,7 +302,7 @@ def compare_with_torch(torch, kind, model, path, mean, std, fast):
             {"params": params}, image, capture_intermediates=True, mutable=["intermediates"]
         )
     )(image)
-    name_of, _ = torch_weights._naming(kind, tensors)
+    name_of, _ = naming(kind, tensors)
     compared = 0
     for key, found in by_call(captured["intermediates"]):
         layer = key.rsplit("/", 1)[-1]
@@ -336,7 +336,7 @@ def test_every_layer_equals_that_of_timm(kind, fast, tmp_path):
     model = randomise(torch, timm.create_model(name, pretrained=False, features_only=True))
     scale = (0.5, 0.5) if lite else (0.449, 0.226)
     features, levels, compared, layers = compare_with_torch(
-        torch, kind, model, tmp_path / "weights.pth", *scale, fast
+        torch, kind, model, tmp_path / "weights.safetensors", *scale, fast
     )
     assert compared == layers >= 40
     for found, wanted in zip(features, levels, strict=True):
@@ -352,7 +352,7 @@ def test_the_class_scores_are_those_of_torchvision(kind, tmp_path):
     model = randomise(torch, getattr(models, kind)(weights=None))
     path = tmp_path / "weights.safetensors"
     save_file(model.state_dict(), path)
-    tensors = read_torch_tensors(path)
+    tensors = read_tensors(path)
     module, params = load(kind, tensors)
     image = image_of(2, 64, 64)
     last = np.asarray(quick_jit(module.apply)({"params": params}, image)[-1])
@@ -370,10 +370,15 @@ def imagenet_weights():
 
 
 @pytest.mark.parametrize(("name", "classes"), [("chelsea", range(281, 286)), ("coffee", (967,))])
-def test_with_weights_from_imagenet_a_grey_cat_is_a_cat(name, classes):
+def test_with_weights_from_imagenet_a_grey_cat_is_a_cat(name, classes, tmp_path):
     from skimage import color, data, transform
 
-    tensors = read_torch_tensors(imagenet_weights())
+    torch = pytest.importorskip("torch", reason="it converts the file; the extra encoders has it")
+    from safetensors.torch import save_file
+
+    state = torch.load(imagenet_weights(), map_location="cpu", weights_only=True)
+    save_file(state, tmp_path / "weights.safetensors")
+    tensors = read_tensors(tmp_path / "weights.safetensors")
     photo = color.rgb2gray(getattr(data, name)())
     height, width = photo.shape
     side, left = min(photo.shape), (width - height) // 2

@@ -79,7 +79,7 @@ def test_max_pool_behind_relu_has_one_gradient_in_both_forms():
 @pytest.mark.parametrize("channels", [(3,), (3, 2), (1, 4, 2)])
 def test_conv_is_flax_conv_of_the_concatenation(fast, size, channels):
     inputs = [_normal(i, 2, 5, 4, c) for i, c in enumerate(channels)]
-    ours = layers.Conv(5, size, fast=fast)
+    ours = layers.Conv(5, size, layers.Compute(fast=fast))
     flax = nn.Conv(5, (size, size))
     params = ours.init(jax.random.key(0, impl="rbg"), *inputs)["params"]
     theirs = flax.init(jax.random.key(0, impl="rbg"), jnp.concatenate(inputs, -1))["params"]
@@ -99,7 +99,7 @@ def test_conv_is_flax_conv_of_the_concatenation(fast, size, channels):
 @pytest.mark.parametrize("sides", SIZES)
 def test_conv_transpose_is_flax_conv_transpose(fast, size, sides):
     x = _normal(0, 2, *sides, 3)
-    ours = layers.ConvTranspose(5, size, fast=fast)
+    ours = layers.ConvTranspose(5, size, layers.Compute(fast=fast))
     flax = nn.ConvTranspose(5, (size, size), (2, 2))
     params = ours.init(jax.random.key(0, impl="rbg"), x)["params"]
     theirs = flax.init(jax.random.key(0, impl="rbg"), x)["params"]

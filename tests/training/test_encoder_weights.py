@@ -17,8 +17,9 @@ from fluxseg.inference.features import layer_features
 from fluxseg.inference.model_file import read_model, write_model
 from fluxseg.inference.predict import Predictor, create_predictor
 from fluxseg.inference.stablehlo import export_program
+from fluxseg.model.encoder_weights import load_encoder
 from fluxseg.model.unet import create_unet, encoder_name
-from fluxseg.training.encoder_weights import check_encoder_start, load_encoder, start_encoder
+from fluxseg.training.encoder_weights import check_encoder_start, start_encoder
 from fluxseg.training.state import create_train_state
 from tests.conftest import TINY, train_network, with_data, with_train
 
@@ -113,7 +114,7 @@ def test_a_file_that_does_not_fit_is_named_with_the_weight(tmp_path, weights, st
         ({"encoder_norm": "group"}, "FILE", False, "group"),
         ({"encoder_norm": "frozen"}, "", False, "frozen needs train.encoder_weights"),
         ({}, "FILE", True, "must be empty"),
-        ({}, "absent.pth", False, "absent.pth is no file"),
+        ({}, "absent.safetensors", False, "absent.safetensors is no file"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(

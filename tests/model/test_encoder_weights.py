@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from fluxseg.errors import FluxsegError
-from fluxseg.formats.torch_weights import encoder_weights
+from fluxseg.model.encoder_weights import encoder_weights, read_tensors
 
 RNG = np.random.default_rng(0)
 RESNET = {
@@ -160,3 +161,31 @@ def test_values_that_no_training_gives_are_refused(value):
     tensors = resnet()
     tensors["bn1.running_mean"][2] = -0.5
     encoder_weights("resnet34", tensors, EXPECTED)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "no safetensors file"),
+        (b"PK\x03\x04" + bytes(60), r"no safetensors file.*weights_only=True"),
+        ((2**40).to_bytes(8, "little") + b"{}", "damaged"),
+        (save({"a": np.zeros(3, np.float32)})[:-2], "damaged"),
+        (save({"a": np.zeros(3, np.float32)}).replace(b"F32", b"X32"), "damaged"),
+    ],
+)
+def test_another_file_is_refused_with_the_reason(content, message, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(FluxsegError, match=message):
+        read_tensors(path)
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path, monkeypatch):
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(save({"a": np.zeros(3, np.float32)}))
+    np.testing.assert_array_equal(read_tensors(path)["a"], np.zeros(3))
+    monkeypatch.setattr("fluxseg.model.encoder_weights.MAX_BYTES", 20)
+    with pytest.raises(FluxsegError, match="the limit is 20"):
+        read_tensors(path)
+    with pytest.raises(FluxsegError, match="folder"):
+        read_tensors(tmp_path)
