@@ -6,14 +6,13 @@ command line by its dotted name, such as `--config.train.epochs 5`.
 
 import dataclasses
 import json
-import types
 import typing
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from fluxseg.errors import ConfigError
+from fluxseg.io.schema import from_plain
 
-T = TypeVar("T")
 FREE = {"resume": "free"}
 """Metadata of the fields that may differ when a run is resumed; all others must be equal."""
 CLASSES = ("background", "neuron")
@@ -23,9 +22,19 @@ REMOVED = {
     "loss.ignore_rim": 0,
     "loss.soften": 0,
     "loss.truncate": 0.0,
+    "loss.focal_gamma": 0.0,
+    "loss.neuron_weight": 1.0,
+    "model.dropout_kind": "channel",
 }
 """Settings of earlier versions with the value that changes nothing: files of runs that were made
 with it are still read."""
+LEVELS = {
+    ("shuffle", "first", 2, "skip"): "shuffle",
+    ("shuffle", "first", 4, "skip"): "shuffle",
+    ("transposed", "first", 2, "skip"): "transposed",
+    ("transposed", "last", 4, "keep"): "reference",
+}
+"""What earlier versions said by `up`, `pool`, `up_kernel` and `up_features` -> `model.up`."""
 
 
 def _check(condition: bool, field: str, value: object, rule: str) -> None:
@@ -138,27 +147,21 @@ class ModelConfig:
     """3x3 convolutions per level and side."""
     stem: int = 2
     """Pixel-unshuffle factor in front of the first level (and shuffle behind the last); 1: none."""
-    pool: Literal["first", "last"] = "first"
-    """Within a level of the encoder, max-pool before or after the convolutions."""
     bottleneck_convs: int = 0
     """Further convolutions at the coarsest level."""
-    up: Literal["transposed", "shuffle"] = "shuffle"
-    """Up-sampling: transposed convolution, or 1x1 convolution and pixel shuffle."""
-    up_kernel: int = 2
-    """Side of the transposed convolution's kernel, 2 or 4."""
-    up_features: Literal["keep", "skip"] = "skip"
-    """Channels after up-sampling: as many as before, or as many as the skip connection has."""
+    up: Literal["shuffle", "transposed", "reference"] = "shuffle"
+    """Up-sampling to the channels of the skip connection: 1x1 convolution and pixel shuffle, or
+    2x2 transposed convolution. reference: as that protocol has it, 4x4 transposed convolution that
+    keeps the channels; the encoder then pools behind the convolutions of a level, not before."""
     norm: Literal["none", "group"] = "group"
     """Normalisation after each convolution."""
     dropout: float = 0.1
-    """Probability that a value, or a channel, is dropped in training."""
-    dropout_kind: Literal["channel", "element"] = "channel"
-    """Whether whole channels or single values are dropped."""
+    """Probability that a channel is dropped in training."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Compute dtype; parameters stay float32. auto: bfloat16 on GPU and TPU, float32 on CPU."""
     encoder_kind: Literal["unet", "resnet18", "resnet34", "resnet50", "efficientnet_lite0"] = "unet"
     """The encoder: the U-Net's own, or a network whose weights from ImageNet can be loaded, see
-    train.encoder_weights; convs, pool and norm then are the decoder's, and stem must be 2."""
+    train.encoder_weights; convs and norm then are the decoder's, and stem must be 2."""
     encoder_norm: Literal["trained", "frozen", "group"] = "trained"
     """Normalisation in an encoder_kind. Its batch normalisation uses stored statistics, in
     training too; its scale and bias are trained, or frozen with them. group: group normalisation,
@@ -173,7 +176,6 @@ class ModelConfig:
         _check(self.convs >= 1, "model.convs", self.convs, ">= 1")
         _check(self.stem in (1, 2, 4), "model.stem", self.stem, "1, 2 or 4")
         _check(self.bottleneck_convs >= 0, "model.bottleneck_convs", self.bottleneck_convs, ">= 0")
-        _check(self.up_kernel in (2, 4), "model.up_kernel", self.up_kernel, "2 or 4")
         _check(0 <= self.dropout < 1, "model.dropout", self.dropout, "in [0, 1)")
         if self.encoder_kind != "unet":
             kind = f"with model.encoder_kind {self.encoder_kind}"
@@ -187,14 +189,10 @@ def reference_model() -> ModelConfig:
         features=(64, 128, 128, 256, 512),
         convs=1,
         stem=1,
-        pool="last",
         bottleneck_convs=1,
-        up="transposed",
-        up_kernel=4,
-        up_features="keep",
+        up="reference",
         norm="none",
         dropout=0.1,
-        dropout_kind="channel",
         dtype="float32",
     )
 
@@ -203,19 +201,13 @@ def reference_model() -> ModelConfig:
 class LossConfig:
     """Weighted cross-entropy and what may be added to it."""
 
-    class_weights: Literal["reference", "balanced", "none", "fixed"] = "none"
+    class_weights: Literal["reference", "balanced", "none"] = "none"
     """Weight of the neuron class, background being 1: reference = (background/neuron)/3, balanced
-    = background/neuron, both counted over the training masks; none = 1; fixed = neuron_weight."""
-    neuron_weight: float = 1.0
-    """Weight of the neuron class if class_weights is "fixed"."""
-    focal_gamma: float = 0.0
-    """Exponent of the focal factor (1 - p)^gamma; 0 leaves the cross-entropy as it is."""
+    = background/neuron, both counted over the training masks; none = 1."""
     dice: float = 1.0
     """Weight of the soft Dice loss that is added, per image."""
 
     def __post_init__(self) -> None:
-        _check(self.neuron_weight > 0, "loss.neuron_weight", self.neuron_weight, "> 0")
-        _check(0 <= self.focal_gamma <= 10, "loss.focal_gamma", self.focal_gamma, "in [0, 10]")
         _check(self.dice >= 0, "loss.dice", self.dice, ">= 0")
 
 
@@ -295,55 +287,50 @@ def config_to_dict(config: Any) -> dict[str, Any]:
 def config_from_dict(values: Mapping[str, Any]) -> Config:
     """Build a config from nested plain values; the inverse of `config_to_dict`.
 
-    Fields that are missing take their defaults.
+    Fields that are missing take their defaults, and settings that earlier versions had are left
+    out where they changed nothing.
 
     Raises:
         ConfigError: naming the field, if one is unknown, of a wrong type, or out of its range.
     """
-    return _from_dict(values, Config, "")
+    return from_plain(_known(values, Config, ""), Config, error=ConfigError)
 
 
-def _from_dict(values: Mapping[str, Any], cls: type[T], where: str) -> T:
+def _known(values: Any, cls: type, where: str) -> Any:
+    """Return the values without settings of earlier versions; refuse those of no version."""
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where or 'config'} must be a table of settings, got {values!r}")
+    if cls is ModelConfig:
+        values = _known_levels(values)
     hints = typing.get_type_hints(cls)
-    absent = [key for key in values if where + str(key) in REMOVED]
-    for key in absent:
-        if values[key] != REMOVED[where + key]:
+    known = {}
+    for key, value in values.items():
+        name = f"{where}{key}"
+        if key in hints:
+            nested = dataclasses.is_dataclass(hints[key])
+            known[key] = _known(value, hints[key], f"{name}.") if nested else value
+        elif name not in REMOVED:
+            raise ConfigError(f"unknown setting {name}; known: {', '.join(hints)}")
+        elif value != REMOVED[name]:
             raise ConfigError(
-                f"{where}{key} = {values[key]!r} is a setting of earlier versions that brought no "
-                "gain and was removed; use the version that wrote this"
+                f"{name} = {value!r} is a setting of earlier versions that brought no gain and was "
+                "removed; use the version that wrote this"
             )
-    values = {key: value for key, value in values.items() if key not in absent}
-    unknown = sorted(set(values) - set(hints))
-    if unknown:
-        raise ConfigError(f"unknown setting {where}{unknown[0]}; known: {', '.join(hints)}")
-    return cls(**{key: _convert(hints[key], value, where + key) for key, value in values.items()})
+    return known
 
 
-def _convert(hint: Any, value: Any, where: str) -> Any:
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        return _from_dict(value, hint, where + ".")
-    origin = typing.get_origin(hint)
-    if origin is Literal:
-        ok = value in typing.get_args(hint)
-    elif origin is tuple:
-        item = typing.get_args(hint)[0]
-        ok = isinstance(value, list | tuple)
-        value = tuple(_convert(item, v, where) for v in value) if ok else value
-    elif origin in (typing.Union, types.UnionType):
-        ok = isinstance(value, typing.get_args(hint))
-    elif hint is float:
-        ok = isinstance(value, int | float) and not isinstance(value, bool)
-        value = float(value) if ok else value
-    elif hint is int:
-        ok = isinstance(value, int) and not isinstance(value, bool)
-    else:
-        ok = isinstance(value, hint)
-    if not ok:
-        name = getattr(hint, "__name__", None) if origin is None else None
-        raise ConfigError(f"{where} must be {name or hint}, got {value!r}")
-    return value
+def _known_levels(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Translate what earlier versions said in four settings in place of `model.up`."""
+    old = ("pool", "up_kernel", "up_features")
+    if not set(old) & set(values):
+        return values
+    found = tuple(values.get(name) for name in ("up", *old))
+    if found not in LEVELS:
+        raise ConfigError(
+            f"model.up, pool, up_kernel, up_features = {found!r} is a network of earlier versions; "
+            "use the version that wrote this"
+        )
+    return {key: v for key, v in values.items() if key not in old} | {"up": LEVELS[found]}
 
 
 def resume_difference(saved: Config, current: Config) -> list[str]:

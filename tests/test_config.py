@@ -11,6 +11,7 @@ from fluxseg.config import (
     TrainConfig,
     config_from_dict,
     config_to_dict,
+    reference_model,
     resume_difference,
 )
 from fluxseg.errors import ConfigError
@@ -42,12 +43,12 @@ def test_a_config_of_before_diameters_takes_recordings_as_they_are():
     [
         ({"trian": {}}, "unknown setting trian"),
         ({"train": {"epoch": 3}}, r"unknown setting train\.epoch"),
-        ({"train": {"epochs": "3"}}, r"train\.epochs must be int, got '3'"),
-        ({"train": {"epochs": True}}, r"train\.epochs must be int"),
-        ({"train": {"learning_rate": "fast"}}, r"train\.learning_rate must be float"),
+        ({"train": {"epochs": "3"}}, r"train\.epochs: expected `int`, got `str`"),
+        ({"train": {"epochs": True}}, r"train\.epochs: expected `int`, got `bool`"),
+        ({"train": {"learning_rate": "fast"}}, r"train\.learning_rate: expected `float`"),
         ({"train": {"epochs": 0}}, r"train\.epochs must be >= 1, got 0"),
-        ({"model": {"norm": "batch"}}, r"model\.norm must be"),
-        ({"model": {"features": 3}}, r"model\.features must be"),
+        ({"model": {"norm": "batch"}}, r"model\.norm: invalid enum value 'batch'"),
+        ({"model": {"features": 3}}, r"model\.features: expected `array`"),
         ({"model": {"features": []}}, r"model\.features must be at least one level"),
         ({"data": 3}, "data. must be a table"),
         ({"data": {"low_percentile": 60, "high_percentile": 40}}, "low_percentile"),
@@ -106,3 +107,20 @@ def test_files_of_earlier_versions_are_read_where_what_is_gone_changed_nothing()
         config_from_dict({"data": {"touching": True}})
     with pytest.raises(ConfigError, match=r"loss\.soften = 1 "):
         config_from_dict({"loss": {"soften": 1}})
+
+
+def test_networks_of_earlier_versions_are_the_same_networks():
+    old = {"pool": "first", "up": "shuffle", "up_kernel": 2, "up_features": "skip"}
+    values = config_to_dict(Config())
+    values["model"] |= old | {"dropout_kind": "channel"}
+    assert config_from_dict(values) == Config()
+    classic = config_to_dict(Config(model=reference_model()))
+    classic["model"] |= {"pool": "last", "up": "transposed", "up_kernel": 4, "up_features": "keep"}
+    assert config_from_dict(classic).model == reference_model()
+    with pytest.raises(ConfigError, match=r"up_features = \('shuffle', 'last'.*earlier versions"):
+        config_from_dict({"model": old | {"pool": "last"}})
+
+
+def test_there_are_few_settings():
+    sections = [getattr(Config(), field.name) for field in dataclasses.fields(Config)]
+    assert sum(len(dataclasses.fields(section)) for section in sections) <= 55

@@ -17,10 +17,7 @@ def classic_unet(base: int) -> ModelConfig:
         features=tuple(base * 2**level for level in range(5)),
         convs=2,
         stem=1,
-        pool="first",
         up="transposed",
-        up_kernel=2,
-        up_features="skip",
         norm="none",
         dtype="float32",
     )

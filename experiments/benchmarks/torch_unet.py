@@ -32,7 +32,7 @@ class TorchUNet(nn.Module):
         self.up = nn.ModuleList()
         self.decoder = nn.ModuleList()
         for width in reversed(features[:-1]):
-            raised = channels if config.up_features == "keep" else width
+            raised = channels if config.up == "reference" else width
             self.up.append(self._up(channels, raised))
             self.decoder.append(self._block(raised + width, width, config.convs))
             channels = width
@@ -45,10 +45,10 @@ class TorchUNet(nn.Module):
         x = self.unshuffle(image)
         skips = []
         for level, block in enumerate(self.encoder):
-            if level > 0 and self.config.pool == "first":
+            if level > 0 and self.config.up != "reference":
                 x = self.pool(x)
             x = block(x)
-            if level > 0 and self.config.pool == "last":
+            if level > 0 and self.config.up == "reference":
                 x = self.pool(x)
             skips.append(x)
         x = self.bottleneck(x)
@@ -68,13 +68,12 @@ class TorchUNet(nn.Module):
             parts.append(nn.ReLU(inplace=True))
             channels = width
         if parts and self.config.dropout:
-            kind = nn.Dropout2d if self.config.dropout_kind == "channel" else nn.Dropout
-            parts.append(kind(self.config.dropout))
+            parts.append(nn.Dropout2d(self.config.dropout))
         return nn.Sequential(*parts)
 
     def _up(self, channels: int, width: int) -> nn.Module:
-        size = self.config.up_kernel
-        if self.config.up == "transposed":
+        if self.config.up != "shuffle":
+            size = 4 if self.config.up == "reference" else 2
             return nn.ConvTranspose2d(channels, width, size, stride=2, padding=(size - 2) // 2)
         return nn.Sequential(nn.Conv2d(channels, 4 * width, 1), nn.PixelShuffle(2))
 

@@ -275,18 +275,17 @@ class GroupNorm(nn.Module):
 
 
 class Dropout(nn.Module):
-    """Dropout (Srivastava et al., JMLR 2014) whose draws depend on a row's number in the batch.
+    """Dropout of whole channels, whose draws depend on a row's number in the batch.
 
     A batch may be computed in pieces, one after the other or on several devices: each row gets
     what it would get in the whole batch.
 
     Attributes:
-        rate: probability to be dropped; what is kept is divided by 1 - rate.
-        channels: drop whole channels of an image, or else single values.
+        rate: probability to be dropped; what is kept is divided by 1 - rate (Srivastava et al.,
+            JMLR 2014; of channels: Tompson et al., CVPR 2015).
     """
 
     rate: float
-    channels: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, rows: Rows | None = None) -> jax.Array:
@@ -301,13 +300,8 @@ class Dropout(nn.Module):
             return x
         key, kept = self.make_rng("dropout"), 1 - self.rate
         total = x.shape[0] if rows is None else rows.total
-        if self.channels:
-            # All rows of the whole batch are drawn: they are few numbers.
-            mask = jax.random.bernoulli(key, kept, (total, 1, 1, x.shape[-1]))
-            mask = mask if rows is None else mask[rows.numbers]
-        else:
-            keys = jax.random.split(key, total)
-            keys = keys if rows is None else keys[rows.numbers]
-            mask = jax.vmap(lambda k: jax.random.bernoulli(k, kept, x.shape[1:]))(keys)
+        # All rows of the whole batch are drawn: they are few numbers.
+        mask = jax.random.bernoulli(key, kept, (total, 1, 1, x.shape[-1]))
+        mask = mask if rows is None else mask[rows.numbers]
         mask = jnp.broadcast_to(mask, x.shape)
         return jax.lax.select(mask, x / kept, jnp.zeros_like(x))

@@ -16,15 +16,13 @@ from fluxseg.errors import ConfigError
 LossFn = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 """`loss_fn(logits, label, valid, class_weights) -> (sum, weight_sum)`."""
 
-FOCAL_EPSILON = 1e-7
-
 
 def class_weights(config: LossConfig, neuron_pixels: int, background_pixels: int) -> np.ndarray:
     """Weight of each class in the loss, background being 1.
 
     Args:
         config: says how; "reference" is (background / neuron) / 3, "balanced" is
-            background / neuron, "none" is 1, "fixed" is `neuron_weight`.
+            background / neuron, "none" is 1.
         neuron_pixels: neuron pixels of all training masks.
         background_pixels: background pixels of all training masks.
 
@@ -36,13 +34,11 @@ def class_weights(config: LossConfig, neuron_pixels: int, background_pixels: int
     """
     if config.class_weights == "none":
         return np.ones(2, np.float32)
-    if config.class_weights == "fixed":
-        return np.array([1.0, config.neuron_weight], np.float32)
     if neuron_pixels <= 0 or background_pixels <= 0:
         absent = "neuron" if neuron_pixels <= 0 else "background"
         raise ConfigError(
             f"loss.class_weights = {config.class_weights!r} needs both classes, but the training "
-            f"masks hold no {absent} pixel; check the masks, or set it to 'none' or 'fixed'"
+            f"masks hold no {absent} pixel; check the masks, or set it to 'none'"
         )
     ratio = background_pixels / neuron_pixels
     return np.array([1.0, ratio / 3 if config.class_weights == "reference" else ratio], np.float32)
@@ -53,21 +49,17 @@ def weighted_cross_entropy(
     label: jax.Array,
     valid: jax.Array,
     class_weights: jax.Array,
-    focal_gamma: float = 0.0,
 ) -> tuple[jax.Array, jax.Array]:
     """Sum the cross-entropy of all valid pixels, each weighted by the weight of its true class.
 
     Invalid pixels add exactly nothing to the sums and to the gradient, even if logits there are
-    NaN or infinite. The focal factor (1 - p)^gamma, p the probability given to the true class,
-    is that of Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017; as there, it does
-    not count in the weight sum.
+    NaN or infinite.
 
     Args:
         logits: `[B, H, W, C]`, floating.
         label: `[B, H, W]` integer, 0 to C - 1 where valid.
         valid: `[B, H, W]`, bool or a weight >= 0 of each pixel.
         class_weights: `[C]`, floating.
-        focal_gamma: exponent of the focal factor; 0 leaves the cross-entropy as it is.
 
     Returns:
         Sum of weight times loss, and sum of weights; float32 scalars.
@@ -77,10 +69,6 @@ def weighted_cross_entropy(
     for c, plane in enumerate(shifted):
         chosen = jnp.where(label == c, plane, chosen)
     loss = normaliser - chosen
-    if focal_gamma > 0:
-        # The power has no finite slope at 0 for exponents below 1.
-        miss = jnp.maximum(-jnp.expm1(-loss), FOCAL_EPSILON)
-        loss = miss**focal_gamma * loss
     weights = _pixel_weights(label, valid, class_weights)
     return _image_sums(weights * loss).sum(), _image_sums(weights).sum()
 
@@ -137,9 +125,7 @@ def make_loss(config: LossConfig) -> LossFn:
     def loss_fn(
         logits: jax.Array, label: jax.Array, valid: jax.Array, class_weights: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        total, weight = weighted_cross_entropy(
-            logits, label, valid, class_weights, config.focal_gamma
-        )
+        total, weight = weighted_cross_entropy(logits, label, valid, class_weights)
         if config.dice > 0:
             total += config.dice * dice_loss(logits, label, valid, class_weights)[0]
         return total, weight

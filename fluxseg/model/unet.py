@@ -135,13 +135,13 @@ class Down(nn.Module):
     def __call__(self, x: jax.Array, train: bool, rows: layers.Rows | None) -> jax.Array:
         """Map `[B, H, W, C]` to `[B, H / 2, W / 2, features]`, at level 0 `[B, H, W, features]`."""
         config, level = self.config, self.level
-        if level > 0 and config.pool == "first":
+        if level > 0 and config.up != "reference":
             x = layers.max_pool(x, self.compute.fast)
         block = _conv_block(
             self, config, self.compute, f"encoder_{level}", level, config.convs, train
         )
         x = block((x,), train, rows)
-        if level > 0 and config.pool == "last":
+        if level > 0 and config.up == "reference":
             x = layers.max_pool(x, self.compute.fast)
         return x
 
@@ -165,12 +165,13 @@ class Up(nn.Module):
     ) -> jax.Array:
         """Map `[B, H, W, C]` and the skip `[B, 2 H, 2 W, D]` to `[B, 2 H, 2 W, features]`."""
         config, level, compute = self.config, self.level, self.compute
-        features = x.shape[-1] if config.up_features == "keep" else config.features[level]
-        if config.up == "transposed":
-            up = layers.ConvTranspose(features, config.up_kernel, compute, name=f"up_{level}")
-            x = up(x)
+        name, features = f"up_{level}", config.features[level]
+        if config.up == "reference":
+            x = layers.ConvTranspose(x.shape[-1], 4, compute, name=name)(x)
+        elif config.up == "transposed":
+            x = layers.ConvTranspose(features, 2, compute, name=name)(x)
         else:
-            conv = layers.Conv(4 * features, 1, compute, scale=1.0, name=f"up_{level}")
+            conv = layers.Conv(4 * features, 1, compute, scale=1.0, name=name)
             x = layers.pixel_shuffle(conv(x), 2)
         block = _conv_block(self, config, compute, f"decoder_{level}", level, config.convs, train)
         return block((x, skip), train, rows)
@@ -210,8 +211,7 @@ class ConvBlock(nn.Module):
             if config.norm == "group":
                 x = layers.GroupNorm(compute.dtype, name=f"{self.name}_norm_{index}")(x)
             inputs = (nn.relu(x),)
-        channels = config.dropout_kind == "channel"
-        dropout = layers.Dropout(config.dropout, channels, name=f"{self.name}_dropout")
+        dropout = layers.Dropout(config.dropout, name=f"{self.name}_dropout")
         return dropout(inputs[0], train, rows)
 
 

@@ -110,23 +110,18 @@ def compare(reference, other):
     }
 
 
-def check_gradients(kinds):
-    """Gradient and metrics of the same batch, with dropout, whoever divides it.
-
-    Args:
-        kinds: kind of dropout -> numbers of devices.
-    """
+def check_gradients(counts):
+    """Gradient and metrics of the same batch, with dropout, by numbers of devices."""
     result = {}
     batch = unequal_batch()
     without = jax.jit(compute_gradients)(make_state(with_model(CONFIG, dropout=0.0)), batch)
-    for kind, counts in kinds.items():
-        state = make_state(with_model(CONFIG, dropout=0.3, dropout_kind=kind))
-        reference = jax.jit(compute_gradients)(state, batch)
-        # Else the dropout would be shown to be the same without being there.
-        assert deviation(reference[0], without[0]) > 0.01
-        for count in counts:
-            for name, gradient in formulations(count).items():
-                result[f"{name}-{count}-{kind}"] = compare(reference, gradient(state, batch))
+    state = make_state(with_model(CONFIG, dropout=0.3))
+    reference = jax.jit(compute_gradients)(state, batch)
+    # Else the dropout would be shown to be the same without being there.
+    assert deviation(reference[0], without[0]) > 0.01
+    for count in counts:
+        for name, gradient in formulations(count).items():
+            result[f"{name}-{count}"] = compare(reference, gradient(state, batch))
     return result
 
 
@@ -237,8 +232,8 @@ def check_checkpoints():
 
 
 PARTS = {
-    "few": lambda: check_gradients({"channel": FEW}),
-    "gradients": lambda: check_gradients({"channel": COUNTS, "element": (8,)}),
+    "few": lambda: check_gradients(FEW),
+    "gradients": lambda: check_gradients(COUNTS),
     "evaluation": check_evaluation,
     "curves": check_curves,
     "checkpoints": check_checkpoints,

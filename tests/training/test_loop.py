@@ -167,7 +167,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(t
 def test_all_options_together(tmp_path):
     config = dataclasses.replace(
         with_train(TINY, ema_decay=0.9, schedule="constant", weight_decay=0.0, monitor="val_loss"),
-        loss=LossConfig(class_weights="balanced", focal_gamma=1.0, dice=0.5),
+        loss=LossConfig(class_weights="balanced", dice=0.5),
     )
     result = train_network(config, tmp_path)
     assert result.state.ema_params is not None

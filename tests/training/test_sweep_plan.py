@@ -41,11 +41,11 @@ def test_a_random_choice_is_a_part_and_depends_on_the_seed_alone():
 
 def test_the_command_line_is_parsed():
     texts = ["train.learning_rate=1e-3,2e-3", "model.features=(8,16),[4,8]", "augment.flips=true"]
-    assert parse_vary([*texts, "config.loss.class_weights=none, fixed"]) == {
+    assert parse_vary([*texts, "config.loss.class_weights=none, balanced"]) == {
         "train.learning_rate": (1e-3, 2e-3),
         "model.features": ((8, 16), [4, 8]),
         "augment.flips": (True,),
-        "loss.class_weights": ("none", "fixed"),
+        "loss.class_weights": ("none", "balanced"),
     }
 
 

@@ -1,0 +1,45 @@
+"""Plain values of a JSON file as objects of declared types: one check for all that is read back."""
+
+from typing import Any, TypeVar
+
+import msgspec
+
+from fluxseg.errors import FluxsegError, WorkdirError
+
+T = TypeVar("T")
+
+
+def from_plain(
+    values: Any,
+    kind: type[T],
+    name: str = "",
+    advice: str = "",
+    error: type[FluxsegError] = WorkdirError,
+) -> T:
+    """Build an object from plain values, as its type hints declare.
+
+    Whole numbers do for floats. Fields that are missing take their defaults; others that the type
+    does not have are left out.
+
+    Args:
+        values: what `json` gives.
+        kind: a dataclass, `NamedTuple`, `TypedDict` or any type of containers and plain values.
+        name: of the file, for the error.
+        advice: what to do about damage, for the error.
+        error: what is raised.
+
+    Returns:
+        The object; checks of its own, in `__post_init__`, have run.
+
+    Raises:
+        FluxsegError: of the kind that is given; it names the file, the field and what is wrong.
+    """
+    try:
+        return msgspec.convert(values, kind)
+    except msgspec.ValidationError as problem:
+        text, _, path = str(problem).partition(" - at `$")
+        if isinstance(problem.__cause__, FluxsegError):
+            text, path = str(problem.__cause__), ""
+        field = path.rstrip("`").lstrip(".")
+        parts = (name, field, text[:1].lower() + text[1:] + (f"; {advice}" if advice else ""))
+        raise error(": ".join(part for part in parts if part)) from problem
