@@ -19,7 +19,7 @@ from fluxseg.adapt.few_shot import (
 )
 from fluxseg.config import Config, config_to_dict
 from fluxseg.data.cache import CacheIndex
-from fluxseg.data.splits import Manifest
+from fluxseg.data.splits import Manifest, ManifestItem
 from fluxseg.errors import ConfigError
 from fluxseg.formats.sources import open_source
 from fluxseg.inference.field_scores import SHOWN, pool_scores, score_fields
@@ -144,11 +144,11 @@ def _part(
     """Return the rows of `score_fields` of one model, computed or read again."""
     items = {entry.key: entry.split_item for entry in index.entries}
     chosen = {
-        key: {
-            "group": items[key].group,
-            "digest": items[key].digest,
-            "splits": ["train"] * items[key].n_crops,
-        }
+        key: ManifestItem(
+            group=items[key].group,
+            digest=items[key].digest,
+            splits=["train"] * items[key].n_crops,
+        )
         for key in keys
     }
     manifest = Manifest(config.data.split_by, 1.0, 0.0, config.data.split_seed, chosen)

@@ -16,6 +16,7 @@ from fluxseg.data.splits import SplitItem
 from fluxseg.errors import WorkdirError
 from fluxseg.io.files import add_checksum, has_checksum, read_json, write_json
 from fluxseg.io.names import is_plain_name
+from fluxseg.io.schema import from_plain
 
 INDEX_NAME = "index.json"
 MAX_TILE = 2**14
@@ -57,6 +58,9 @@ class CacheEntry:
     first: int
     um_per_px: float | None = None
 
+    def __post_init__(self) -> None:
+        _check_shard_name(self.shard)
+
     @property
     def split_item(self) -> SplitItem:
         """What `create_manifest` needs to know."""
@@ -87,10 +91,23 @@ class CacheIndex:
     near_duplicates: tuple[tuple[str, str, float], ...]
     shards: Mapping[str, tuple[int, int]]
 
+    def __post_init__(self) -> None:
+        for name in self.shards:
+            _check_shard_name(name)
+        tile = self.settings.get("tile")
+        if type(tile) is not int or not 0 < tile <= MAX_TILE:
+            raise WorkdirError("is damaged: settings.tile is out of range")
+
     @property
     def tile(self) -> int:
         """Side of a crop, px."""
         return int(self.settings["tile"])
+
+
+def _check_shard_name(name: str) -> None:
+    # It becomes part of a path, which must not lead out of the cache's folder.
+    if not is_plain_name(name):
+        raise WorkdirError(f"is damaged: {name!r:.200} is no name of a shard")
 
 
 def source_stamps(source: Source) -> dict[str, str]:
@@ -159,31 +176,12 @@ def read_index_alone(directory: str | Path) -> CacheIndex | None:
     path = directory / INDEX_NAME
     if _size_of(path) is None:
         return None
-    values = read_json(path)
-    try:
-        if not has_checksum(values):
-            raise ValueError("its checksum is another")
-        settings = dict(values["settings"])
-        if not 0 < int(settings["tile"]) <= MAX_TILE:
-            raise ValueError("the side of a crop is out of range")
-        return CacheIndex(
-            directory=directory,
-            settings=settings,
-            stamps=dict(values["stamps"]),
-            source=dict(values["source"]),
-            entries=tuple(entry_from_json(entry) for entry in values["entries"]),
-            left_out=tuple((key, reason) for key, reason in values["left_out"]),
-            near_duplicates=tuple((a, b, float(s)) for a, b, s in values["near_duplicates"]),
-            shards={
-                _plain_name(name): (int(size), int(crops))
-                for name, (size, crops) in values["shards"].items()
-            },
-        )
-    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
-        raise WorkdirError(
-            f"{path}: is damaged ({error!r}); delete it to have it made again from the crops "
-            "beside it"
-        ) from error
+    advice = "delete it to have it made again from the crops beside it"
+    values = from_plain(read_json(path), dict[str, Any], str(path), advice)
+    index = from_plain({**values, "directory": directory}, CacheIndex, str(path), advice)
+    if not has_checksum(values):
+        raise WorkdirError(f"{path}: is damaged: its checksum is another; {advice}")
+    return index
 
 
 def _size_of(path: Path) -> int | None:
@@ -256,24 +254,12 @@ def _first_part(error: BaseException) -> str:
 
 
 def entry_from_json(values: Mapping[str, Any]) -> CacheEntry:
-    """Build an entry from its plain values."""
-    fields = dict(values)
-    for name in ("shape", "remarks", "neuron_pixels", "valid_pixels"):
-        fields[name] = tuple(fields.get(name, ()))
-    # Earlier versions noted it for a third class, which is gone.
-    fields.pop("touching_pixels", None)
-    entry = CacheEntry(**fields)
-    _plain_name(entry.shard)
-    if not isinstance(entry.first, int) or len(entry.shape) != 2:
-        raise TypeError(f"the entry of {entry.key!r:.200} is none")
-    return entry
+    """Build an entry from its plain values.
 
-
-def _plain_name(name: Any) -> str:
-    # It becomes part of a path, which must not lead out of the cache's folder.
-    if not is_plain_name(name):
-        raise ValueError(f"{name!r:.200} is no name of a shard")
-    return str(name)
+    Raises:
+        WorkdirError: naming the field at fault.
+    """
+    return from_plain(values, CacheEntry, "an entry of the cache")
 
 
 def common_pixel_size(entries: Iterable[CacheEntry], tolerance: float = 0.05) -> float | None:

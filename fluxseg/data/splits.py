@@ -3,14 +3,23 @@
 import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from fluxseg.errors import ConfigError
+from fluxseg.io.schema import from_plain
 
 SPLITS = ("train", "val", "test")
 """Names of the splits, in this order everywhere."""
 
 SplitBy = Literal["group", "recording", "crop"]
+
+
+class ManifestItem(TypedDict):
+    """What a manifest says of a recording; `splits` names the split of each of its crops."""
+
+    group: str
+    digest: str
+    splits: list[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +48,7 @@ class Manifest:
         train_fraction: share of the training split that was asked for.
         val_fraction: share of the validation split that was asked for.
         seed: seed of the hash.
-        items: key -> {"group", "digest", "splits"}; `splits` names the split of each crop.
+        items: key -> group, digest and splits, see `ManifestItem`.
         moved: what was moved to another split than its hash says, lest that split be empty.
     """
 
@@ -47,8 +56,13 @@ class Manifest:
     train_fraction: float
     val_fraction: float
     seed: int
-    items: Mapping[str, Mapping[str, Any]]
+    items: Mapping[str, ManifestItem]
     moved: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        unknown = {name for item in self.items.values() for name in item["splits"]} - set(SPLITS)
+        if unknown:
+            raise ConfigError(f"items: there is no split {min(unknown)!r}")
 
     @property
     def content_hash(self) -> str:
@@ -80,34 +94,9 @@ def manifest_from_json(values: Any, name: str = "manifest") -> Manifest:
     Raises:
         ConfigError: naming the field at fault, or that the content hash does not fit.
     """
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"{name}: is not a split manifest")
-    for field in ("split_by", "train_fraction", "val_fraction", "seed", "items", "content_hash"):
-        if field not in values:
-            raise ConfigError(f"{name}: the field {field!r} is missing")
-    items = values["items"]
-    fits = isinstance(items, Mapping) and all(
-        isinstance(item, Mapping)
-        and isinstance(item.get("digest"), str)
-        and isinstance(item.get("group"), str)
-        and isinstance(item.get("splits"), list)
-        and all(split in SPLITS for split in item["splits"])
-        for item in items.values()
-    )
-    if not fits:
-        raise ConfigError(f"{name}: 'items' must give group, digest and splits of each recording")
-    moved = values.get("moved", [])
-    if not isinstance(moved, list) or not all(isinstance(item, str) for item in moved):
-        raise ConfigError(f"{name}: 'moved' must be a list of names")
-    manifest = Manifest(
-        values["split_by"],
-        values["train_fraction"],
-        values["val_fraction"],
-        values["seed"],
-        items,
-        tuple(moved),
-    )
-    if manifest.content_hash != values["content_hash"]:
+    advice = "take a split.json that a run has written"
+    manifest = from_plain(values, Manifest, name, advice, ConfigError)
+    if manifest.content_hash != values.get("content_hash"):
         raise ConfigError(f"{name}: was changed by hand: its content hash does not fit its items")
     return manifest
 

@@ -21,6 +21,7 @@ from fluxseg.config import CLASSES, ModelConfig, config_from_dict, config_to_dic
 from fluxseg.errors import FluxsegError
 from fluxseg.inference.predict import Predictor, pooling_stride
 from fluxseg.io.files import atomic_path
+from fluxseg.io.schema import from_plain
 from fluxseg.model.unet import create_unet
 
 FORMAT_VERSION = 5
@@ -33,22 +34,51 @@ ENTRY = "fluxseg"
 CHECKSUM = "sha256"
 MAX_HEADER = 2**20
 """Bytes of the header; those of the largest sensible model take a hundredth of it."""
-_FIELDS: dict[str, type | tuple[type, ...]] = {
-    "format_version": int,
-    "model": dict,
-    "low_percentile": (int, float),
-    "high_percentile": (int, float),
-    "threshold": (int, float),
-    "temperature": (int, float),
-    "tile": int,
-    "um_per_px": (int, float, type(None)),
-    "classes": list,
-    "licence": str,
-    "info": dict,
-    "diameter_px": (int, float, type(None)),
-    "tta": bool,
-    "min_confidence": (int, float),
-}
+_KEPT = (
+    "low_percentile", "high_percentile", "threshold", "temperature", "tile", "um_per_px", "licence",
+    "diameter_px", "tta", "min_confidence",
+)  # fmt: skip
+"""Fields that header and `Predictor` have in common, as they are."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Header:
+    """The entry of a model file's header; see `Predictor` for what the fields mean."""
+
+    format_version: int
+    model: dict[str, Any]
+    low_percentile: float
+    high_percentile: float
+    threshold: float
+    temperature: float
+    tile: int
+    um_per_px: float | None
+    classes: list[str]
+    licence: str
+    info: dict[str, Any]
+    diameter_px: float | None
+    tta: bool
+    min_confidence: float
+
+    def __post_init__(self) -> None:
+        if len(self.classes) > len(CLASSES):
+            raise FluxsegError(
+                f"holds a network of {len(self.classes)} classes, which an earlier version made; "
+                f"those of this one have {len(CLASSES)}: train it anew"
+            )
+        checks = (
+            ("low_percentile", 0 <= self.low_percentile < self.high_percentile <= 100),
+            ("threshold", 0 < self.threshold < 1),
+            ("min_confidence", 0 <= self.min_confidence <= 1),
+            ("temperature", 0.01 <= self.temperature <= 100),
+            ("tile", 16 <= self.tile <= 4096),
+            ("um_per_px", self.um_per_px is None or 0 < self.um_per_px < 1000),
+            ("diameter_px", self.diameter_px is None or 1 <= self.diameter_px <= 1000),
+            ("classes", self.classes == list(CLASSES)),
+        )
+        for name, valid in checks:
+            if not valid:
+                raise FluxsegError(f"is damaged: {name} in its header is out of range")
 
 
 def write_model(path: str | Path, model: Predictor) -> None:
@@ -67,24 +97,15 @@ def write_model(path: str | Path, model: Predictor) -> None:
     tensors = {
         name: np.ascontiguousarray(leaf, np.float32) for name, leaf in _flatten(model.params)
     }
-    values = {
-        "format_version": FORMAT_VERSION,
-        "model": config_to_dict(model.config),
-        "low_percentile": model.low_percentile,
-        "high_percentile": model.high_percentile,
-        "threshold": model.threshold,
-        "temperature": model.temperature,
-        "tile": model.tile,
-        "um_per_px": model.um_per_px,
-        "classes": list(CLASSES),
-        "licence": model.licence,
-        "info": dict(model.info),
-        "diameter_px": model.diameter_px,
-        "tta": model.tta,
-        "min_confidence": model.min_confidence,
-    }
+    header = Header(
+        format_version=FORMAT_VERSION,
+        model=config_to_dict(model.config),
+        classes=list(CLASSES),
+        info=dict(model.info),
+        **{name: getattr(model, name) for name in _KEPT},
+    )
     try:
-        text = json.dumps(values, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(dataclasses.asdict(header), ensure_ascii=False, allow_nan=False)
         _check_finite(tensors)
     except (FluxsegError, TypeError, ValueError, RecursionError) as error:
         raise FluxsegError(f"{path}: this model cannot be written: {error}") from error
@@ -173,33 +194,15 @@ def _create_model(values: dict[str, Any], tensors: dict[str, np.ndarray]) -> Pre
         values = {"diameter_px": None, "tta": False, **values}
     if version in (1, 2, 3, 4):
         values = {"min_confidence": 0.0, **values}
-    for name, kind in _FIELDS.items():
-        value = values.get(name, ...)
-        # Python's bools are integers too.
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise FluxsegError(f"is damaged: the field {name!r} of its header is missing or wrong")
-    if unknown := sorted(set(values) - set(_FIELDS)):
+    if unknown := sorted(set(values) - {field.name for field in dataclasses.fields(Header)}):
         raise FluxsegError(f"is damaged: its header has the unknown field {unknown[0]!r}")
+    header = from_plain(values, Header, "its header", error=FluxsegError)
     old = {"encoder_kind": "unet", "encoder_norm": "trained"} if version in (1, 2, 3) else {}
-    config = _read_config({**old, **values["model"]})
-    _check_values(values, config)
+    config = _read_config({**old, **header.model})
     _check_shapes(config, tensors)
     _check_finite(tensors)
-    return Predictor(
-        config=config,
-        params=jax.device_put(_unflatten(tensors)),
-        low_percentile=float(values["low_percentile"]),
-        high_percentile=float(values["high_percentile"]),
-        threshold=float(values["threshold"]),
-        temperature=float(values["temperature"]),
-        tile=values["tile"],
-        um_per_px=None if values["um_per_px"] is None else float(values["um_per_px"]),
-        licence=values["licence"],
-        info=values["info"],
-        diameter_px=None if values["diameter_px"] is None else float(values["diameter_px"]),
-        tta=values["tta"],
-        min_confidence=float(values["min_confidence"]),
-    )
+    kept = {name: getattr(header, name) for name in (*_KEPT, "info")}
+    return Predictor(config=config, params=jax.device_put(_unflatten(tensors)), **kept)
 
 
 def _read_config(settings: dict[str, Any]) -> ModelConfig:
@@ -211,36 +214,13 @@ def _read_config(settings: dict[str, Any]) -> ModelConfig:
     return config
 
 
-def _check_values(values: dict[str, Any], config: ModelConfig) -> None:
-    low, high = values["low_percentile"], values["high_percentile"]
-    scale, diameter = values["um_per_px"], values["diameter_px"]
-    if len(values["classes"]) > len(CLASSES):
-        raise FluxsegError(
-            f"holds a network of {len(values['classes'])} classes, which an earlier version made; "
-            f"those of this one have {len(CLASSES)}: train it anew"
-        )
-    checks = (
-        ("low_percentile", 0 <= low < high <= 100),
-        ("threshold", 0 < values["threshold"] < 1),
-        ("min_confidence", 0 <= values["min_confidence"] <= 1),
-        ("temperature", 0.01 <= values["temperature"] <= 100),
-        ("tile", 16 <= values["tile"] <= 4096),
-        ("um_per_px", scale is None or 0 < scale < 1000),
-        ("diameter_px", diameter is None or 1 <= diameter <= 1000),
-        ("classes", values["classes"] == list(CLASSES)),
-        ("model.features", len(config.features) <= 10 and pooling_stride(config) <= 1024),
-    )
-    for name, valid in checks:
-        if not valid:
-            raise FluxsegError(f"is damaged: {name} in its header is out of range")
-
-
 def _check_shapes(config: ModelConfig, tensors: dict[str, np.ndarray]) -> None:
+    if len(config.features) > 10 or (side := pooling_stride(config)) > 1024:
+        raise FluxsegError("is damaged: model.features in its header is out of range")
     convolutions = config.convs * (2 * len(config.features) - 1) + config.bottleneck_convs
     if convolutions > len(tensors):
         # The network is not even described before that: a few bytes can ask for any size.
         raise FluxsegError(f"is damaged: {len(tensors)} tensors for {convolutions} convolutions")
-    side = pooling_stride(config)
     unet = create_unet(config)
     try:
         image = jax.ShapeDtypeStruct((1, side, side, 1), np.float32)

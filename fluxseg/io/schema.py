@@ -36,10 +36,11 @@ def from_plain(
     """
     try:
         return msgspec.convert(values, kind)
-    except msgspec.ValidationError as problem:
-        text, _, path = str(problem).partition(" - at `$")
-        if isinstance(problem.__cause__, FluxsegError):
-            text, path = str(problem.__cause__), ""
+    except (msgspec.ValidationError, FluxsegError) as problem:
+        # The object's own check says all; msgspec wraps those of its errors that are ValueErrors.
+        own = problem if isinstance(problem, FluxsegError) else problem.__cause__
+        text, _, path = str(own or problem).partition(" - at `$")
         field = path.rstrip("`").lstrip(".")
-        parts = (name, field, text[:1].lower() + text[1:] + (f"; {advice}" if advice else ""))
+        text = text if own else text[:1].lower() + text[1:]
+        parts = (name, field, f"{text}; {advice}" if advice else text)
         raise error(": ".join(part for part in parts if part)) from problem

@@ -106,9 +106,9 @@ def test_a_manifest_survives_json_and_is_protected():
     with pytest.raises(ConfigError, match="changed by hand"):
         manifest_from_json(values, "split.json")
     del values["seed"]
-    with pytest.raises(ConfigError, match="'seed' is missing"):
+    with pytest.raises(ConfigError, match="missing required field `seed`"):
         manifest_from_json(values)
-    with pytest.raises(ConfigError, match="not a split manifest"):
+    with pytest.raises(ConfigError, match="expected `object`, got `array`"):
         manifest_from_json([1])
     with pytest.raises(ConfigError, match="items"):
         manifest_from_json({**manifest.to_json(), "items": {"a": {"splits": ["nowhere"]}}})

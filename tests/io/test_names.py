@@ -204,9 +204,10 @@ def test_files_name_no_paths_elsewhere(tmp_path, name):
         read_run(tmp_path)
     entry = {
         "key": "a", "id": "a", "group": "g", "shape": [1, 1], "n_rois": 0, "digest": "",
-        "fingerprint": "", "shard": name, "first": 0,
+        "fingerprint": "", "shard": name, "first": 0, "remarks": [], "neuron_pixels": [],
+        "valid_pixels": [],
     }  # fmt: skip
-    with pytest.raises((ValueError, TypeError)):
+    with pytest.raises(WorkdirError, match="shard"):
         entry_from_json(entry)
 
 
