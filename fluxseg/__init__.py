@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     )
     from fluxseg.data.pipeline import CropSource, make_batches
     from fluxseg.data.recording import Recording
-    from fluxseg.data.splits import create_manifest
-    from fluxseg.data.tiles import crop_grid, uncrop_grid
+    from fluxseg.data.tiles import crop_grid, join_grid
     from fluxseg.data.transforms import (
         crop_quarters,
         join_quarters,
@@ -30,18 +29,16 @@ if TYPE_CHECKING:
     from fluxseg.errors import FluxsegError
     from fluxseg.formats.convert import write_recording
     from fluxseg.formats.sources import open_source, read_recording
-    from fluxseg.inference.evaluate import load_run
-    from fluxseg.inference.features import layer_features
-    from fluxseg.inference.objects.rois import find_rois
+    from fluxseg.inference.objects.rois import Rois, find_rois
+    from fluxseg.inference.predict import Predictor
     from fluxseg.inference.run_model import load_model
     from fluxseg.job import train_and_evaluate
     from fluxseg.model.losses import weighted_cross_entropy
     from fluxseg.model.metrics import confusion_matrix, scores_from_confusion
-    from fluxseg.model.score_table import score_table
     from fluxseg.model.unet import create_unet
+    from fluxseg.report.html import write_report
     from fluxseg.simulation.sessions import simulate_recording
     from fluxseg.training.dataset import prepare_dataset
-    from fluxseg.training.sharding import make_train_step
     from fluxseg.training.state import create_train_state
     from fluxseg.training.steps import eval_step, train_step
 
@@ -55,36 +52,34 @@ _HOME = {
     "FluxsegError": "fluxseg.errors",
     "LossConfig": "fluxseg.config",
     "ModelConfig": "fluxseg.config",
+    "Predictor": "fluxseg.inference.predict",
     "Recording": "fluxseg.data.recording",
+    "Rois": "fluxseg.inference.objects.rois",
     "SimulatorConfig": "fluxseg.config",
     "TrainConfig": "fluxseg.config",
     "confusion_matrix": "fluxseg.model.metrics",
-    "create_manifest": "fluxseg.data.splits",
     "create_train_state": "fluxseg.training.state",
     "create_unet": "fluxseg.model.unet",
     "crop_grid": "fluxseg.data.tiles",
     "crop_quarters": "fluxseg.data.transforms",
     "eval_step": "fluxseg.training.steps",
     "find_rois": "fluxseg.inference.objects.rois",
+    "join_grid": "fluxseg.data.tiles",
     "join_quarters": "fluxseg.data.transforms",
-    "layer_features": "fluxseg.inference.features",
     "load_model": "fluxseg.inference.run_model",
-    "load_run": "fluxseg.inference.evaluate",
     "make_batches": "fluxseg.data.pipeline",
     "merge_masks": "fluxseg.data.transforms",
     "normalize_image": "fluxseg.data.transforms",
     "open_source": "fluxseg.formats.sources",
     "prepare_dataset": "fluxseg.training.dataset",
     "read_recording": "fluxseg.formats.sources",
-    "score_table": "fluxseg.model.score_table",
     "scores_from_confusion": "fluxseg.model.metrics",
     "simulate_recording": "fluxseg.simulation.sessions",
     "train_and_evaluate": "fluxseg.job",
-    "make_train_step": "fluxseg.training.sharding",
     "train_step": "fluxseg.training.steps",
-    "uncrop_grid": "fluxseg.data.tiles",
     "weighted_cross_entropy": "fluxseg.model.losses",
     "write_recording": "fluxseg.formats.convert",
+    "write_report": "fluxseg.report.html",
 }
 
 __all__ = ["__version__", "plot", *_HOME]

@@ -115,10 +115,10 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class AugmentConfig:
-    """Random changes of the training crops; image and mask are turned alike."""
+    """Random changes of the training crops; image and mask are rotated alike."""
 
     flips: bool = True
-    """Flip and turn by quarters, all 8 symmetries of the square."""
+    """Flip and rotate by quarter turns, all 8 symmetries of the square."""
     gain: float = 0.2
     """Contrast is multiplied by exp(u), u uniform in [-gain, gain]."""
     offset: float = 0.1

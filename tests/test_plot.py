@@ -8,6 +8,7 @@ from matplotlib import pyplot
 
 import fluxseg
 from fluxseg import plot
+from fluxseg.inference.features import layer_features
 from tests.inference.models import tiny_model
 
 RNG = np.random.default_rng(0)
@@ -83,7 +84,7 @@ def test_features_lie_side_by_side_each_in_its_own_range():
 def test_layer_features_end_in_the_probability_that_is_predicted():
     model = tiny_model()
     image = RNG.random((32, 64))
-    layers = fluxseg.layer_features(model, image)
+    layers = layer_features(model, image)
     assert all(values.ndim == 3 and values.dtype == np.float32 for values in layers.values())
     first = next(iter(layers))
     assert first.startswith("encoder_0")

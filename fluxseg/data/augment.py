@@ -6,7 +6,7 @@ import numpy as np
 from scipy import ndimage
 
 from fluxseg.config import AugmentConfig
-from fluxseg.data.transforms import CLIP, turn
+from fluxseg.data.transforms import CLIP, rotate
 
 
 def augment_crop(
@@ -16,7 +16,7 @@ def augment_crop(
     rng: np.random.Generator,
     config: AugmentConfig,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Turn and flip a square crop with its mask, and change the intensities of the image alone.
+    """Rotate and flip a square crop with its mask, and change the intensities of the image alone.
 
     Args:
         image: `[H, H]` float32, normalised (see `normalize_image`).
@@ -30,7 +30,7 @@ def augment_crop(
     """
     if config.flips:
         symmetry = int(rng.integers(8))
-        image, label, valid = (turn(array, symmetry) for array in (image, label, valid))
+        image, label, valid = (rotate(array, symmetry) for array in (image, label, valid))
     return augment_intensity(image, rng, config), label, valid
 
 

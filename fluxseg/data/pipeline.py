@@ -175,7 +175,8 @@ def make_batches(
         process: (rank, number) of processes that share the global batch.
 
     Returns:
-        Iterator over `Batch` with the rows of this process.
+        Iterator over `Batch` with the rows of this process: image `[B, H, W, 1]`, label and valid
+        `[B, H, W]`, crop `[B]`.
 
     Raises:
         ValueError: if the batch cannot be divided among the processes, or augmentation has no seed.

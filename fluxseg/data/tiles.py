@@ -28,7 +28,7 @@ def tile_positions(shape: tuple[int, int], tile: int) -> list[tuple[int, int]]:
 
 
 def crop_grid(image: np.ndarray, tile: int, pad_mode: str = "reflect") -> np.ndarray:
-    """Cut an image of any size into equal tiles.
+    """Cut an image of any size into equal tiles: the crops that `prepare` makes of a recording.
 
     Sides that `tile` does not divide are covered by tiles that overlap evenly; an image smaller
     than a tile is padded at the bottom and right. For sides of twice the tile this is
@@ -83,7 +83,7 @@ def _owned_intervals(length: int, tile: int) -> list[tuple[int, int]]:
     return [(borders[i] - start, borders[i + 1] - start) for i, start in enumerate(starts)]
 
 
-def uncrop_grid(tiles: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+def join_grid(tiles: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Put tiles together again, each giving the pixels it owns; the inverse of `crop_grid`.
 
     Args:

@@ -51,6 +51,8 @@ def merge_and_count(masks: np.ndarray) -> tuple[np.ndarray, int]:
 def crop_quarters(image: np.ndarray) -> np.ndarray:
     """Cut an image into its four quarters, row-major, as the reference protocol does.
 
+    For a square image these are the crops that `prepare` makes with a tile of half its side.
+
     Args:
         image: `[H, W]` or `[H, W, C]`, H and W even.
 
@@ -181,20 +183,20 @@ def dequantize(stored: np.ndarray) -> np.ndarray:
     return stored * np.float32((high - low) / 65535) + np.float32(low)
 
 
-def turn(array: np.ndarray, symmetry: int) -> np.ndarray:
-    """Apply one of the 8 symmetries of the square: quarter turns, then perhaps a flip.
+def rotate(array: np.ndarray, symmetry: int) -> np.ndarray:
+    """Rotate by quarter turns and perhaps flip: one of the 8 symmetries of the square.
 
     Args:
         array: `[H, W]` or `[H, W, C]`.
         symmetry: 0 to 7; 0 changes nothing, `symmetry % 4` counts the quarter turns.
 
     Returns:
-        A view of `array`, with H and W exchanged for odd turns.
+        A view of `array`, with H and W exchanged for odd numbers of quarter turns.
     """
-    turned = np.rot90(array, symmetry % 4)
-    return turned[:, ::-1] if symmetry >= 4 else turned
+    rotated = np.rot90(array, symmetry % 4)
+    return rotated[:, ::-1] if symmetry >= 4 else rotated
 
 
-def unturn(array: np.ndarray, symmetry: int) -> np.ndarray:
-    """Undo `turn` with the same `symmetry`."""
+def rotate_back(array: np.ndarray, symmetry: int) -> np.ndarray:
+    """Undo `rotate` with the same `symmetry`; `[H, W]` or `[H, W, C]`."""
     return np.rot90(array[:, ::-1] if symmetry >= 4 else array, -(symmetry % 4))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fluxseg.data.cache import CacheEntry, CacheIndex, read_crops
-from fluxseg.data.tiles import uncrop_grid
+from fluxseg.data.tiles import join_grid
 from fluxseg.inference.probability import neuron_probability
 from fluxseg.io.files import atomic_path, write_json
 from fluxseg.training.state import TrainState
@@ -66,7 +66,7 @@ def stitch_recording(
     crops = [np.stack(part) for part in zip(*read_crops(index, entry), strict=True)]
     arrays = dict(zip(("image", "label", "valid"), crops, strict=True))
     arrays["probability"] = predict_crops(state, arrays["image"], temperature)
-    return {name: uncrop_grid(array, entry.shape) for name, array in arrays.items()}
+    return {name: join_grid(array, entry.shape) for name, array in arrays.items()}
 
 
 def write_examples(

@@ -47,7 +47,7 @@ class Predictor:
         info: how it was trained, as plain values.
         diameter_px: median diameter of the cells that it was trained on, px; images are brought
             to it. None: images are taken as they are.
-        tta: whether it averages over flips and turns unless told otherwise.
+        tta: whether it averages over flips and rotations unless told otherwise.
         min_confidence: least confidence of a ROI (see `Rois`), chosen on labelled fields if there
             were some.
     """
@@ -110,7 +110,7 @@ class Predictor:
         Args:
             image: `[H, W]`, any real dtype and size, in any units: it is normalised by its
                 percentiles. Pixels that are not finite are taken as dark.
-            tta: average over the 8 flips and turns of the image (test-time augmentation); None
+            tta: average over the 8 flips and rotations of the image (test-time augmentation); None
                 for the model's own `tta`.
             tile: images with a longer side are predicted in overlapping tiles of this side, px;
                 default 512. Rounded up to what the poolings of the network need.

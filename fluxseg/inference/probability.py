@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fluxseg.data.transforms import turn, unturn
+from fluxseg.data.transforms import rotate, rotate_back
 from fluxseg.errors import ConfigError
 from fluxseg.inference.tiling import blend_tiles, cut_tiles, pad_image, plan_tiles
 
@@ -62,16 +62,16 @@ def predict_probability(
     total = np.zeros(image.shape, np.float32)
     symmetries = range(8) if tta else range(1)
     for symmetry in symmetries:
-        turned = turn(image, symmetry)
-        height, width = turned.shape
+        rotated = rotate(image, symmetry)
+        height, width = rotated.shape
         plan = plan_tiles((height, width), tile, overlap, multiple)
-        tiles = cut_tiles(pad_image(turned, plan.padded), plan)
+        tiles = cut_tiles(pad_image(rotated, plan.padded), plan)
         predicted = _predict_tiles(
             functools.partial(neuron_probability, apply_fn, params, temperature=temperature),
             tiles,
             len(plan.positions),
         )
-        total += unturn(blend_tiles(predicted, plan), symmetry)
+        total += rotate_back(blend_tiles(predicted, plan), symmetry)
     # Weights that add up to 1 in theory may exceed it by a rounding error.
     return np.clip(total / len(symmetries), 0, 1)
 

@@ -23,7 +23,7 @@ from fluxseg.config import SimulatorConfig
 from fluxseg.data.cache import read_crops
 from fluxseg.data.recording import Recording, group_of
 from fluxseg.data.resample import median_diameter
-from fluxseg.data.tiles import uncrop_grid
+from fluxseg.data.tiles import join_grid
 from fluxseg.errors import ConfigError, WorkdirError
 from fluxseg.formats.npz import write_npz
 from fluxseg.formats.sources import FolderSource
@@ -147,7 +147,7 @@ def test_neurons_of_resampled_crops_are_compared_with_the_native_masks(
     def stitch_truth(state, index, entry, temperature):
         labels = [label for _, label, _ in read_crops(index, entry)]
         sizes.append(entry.shape)
-        return {"probability": uncrop_grid(np.stack(labels), entry.shape).astype(np.float32)}
+        return {"probability": join_grid(np.stack(labels), entry.shape).astype(np.float32)}
 
     monkeypatch.setattr(run_scores, "stitch_recording", stitch_truth)
     source, index = FolderSource(str(folder / "data")), result.dataset.index

@@ -3,7 +3,7 @@ import pytest
 
 from fluxseg.config import AugmentConfig
 from fluxseg.data.augment import augment_crop, augment_intensity, draw_noise
-from fluxseg.data.transforms import turn
+from fluxseg.data.transforms import rotate
 
 NONE = AugmentConfig(flips=False, gain=0, offset=0, gamma=0, noise=0, blur=0)
 
@@ -32,7 +32,7 @@ def test_mask_and_image_are_turned_alike():
         out = augment_crop(image, label, valid, np.random.default_rng(seed), config)
         np.testing.assert_array_equal(out[1], out[0] > 0.7)
         np.testing.assert_array_equal(out[2], out[0] > 0.1)
-        matches = [s for s in range(8) if np.array_equal(turn(image, s), out[0])]
+        matches = [s for s in range(8) if np.array_equal(rotate(image, s), out[0])]
         assert len(matches) == 1
         seen.add(matches[0])
     assert seen == set(range(8))

@@ -23,7 +23,7 @@ from fluxseg.data.crops import create_crops, decode_crop, encode_crop
 from fluxseg.data.fingerprint import digest
 from fluxseg.data.prepare import prepare_cache
 from fluxseg.data.recording import Recording
-from fluxseg.data.tiles import uncrop_grid
+from fluxseg.data.tiles import join_grid
 from fluxseg.data.transforms import (
     crop_quarters,
     dequantize,
@@ -83,7 +83,7 @@ def test_crops_give_the_recording_back(prepared):
     for entry in prepared.entries:
         recording = Cells().read(entry.key)
         image, label, valid = (
-            uncrop_grid(np.stack(part), entry.shape)
+            join_grid(np.stack(part), entry.shape)
             for part in zip(*read_crops(prepared, entry), strict=True)
         )
         expected = normalize_image(recording.image, CONFIG.low_percentile, CONFIG.high_percentile)
@@ -125,7 +125,7 @@ def test_files_that_share_memory_are_not_mixed_up(tmp_path):
     for entry in index.entries:
         recording = recordings[entry.key]
         image, label, _ = (
-            uncrop_grid(np.stack(part), entry.shape)
+            join_grid(np.stack(part), entry.shape)
             for part in zip(*read_crops(index, entry), strict=True)
         )
         expected = normalize_image(recording.image, CONFIG.low_percentile, CONFIG.high_percentile)
@@ -154,7 +154,7 @@ def test_pixels_that_are_not_finite_are_not_valid():
     image[3, 4] = np.nan
     image[20, 39] = np.inf
     settings = {"tile": 32, "low_percentile": 1.0, "high_percentile": 99.5}
-    valid = uncrop_grid(create_crops(image, np.zeros((40, 40), bool), settings)[2], (40, 40))
+    valid = join_grid(create_crops(image, np.zeros((40, 40), bool), settings)[2], (40, 40))
     np.testing.assert_array_equal(valid, np.isfinite(image))
 
 

@@ -13,7 +13,7 @@ from fluxseg.data.fingerprint import digest
 from fluxseg.data.prepare import prepare_cache, repair_cache
 from fluxseg.data.recording import Recording
 from fluxseg.data.resample import median_diameter, resample_image
-from fluxseg.data.tiles import uncrop_grid
+from fluxseg.data.tiles import join_grid
 from fluxseg.data.transforms import dequantize, merge_masks, normalize_image, quantize
 from tests.data.fields import disc_masks
 
@@ -47,7 +47,7 @@ class Discs:
 
 def whole(index, entry):
     parts = zip(*read_crops(index, entry), strict=True)
-    return [uncrop_grid(np.stack(part), entry.shape) for part in parts]
+    return [join_grid(np.stack(part), entry.shape) for part in parts]
 
 
 @pytest.fixture(scope="module")
@@ -124,5 +124,5 @@ def test_pixels_that_are_not_finite_are_not_valid_at_any_magnification():
     image[:, :20] = np.nan
     label = np.zeros((30, 30), bool)
     found, _, valid = create_crops(image, label, crop_settings(RESAMPLED))
-    np.testing.assert_array_equal(uncrop_grid(valid, (30, 30)), np.arange(30) >= [[10]] * 30)
+    np.testing.assert_array_equal(join_grid(valid, (30, 30)), np.arange(30) >= [[10]] * 30)
     assert found.shape == (1, 32, 32)

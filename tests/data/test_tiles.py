@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fluxseg.data.tiles import crop_grid, grid_ownership, tile_positions, uncrop_grid
+from fluxseg.data.tiles import crop_grid, grid_ownership, join_grid, tile_positions
 from fluxseg.data.transforms import crop_quarters
 
 SHAPES = st.tuples(st.integers(1, 90), st.integers(1, 90))
@@ -15,7 +15,7 @@ def test_uncrop_is_the_inverse_and_every_pixel_has_one_owner(shape, tile):
     image = np.random.default_rng(0).integers(0, 1000, shape)
     tiles = crop_grid(image, tile)
     assert tiles.shape[1:] == (tile, tile)
-    np.testing.assert_array_equal(uncrop_grid(tiles, shape), image)
+    np.testing.assert_array_equal(join_grid(tiles, shape), image)
     owned = grid_ownership(shape, tile)
     count = np.zeros((max(shape[0], tile), max(shape[1], tile)), int)
     for (row, column), mine in zip(tile_positions(shape, tile), owned, strict=True):
@@ -44,4 +44,4 @@ def test_a_small_image_is_mirrored_or_padded_with_zeros():
 
 def test_a_wrong_number_of_tiles_is_named():
     with pytest.raises(ValueError, match="4 tiles"):
-        uncrop_grid(np.zeros((3, 8, 8)), (16, 16))
+        join_grid(np.zeros((3, 8, 8)), (16, 16))

@@ -208,11 +208,11 @@ def test_quantization_has_more_than_12_bits(image):
 
 def test_the_eight_symmetries_differ_and_are_undone():
     image = np.arange(9).reshape(3, 3)
-    turned = [transforms.turn(image, symmetry) for symmetry in range(8)]
+    turned = [transforms.rotate(image, symmetry) for symmetry in range(8)]
     assert len({array.tobytes() for array in map(np.ascontiguousarray, turned)}) == 8
     for symmetry, array in enumerate(turned):
-        np.testing.assert_array_equal(transforms.unturn(array, symmetry), image)
+        np.testing.assert_array_equal(transforms.rotate_back(array, symmetry), image)
     rectangle = np.arange(6).reshape(2, 3)
     for symmetry in range(8):
-        back = transforms.unturn(transforms.turn(rectangle, symmetry), symmetry)
+        back = transforms.rotate_back(transforms.rotate(rectangle, symmetry), symmetry)
         np.testing.assert_array_equal(back, rectangle)

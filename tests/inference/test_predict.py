@@ -13,7 +13,7 @@ from PIL import Image
 
 from fluxseg.config import ModelConfig
 from fluxseg.data.resample import resample_image
-from fluxseg.data.transforms import normalize_image, turn
+from fluxseg.data.transforms import normalize_image, rotate
 from fluxseg.errors import ConfigError, FluxsegError, RecordingError
 from fluxseg.inference.evaluate import load_run
 from fluxseg.inference.model_file import read_model, write_model
@@ -107,8 +107,8 @@ def test_augmented_predictions_turn_with_the_image(predictor):
     reference = predictor.predict(image, tta=True)
     assert not np.allclose(reference, predictor.predict(image), atol=1e-4)
     for symmetry in range(8):
-        turned = predictor.predict(turn(image, symmetry), tta=True)
-        np.testing.assert_allclose(turned, turn(reference, symmetry), atol=1e-5)
+        turned = predictor.predict(rotate(image, symmetry), tta=True)
+        np.testing.assert_allclose(turned, rotate(reference, symmetry), atol=1e-5)
 
 
 def test_a_model_that_averages_by_itself_can_be_told_not_to(predictor):

@@ -6,6 +6,7 @@ from PIL import Image
 
 import fluxseg
 from fluxseg.io.markup import MAX_SIDE, picture_address, render_table
+from fluxseg.model.score_table import score_table
 from tests.inference.models import tiny_model
 
 SCRIPT = "<script>alert(1)</script>"
@@ -69,7 +70,7 @@ def test_scores_are_a_table_as_text_and_as_html():
         "objects": {"scores": {"object_f1": 0.5}, "intervals": {}},
         "n_recordings": 4, "n_groups": 2,
     }  # fmt: skip
-    table = fluxseg.score_table({"splits": {"val": split, "test": split}})
+    table = score_table({"splits": {"val": split, "test": split}})
     text = str(table)
     assert "0.750 [0.500, 0.875]" in text
     assert "Validation" in text

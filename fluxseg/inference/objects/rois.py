@@ -8,6 +8,7 @@ from scipy import ndimage
 from skimage.morphology import local_maxima, reconstruction
 from skimage.segmentation import watershed
 
+from fluxseg.data.recording import Recording
 from fluxseg.errors import ConfigError, RecordingError
 from fluxseg.formats.labels import label_components
 from fluxseg.inference.objects.confidence import describe_cells, rate_cells
@@ -74,6 +75,30 @@ class Rois:
         height, width = self.labels.shape
         title = f"{len(self)} neurons in {height} x {width} px"
         return render_table(rows, header, title=title)
+
+    def masks(self) -> np.ndarray:
+        """Return one mask for each ROI, `[N, H, W]` bool."""
+        return self.labels == np.arange(1, len(self) + 1, dtype=self.labels.dtype)[:, None, None]
+
+    def to_recording(self, image: np.ndarray, name: str = "prediction") -> Recording:
+        """Return a recording of these ROIs, which `write_recording` writes in any format.
+
+        Args:
+            image: `[H, W]`, any real dtype, the image that they were found in.
+            name: id of the recording.
+
+        Returns:
+            The recording; its metadata tell the pixel size, if it is known, and the quality of
+            each ROI.
+
+        Raises:
+            RecordingError: if the image is of another shape.
+        """
+        metadata: dict[str, Any] = {"roi_quality": np.round(self.quality, 4).tolist()}
+        if self.um_per_px is not None:
+            metadata["um_per_px"] = self.um_per_px
+        names = tuple(str(number) for number in range(1, len(self) + 1))
+        return Recording(name, image, self.masks(), names, metadata=metadata)
 
     @property
     def area_um2(self) -> np.ndarray | None:
