@@ -96,7 +96,7 @@ class CacheIndex:
             _check_shard_name(name)
         tile = self.settings.get("tile")
         if type(tile) is not int or not 0 < tile <= MAX_TILE:
-            raise WorkdirError("is damaged: settings.tile is out of range")
+            raise WorkdirError("settings.tile is out of range")
 
     @property
     def tile(self) -> int:
@@ -107,7 +107,7 @@ class CacheIndex:
 def _check_shard_name(name: str) -> None:
     # It becomes part of a path, which must not lead out of the cache's folder.
     if not is_plain_name(name):
-        raise WorkdirError(f"is damaged: {name!r:.200} is no name of a shard")
+        raise WorkdirError(f"{name!r:.200} is no name of a shard")
 
 
 def source_stamps(source: Source) -> dict[str, str]:
@@ -180,7 +180,7 @@ def read_index_alone(directory: str | Path) -> CacheIndex | None:
     values = from_plain(read_json(path), dict[str, Any], str(path), advice)
     index = from_plain({**values, "directory": directory}, CacheIndex, str(path), advice)
     if not has_checksum(values):
-        raise WorkdirError(f"{path}: is damaged: its checksum is another; {advice}")
+        raise WorkdirError(f"{path}: is damaged (its checksum is another); {advice}")
     return index
 
 

@@ -42,5 +42,6 @@ def from_plain(
         text, _, path = str(own or problem).partition(" - at `$")
         field = path.rstrip("`").lstrip(".")
         text = text if own else text[:1].lower() + text[1:]
-        parts = (name, field, f"{text}; {advice}" if advice else text)
-        raise error(": ".join(part for part in parts if part)) from problem
+        text = f"{field}: {text}" if field else text
+        text = f"is damaged ({text}); {advice}" if advice else text
+        raise error(f"{name}: {text}" if name else text) from problem
