@@ -253,13 +253,11 @@ class TrainConfig:
     """Also show the test split's figures after every epoch; they choose nothing."""
     seed: int = 0
     """Seed of the parameters, the order of the crops, augmentation and dropout."""
-    log_every: int = dataclasses.field(default=20, metadata=FREE)
-    """Steps between two fetches of the metrics from the device."""
     checkpoint_every: int = dataclasses.field(default=1, metadata=FREE)
     """Epochs between two checkpoints; the last epoch always has one."""
 
     def __post_init__(self) -> None:
-        for field in ("epochs", "batch_size", "repeats", "log_every", "checkpoint_every"):
+        for field in ("epochs", "batch_size", "repeats", "checkpoint_every"):
             _check(getattr(self, field) >= 1, f"train.{field}", getattr(self, field), ">= 1")
         _check(self.learning_rate > 0, "train.learning_rate", self.learning_rate, "> 0")
         for field in ("micro_batch", "warmup_steps", "weight_decay", "clip_norm", "patience"):
@@ -309,6 +307,8 @@ def _known(values: Any, cls: type, where: str) -> Any:
         if key in hints:
             nested = dataclasses.is_dataclass(hints[key])
             known[key] = _known(value, hints[key], f"{name}.") if nested else value
+        elif name == "train.log_every":
+            continue  # it changed no result
         elif name not in REMOVED:
             raise ConfigError(f"unknown setting {name}; known: {', '.join(hints)}")
         elif value != REMOVED[name]:

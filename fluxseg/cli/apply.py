@@ -106,7 +106,7 @@ def predict(
                 overwrite=overwrite,
                 progress=progress,
             )
-        used = ", ".join(Path(one).name for one in ensemble or (model,))
+        used = ", ".join(Path(one).name for one in model)
         write = functools.partial(write_predictions_page, output, outcomes, unused, used)
         page = run_in_first(write, "writing the page")
         done = sum(not outcome.error for outcome in outcomes)

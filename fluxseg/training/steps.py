@@ -50,7 +50,7 @@ def train_step(
 
     Args:
         state: current state.
-        batch: see `sum_gradients`.
+        batch: image `[B, H, W, 1]`, label `[B, H, W]`, valid `[B, H, W]`.
         axis_name: see `sum_gradients`.
 
     Returns:

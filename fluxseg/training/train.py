@@ -56,6 +56,9 @@ from fluxseg.training.writers import RunLog
 
 logger = logging.getLogger(__name__)
 
+LOG_EVERY = 20
+"""Steps between two fetches of the metrics from the device."""
+
 
 def train(
     config: Config,
@@ -176,7 +179,6 @@ def _train_epoch(
 ) -> tuple[TrainState, Progress]:
     """Take the steps of an epoch that are left, or those before a signal comes."""
     totals, step, in_epoch = progress.totals, progress.step, progress.step_in_epoch
-    log_every = config.train.log_every
     pending: deque[tuple[int, Any]] = deque()
 
     def fetch(count: int) -> None:
@@ -203,9 +205,9 @@ def _train_epoch(
         state, metrics = train_step(state, next(batches))
         step, in_epoch = step + 1, in_epoch + 1
         pending.append((step, metrics))
-        if len(pending) >= 2 * log_every:
+        if len(pending) >= 2 * LOG_EVERY:
             # The older half is long computed: fetching it does not hold up the device.
-            fetch(log_every)
+            fetch(LOG_EVERY)
         if on_step:
             on_step(step, config.train.epochs * steps)
     fetch(len(pending))
