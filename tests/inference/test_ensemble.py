@@ -55,7 +55,9 @@ def test_the_files_of_an_ensemble(models, tmp_path):
     assert set(names) <= set(outcome.files)
     for name, values in zip(("probability", "std"), ensemble.predict(IMAGE), strict=True):
         np.testing.assert_array_equal(tifffile.imread(out / f"a_{name}.tif"), values)
-    assert json.loads((out / "predictions.json").read_text())["images"][0]["files"] == list(outcome.files)
+    assert json.loads((out / "predictions.json").read_text())["images"][0]["files"] == list(
+        outcome.files
+    )
 
 
 def test_one_model_or_several_are_loaded(models, tmp_path):
