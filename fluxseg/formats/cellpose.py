@@ -21,7 +21,7 @@ from fluxseg.data.recording import (
     pixel_size,
 )
 from fluxseg.errors import RecordingError, WorkdirError
-from fluxseg.formats.finite import fill_outside, finite_image, pack_outside
+from fluxseg.formats.finite import fill_outside, finite_image, pack_outside, write_image_once
 from fluxseg.formats.label_names import SEG_ENDING, is_image_name, is_label_name, stem_of
 from fluxseg.formats.labels import label_image, label_remarks, masks_from_labels
 from fluxseg.formats.metadata import describe_origin, plain_text, read_origin
@@ -115,7 +115,7 @@ def write_cellpose(path: Path | str, recording: Recording) -> tuple[str, ...]:
     remarks = label_remarks(labels, lost, recording.roi_ids)
     labels, kept = _renumber(labels)
     image, changes = finite_image(recording.image)
-    _write_once(path.with_name(f"{name}.tif"), image, pixel_size(recording.metadata))
+    write_image_once(path.with_name(f"{name}.tif"), image, pixel_size(recording.metadata))
     areas = np.bincount(labels.ravel())[1:]
     values: dict[str, Any] = {
         "outlines": outline_labels(labels),
@@ -206,18 +206,6 @@ def _renumber(labels: np.ndarray) -> tuple[np.ndarray, list[int]]:
     """Close gaps in the labels, as Cellpose would; return the labels that were there too."""
     found, places = np.unique(np.append(labels, 0), return_inverse=True)
     return places[:-1].reshape(labels.shape).astype(labels.dtype), found[1:].tolist()
-
-
-def _write_once(path: Path, image: np.ndarray, um_per_px: float | None) -> None:
-    if not path.exists():
-        write_image_tiff(path, image, um_per_px)
-        return
-    try:
-        same = np.array_equal(read_pixels(path)[0], image)
-    except RecordingError:
-        same = False
-    if not same:
-        raise WorkdirError(f"{path}: is there and holds another image; choose another name")
 
 
 def _read_labels(values: Mapping[str, Any]) -> np.ndarray:

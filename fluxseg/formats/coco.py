@@ -14,7 +14,7 @@ import numpy as np
 
 from fluxseg.data.recording import Recording, annotated_masks, pixel_size
 from fluxseg.errors import RecordingError
-from fluxseg.formats.finite import finite_image
+from fluxseg.formats.finite import finite_image, write_image_once
 from fluxseg.formats.json_files import (
     check_mask_count,
     is_coco,
@@ -24,7 +24,6 @@ from fluxseg.formats.json_files import (
 from fluxseg.formats.metadata import describe_origin, plain_text, read_origin
 from fluxseg.formats.npy import naming_file
 from fluxseg.formats.pick import NO_PICK, Pick
-from fluxseg.formats.pixels import write_image_tiff
 from fluxseg.formats.polygons import fill_polygons
 from fluxseg.io.files import write_json
 
@@ -187,7 +186,7 @@ def write_coco(path: Path | str, recording: Recording) -> tuple[str, ...]:
     ]
     categories = [{"id": 1, "name": "neuron", "supercategory": "cell"}]
     write_json(path, {"images": [entry], "annotations": annotations, "categories": categories})
-    write_image_tiff(path.with_suffix(".tif"), image, scale)
+    write_image_once(path.with_suffix(".tif"), image, scale)
     return remarks
 
 

@@ -1,8 +1,12 @@
 """Images for tools that know no pixels outside of the valid area: NaN goes, and comes back."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from fluxseg.errors import RecordingError, WorkdirError
+from fluxseg.formats.pixels import read_pixels, write_image_tiff
 
 
 def finite_image(image: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -22,6 +26,26 @@ def finite_image(image: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
     least = image[finite].min() if finite.any() else 0
     filled = np.where(finite, image, least).astype(image.dtype)
     return filled, (f"{count} pixels of the image are not finite: set to its least value, {least}",)
+
+
+def write_image_once(path: Path, image: np.ndarray, um_per_px: float | None) -> None:
+    """Write an image as TIFF unless it is there; somebody's own image is never written over.
+
+    Raises:
+        WorkdirError: if another image is there, or it cannot be written.
+    """
+    if not path.exists():
+        write_image_tiff(path, image, um_per_px)
+    elif not holds_image(path, image):
+        raise WorkdirError(f"{path}: is there and holds another image; choose another name")
+
+
+def holds_image(path: Path, image: np.ndarray) -> bool:
+    """Tell whether a file holds just these pixels."""
+    try:
+        return bool(np.array_equal(read_pixels(path)[0], image))
+    except RecordingError:
+        return False
 
 
 def pack_outside(image: np.ndarray) -> np.ndarray | None:

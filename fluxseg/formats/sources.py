@@ -168,11 +168,10 @@ class FolderSource:
             RecordingError: whose text begins with the path, if the file cannot be used.
         """
         path = self._path(key)
-        if not path.is_dir():
-            with naming_file(path):
-                wrong = sort_folder(path.parent).wrong.get(path)
+        with naming_file(path):
+            wrong = None if path.is_dir() else sort_folder(path.parent).wrong.get(path)
             if wrong is not None:
-                raise RecordingError(str(path), wrong)
+                raise RecordingError("", wrong)
         return read_recording(path, pick=self.pick)
 
     def stamp(self, key: str) -> str:

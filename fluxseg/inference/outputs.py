@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from fluxseg.data.recording import Recording
+from fluxseg.formats.finite import finite_image, holds_image
 from fluxseg.formats.formats import ENDINGS
 from fluxseg.formats.labels import masks_from_labels
 from fluxseg.formats.own import MARK, is_prediction, write_labels, write_map
@@ -43,6 +44,9 @@ FILES = {
 """What the name of an image is followed by in the names of the own formats."""
 UNMARKED = ("suite2p", "nwb", "neurofinder")
 """Formats in which it cannot be told at a glance that fluxseg has written them."""
+
+WITH_IMAGE = ("cellpose", "coco")
+"""Formats with the image beside them, as `NAME.tif`."""
 
 logger = logging.getLogger(__name__)
 
@@ -108,6 +112,11 @@ def write_prediction(
         path = output / file
         if path.exists() and kind not in UNMARKED and not is_prediction(path):
             warnings.append(f"{file} was corrected, or is not from fluxseg predict: kept as it is")
+            continue
+        beside = output / f"{found.name}.tif"
+        taken = kind in WITH_IMAGE and beside.exists()
+        if taken and not holds_image(beside, finite_image(found.image)[0]):
+            warnings.append(f"{file} is not written: {beside.name} is there, another image")
             continue
         _write(path, found, rois, kind, numbers)
         files.append(file)

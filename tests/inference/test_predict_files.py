@@ -330,6 +330,19 @@ def test_files_of_others_are_kept(fixed, tmp_path):
     assert source.read("b.tif").masks is None
 
 
+def test_the_images_of_others_are_never_written_over(fixed, tmp_path):
+    channels = np.stack([IMAGE, IMAGE[::-1]])
+    tifffile.imwrite(tmp_path / "two.tif", channels, imagej=True, metadata={"axes": "CYX"})
+    tifffile.imwrite(tmp_path / "one.tif", IMAGE, description="mine")
+    before = {name: (tmp_path / name).read_bytes() for name in ("one.tif", "two.tif")}
+    jobs = plan_jobs([str(tmp_path)], Pick(channel="1"))[0]
+    one, two = predict_files(fixed, jobs, tmp_path, ["coco", "cellpose"])
+    assert one.files == ("one.json", "one_seg.npy")
+    assert two.files == ()
+    assert "two.json is not written: two.tif is there, another image" in two.warnings
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+
+
 @pytest.mark.parametrize(
     ("image", "diameter", "doubt"),
     [
