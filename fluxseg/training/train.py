@@ -110,10 +110,7 @@ def train(
     state = create_train_state(config, weights, settings.epochs * steps, init=init)
     if checkpoints.last.latest_step() is None:
         state = run_in_all(functools.partial(start_encoder, state, config), "reading the weights")
-    logger.info(
-        "Class weights in the loss, as neuron pixels are rarer: %s",
-        ", ".join(f"{weight:.3g}" for weight in weights),
-    )
+    logger.info("Weights of the classes: %s", ", ".join(f"{weight:.3g}" for weight in weights))
     logger.info("The model has %s parameters", f"{count_parameters(state):,}")
 
     # The steps, compiled for all devices: a replicated state, sharded batches.
