@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import tyro
 
+import fluxseg
 from fluxseg.cli.app import VERBS, read_verb
 from fluxseg.config import Config
 from fluxseg.main import parse_main
@@ -92,6 +93,12 @@ def test_every_module_and_file_that_is_named_exists():
 def test_every_verb_is_described():
     told = {verb for text in PAGES.values() for verb in re.findall(r"fluxseg ([a-z]+)\b", text)}
     assert set(VERBS) <= told
+
+
+def test_the_pages_describe_every_public_name():
+    told = re.findall(r"::: fluxseg\.(\w+)", PAGES["docs/api.md"] + PAGES["docs/settings.md"])
+    assert len(told) == len(set(told))
+    assert {*told, "Config", "__version__"} == set(fluxseg.__all__)
 
 
 def test_no_picture_or_page_is_missing():
