@@ -15,12 +15,17 @@ from fluxseg.io.files import write_json
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from fluxseg.formats.pick import Pick
+
 
 def evaluate(
     workdir: Path | None = None,
     data: str = "",
     output: Path | None = None,
     model: str = "",
+    channel: str = "",
+    plane: str = "",
+    key: str = "",
 ) -> int:
     """Score a run on its own splits or on other recordings, or a model on labelled recordings.
 
@@ -36,14 +41,22 @@ def evaluate(
             the workdir. The scores of a model are written there as scores.json.
         model: A model file in place of a run; "pretrained", as without --workdir, is the model
             that comes with fluxseg.
+        channel: Of --data, with a model: which channel of images of several, by name or number.
+        plane: Which plane of files of several: its name, or its number from 1.
+        key: Which array of MATLAB, .npz and NWB files: its name.
     """
+    from fluxseg.formats.pick import Pick
+
+    pick = Pick(channel, plane, key)
     console = create_console()
     configure_logging(console)
     if model and workdir:
         raise ConfigError("--model and --workdir exclude each other; give one of them")
+    if workdir and str(pick):
+        raise ConfigError(f"a run reads what its own data.pick says, not {pick}; use --model")
     enable_compilation_cache()
     if workdir is None:
-        return _evaluate_model(console, model or pretrained.NAME, data, output)
+        return _evaluate_model(console, model or pretrained.NAME, data, output, pick)
     from fluxseg import job
 
     with progress_bars(console, ("Preparing", "recordings")) as (progress,):
@@ -52,7 +65,9 @@ def evaluate(
     return 0
 
 
-def _evaluate_model(console: "Console", name: str, data: str, output: Path | None) -> int:
+def _evaluate_model(
+    console: "Console", name: str, data: str, output: Path | None, pick: "Pick"
+) -> int:
     from fluxseg.formats.sources import open_source
     from fluxseg.inference.field_scores import format_fields, score_readable, summarise_fields
     from fluxseg.inference.run_model import load_model
@@ -60,7 +75,7 @@ def _evaluate_model(console: "Console", name: str, data: str, output: Path | Non
     if not data:
         raise ConfigError("--data is missing: the folder of labelled recordings to score on")
     model = load_model(name)
-    source = open_source(Config(data=DataConfig(source=data)))
+    source = open_source(Config(data=DataConfig(source=data, pick=str(pick))))
     with progress_bars(console, ("Scoring", "recordings")) as (progress,):
         rows, failed = score_readable(model, source, progress)
     for key, reason in failed.items():
