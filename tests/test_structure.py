@@ -82,10 +82,29 @@ def test_reading_and_cutting_needs_no_accelerator(package):
 def test_files_and_functions_stay_small():
     for path in modules().values():
         source = path.read_text(encoding="utf-8")
-        assert len(source.splitlines()) <= 420, f"{path.name} does too much"
+        assert len(source.splitlines()) <= 400, f"{path.name} does too much"
         for node in ast.walk(ast.parse(source)):
             if isinstance(node, ast.FunctionDef):
                 assert node.end_lineno - node.lineno < 100, f"{path.name}: {node.name}"
+
+
+def test_nobody_uses_a_private_name_of_another_file():
+    for path in modules().values():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        taken = {}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("fluxseg"):
+                taken |= {alias.asname or alias.name: alias.name for alias in node.names}
+        private = [name for name in taken.values() if re.match(r"_(?!_version__)", name)]
+        private += [
+            f"{node.value.id}.{node.attr}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute)
+            and isinstance(node.value, ast.Name)
+            and node.value.id in taken
+            and re.match("_[a-z]", node.attr)
+        ]
+        assert not private, f"{path.name} uses {private}"
 
 
 def test_importing_fluxseg_is_cheap_and_touches_no_accelerator():
