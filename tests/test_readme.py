@@ -109,6 +109,19 @@ def test_no_picture_or_page_is_missing():
             assert path.suffix != ".png" or path.stat().st_size > 10_000, (name, target)
 
 
+def test_every_picture_is_shown():
+    shown = {
+        Path(path).name for text in PAGES.values() for path in re.findall(r"\]\(([^)]+)", text)
+    }
+    assert {path.name for path in (REPOSITORY / "docs" / "figures").glob("*.png")} <= shown
+
+
+def test_every_study_is_listed():
+    listed = (REPOSITORY / "experiments" / "README.md").read_text(encoding="utf-8")
+    for path in (REPOSITORY / "experiments").glob("[cs]*/*.py"):
+        assert f"`{path.name}`" in listed or path.name == "tables.py"
+
+
 def test_every_setting_can_be_given_like_that():
     found = set()
     for text in PAGES.values():
