@@ -25,6 +25,8 @@ REMOVED = {
     "loss.focal_gamma": 0.0,
     "loss.neuron_weight": 1.0,
     "model.dropout_kind": "channel",
+    "train.encoder_weights": "",
+    "train.repeats": 1,
 }
 """Settings of earlier versions with the value that changes nothing: files of runs that were made
 with it are still read."""
@@ -138,9 +140,12 @@ class AugmentConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """The U-Net. The default is fluxseg's own; experiments/configs/reference.py is the classic."""
+    """The U-Net; experiments/configs/reference.py is the classic.
 
-    features: tuple[int, ...] = (16, 32, 64, 96, 128)
+    The default is that of the model that comes with fluxseg, which training can so start from.
+    """
+
+    features: tuple[int, ...] = (16, 32, 64, 112, 160)
     """Channels of each level, from the finest to the coarsest; each level halves the sides. With
     an encoder_kind those of the decoder; the coarsest level has as many as the encoder gives."""
     convs: int = 2
@@ -161,7 +166,7 @@ class ModelConfig:
     """Compute dtype; parameters stay float32. auto: bfloat16 on GPU and TPU, float32 on CPU."""
     encoder_kind: Literal["unet", "resnet18", "resnet34", "resnet50", "efficientnet_lite0"] = "unet"
     """The encoder: the U-Net's own, or a network whose weights from ImageNet can be loaded, see
-    train.encoder_weights; convs and norm then are the decoder's, and stem must be 2."""
+    train.start; convs and norm then are the decoder's, and stem must be 2."""
     encoder_norm: Literal["trained", "frozen", "group"] = "trained"
     """Normalisation in an encoder_kind. Its batch normalisation uses stored statistics, in
     training too; its scale and bias are trained, or frozen with them. group: group normalisation,
@@ -216,7 +221,14 @@ class TrainConfig:
     """Optimiser, schedule, length of the run, and what is kept of it."""
 
     epochs: int = dataclasses.field(default=12, metadata=FREE)
-    """Passes over the training crops."""
+    """Passes over the training crops; after each the validation split is scored."""
+    steps: int = dataclasses.field(default=400, metadata=FREE)
+    """Least steps of the whole run: with few crops each of them is seen several times in an epoch,
+    changed anew each time. 0: once."""
+    start: str = "auto"
+    """What training begins with: "pretrained", the model that comes with fluxseg; "random"; a model
+    file or workdir; or, with an encoder_kind, a .safetensors file of its weights from ImageNet.
+    auto: pretrained if its architecture and percentiles are those of this run, else random."""
     batch_size: int = 8
     """Crops per step over all devices and processes."""
     micro_batch: int = dataclasses.field(default=0, metadata=FREE)
@@ -242,11 +254,6 @@ class TrainConfig:
     encoder: Literal["free", "discounted", "frozen"] = "free"
     """How the encoder learns: like the rest, at a tenth of its rate, or not at all; for
     fine-tuning."""
-    encoder_weights: str = ""
-    """File of weights that an encoder_kind begins with, from ImageNet: .safetensors with the names
-    of torchvision or timm; empty: random ones. A run that is resumed has its own."""
-    repeats: int = 1
-    """Times that each training crop is seen in an epoch, augmented anew each time."""
     patience: int = dataclasses.field(default=0, metadata=FREE)
     """Stop after this many epochs without a better `monitor`; 0: never."""
     score_test_each_epoch: bool = dataclasses.field(default=False, metadata=FREE)
@@ -257,12 +264,24 @@ class TrainConfig:
     """Epochs between two checkpoints; the last epoch always has one."""
 
     def __post_init__(self) -> None:
-        for field in ("epochs", "batch_size", "repeats", "checkpoint_every"):
+        for field in ("epochs", "batch_size", "checkpoint_every"):
             _check(getattr(self, field) >= 1, f"train.{field}", getattr(self, field), ">= 1")
         _check(self.learning_rate > 0, "train.learning_rate", self.learning_rate, "> 0")
-        for field in ("micro_batch", "warmup_steps", "weight_decay", "clip_norm", "patience"):
+        _check(bool(self.start), "train.start", self.start, "auto, pretrained, random or a file")
+        for field in (
+            "steps",
+            "micro_batch",
+            "warmup_steps",
+            "weight_decay",
+            "clip_norm",
+            "patience",
+        ):
             _check(getattr(self, field) >= 0, f"train.{field}", getattr(self, field), ">= 0")
         _check(0 <= self.ema_decay < 1, "train.ema_decay", self.ema_decay, "in [0, 1)")
+
+    def repeats(self, crops: int) -> int:
+        """Return how often an epoch shows each of so many training crops."""
+        return max(1, -(-self.steps * self.batch_size // (self.epochs * max(crops, 1))))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -313,7 +332,7 @@ def _known(values: Any, cls: type, where: str) -> Any:
             raise ConfigError(f"unknown setting {name}; known: {', '.join(hints)}")
         elif value != REMOVED[name]:
             raise ConfigError(
-                f"{name} = {value!r} is a setting of earlier versions that brought no gain and was "
+                f"{name} = {value!r} is a setting of earlier versions that was "
                 "removed; use the version that wrote this"
             )
     return known

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fluxseg.config import Config
 from fluxseg.model.score_table import score_table
-from fluxseg.processes import gather_values, run_in_first
+from fluxseg.processes import gather_values, run_in_all, run_in_first
 from fluxseg.training.dataset import Dataset, prepare_dataset
 from fluxseg.training.results import Callbacks, TrainResult
 from fluxseg.training.resume import open_run
@@ -71,7 +71,6 @@ def train_and_evaluate(
     config: Config,
     workdir: str | Path,
     callbacks: Callbacks | None = None,
-    init: Any = None,
     *,
     profile: bool = False,
 ) -> JobResult:
@@ -90,8 +89,6 @@ def train_and_evaluate(
         config: all settings.
         workdir: folder of the run; it is created.
         callbacks: functions that are told how it goes.
-        init: parameters of the network to start from; None for random ones. A run that is
-            resumed has its own.
         profile: trace some steps of the first epoch; the trace goes to the folder `profile`.
 
     Returns:
@@ -105,7 +102,10 @@ def train_and_evaluate(
         FluxsegError: for unusable data or settings.
     """
     workdir, callbacks = Path(workdir), callbacks or Callbacks()
-    with open_run(config, workdir, init=init is not None) as checkpoints:
+    with open_run(config, workdir) as checkpoints:
+        # The parameters that the network begins with; None: random ones, or its checkpoint's.
+        new = checkpoints.last.latest_step() is None
+        init = run_in_all(lambda: _load_start(config), "reading the start") if new else None
         # Recordings -> crops: image, label, valid [N, T, T] uint8 on the disk, split by group.
         dataset = prepare_dataset(config, workdir, callbacks.on_prepare)
         # Batches of crops [B, T, T, 1] -> the state of the best epoch; scores of its pixels.
@@ -121,6 +121,13 @@ def train_and_evaluate(
         workdir / "model.safetensors",
         workdir / "report.html",
     )
+
+
+def _load_start(config: Config) -> Any:
+    # Imported only here: a run that is resumed needs none of it.
+    from fluxseg.inference.start import load_start
+
+    return load_start(config)
 
 
 def _finish(config: Config, workdir: Path, trained: TrainResult) -> dict[str, Any]:

@@ -34,7 +34,7 @@ TINY = Config(
     data=DataConfig(tile=64, workers=1, threads=1),
     simulator=SimulatorConfig(containers=8, sessions=1, size=128),
     model=ModelConfig(features=(4, 8), convs=1, stem=1),
-    train=TrainConfig(epochs=2, batch_size=4, learning_rate=3e-3, warmup_steps=2),
+    train=TrainConfig(epochs=2, steps=0, batch_size=4, learning_rate=3e-3, warmup_steps=2),
 )
 
 

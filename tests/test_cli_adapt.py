@@ -47,6 +47,7 @@ def tuned(model, tmp_path_factory):
 def test_finetune_writes_a_model_scores_and_a_curve(model, tuned):
     folder, _, text = tuned
     assert "before -> after" in text
+    assert "field(s) held out (Neurons: F1 " in text
     before, after = read_model(model), read_model(folder / "run" / "model.safetensors")
     assert after.config == before.config
     assert after.info["finetuned"]["from"]["name"] == "start.safetensors"

@@ -41,7 +41,7 @@ def test_sets_are_nested_and_what_is_held_out_is_the_same(tmp_path):
 def test_all_sizes_take_about_the_same_steps(fields, steps, tmp_path):
     train = create(tmp_path, fields, steps=steps, size=512).train
     crops = fields * 16
-    taken = train.epochs * train.repeats * crops / train.batch_size
+    taken = train.epochs * train.repeats(crops) * crops / train.batch_size
     # An epoch cannot be shorter than once through all crops.
     assert abs(taken - steps) <= max(0.2 * steps, 2 * crops / train.batch_size)
 
@@ -54,7 +54,7 @@ def test_networks_are_parsed(tmp_path):
         encoders.parse_networks([], ["resnet18"])
     config = create(tmp_path, 10, found[2])
     assert (config.model.encoder_norm, config.train.encoder) == ("trained", "discounted")
-    assert config.train.encoder_weights == found[2].weights
+    assert config.train.start == found[2].weights
     config = create(tmp_path, 10, found[1])
     assert (config.model.encoder_norm, config.train.encoder) == ("group", "free")
 

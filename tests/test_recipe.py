@@ -5,16 +5,16 @@ import math
 
 import pytest
 
-from experiments import recipe, recipe_changes
+from experiments.studies import recipe, recipe_changes
 from fluxseg.config import Config, config_from_dict, config_to_dict
 from fluxseg.io.files import read_json, write_json
-from tests.conftest import TINY
+from tests.conftest import TINY, with_train
 
 SMALL = recipe.create_recipe(small=True)
 
 
-def test_the_recipe_is_the_default():
-    assert recipe.create_recipe(small=False) == Config()
+def test_the_recipe_is_the_default_from_a_random_start():
+    assert recipe.create_recipe(small=False) == with_train(Config(), start="random")
     assert (SMALL.model, SMALL.loss, SMALL.augment) == (Config().model, Config().loss, TINY.augment)
 
 

@@ -14,5 +14,5 @@ def get_config() -> Config:
         data=DataConfig(tile=64),
         simulator=SimulatorConfig(containers=6, sessions=1, size=128),
         model=ModelConfig(features=(8, 16), convs=1),
-        train=TrainConfig(epochs=3),
+        train=TrainConfig(epochs=3, steps=0),
     )

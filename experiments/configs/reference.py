@@ -22,6 +22,8 @@ def get_config() -> Config:
         loss=LossConfig(class_weights="reference", dice=0.0),
         train=TrainConfig(
             epochs=18,
+            steps=0,
+            start="random",
             batch_size=16,
             learning_rate=1e-4,
             schedule="constant",

@@ -107,8 +107,7 @@ def create_config(
     crops = fields * (simulator.size // tile) ** 2
     batch = config.train.batch_size
     # Few fields are repeated within an epoch, so that all sizes are scored equally often.
-    repeats = max(1, round(steps * batch / (EPOCHS * crops)))
-    epochs = max(1, round(steps * batch / (repeats * crops)))
+    epochs = max(1, min(EPOCHS, round(steps * batch / crops)))
     model = config.model
     if network.kind != "unet":
         norm = "trained" if network.weights else "group"
@@ -125,10 +124,10 @@ def create_config(
         train=dataclasses.replace(
             config.train,
             epochs=epochs,
-            repeats=repeats,
+            steps=steps,
+            start=network.weights or "random",
             seed=seed,
             encoder="discounted" if network.weights else "free",
-            encoder_weights=network.weights,
         ),
     )
 

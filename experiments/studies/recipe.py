@@ -22,7 +22,7 @@ Result: the reference protocol is 0.29 to 0.38 of IoU and 0.35 to 0.56 of F1 beh
 Hardware: 2 CPU cores; about 4 minutes a run, the reference protocol at equal steps over an hour.
     `--small`: 24 fields of 256 px in place of 96 of 512 px, 16 epochs; half a minute a run.
 Command: python -m experiments.studies.recipe --workdir runs/recipe [--changes NAME ...]
-    [--seeds 0 1 2] [--small | --data FOLDER --repeats 9 --split-by recording]
+    [--seeds 0 1 2] [--small | --data FOLDER --split-by recording]
     Run again, it goes on where it stopped; finished runs are kept. `--report` only reads.
 """
 
@@ -223,13 +223,12 @@ def main() -> None:
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--data", default="", metavar="FOLDER")
     parser.add_argument("--split-by", choices=["group", "recording"], default="group")
-    parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--changes", nargs="+", choices=names, default=names, metavar="NAME")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--figures", type=Path, default=FIGURES)
     parser.add_argument("--report", action="store_true")
     arguments = parser.parse_args()
-    recipe = create_recipe(arguments.small, arguments.data, arguments.split_by, arguments.repeats)
+    recipe = create_recipe(arguments.small, arguments.data, arguments.split_by)
     workdir = arguments.workdir
     if not arguments.report:
         tune_allocator()

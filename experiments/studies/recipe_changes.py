@@ -11,28 +11,25 @@ RECIPE, TIME, STEPS = "recipe", "reference, equal time", "reference, equal steps
 Change = Callable[[Config], Config]
 
 
-def create_recipe(
-    small: bool = False, data: str = "", split_by: str = "group", repeats: int = 1
-) -> Config:
+def create_recipe(small: bool = False, data: str = "", split_by: str = "group") -> Config:
     """Return the default settings, on the benchmark, its small form, or labelled recordings.
 
     Args:
         small: whether it is the small form.
         data: folder of recordings; empty: the benchmark.
         split_by: see `DataConfig`; the benchmark is divided by group.
-        repeats: how often an epoch shows each crop of recordings, which may be few.
     """
-    config = Config()
+    # What is compared begins alike: changes of the network could not start from another one.
+    config = change_part(TRAIN, start="random")(Config())
     if data:
-        change = change_part(TRAIN, repeats=repeats)
-        return change(change_part(DATA, source=data, split_by=split_by)(config))
+        return change_part(DATA, source=data, split_by=split_by)(config)
     if not small:
         return config
     return dataclasses.replace(
         config,
         simulator=SimulatorConfig(containers=24, sessions=1, size=256),
         data=DataConfig(tile=128, train_fraction=0.6, val_fraction=0.2),
-        train=dataclasses.replace(config.train, epochs=16, checkpoint_every=8),
+        train=dataclasses.replace(config.train, epochs=16, steps=0, checkpoint_every=8),
     )
 
 
@@ -64,11 +61,13 @@ def use_reference(config: Config, epochs: int | None = None) -> Config:
         epochs: how many; None for the recipe's steps, which are its epochs and its batches.
     """
     reference, ours = reference_config(), config.train
-    train = dataclasses.replace(reference.train, seed=ours.seed, repeats=ours.repeats)
+    train = dataclasses.replace(reference.train, seed=ours.seed, steps=ours.steps)
     if epochs is None:
         train = dataclasses.replace(train, epochs=ours.epochs, batch_size=ours.batch_size)
     else:
-        train = dataclasses.replace(train, epochs=epochs)
+        # An epoch shows each crop as often as the recipe's does.
+        crops = ours.steps * ours.batch_size * epochs // ours.epochs
+        train = dataclasses.replace(train, epochs=epochs, steps=crops // train.batch_size)
     return dataclasses.replace(reference, simulator=config.simulator, data=config.data, train=train)
 
 

@@ -3,30 +3,36 @@
 import dataclasses
 import hashlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import numpy as np
 
+from fluxseg.adapt.fields import FEWEST_GROUPS, explain_groups
 from fluxseg.config import AugmentConfig, Config, DataConfig, TrainConfig
 from fluxseg.data.cache import CacheIndex
-from fluxseg.data.splits import create_manifest
 from fluxseg.errors import ConfigError, WorkdirError
+from fluxseg.formats.labels import merge_labels
 from fluxseg.formats.sources import open_source
-from fluxseg.inference.field_scores import SHOWN, score_fields, summarise_fields
+from fluxseg.inference.field_scores import (
+    DETAILS,
+    find_in_field,
+    pool_scores,
+    score_field,
+    split_of_fields,
+    summarise_fields,
+)
 from fluxseg.inference.model_file import write_model
-from fluxseg.inference.predict import Predictor, create_predictor
+from fluxseg.inference.predict import Predictor
 from fluxseg.inference.run_model import (
     MODEL_NAME,
     training_pixel_size,
     training_summary,
-    validation_threshold,
 )
-from fluxseg.io.files import read_json, write_json
+from fluxseg.io.files import atomic_path, read_json, write_json
 from fluxseg.training.dataset import open_cache, prepare_dataset
-from fluxseg.training.finetune import FEWEST_GROUPS, explain_groups, few_shot_epochs
 from fluxseg.training.results import Callbacks, TrainResult
 from fluxseg.training.resume import open_run
 from fluxseg.training.train import train
@@ -35,6 +41,14 @@ logger = logging.getLogger(__name__)
 
 HEAVIER = AugmentConfig(gain=0.3, offset=0.15, gamma=0.3, noise=0.07, blur=1.0)
 """With a handful of fields the network would soon know each pixel of them."""
+AVERAGED = 0.98
+"""Decay per step of the averaged parameters: as good at any length, with no schedule to plan."""
+JUDGED = ("object_f1", "macro_iou")
+"""The scores that say whether a tuned model is better than the one it began from."""
+PICTURES = "before_after.npz"
+"""File with pictures of held-out fields, before and after."""
+PICTURED = 3
+"""Fields of which there are such pictures."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +58,6 @@ class FewShot:
     Attributes:
         encoder: see `TrainConfig.encoder`.
         steps: optimiser steps in all, about; whatever the number of fields.
-        epochs: checkpoints on the way.
         batch_size: crops of a step.
         learning_rate: peak learning rate of Adam, a fraction of that of training from scratch.
         held_out: share of the groups that only score; 0 learns from all of them.
@@ -52,24 +65,23 @@ class FewShot:
         seed: seed of split, order, augmentation and dropout.
     """
 
-    encoder: Literal["free", "discounted", "frozen"] = "discounted"
-    steps: int = 120
-    epochs: int = 4
-    batch_size: int = 8
+    encoder: Literal["free", "discounted", "frozen"] = "free"
+    steps: int = 150
+    batch_size: int = 4
     learning_rate: float = 5e-4
     held_out: float = 0.25
     split_by: Literal["group", "recording"] = "group"
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.epochs < 1:
-            raise ConfigError(f"steps and epochs must be 1 or more, got {self.steps, self.epochs}")
+        if self.steps < 1:
+            raise ConfigError(f"steps must be 1 or more, got {self.steps}")
         if not 0 <= self.held_out < 1:
             raise ConfigError(f"held_out must be 0 or more and below 1, got {self.held_out}")
 
 
 def create_config(model: Predictor, data: str, output: Path, settings: FewShot) -> Config:
-    """Create the config of a fine-tuning; its length follows once the crops are known.
+    """Create the config of a fine-tuning, which is one epoch.
 
     Args:
         model: gives architecture, percentiles of the normalisation, the side of the crops and the
@@ -94,20 +106,17 @@ def create_config(model: Predictor, data: str, output: Path, settings: FewShot) 
         augment=HEAVIER,
         model=model.config,
         train=TrainConfig(
+            epochs=1,
+            steps=settings.steps,
             batch_size=settings.batch_size,
             learning_rate=settings.learning_rate,
+            schedule="constant",
             warmup_steps=min(20, settings.steps // 5),
+            ema_decay=AVERAGED,
             encoder=settings.encoder,
             seed=settings.seed,
         ),
     )
-
-
-def with_length(config: Config, crops: int, steps: int, epochs: int) -> Config:
-    """Return the config with `epochs` and `repeats` that give about `steps` steps."""
-    epochs, repeats = few_shot_epochs(crops, config.train.batch_size, steps, epochs)
-    train = dataclasses.replace(config.train, epochs=epochs, repeats=repeats)
-    return dataclasses.replace(config, train=train)
 
 
 def field_units(index: CacheIndex, split_by: str) -> dict[str, str]:
@@ -122,23 +131,25 @@ def train_on(
 
     Args:
         model: to start from.
-        config: from `create_config` and `with_length`.
+        config: from `create_config`.
         workdir: folder of the run.
         callbacks: see `fluxseg.training.train.train`.
 
     Returns:
-        What training returned, and the model, which averages over turns if the first one did. Its
-        threshold is chosen on the fields that it was tuned on, as no others may be spared.
+        What training returned, and the model: other parameters, and all else as it was. The
+        threshold stays, as the best one on fields held out hardly moves, and fields that a
+        network was tuned on would choose one that suits them alone (see
+        `experiments/studies/few_labels.py`).
     """
     callbacks = callbacks or Callbacks()
     with open_run(config, workdir, init=True) as checkpoints:
         dataset = prepare_dataset(config, workdir, callbacks.on_prepare)
         result = train(config, workdir, dataset, checkpoints, callbacks, model.params)
-    crops = result.dataset.crops("train")
-    threshold = validation_threshold(result.state, result.dataset.index, crops)
-    scale = training_pixel_size(result.dataset.index, crops) or model.um_per_px
-    tuned = create_predictor(result.state, config, threshold, um_per_px=scale)
-    return result, dataclasses.replace(tuned, tta=model.tta)
+    scale = training_pixel_size(dataset.index, dataset.crops("train"))
+    # A model that brings images to a size of its own says nothing about their pixels.
+    scale = None if model.diameter_px else scale or model.um_per_px
+    params = result.state.eval_params
+    return result, dataclasses.replace(model, params=params, um_per_px=scale)
 
 
 def finetune(
@@ -152,22 +163,23 @@ def finetune(
     """Fine-tune a model on the labelled recordings of a folder; the same call resumes it.
 
     Some groups are held out (`settings.held_out`) and score the model before and after, each
-    time with its own threshold. There is no validation split: the length is fixed, and the
-    last state is the result.
+    time as whole fields. There is no validation split: the length is
+    fixed, and the last state is the result.
 
     Args:
         model: to start from.
         name: how the records call it.
         data: folder of labelled recordings, or "simulator".
-        output: folder of the run: gets all that training writes, and
-            `model.safetensors`; `scores.json` has the further entry `finetune`.
+        output: folder of the run: gets what training writes, and
+            `model.safetensors` and `before_after.npz`; the split "test" of `scores.json` is that
+            of the whole fields held out, and it has the further entry `finetune`.
         settings: how.
         callbacks: see `fluxseg.training.train.train`.
 
     Returns:
         What training returned, and the entry `finetune`: "from", "settings", "before", "after"
-        (None if nothing is held out), "thresholds", "remarks", and "curve": whether there are
-        enough groups for a learning curve.
+        (None if nothing is held out), "better" and "verdict" (see `judge`), "remarks", and
+        "curve": whether there are enough groups for a learning curve.
 
     Raises:
         WorkdirError: if the folder holds another run, or one that began from another model.
@@ -179,27 +191,83 @@ def finetune(
     config, remarks, enough = plan_finetuning(model, data, output, settings, callbacks.on_prepare)
     result, tuned = train_on(model, config, output, callbacks)
     held = sorted({key for key, _ in result.dataset.crops("test")})
-    source = open_source(config)
-    before, after = (
-        summarise_fields(score_fields(scored, source, held)) if held else None
-        for scored in (model, tuned)
-    )
+    before, after = _compare(model, tuned, config, held, output / PICTURES)
+    better, verdict = judge(before, after, name)
     entry = {
         "from": origin,
         "settings": dataclasses.asdict(settings),
-        "before": before,
-        "after": after,
-        "thresholds": {"before": model.threshold, "after": tuned.threshold},
+        "before": summarise_fields(before) if held else None,
+        "after": summarise_fields(after) if held else None,
+        "better": better,
+        "verdict": verdict,
         "remarks": remarks,
         "curve": enough,
     }
-    scores = {**result.scores, "finetune": entry}
+    splits = {"test": split_of_fields(after, tuned.threshold)} if held else {}
+    scores = {**result.scores, "splits": splits, "finetune": entry}
     write_json(output / "scores.json", scores)
-    checkpoint = scores["checkpoint"]
-    info = training_summary(output, config, checkpoint) | {"finetuned": _short(entry)}
+    info = training_summary(output, config, scores["checkpoint"]) | {"finetuned": _short(entry)}
     licence = model.licence
     write_model(output / MODEL_NAME, dataclasses.replace(tuned, info=info, licence=licence))
     return result._replace(scores=scores), entry
+
+
+def _compare(
+    model: Predictor, tuned: Predictor, config: Config, keys: Sequence[str], pictures: Path
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Score both models on whole fields, and keep pictures of the first ones."""
+    source = open_source(config)
+    rows: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
+    kept: dict[str, np.ndarray] = {}
+    for number, key in enumerate(keys):
+        recording = source.read(key)
+        labels = []
+        for scored, part in zip((model, tuned), rows, strict=True):
+            probability, rois = find_in_field(scored, recording)
+            part.append(score_field(recording, key, probability, rois, scored.threshold))
+            labels.append(rois.labels)
+        if number < PICTURED and recording.masks is not None:
+            kept |= {
+                f"image_{number}": model.normalize(recording.image),
+                f"label_{number}": merge_labels(recording.masks),
+                f"before_{number}": labels[0],
+                f"after_{number}": labels[1],
+            }
+    with atomic_path(pictures) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **kept)
+    return rows
+
+
+def judge(
+    before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]], name: str
+) -> tuple[bool | None, str]:
+    """Say whether a tuned model is better than the one that it began from.
+
+    Args:
+        before: rows of `score_field` of the first model.
+        after: those of the tuned one, of the same fields.
+        name: how the first one is called.
+
+    Returns:
+        Whether the sum of `JUDGED`, pooled, has not fallen; None if nothing tells. And a sentence.
+    """
+    pooled = [pool_scores(rows) for rows in (before, after)]
+    values = [[scores.get(key) for key in JUDGED] for scores in pooled]
+    if not before or any(value is None for part in values for value in part):
+        return None, (
+            "Nothing tells whether the tuned model is better than the one that it began from: "
+            "look at what both find before you use it."
+        )
+    old, new = (sum(float(value or 0) for value in part) for part in values)
+    changes = ", ".join(
+        f"{DETAILS[key]} {one:.3f} -> {two:.3f}"
+        for key, one, two in zip(JUDGED, *values, strict=True)
+    )
+    where = f"on the {len(before)} field(s) held out"
+    if new < old:
+        return False, f"The tuned model is WORSE {where} ({changes}): keep using {name}."
+    word = "better" if new > old else "neither better nor worse"
+    return True, f"The tuned model is {word} {where} ({changes})."
 
 
 def plan_finetuning(
@@ -209,7 +277,7 @@ def plan_finetuning(
     settings: FewShot,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Config, list[str], bool]:
-    """Prepare the crops and choose split and length.
+    """Prepare the crops, and choose what is held out.
 
     Returns:
         The config, remarks on what the scores cannot say, and whether there are enough groups
@@ -220,7 +288,8 @@ def plan_finetuning(
     units = field_units(index, settings.split_by)
     remarks = [text] if (text := explain_groups(list(units.values()))) else []
     if len(set(units.values())) == 1 and settings.held_out:
-        config = _with_data(config, train_fraction=1.0)
+        whole = dataclasses.replace(config.data, train_fraction=1.0)
+        config = dataclasses.replace(config, data=whole)
     elif not settings.held_out:
         remarks.append("No field was held out (held_out is 0): there are no scores.")
     if settings.split_by != "group":
@@ -230,18 +299,7 @@ def plan_finetuning(
         )
     for remark in remarks:
         logger.warning("%s", remark)
-    data_ = config.data
-    items = [entry.split_item for entry in index.entries]
-    manifest = create_manifest(
-        items, data_.split_by, data_.train_fraction, data_.val_fraction, data_.split_seed
-    )
-    crops = len(manifest.crops("train"))
-    enough = len(set(units.values())) >= FEWEST_GROUPS
-    return with_length(config, crops, settings.steps, settings.epochs), remarks, enough
-
-
-def _with_data(config: Config, **changes: Any) -> Config:
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, **changes))
+    return config, remarks, len(set(units.values())) >= FEWEST_GROUPS
 
 
 def _short(entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -280,20 +338,20 @@ def claim_folder(output: Path, origin: Mapping[str, Any]) -> None:
 
 
 def format_scores(entry: Mapping[str, Any]) -> list[str]:
-    """Format the scores before and after as lines; none if nothing was held out.
+    """Format the scores before and after as lines, and the verdict; the latter alone if none.
 
     Args:
         entry: from `finetune`.
     """
     before, after = entry["before"], entry["after"]
     if before is None or after is None:
-        return ["No scores, as nothing was held out."]
+        return ["No scores, as nothing was held out.", entry["verdict"]]
     lines = [
         f"Scores on {len(after['recordings'])} field(s) of {after['n_groups']} group(s) held out, "
         "before -> after:"
     ]
-    for name, title in SHOWN.items():
+    for name, title in DETAILS.items():
         values = [part["scores"][name] for part in (before, after)]
         shown = ["undefined" if value is None else f"{value:.4f}" for value in values]
         lines.append(f"  {title:<11} {shown[0]} -> {shown[1]}")
-    return lines
+    return [*lines, entry["verdict"]]

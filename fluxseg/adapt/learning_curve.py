@@ -15,8 +15,8 @@ from fluxseg.adapt.few_shot import (
     create_config,
     field_units,
     train_on,
-    with_length,
 )
+from fluxseg.adapt.fields import FEWEST_GROUPS, curve_sizes, group_folds, order_fields
 from fluxseg.config import Config, config_to_dict
 from fluxseg.data.cache import CacheIndex
 from fluxseg.data.splits import Manifest, ManifestItem
@@ -26,7 +26,6 @@ from fluxseg.inference.field_scores import SHOWN, pool_scores, score_fields
 from fluxseg.inference.predict import Predictor
 from fluxseg.io.files import read_json, write_json
 from fluxseg.training.dataset import open_cache
-from fluxseg.training.finetune import FEWEST_GROUPS, curve_sizes, group_folds, order_fields
 
 logger = logging.getLogger(__name__)
 
@@ -97,23 +96,22 @@ def compute_curve(
 
     Raises:
         ConfigError: if there are too few groups.
-        FluxsegError: see `train_and_evaluate`.
+        FluxsegError: see `fluxseg.training.train.train`.
     """
     config = create_config(model, data, output, settings)
-    source = open_source(config)
-    index = open_cache(source, output / "cache", config.data)
+    index = open_cache(open_source(config), output / "cache", config.data)
     units, groups = (field_units(index, by) for by in (settings.split_by, "group"))
     plan = plan_curve(units, folds, settings.seed)
     total, done = len(plan.held_out) * (len(plan.sizes) + 1), 0
     parts: list[dict[str, Any]] = []
-    for fold, (held, pool) in enumerate(zip(plan.held_out, plan.pools, strict=True)):
+    for fold, (held, pool) in enumerate(zip(plan.held_out, plan.pools, strict=True), 1):
         for size in (0, *plan.sizes):
             keys = list(pool[:size])
-            folder = output / "curve" / f"fold{fold + 1}-fields{size}"
-            rows = _part(model, config, index, keys, held, folder, settings.steps)
+            folder = output / "curve" / f"fold{fold}-fields{size}"
+            rows = tune_part(model, config, index, keys, held, folder)
             parts.append(
                 {
-                    "fold": fold + 1,
+                    "fold": fold,
                     "n": size,
                     "n_groups": len({groups[key] for key in keys}),
                     "learnt_from": keys,
@@ -122,9 +120,6 @@ def compute_curve(
                 }
             )
             done += 1
-            value = parts[-1]["scores"]["neuron_iou"]
-            shown = "undefined" if value is None else f"{value:.3f}"
-            logger.info("fold %d, %d field(s): neuron IoU %s", fold + 1, size, shown)
             if progress:
                 progress(done, total)
     curve = {"split_by": settings.split_by, "steps": settings.steps, **summarise_curve(parts)}
@@ -132,16 +127,27 @@ def compute_curve(
     return curve
 
 
-def _part(
+def tune_part(
     model: Predictor,
     config: Config,
     index: CacheIndex,
-    keys: list[str],
+    keys: Sequence[str],
     held: Sequence[str],
     folder: Path,
-    steps: int,
 ) -> list[dict[str, Any]]:
-    """Return the rows of `score_fields` of one model, computed or read again."""
+    """Tune a model on some of the fields and score it on others, or read what that gave.
+
+    Args:
+        model: to start from.
+        config: from `create_config`.
+        index: the prepared crops of all fields.
+        keys: those to learn from; without any the model is scored as it came.
+        held: those to score.
+        folder: gets `held_out.json`; the states of the training are not kept.
+
+    Returns:
+        A row of `score_field` for each field held out.
+    """
     items = {entry.key: entry.split_item for entry in index.entries}
     chosen = {
         key: ManifestItem(
@@ -154,8 +160,7 @@ def _part(
     manifest = Manifest(config.data.split_by, 1.0, 0.0, config.data.split_seed, chosen)
     path = folder / "manifest.json"
     data = dataclasses.replace(config.data, manifest=str(path))
-    crops = sum(items[key].n_crops for key in keys)
-    config = with_length(dataclasses.replace(config, data=data), crops, steps, 1)
+    config = dataclasses.replace(config, data=data)
     done = folder / "held_out.json"
     wanted = {
         "config": config_to_dict(config),
@@ -195,46 +200,26 @@ def summarise_curve(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         parts: one mapping for each fold and number of fields: fold, n, n_groups, scores.
 
     Returns:
-        "rows": for each n the least number of groups among its fields, and for each score of
-        `SHOWN` its `mean`, `low`, `high` and `sd` over the folds, and `gain`: the mean, low and
-        high of the difference to the row before within each fold. "folds": their number,
-        "parts": the parts. Undefined values are left out; None if nothing is left.
+        "rows": for each n the least number of groups among its fields, and of each score of
+        `SHOWN` its "values" over the folds, their "mean", "low" and "high" (None if all are
+        undefined). "folds": their number, "parts": the parts.
     """
-    sizes = sorted({part["n"] for part in parts})
-    folds = sorted({part["fold"] for part in parts})
-    by = {(part["fold"], part["n"]): part for part in parts}
     rows: list[dict[str, Any]] = []
-    for place, size in enumerate(sizes):
-        row: dict[str, Any] = {
-            "n": size,
-            "n_groups": min(by[fold, size]["n_groups"] for fold in folds),
-        }
+    for size in sorted({part["n"] for part in parts}):
+        these = [part for part in parts if part["n"] == size]
+        row: dict[str, Any] = {"n": size, "n_groups": min(part["n_groups"] for part in these)}
         for name in SHOWN:
-            values = [_value(by[fold, size], name) for fold in folds]
-            row[name] = _spread(values)
-            if place:
-                before = [_value(by[fold, sizes[place - 1]], name) for fold in folds]
-                row[name]["gain"] = _spread(np.subtract(values, before).tolist())
+            values = [part["scores"].get(name) for part in these]
+            kept = [float(value) for value in values if value is not None]
+            row[name] = {
+                "values": kept,
+                "mean": sum(kept) / len(kept) if kept else None,
+                "low": min(kept, default=None),
+                "high": max(kept, default=None),
+            }
         rows.append(row)
-    return {"folds": len(folds), "rows": rows, "parts": [dict(part) for part in parts]}
-
-
-def _value(part: Mapping[str, Any], name: str) -> float:
-    value = part["scores"].get(name)
-    return float("nan") if value is None else float(value)
-
-
-def _spread(values: Sequence[float]) -> dict[str, Any]:
-    kept = np.array([value for value in values if np.isfinite(value)])
-    if not len(kept):
-        return {"values": [], "mean": None, "low": None, "high": None, "sd": None}
-    return {
-        "values": kept.tolist(),
-        "mean": float(kept.mean()),
-        "low": float(kept.min()),
-        "high": float(kept.max()),
-        "sd": float(kept.std(ddof=1)) if len(kept) > 1 else None,
-    }
+    folds = len({part["fold"] for part in parts})
+    return {"folds": folds, "rows": rows, "parts": [dict(part) for part in parts]}
 
 
 def format_curve(curve: Mapping[str, Any]) -> list[str]:
@@ -276,23 +261,20 @@ def judge_curve(curve: Mapping[str, Any], name: str = "neuron_iou") -> str:
         A sentence; empty if there is nothing to compare.
     """
     sizes = [row["n"] for row in curve["rows"]]
-    last = sizes[-1]
-    earlier = [size for size in sizes if size <= last / 2]
-    values = {
-        (part["fold"], part["n"]): _value(part, name)
-        for part in curve["parts"]
-        if part["n"] in (last, *earlier[-1:])
-    }
-    folds = sorted({fold for fold, _ in values})
+    earlier = [size for size in sizes if size <= sizes[-1] / 2]
     if not earlier:
         return ""
-    gains = np.array([values[fold, last] - values[fold, earlier[-1]] for fold in folds])
-    gains = gains[np.isfinite(gains)]
-    if not len(gains):
+    first, last = (
+        {p["fold"]: p["scores"].get(name) for p in curve["parts"] if p["n"] == size}
+        for size in (earlier[-1], sizes[-1])
+    )
+    defined = [fold for fold in last if None not in (last[fold], first.get(fold))]
+    if not defined:
         return ""
+    gains = np.array([last[fold] - first[fold] for fold in defined])
     text = (
-        f"From {earlier[-1]} to {last} fields the {SHOWN[name]} changed by {gains.mean():+.3f} "
-        f"({gains.min():+.3f} to {gains.max():+.3f} over the folds): "
+        f"From {earlier[-1]} to {sizes[-1]} fields the {SHOWN[name]} changed by "
+        f"{gains.mean():+.3f} ({gains.min():+.3f} to {gains.max():+.3f} over the folds): "
     )
     if gains.min() > NEGLIGIBLE:
         return text + "every fold gained; more labelling is likely to pay."

@@ -1,22 +1,82 @@
 """Scores of a model on whole labelled fields, just as it would be used."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from fluxseg.data.recording import Source, pixel_size
+from fluxseg.data.recording import Recording, Source, pixel_size
 from fluxseg.errors import FluxsegError, RecordingError
-from fluxseg.inference.objects.counts import ObjectCounts
-from fluxseg.inference.objects.scores import score_objects
+from fluxseg.inference.objects.counts import ObjectCounts, count_objects
+from fluxseg.inference.objects.rois import Rois, find_rois
+from fluxseg.inference.objects.scores import pool_recordings
 from fluxseg.inference.predict import Predictor
-from fluxseg.model.metrics import plain_scores, scores_from_confusion
+from fluxseg.model.metrics import Totals, plain_scores, scores_from_confusion
 from fluxseg.model.score_names import TITLES
+from fluxseg.training.evaluation import SplitScores, split_scores_to_json
 
 SHOWN = {name: TITLES[name] for name in ("neuron_iou", "macro_iou", "object_f1")}
 """The scores that are shown."""
 DETAILS = SHOWN | {name: TITLES[name] for name in ("object_precision", "object_recall")}
 """The scores that are shown of every field."""
+
+
+def find_in_field(model: Predictor, recording: Recording) -> tuple[np.ndarray, Rois]:
+    """Find the neurons of a recording just as the model would be used: whole, nothing known.
+
+    Args:
+        model: the model, with its threshold and least confidence.
+        recording: its image counts, its labels are not looked at.
+
+    Returns:
+        Probability of "neuron" `[H, W]` float32, NaN outside of the field, and the neurons.
+    """
+    # Estimated from the image alone: the labels would tell it too well.
+    diameter = model.find_diameter(recording.image)
+    probability = model.predict(recording.image, diameter=diameter)
+    probability = np.where(np.isfinite(recording.image), probability, np.float32(np.nan))
+    rois = find_rois(
+        probability,
+        threshold=model.threshold,
+        um_per_px=pixel_size(recording.metadata) or model.um_per_px,
+        diameter=diameter,
+        min_confidence=model.min_confidence,
+    )
+    return probability, rois
+
+
+def score_field(
+    recording: Recording, key: str, probability: np.ndarray, rois: Rois, threshold: float
+) -> dict[str, Any]:
+    """Score what was found in a labelled recording.
+
+    Args:
+        recording: with masks.
+        key: its key within the source.
+        probability: see `find_in_field`.
+        rois: see `find_in_field`.
+        threshold: least probability of a neuron pixel.
+
+    Returns:
+        key, id, group, um_per_px, `confusion` `[2, 2]` `[[TN, FP], [FN, TP]]` and `objects`
+        (`ObjectCounts` as plain values).
+
+    Raises:
+        RecordingError: if it has no masks.
+    """
+    if recording.masks is None:
+        raise RecordingError("masks", f"{recording.id} is not annotated, so it has no scores")
+    valid = np.isfinite(probability)
+    masks = recording.masks & valid
+    pixels = 2 * masks.any(0) + (np.where(valid, probability, 0) >= threshold)
+    return {
+        "key": key,
+        "id": recording.id,
+        "group": recording.group,
+        "um_per_px": rois.um_per_px,
+        "confusion": np.bincount(pixels[valid], minlength=4).reshape(2, 2).tolist(),
+        "objects": count_objects(masks, rois.labels, um_per_px=rois.um_per_px).to_json(),
+    }
 
 
 def score_fields(model: Predictor, source: Source, keys: Iterable[str]) -> list[dict[str, Any]]:
@@ -28,8 +88,7 @@ def score_fields(model: Predictor, source: Source, keys: Iterable[str]) -> list[
         keys: which of them.
 
     Returns:
-        For each: key, id, group, `confusion` `[2, 2]` `[[TN, FP], [FN, TP]]` and `objects`
-        (`ObjectCounts` as plain values).
+        What `score_field` gives for each.
 
     Raises:
         RecordingError: if one has no masks, or cannot be read.
@@ -37,33 +96,7 @@ def score_fields(model: Predictor, source: Source, keys: Iterable[str]) -> list[
     rows = []
     for key in keys:
         recording = source.read(key)
-        if recording.masks is None:
-            raise RecordingError("masks", f"{recording.id} is not annotated, so it has no scores")
-        # Estimated from the image alone: the labels would tell it too well.
-        diameter = model.find_diameter(recording.image)
-        probability = model.predict(recording.image, diameter=diameter)
-        valid = np.isfinite(recording.image)
-        truth, found = recording.masks.any(0), probability >= model.threshold
-        confusion = np.bincount((2 * truth + found)[valid], minlength=4).reshape(2, 2)
-        scale = pixel_size(recording.metadata) or model.um_per_px
-        seen = np.where(valid, probability, np.nan)
-        objects = score_objects(
-            recording.masks,
-            seen,
-            model.threshold,
-            um_per_px=scale,
-            diameter=diameter,
-            min_confidence=model.min_confidence,
-        )["counts"]
-        rows.append(
-            {
-                "key": key,
-                "id": recording.id,
-                "group": recording.group,
-                "confusion": confusion.tolist(),
-                "objects": objects.to_json(),
-            }
-        )
+        rows.append(score_field(recording, key, *find_in_field(model, recording), model.threshold))
     return rows
 
 
@@ -98,7 +131,7 @@ def pool_scores(rows: Iterable[Mapping[str, Any]]) -> dict[str, float | None]:
     confusion, counts = np.zeros((2, 2), np.int64), ObjectCounts()
     for row in rows:
         confusion += np.array(row["confusion"])
-        counts = counts.merge(ObjectCounts(**{k: np.asarray(v) for k, v in row["objects"].items()}))
+        counts = counts.merge(ObjectCounts.from_json(row["objects"]))
     return plain_scores({**scores_from_confusion(confusion), **counts.scores()})
 
 
@@ -109,6 +142,28 @@ def summarise_fields(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "n_groups": len({row["group"] for row in rows}),
         "recordings": [{**row, "scores": pool_scores([row])} for row in rows],
     }
+
+
+def split_of_fields(rows: Sequence[Mapping[str, Any]], threshold: float) -> dict[str, Any]:
+    """Return rows of `score_fields` as a split of `scores.json`, so that a report has one figure.
+
+    Args:
+        rows: one for each field.
+        threshold: of the model that was scored, for the record.
+
+    Returns:
+        Like `split_scores_to_json`, without a loss, and with `objects` as of `pool_recordings`.
+    """
+    recordings = {row["key"]: np.array(row["confusion"]) for row in rows}
+    totals = Totals(confusion=sum(recordings.values(), np.zeros((2, 2), np.int64)))
+    ids = {row["key"]: (row["id"], row["group"]) for row in rows}
+    objects = [
+        {key: row[key] for key in ("id", "key", "group", "um_per_px")}
+        | {"counts": row["objects"], "scores": pool_scores([row])}
+        for row in rows
+    ]
+    split = split_scores_to_json(SplitScores(totals, recordings), ids)
+    return {**split, "objects": pool_recordings(objects, threshold)}
 
 
 def format_fields(summary: Mapping[str, Any]) -> list[str]:

@@ -18,8 +18,6 @@ from fluxseg.inference.calibrate import (
 from fluxseg.inference.model_file import read_model, write_model
 from fluxseg.inference.predict import Predictor, create_predictor
 from fluxseg.io.files import read_json
-from fluxseg.model.calibration import probability_edges
-from fluxseg.model.thresholds import choose_threshold
 
 if TYPE_CHECKING:
     from fluxseg.data.cache import CacheIndex
@@ -167,23 +165,6 @@ def write_run_model(
     )
     write_model(workdir / MODEL_NAME, model)
     return workdir / MODEL_NAME
-
-
-def validation_threshold(
-    state: "TrainState", index: "CacheIndex", crops: list[tuple[str, int]]
-) -> float:
-    """Choose the threshold of the untempered probability with the best neuron IoU.
-
-    Args:
-        state: its `eval_params` are used.
-        index: the prepared crops.
-        crops: (key, crop number) of those to choose by; each pixel counts once.
-
-    Returns:
-        See `choose_threshold`.
-    """
-    histogram = pool_histograms(group_histograms(state, index, crops))
-    return choose_threshold(histogram, probability_edges())
 
 
 def training_summary(

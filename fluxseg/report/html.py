@@ -15,6 +15,7 @@ from typing import Any
 import jinja2
 from matplotlib.figure import Figure
 
+from fluxseg.adapt.few_shot import PICTURED, PICTURES
 from fluxseg.config import Config, config_to_dict
 from fluxseg.errors import WorkdirError
 from fluxseg.inference.objects.counts import SCORE_SOURCES
@@ -34,6 +35,7 @@ from fluxseg.report.plots import (
     save_png,
 )
 from fluxseg.report.reliability import plot_reliability
+from fluxseg.report.tuning import plot_before_after, read_picture
 from fluxseg.report.workdir import (
     RunFiles,
     best_epoch,
@@ -61,11 +63,12 @@ OWN_FIGURES = (
     "recordings-*.png",
     "reliability-*.png",
     "example-*.png",
+    "tuning-*.png",
 )
 
 Figures = Mapping[str, Sequence[Mapping[str, Any]]]
-"""Figures under "curves", "scores", "reliability" and "examples", each with `uri`, `width`,
-`height`, `alt`."""
+"""Figures under "curves", "scores", "reliability", "examples" and "tuning", each with `uri`,
+`width`, `height`, `alt`."""
 
 
 def write_report(workdir: str | Path, *, versions: Mapping[str, str] | None = None) -> Path:
@@ -116,7 +119,7 @@ def write_figures(run: RunFiles) -> Figures:
                 old.unlink()
     except OSError as error:
         raise WorkdirError(f"{folder}: cannot be written: {error.strerror or error}") from error
-    names = ("curves", "scores", "reliability", "examples")
+    names = ("curves", "scores", "reliability", "examples", "tuning")
     figures: dict[str, list[Mapping[str, Any]]] = {name: [] for name in names}
     if run.history:
         figure = plot_curves(run.history, best_epoch(run))
@@ -144,6 +147,11 @@ def write_figures(run: RunFiles) -> Figures:
         alt = f"Image, mask, prediction and errors of {row['id']}"
         shown = write_figure(figure, folder, f"example-{number}", alt)
         figures["examples"].append({**row, **shown})
+    for number, field in enumerate((run.tuning or {}).get("fields", [])[:PICTURED]):
+        arrays = read_picture(run.workdir / PICTURES, number)
+        figure = plot_before_after(*arrays, titles=field)
+        alt = f"What is found in {field[0]} before and after the tuning"
+        figures["tuning"].append(write_figure(figure, folder, f"tuning-{number}", alt))
     return figures
 
 

@@ -14,6 +14,7 @@ from fluxseg.errors import WorkdirError
 from fluxseg.io.files import read_json
 from fluxseg.io.names import is_plain_name
 from fluxseg.model.score_names import CALIBRATION_SCORES, OBJECT_SCORES, PIXEL_SCORES
+from fluxseg.report.tuning import check_tuning
 
 ARRAYS = ("image", "label", "probability", "valid")
 """What the file of an example holds."""
@@ -33,6 +34,7 @@ class RunFiles(NamedTuple):
         point: temperature, threshold and the split that chose them.
         splits: the final scores, one entry for each split.
         examples: rows about the predictions of single recordings, with the `path` of their file.
+        tuning: what a fine-tuning changed, see `check_tuning`.
     """
 
     workdir: Path
@@ -43,6 +45,7 @@ class RunFiles(NamedTuple):
     point: dict[str, Any]
     splits: list[dict[str, Any]]
     examples: list[dict[str, Any]]
+    tuning: dict[str, Any] | None = None
 
 
 def read_run(workdir: Path) -> RunFiles:
@@ -70,6 +73,7 @@ def read_run(workdir: Path) -> RunFiles:
             checkpoint["value"] = _finite(checkpoint["value"])
         point = _check_point(scores.get("operating_point"))
         splits = [_check_split(*item) for item in scores["splits"].items()]
+        tuning = check_tuning(scores.get("finetune"))
     history = [] if config is None else read_history(workdir / "metrics.jsonl")
     path = workdir / "examples" / "examples.json"
     with _well_formed(path):
@@ -79,7 +83,7 @@ def read_run(workdir: Path) -> RunFiles:
             | {"neuron_iou": _finite(row["neuron_iou"]), "path": path.parent / _plain(row["file"])}
             for row in (read_json(path) if path.exists() else [])
         ]
-    return RunFiles(workdir, settings, data, history, checkpoint, point, splits, examples)
+    return RunFiles(workdir, settings, data, history, checkpoint, point, splits, examples, tuning)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fluxseg.config import Config, DataConfig
+from fluxseg.config import Config, DataConfig, TrainConfig
 from fluxseg.data.cache import (
     CacheIndex,
     cache_difference,
@@ -52,6 +52,11 @@ class Dataset:
     def crops(self, split: str) -> list[tuple[str, int]]:
         """List (key, crop number) of a split."""
         return self.manifest.crops(split)
+
+    def epoch_crops(self, config: TrainConfig) -> list[tuple[str, int]]:
+        """List the training crops, each as often as an epoch shows it."""
+        crops = self.crops("train")
+        return crops * config.repeats(len(crops))
 
     def pixel_counts(self, split: str) -> tuple[int, int]:
         """Count (neuron, background) pixels over the crops of a split."""

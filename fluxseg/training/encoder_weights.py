@@ -11,6 +11,13 @@ from fluxseg.model.encoder_weights import load_encoder
 from fluxseg.training.state import TrainState
 
 
+def encoder_file(config: Config) -> str:
+    """Return the file of the weights that an `encoder_kind` begins with; "" if there is none."""
+    start = config.train.start
+    named = config.model.encoder_kind != "unet" and start not in ("auto", "pretrained", "random")
+    return start if named else ""
+
+
 def check_encoder_start(config: Config, given: bool = False) -> None:
     """Make sure that a new run has the encoder weights that its settings need, and no others.
 
@@ -19,30 +26,22 @@ def check_encoder_start(config: Config, given: bool = False) -> None:
         given: whether the parameters to start from are given.
 
     Raises:
-        ConfigError: if `train.encoder_weights` is no file, has no encoder to go to, or contradicts
-            given parameters; or if batch normalisation is to be frozen as it was drawn.
+        ConfigError: if `train.start` is no file, or does not suit the encoder; or if batch
+            normalisation is to be frozen as it was drawn.
     """
-    model, path = config.model, config.train.encoder_weights
-    if path and model.encoder_kind == "unet":
-        raise ConfigError(
-            "train.encoder_weights needs a model.encoder_kind that has such weights, got unet"
-        )
+    model, path = config.model, encoder_file(config)
     if path and model.encoder_norm == "group":
         raise ConfigError(
-            "train.encoder_weights are those of a network with batch normalisation: set "
+            "train.start gives weights of a network with batch normalisation: set "
             "model.encoder_norm to trained or frozen, got group"
         )
-    if path and given:
-        raise ConfigError(
-            "train.encoder_weights must be empty where training starts from a model's parameters"
-        )
     if path and not Path(path).is_file():
-        raise ConfigError(f"train.encoder_weights: {path} is no file")
+        raise ConfigError(f"train.start: {path} is no file")
     frozen = model.encoder_kind != "unet" and model.encoder_norm == "frozen"
     if frozen and not path and not given:
         raise ConfigError(
-            "model.encoder_norm frozen needs train.encoder_weights: statistics that were never "
-            "computed would be frozen"
+            "model.encoder_norm frozen needs a train.start with weights: statistics that were "
+            "never computed would be frozen"
         )
 
 
@@ -59,7 +58,7 @@ def start_encoder(state: TrainState, config: Config) -> TrainState:
     Raises:
         FluxsegError: see `load_encoder`.
     """
-    path = config.train.encoder_weights
+    path = encoder_file(config)
     if not path:
         return state
     params = load_encoder(state.params, config.model, path)

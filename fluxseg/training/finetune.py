@@ -1,7 +1,6 @@
-"""Pure parts of fine-tuning: which parameters learn how fast, and which fields a curve uses."""
+"""Starting from a trained network: which of its parameters learn how fast."""
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -14,8 +13,6 @@ ENCODER_PREFIXES = ("encoder_", "bottleneck")
 """Beginnings of the names of those layers of the U-Net that come before its first up-sampling."""
 DISCOUNT = 0.1
 """Share of the learning rate that a discounted encoder learns with."""
-FEWEST_GROUPS = 3
-"""With fewer groups a learning curve would rest on one or two tissues and say nothing."""
 
 
 def label_parameters(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -81,102 +78,3 @@ def check_initial(params: Any, initial: Any) -> None:
                 f"the parameters to start from do not fit the architecture: {name} is "
                 f"{given.get(name, 'missing')}, needed is {wanted.get(name, 'none of it')}"
             )
-
-
-def order_fields(fields: Mapping[str, str], seed: int = 0) -> list[str]:
-    """Order labelled fields so that beginnings of any length cover as many groups as they can.
-
-    Every group gives one field before any gives its second. Within that, a hash of the names
-    decides, so that the order does not depend on that of the files.
-
-    Args:
-        fields: key -> group of each field.
-        seed: another seed gives another order.
-
-    Returns:
-        The keys. Subsets that are beginnings of it are nested.
-    """
-
-    def mixed(*names: str) -> str:
-        text = "\0".join((str(seed), *names)).encode("utf-8", "surrogatepass")
-        return hashlib.blake2b(text, digest_size=8).hexdigest()
-
-    turns: list[tuple[int, str, str]] = []
-    for group in sorted(set(fields.values())):
-        keys = sorted((k for k, g in fields.items() if g == group), key=lambda k: mixed(group, k))
-        turns += [(turn, mixed(group), key) for turn, key in enumerate(keys)]
-    return [key for _, _, key in sorted(turns)]
-
-
-def curve_sizes(most: int) -> list[int]:
-    """Return the numbers of fields of a learning curve: 1, 3, 10, 30, ... and `most` itself."""
-    sizes = [s for power in range(9) for s in (10**power, 3 * 10**power) if s < most]
-    # A last step that adds a field or two would cost as much as the others and tell nothing.
-    kept = [s for s in sizes if s * 1.25 < most or s == 1]
-    return [*kept, most] if most >= 1 else []
-
-
-def group_folds(fields: Mapping[str, str], folds: int, seed: int = 0) -> list[list[str]]:
-    """Divide fields into folds that never share a group.
-
-    Groups are dealt out in the order of a hash, each to the fold with the fewest fields.
-
-    Args:
-        fields: key -> group of each field.
-        folds: number of folds, at least 2 and at most the number of groups.
-        seed: another seed gives other folds.
-
-    Returns:
-        The sorted keys of each fold.
-
-    Raises:
-        ConfigError: if there are too few groups for that many folds.
-    """
-    groups = sorted(set(fields.values()))
-    if not 2 <= folds <= len(groups):
-        raise ConfigError(f"{len(groups)} group(s) cannot be divided into {folds} folds")
-    one_each = order_fields({group: group for group in groups}, seed)
-    sizes = {group: sum(g == group for g in fields.values()) for group in groups}
-    parts: list[list[str]] = [[] for _ in range(folds)]
-    counts = [0] * folds
-    # The largest first, so that the folds end up alike.
-    for group in sorted(one_each, key=lambda group: -sizes[group]):
-        fold = min(range(folds), key=lambda number: (len(parts[number]) > 0, counts[number]))
-        parts[fold] += [key for key, g in fields.items() if g == group]
-        counts[fold] += sizes[group]
-    return [sorted(part) for part in parts]
-
-
-def few_shot_epochs(crops: int, batch_size: int, steps: int, epochs: int) -> tuple[int, int]:
-    """Divide a number of steps into epochs in which every crop is seen several times.
-
-    Args:
-        crops: training crops.
-        batch_size: crops of a step.
-        steps: steps in all, about.
-        epochs: epochs, each of which ends with a checkpoint.
-
-    Returns:
-        (epochs, repeats): `train.epochs` and `train.repeats`.
-    """
-    epochs = max(1, min(epochs, steps))
-    return epochs, max(1, round(steps * batch_size / (epochs * max(crops, 1))))
-
-
-def explain_groups(groups: Sequence[str]) -> str:
-    """Say what cannot be said with so few groups; empty if there are enough for a curve."""
-    count = len(set(groups))
-    if count >= FEWEST_GROUPS:
-        return ""
-    fields = f"{len(groups)} labelled field{'' if len(groups) == 1 else 's'}"
-    if count == 1:
-        return (
-            f"All {fields} show the tissue of one group ({groups[0]}), so none can be held out "
-            "that the model would not have been tuned on: there is no honest score before and "
-            "after, and no learning curve. Label at least a field of another animal or place."
-        )
-    return (
-        f"The {fields} are of {count} groups: with one held out, one is left to learn from. Its "
-        "scores before and after are those of a single tissue; how much they would vary, and "
-        f"whether more labelling pays, takes {FEWEST_GROUPS} groups or more."
-    )

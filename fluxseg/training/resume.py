@@ -74,13 +74,19 @@ def _record_settings(config: Config, workdir: Path, checkpoints: Checkpoints) ->
 
 
 def resume_run(
-    state: TrainState, batches: Any, checkpoints: Checkpoints, dataset: Dataset, workdir: Path
+    state: TrainState,
+    batches: Any,
+    steps: int,
+    checkpoints: Checkpoints,
+    dataset: Dataset,
+    workdir: Path,
 ) -> tuple[TrainState, Progress]:
     """Restore the newest state of a run, and how far it has come.
 
     Args:
         state: a new state, placed on the devices.
         batches: the loader, which is put to where the run was.
+        steps: those of an epoch.
         checkpoints: those of the run.
         dataset: its data.
         workdir: its folder.
@@ -89,7 +95,7 @@ def resume_run(
         The state and the progress: those given and none if there is no checkpoint.
 
     Raises:
-        WorkdirError: if the checkpoints cannot be read or are of other data.
+        WorkdirError: if the checkpoints cannot be read, or are of other data or other epochs.
     """
     split_hash = dataset.manifest.content_hash
     found = restore_newest(checkpoints.last, state)
@@ -101,6 +107,11 @@ def resume_run(
         raise WorkdirError(
             f"{workdir}: the recordings or their split have changed since this run began, so it "
             "cannot be resumed; use another --workdir"
+        )
+    if progress.step != progress.epoch * steps + progress.step_in_epoch:
+        raise WorkdirError(
+            f"{workdir}: an epoch of this run had another number of steps than {steps}; change "
+            "train.steps and train.epochs in the same proportion, or use another --workdir"
         )
     if progress.iterator is not None:
         batches.set_state(progress.iterator)

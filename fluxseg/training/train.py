@@ -98,7 +98,7 @@ def train(
 
     # A Grain loader: image [B, H, W, 1] float32, label and valid [B, H, W] uint8, shuffled anew in
     # each epoch and augmented. In a job of several processes each reads its rows of every batch.
-    crops = CropSource(dataset.index, dataset.crops("train") * settings.repeats)
+    crops = CropSource(dataset.index, dataset.epoch_crops(settings))
     steps = steps_per_epoch(len(crops), settings.batch_size)
     batches = make_batches(
         crops, settings.batch_size, augment=config.augment, seed=settings.seed, epochs=None,
@@ -121,7 +121,7 @@ def train(
     eval_step = make_eval_step(mesh)
 
     # A run that was interrupted goes on where it was saved, and ends with the same bits.
-    state, progress = resume_run(state, batches, checkpoints, dataset, workdir)
+    state, progress = resume_run(state, batches, steps, checkpoints, dataset, workdir)
     if (first := is_first_process()) and not progress.is_finished(settings):
         write_json(workdir / "versions.json", collect_versions())
 

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 
 from fluxseg.adapt.few_shot import (
     FewShot,
@@ -12,6 +13,7 @@ from fluxseg.adapt.few_shot import (
     create_config,
     finetune,
     format_scores,
+    judge,
 )
 from fluxseg.adapt.learning_curve import (
     format_curve,
@@ -29,11 +31,14 @@ from fluxseg.formats.npz import write_npz
 from fluxseg.formats.sources import FolderSource
 from fluxseg.inference.calibrate import OperatingPoint
 from fluxseg.inference.evaluate import evaluate_data, load_run
-from fluxseg.inference.field_scores import pool_scores, score_fields
+from fluxseg.inference.field_scores import pool_scores, score_field, score_fields
 from fluxseg.inference.objects import run_scores
+from fluxseg.inference.objects.rois import find_rois
 from fluxseg.inference.predict import create_predictor
 from fluxseg.inference.run_model import load_model, model_of_run
 from fluxseg.report.curve import plot_learning_curve
+from fluxseg.report.html import write_report
+from fluxseg.report.tuning import BOTH, FOUND, LABELLED, draw_found, read_picture
 from fluxseg.simulation.sessions import SimulatedSource
 from fluxseg.training.state import create_train_state
 from tests.conftest import TINY
@@ -93,7 +98,7 @@ def tuned(model, tmp_path_factory):
     for seed in range(4):
         write_npz(folder / "data" / f"r{seed}.npz", read_discs(seed))
     start = dataclasses.replace(model, diameter_px=8.0, tta=True, um_per_px=0.9)
-    settings = FewShot(steps=4, epochs=1)
+    settings = FewShot(steps=4)
     result, entry = finetune(start, "start", str(folder / "data"), folder / "run", settings)
     return folder, start, result, entry
 
@@ -193,12 +198,10 @@ def make_curve(table):
     return summarise_curve(parts)
 
 
-def test_a_curve_has_mean_range_and_paired_gains():
+def test_a_curve_has_mean_and_range():
     curve = make_curve({0: [0.2, 0.4], 1: [0.3, 0.6], 3: [0.5, None]})
     row = curve["rows"][1]["neuron_iou"]
     assert (row["mean"], row["low"], row["high"]) == pytest.approx((0.45, 0.3, 0.6))
-    assert row["sd"] == pytest.approx(np.std([0.3, 0.6], ddof=1))
-    assert row["gain"]["values"] == pytest.approx([0.1, 0.2])
     assert curve["rows"][2]["neuron_iou"]["values"] == [0.5]
     assert curve["rows"][0]["object_f1"]["mean"] is None
     lines = format_curve({**curve, "split_by": "group"})
@@ -244,4 +247,62 @@ def test_the_axes_of_the_figure_say_what_they_are():
 
 
 def test_without_anything_held_out_there_are_no_scores():
-    assert format_scores({"before": None, "after": None}) == ["No scores, as nothing was held out."]
+    better, verdict = judge([], [], "start")
+    assert better is None
+    lines = format_scores({"before": None, "after": None, "verdict": verdict})
+    assert lines[0] == "No scores, as nothing was held out."
+    assert "Nothing tells" in lines[1]
+
+
+def make_row(found):
+    """A field with four labelled neurons of 25 px of which so many are found, and nothing else."""
+    masks = np.zeros((4, 32, 32), bool)
+    for number in range(4):
+        masks[number, 8 * number : 8 * number + 5, 4:9] = True
+    recording = Recording("r", np.ones((32, 32)), masks, ("a", "b", "c", "d"))
+    probability = masks[:found].any(0).astype(np.float32)
+    return score_field(recording, "r.npz", probability, find_rois(probability, min_area=9), 0.5)
+
+
+def test_a_model_that_became_worse_is_called_so():
+    better, verdict = judge([make_row(3)], [make_row(2)], "start")
+    assert better is False
+    assert "WORSE" in verdict
+    assert "keep using start" in verdict
+    assert f"{6 / 7:.3f} -> {4 / 6:.3f}" in verdict
+    assert judge([make_row(2)], [make_row(3)], "start")[0] is True
+    assert judge([make_row(2)], [make_row(2)], "start")[0] is True
+
+
+def test_what_the_report_says_of_a_tuning_agrees_with_itself(tuned):
+    folder, _, _, entry = tuned
+    split = json.loads((folder / "run" / "scores.json").read_text())["splits"]["test"]
+    for name in ("neuron_iou", "macro_iou"):
+        assert split["scores"][name] == entry["after"]["scores"][name]
+    assert split["objects"]["scores"]["object_f1"] == entry["after"]["scores"]["object_f1"]
+    page = write_report(folder / "run").read_text()
+    assert "Before and after the tuning" in page
+    assert entry["verdict"].replace("->", "-&gt;") in page
+    assert (folder / "run" / "figures" / "tuning-0.png").stat().st_size > 5000
+    for part in ("before", "after"):
+        assert f"{entry[part]['scores']['macro_iou']:.3f}" in page
+
+
+def test_damaged_pictures_of_a_tuning_are_named(tmp_path):
+    with pytest.raises(WorkdirError, match=r"before_after\.npz: cannot be read"):
+        read_picture(tmp_path / "before_after.npz", 0)
+    with (tmp_path / "before_after.npz").open("wb") as file:
+        np.savez(file, **{f"{p}_0": np.zeros((4, 4)) for p in ("image", "label", "before")},
+                 after_0=np.zeros((4, 5)))  # fmt: skip
+    with pytest.raises(WorkdirError, match="one size"):
+        read_picture(tmp_path / "before_after.npz", 0)
+
+
+def test_labels_are_green_found_ones_red_and_both_yellow():
+    label, found = np.zeros((2, 20, 20), int)
+    label[2:8, 2:8], found[2:8, 2:8] = 1, 7
+    label[12:16, 2:6], found[12:16, 12:16] = 2, 9
+    picture = draw_found(np.zeros((20, 20)), label, found)
+    assert not picture[0, 0].any()
+    for place, color in (((2, 2), BOTH), ((12, 2), LABELLED), ((12, 12), FOUND)):
+        np.testing.assert_allclose(picture[place], to_rgb(color))

@@ -82,12 +82,12 @@ def test_default_has_the_hand_counted_parameters():
         # Convolutions without bias, each with scale and bias of its normalisation.
         return 9 * inputs * features + 9 * features * features + 4 * features
 
-    features = (16, 32, 64, 96, 128)
+    features = (16, 32, 64, 112, 160)
     encoder = sum(block(i, f) for i, f in zip((4, *features), features, strict=False))
     up = sum(coarse * 4 * fine + 4 * fine for fine, coarse in itertools.pairwise(features))
     decoder = sum(block(2 * f, f) for f in features[:-1])
     head = 16 * 8 + 8
-    assert _count(ModelConfig()) == encoder + up + decoder + head == 949_384
+    assert _count(ModelConfig()) == encoder + up + decoder + head == 1_238_984
 
 
 @pytest.mark.parametrize(

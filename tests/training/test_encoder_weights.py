@@ -72,7 +72,7 @@ def leaves_of(tree):
 
 
 def test_a_state_begins_with_the_weights_of_a_file_and_so_does_its_average(weights):
-    config = with_train(CONFIG, encoder_weights=str(weights), ema_decay=0.9)
+    config = with_train(CONFIG, start=str(weights), ema_decay=0.9)
     plain = create_train_state(config, np.ones(2), 10, tile=32)
     before = leaves_of(plain.params)
     state = start_encoder(plain, config)
@@ -87,7 +87,7 @@ def test_a_state_begins_with_the_weights_of_a_file_and_so_does_its_average(weigh
     for path, values in after.items():
         assert values.tobytes() == average[path].tobytes()
         assert (values.tobytes() == before[path].tobytes()) is not path.startswith(name)
-    assert start_encoder(plain, with_train(config, encoder_weights="")) is plain
+    assert start_encoder(plain, with_train(config, start="random")) is plain
 
 
 def test_a_file_that_does_not_fit_is_named_with_the_weight(tmp_path, weights, state):
@@ -108,35 +108,29 @@ def test_a_file_that_does_not_fit_is_named_with_the_weight(tmp_path, weights, st
 
 
 @pytest.mark.parametrize(
-    ("model", "path", "given", "message"),
+    ("model", "path", "message"),
     [
-        ({"encoder_kind": "unet"}, "FILE", False, "needs a model.encoder_kind"),
-        ({"encoder_norm": "group"}, "FILE", False, "group"),
-        ({"encoder_norm": "frozen"}, "", False, "frozen needs train.encoder_weights"),
-        ({}, "FILE", True, "must be empty"),
-        ({}, "absent.safetensors", False, "absent.safetensors is no file"),
+        ({"encoder_norm": "group"}, "FILE", "group"),
+        ({"encoder_norm": "frozen"}, "random", "frozen needs a train.start"),
+        ({}, "absent.safetensors", "absent.safetensors is no file"),
     ],
 )
-def test_settings_that_contradict_each_other_are_refused(
-    model, path, given, message, weights, tmp_path
-):
+def test_settings_that_contradict_each_other_are_refused(model, path, message, weights, tmp_path):
     config = dataclasses.replace(CONFIG, model=dataclasses.replace(MODEL, **model))
-    config = with_train(config, encoder_weights=path.replace("FILE", str(weights)))
+    config = with_train(config, start=path.replace("FILE", str(weights)))
     with pytest.raises(ConfigError, match=message):
-        check_encoder_start(config, given)
-    if not given:
-        with pytest.raises(ConfigError, match=message):
-            train_network(config, tmp_path / "run")
-        assert not (tmp_path / "run" / "cache").exists()
-    check_encoder_start(TINY, given)
-    check_encoder_start(CONFIG, given)
+        check_encoder_start(config)
+    with pytest.raises(ConfigError, match=message):
+        train_network(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "cache").exists()
+    for fine in (TINY, CONFIG):
+        check_encoder_start(fine)
 
 
 def test_older_settings_mean_the_same_network():
     values = config_to_dict(Config())
     for field in ("encoder_kind", "encoder_norm"):
         del values["model"][field]
-    del values["train"]["encoder_weights"]
     assert config_from_dict(values) == Config()
     other = dataclasses.replace(Config(), model=dataclasses.replace(MODEL, encoder_norm="group"))
     assert config_from_dict(config_to_dict(other)) == other
@@ -165,9 +159,7 @@ def test_a_run_that_is_resumed_asks_for_no_weights(tmp_path, monkeypatch):
 def test_a_run_begins_with_weights_and_goes_on_without_their_file(tmp_path):
     path = tmp_path / "resnet18.safetensors"
     save_file(torch_tensors(), path)
-    config = with_train(
-        with_data(CONFIG, tile=32), encoder_weights=str(path), epochs=1, batch_size=8
-    )
+    config = with_train(with_data(CONFIG, tile=32), start=str(path), epochs=1, batch_size=8)
     config = dataclasses.replace(
         config, simulator=dataclasses.replace(config.simulator, containers=4, size=64)
     )
@@ -183,7 +175,7 @@ def test_a_run_begins_with_weights_and_goes_on_without_their_file(tmp_path):
         np.testing.assert_allclose(found["norm1"]["scale"], scale, atol=0.05)
         assert (np.asarray(found["norm1"]["scale"]) != scale).any()
     saved = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert saved["train"]["encoder_weights"] == str(path)
+    assert saved["train"]["start"] == str(path)
 
 
 def test_a_model_file_and_the_layers_of_a_network_know_its_encoder(tmp_path, state):

@@ -1,4 +1,4 @@
-"""Fine-tuning: what learns, from where, and which fields a learning curve uses."""
+"""Fine-tuning: what learns how fast, and from where."""
 
 import dataclasses
 
@@ -7,27 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from fluxseg.config import ModelConfig, TrainConfig
 from fluxseg.errors import ConfigError
-from fluxseg.training.finetune import (
-    DISCOUNT,
-    curve_sizes,
-    explain_groups,
-    few_shot_epochs,
-    group_folds,
-    label_parameters,
-    order_fields,
-)
+from fluxseg.training.finetune import DISCOUNT, label_parameters
 from fluxseg.training.state import create_train_state
 from fluxseg.training.steps import train_step
 from tests.conftest import TINY, with_train
-
-FIELDS = st.dictionaries(
-    st.text("abcdefgh", min_size=1, max_size=4), st.sampled_from("tuvwxyz"), min_size=1, max_size=20
-)
 
 
 def make_state(encoder, norm="group", **changes):
@@ -121,60 +107,17 @@ def test_training_starts_from_given_parameters_and_does_not_consume_them():
         create_train_state(TINY, np.ones(2), 10, tile=16, init=init)
 
 
-@settings(max_examples=60, deadline=None)
-@given(FIELDS, st.integers(0, 5))
-def test_fields_are_ordered_so_that_each_beginning_covers_the_most_groups(fields, seed):
-    order = order_fields(fields, seed)
-    assert sorted(order) == sorted(fields)
-    assert order == order_fields(dict(reversed(fields.items())), seed)
-    for size in range(1, len(order) + 1):
-        counts = [
-            sum(fields[key] == group for key in order[:size]) for group in set(fields.values())
-        ]
-        assert sum(c > 0 for c in counts) == min(size, len(set(fields.values())))
-
-
-@settings(max_examples=60, deadline=None)
-@given(FIELDS, st.integers(2, 5), st.integers(0, 3))
-def test_folds_hold_every_field_once_and_share_no_group(fields, folds, seed):
-    if len(set(fields.values())) < folds:
-        with pytest.raises(ConfigError, match="folds"):
-            group_folds(fields, folds, seed)
-        return
-    parts = group_folds(fields, folds, seed)
-    assert len(parts) == folds
-    assert all(parts)
-    assert sorted(key for part in parts for key in part) == sorted(fields)
-    groups = [{fields[key] for key in part} for part in parts]
-    assert sum(map(len, groups)) == len(set(fields.values()))
-
-
-@pytest.mark.parametrize(
-    ("most", "sizes"),
-    [
-        (0, []), (1, [1]), (2, [1, 2]), (3, [1, 3]), (4, [1, 3, 4]), (10, [1, 3, 10]),
-        (11, [1, 3, 11]), (15, [1, 3, 10, 15]), (200, [1, 3, 10, 30, 100, 200]),
-    ],
-)  # fmt: skip
-def test_the_sizes_of_a_curve(most, sizes):
-    assert curve_sizes(most) == sizes
-
-
-@pytest.mark.parametrize("crops", [1, 4, 20, 80, 900])
-def test_the_number_of_steps_hardly_depends_on_the_number_of_fields(crops):
-    epochs, repeats = few_shot_epochs(crops, 8, 120, 4)
-    steps = epochs * -(-crops * repeats // 8)
-    assert epochs == 4
-    # A field that is larger than the whole budget is still seen once an epoch.
-    assert 100 <= steps <= 160 or (repeats == 1 and steps > 160)
-
-
-def test_too_few_groups_are_explained():
-    assert "no honest score" in explain_groups(["a", "a"])
-    assert "2 groups" in explain_groups(["a", "b", "b"])
-    assert explain_groups(["a", "b", "c"]) == ""
-
-
 def test_the_settings_of_the_encoder_are_checked():
-    with pytest.raises(ConfigError, match="repeats"):
-        TrainConfig(repeats=0)
+    with pytest.raises(ConfigError, match=r"train\.steps"):
+        TrainConfig(steps=-1)
+
+
+@pytest.mark.parametrize("crops", [1, 4, 28, 268, 5000])
+@pytest.mark.parametrize("steps", [0, 1, 400])
+def test_a_run_has_at_least_its_steps_and_hardly_more(crops, steps):
+    train = TrainConfig(epochs=12, steps=steps, batch_size=8)
+    repeats = train.repeats(crops)
+    per_pass = 12 * -(-crops * repeats // 8)
+    assert repeats >= 1
+    assert per_pass >= steps
+    assert repeats == 1 or 12 * crops * (repeats - 1) < steps * 8
