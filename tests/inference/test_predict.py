@@ -236,7 +236,8 @@ def test_the_verb_predicts_files_and_goes_on_after_a_bad_one(trained, tmp_path):
     data, out = tmp_path / "images", tmp_path / "out"
     data.mkdir()
     pages = RNG.integers(0, 60000, (3, 40, 50)).astype(np.uint16)
-    tifffile.imwrite(data / "pages.tif", pages, photometric="minisblack")
+    for number, page in enumerate(pages):
+        tifffile.imwrite(data / f"{'abc'[number]}.tif", page)
     Image.fromarray(pages[0].astype(np.uint8)).save(data / "cell.png")
     np.save(data / "plain.npy", pages[1])
     (data / "bad.png").write_bytes(b"no image")
