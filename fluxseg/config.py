@@ -233,7 +233,7 @@ class TrainConfig:
     """Crops per step over all devices and processes."""
     micro_batch: int = dataclasses.field(default=0, metadata=FREE)
     """Crops that go through the network at once on each device; a step adds up the gradients of
-    as many such parts as it needs. 0: on CPUs those that fill 512 x 512 px, else all."""
+    as many micro-batches as it needs. 0: on CPUs those that fill 512 x 512 px, else all."""
     learning_rate: float = 2e-3
     """Peak learning rate of Adam."""
     schedule: Literal["constant", "cosine"] = "cosine"
@@ -260,11 +260,9 @@ class TrainConfig:
     """Also show the test split's figures after every epoch; they choose nothing."""
     seed: int = 0
     """Seed of the parameters, the order of the crops, augmentation and dropout."""
-    checkpoint_every: int = dataclasses.field(default=1, metadata=FREE)
-    """Epochs between two checkpoints; the last epoch always has one."""
 
     def __post_init__(self) -> None:
-        for field in ("epochs", "batch_size", "checkpoint_every"):
+        for field in ("epochs", "batch_size"):
             _check(getattr(self, field) >= 1, f"train.{field}", getattr(self, field), ">= 1")
         _check(self.learning_rate > 0, "train.learning_rate", self.learning_rate, "> 0")
         _check(bool(self.start), "train.start", self.start, "auto, pretrained, random or a file")
@@ -326,8 +324,8 @@ def _known(values: Any, cls: type, where: str) -> Any:
         if key in hints:
             nested = dataclasses.is_dataclass(hints[key])
             known[key] = _known(value, hints[key], f"{name}.") if nested else value
-        elif name == "train.log_every":
-            continue  # it changed no result
+        elif name in ("train.log_every", "train.checkpoint_every"):
+            continue  # they changed no result
         elif name not in REMOVED:
             raise ConfigError(f"unknown setting {name}; known: {', '.join(hints)}")
         elif value != REMOVED[name]:

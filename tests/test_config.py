@@ -66,7 +66,7 @@ def test_only_settings_that_change_the_result_block_a_resume():
     config = Config()
     free = dataclasses.replace(
         config,
-        train=dataclasses.replace(config.train, epochs=99, checkpoint_every=2),
+        train=dataclasses.replace(config.train, epochs=99),
         data=dataclasses.replace(config.data, workers=3, cache="elsewhere"),
     )
     assert resume_difference(config, free) == []

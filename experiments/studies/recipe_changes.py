@@ -29,7 +29,7 @@ def create_recipe(small: bool = False, data: str = "", split_by: str = "group") 
         config,
         simulator=SimulatorConfig(containers=24, sessions=1, size=256),
         data=DataConfig(tile=128, train_fraction=0.6, val_fraction=0.2),
-        train=dataclasses.replace(config.train, epochs=16, steps=0, checkpoint_every=8),
+        train=dataclasses.replace(config.train, epochs=16, steps=0),
     )
 
 

@@ -128,9 +128,7 @@ def save_epoch(
         # The best state is on the disk before a "last" one speaks of it.
         _save(checkpoints.best, config, state, progress)
         checkpoints.best.wait_until_finished()
-    due = progress.epoch % config.train.checkpoint_every == 0
-    if improved or due or progress.is_finished(config.train):
-        _save(checkpoints.last, config, state, progress)
+    _save(checkpoints.last, config, state, progress)
 
 
 def save_stopped(

@@ -19,7 +19,7 @@ SLACK = 15
 TOGETHER = with_train(SMALL, epochs=30, batch_size=4)
 
 
-LONG = with_train(SMALL, epochs=150, batch_size=4, checkpoint_every=10)
+LONG = with_train(SMALL, epochs=150, batch_size=4)
 """The processes need a second or two to agree on a step at which to stop."""
 
 

@@ -11,7 +11,7 @@ from tests.conftest import TINY, as_arguments, with_train
 from tests.together import finish_together, run_together, start_together
 
 # Long enough that a signal arrives while it trains.
-LONG = with_train(TINY, epochs=200, checkpoint_every=5)
+LONG = with_train(TINY, epochs=200)
 
 
 def main(config: Config, workdir):
