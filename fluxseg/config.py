@@ -152,6 +152,9 @@ class ModelConfig:
     """3x3 convolutions per level and side."""
     stem: int = 2
     """Pixel-unshuffle factor in front of the first level (and shuffle behind the last); 1: none."""
+    local_px: float = 0.0
+    """Begin with a local normalisation over a Gaussian window of this standard deviation, px, so
+    that dim cells beside bright ones are seen; 0: none. About two diameters of a cell."""
     bottleneck_convs: int = 0
     """Further convolutions at the coarsest level."""
     up: Literal["shuffle", "transposed", "reference"] = "shuffle"
@@ -180,6 +183,7 @@ class ModelConfig:
         _check(all(f >= 1 for f in self.features), "model.features", self.features, ">= 1 each")
         _check(self.convs >= 1, "model.convs", self.convs, ">= 1")
         _check(self.stem in (1, 2, 4), "model.stem", self.stem, "1, 2 or 4")
+        _check(0 <= self.local_px < 1e4, "model.local_px", self.local_px, "0 or more")
         _check(self.bottleneck_convs >= 0, "model.bottleneck_convs", self.bottleneck_convs, ">= 0")
         _check(0 <= self.dropout < 1, "model.dropout", self.dropout, "in [0, 1)")
         if self.encoder_kind != "unet":

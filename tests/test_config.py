@@ -123,4 +123,4 @@ def test_networks_of_earlier_versions_are_the_same_networks():
 
 def test_there_are_few_settings():
     sections = [getattr(Config(), field.name) for field in dataclasses.fields(Config)]
-    assert sum(len(dataclasses.fields(section)) for section in sections) <= 55
+    assert sum(len(dataclasses.fields(section)) for section in sections) <= 56

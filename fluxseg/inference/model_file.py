@@ -29,7 +29,8 @@ FORMAT_VERSION = 5
 
 Version 1 has no `temperature`; such files are read as having 1. Versions 1 and 2 have neither
 `diameter_px` nor `tta`, which are read as None and false. Versions 1 to 3 know the U-Net's own
-encoder alone; 1 to 4 have no `min_confidence`, which is read as 0."""
+encoder alone; 1 to 4 have neither `min_confidence` nor
+`model.local_px`, which are read as 0."""
 ENTRY = "fluxseg"
 CHECKSUM = "sha256"
 MAX_HEADER = 2**20
@@ -197,7 +198,9 @@ def _create_model(values: dict[str, Any], tensors: dict[str, np.ndarray]) -> Pre
     if unknown := sorted(set(values) - {field.name for field in dataclasses.fields(Header)}):
         raise FluxsegError(f"is damaged: its header has the unknown field {unknown[0]!r}")
     header = from_plain(values, Header, "its header", error=FluxsegError)
-    old = {"encoder_kind": "unet", "encoder_norm": "trained"} if version in (1, 2, 3) else {}
+    old: dict[str, Any] = {"local_px": 0.0} if version in (1, 2, 3, 4) else {}
+    if version in (1, 2, 3):
+        old |= {"encoder_kind": "unet", "encoder_norm": "trained"}
     config = _read_config({**old, **header.model})
     _check_shapes(config, tensors)
     _check_finite(tensors)

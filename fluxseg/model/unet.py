@@ -15,6 +15,7 @@ from fluxseg.errors import ConfigError
 from fluxseg.model import layers
 from fluxseg.model.efficientnet import EfficientNetLite0
 from fluxseg.model.layers import Compute
+from fluxseg.model.local import normalise_locally
 from fluxseg.model.resnet import ResNet
 
 Formulation = Literal["auto", "fast", "plain"]
@@ -84,7 +85,8 @@ class UNet(nn.Module):
         """
         config, compute = self.config, self._compute()
         height, width = image.shape[1:3]
-        x = _pad_to_multiple(image, config.stem * 2 ** (len(config.features) - 1))
+        x = normalise_locally(image, config.local_px) if config.local_px else image
+        x = _pad_to_multiple(x, config.stem * 2 ** (len(config.features) - 1))
         skips: list[jax.Array] = []
         if config.encoder_kind == "unet":
             x = layers.pixel_unshuffle(x, config.stem)

@@ -18,8 +18,9 @@ class LabelRules:
     visible: tuple[float, float] = (0.5, 1.2)
     """Visibilities (see `Field`) below which a cell is background, and above which it
     is labelled; between them it is ignored."""
-    least_section: float = 0.6
-    """Cells whose outline is smaller than this share of their radius are at most ignored."""
+    least_section: tuple[float, float] = (0.0, 0.6)
+    """Shares of its radius: a cell whose outline is smaller than the first, as only its top or
+    bottom shows, is background; below the second it is at most ignored."""
     least_shown: float = 0.45
     """So are cells of whose footprint other cells leave less than this share."""
     active_only: bool = False
@@ -41,6 +42,8 @@ class LabelRules:
     def __post_init__(self) -> None:
         if not self.visible[0] <= self.visible[1]:
             raise ValueError(f"visible must rise, got {self.visible}")
+        if not self.least_section[0] <= self.least_section[1]:
+            raise ValueError(f"least_section must rise, got {self.least_section}")
 
 
 ALLEN = LabelRules(
@@ -133,8 +136,8 @@ def create_labels(field: Field, rules: LabelRules, rng: np.random.Generator) -> 
         outline = _move(outline, rng.normal(0, rules.moved, (count, 2)) * field.radius_px[:, None])
     inside = outline < margin[:, None, None].astype(np.float32)
     low, high = rules.visible
-    some = field.visibility >= low
-    sure = (field.visibility >= high) & (field.section >= rules.least_section)
+    some = (field.visibility >= low) & (field.section >= rules.least_section[0])
+    sure = (field.visibility >= high) & (field.section >= rules.least_section[1])
     if rules.active_only:
         some, sure = some & field.active, sure & field.active
     if rules.missed:

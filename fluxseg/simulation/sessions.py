@@ -43,7 +43,7 @@ RECORDED = dataclasses.replace(
 
 RULES = LabelRules(
     visible=(1.2, 1.2),
-    least_section=0.5,
+    least_section=(0.0, 0.5),
     active_only=True,
     missed=0.04,
     wider=(0.07, 0.06),

@@ -4,8 +4,10 @@ import numpy as np
 
 from fluxseg.simulation.grids import blur, take_patches
 
-FLOOR = 0.035
-"""Contrast, as a share of the displayed range, that adds to the background's own variation."""
+FLOOR = (0.004, 0.04)
+"""Contrast that adds to the background's own variation: a share of the displayed range, and of how
+far the background lies above its black. An eye, and a change of the display, finds a dim ring in
+dark surroundings however bright other cells are."""
 DISPLAYED = (1.0, 99.5)
 """Percentiles of an image between which it is displayed."""
 HOLE = 0.6
@@ -74,7 +76,8 @@ def measure_visibility(
     column = np.clip((column - side) // step, 0, mean.shape[1] - 1)
     contrast = bright - mean[row, column]
     visibility = contrast + _hole_contrast(values, light, outline, bright)
-    visibility /= spread[row, column] + FLOOR
+    above = np.maximum(mean[row, column], 0)
+    visibility /= spread[row, column] + np.float32(FLOOR[0]) + np.float32(FLOOR[1]) * above
     poor = (seen < 0.2 * total) | (total < 1e-3)
     return (
         np.where(poor, -1, visibility).astype(np.float32),

@@ -92,10 +92,10 @@ def test_a_file_of_version_3_has_the_encoder_of_the_unet(content, tmp_path):
 
 def test_a_file_of_version_4_keeps_all_that_is_found(content, tmp_path):
     values, tensors = parts(content)
-    del values["min_confidence"]
+    del values["min_confidence"], values["model"]["local_px"]
     path = tmp_path / "m.safetensors"
     path.write_bytes(seal(json.dumps({**values, "format_version": 4}), tensors))
-    assert read_model(path).min_confidence == 0
+    assert read_model(path).min_confidence == read_model(path).config.local_px == 0
     refused(tmp_path, seal(json.dumps(values), tensors), "min_confidence")
 
 

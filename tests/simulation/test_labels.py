@@ -78,7 +78,7 @@ def test_a_label_covers_the_whole_cell_with_its_dim_nucleus(fields):
 
 
 def test_cells_cut_off_their_middle_are_outlined_towards_the_whole_of_them(fields):
-    rules = LabelRules(visible=(0.5, 0.5), least_section=0.0, least_shown=0.0)
+    rules = LabelRules(visible=(0.5, 0.5), least_section=(0.0, 0.0), least_shown=0.0)
     grown = []
     for field in fields:
         exact = create_labels(field, rules, rng())
@@ -98,10 +98,10 @@ def test_cells_cut_off_their_middle_are_outlined_towards_the_whole_of_them(field
 def test_a_stricter_cut_labels_fewer_cells_and_between_the_two_they_are_ignored(fields):
     for field in fields:
         lax = create_labels(
-            field, LabelRules(visible=(0.5, 0.5), least_section=0.0, least_shown=0.0), rng()
+            field, LabelRules(visible=(0.5, 0.5), least_section=(0.0, 0.0), least_shown=0.0), rng()
         )
         strict = create_labels(
-            field, LabelRules(visible=(0.5, 2.5), least_section=0.0, least_shown=0.0), rng()
+            field, LabelRules(visible=(0.5, 2.5), least_section=(0.0, 0.0), least_shown=0.0), rng()
         )
         assert set(strict.cells) <= set(lax.cells)
         assert not lax.ignore.any()
