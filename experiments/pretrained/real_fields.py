@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from fluxseg import pretrained
 from fluxseg.compilation import enable_compilation_cache
 from fluxseg.data.recording import Recording, outline_masks
 from fluxseg.data.resample import median_diameter
@@ -110,6 +111,12 @@ def label_visibility(image: np.ndarray, masks: np.ndarray) -> np.ndarray:
     outline = np.where(inside, np.float32(0.8), np.float32(1.5))
     light, bodies = inside.astype(np.float32), np.asarray(masks.any(0), np.float32)
     return measure_visibility(image.astype(np.float32), index, light, outline, bodies, radius)[0]
+
+
+def file_digest(place: str) -> str:
+    """Return what the predictions of a model file are stored under."""
+    path = pretrained.PATH if place == pretrained.NAME else Path(place)
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def predict_field(
@@ -259,9 +266,7 @@ def main() -> None:
     for text in arguments.model:
         name, _, place = text.rpartition("=")
         model = load_model(place)
-        path = Path(place)
-        content = path.read_bytes() if path.is_file() else place.encode()
-        digest = hashlib.sha256(content).hexdigest()[:16]
+        digest = file_digest(place)
         rows, drawn = [], dict.fromkeys((field.row for field in fields), 0)
         for field in fields:
             found = predict_field(model, digest, field, arguments.output / "cache")

@@ -12,12 +12,11 @@ from PIL import Image
 
 import fluxseg
 import fluxseg.pretrained
+from experiments.pretrained.crops import Crops, find_borders, training_ranges
 from experiments.pretrained.scores import count_found, score_settings, simulate_held_out
-from experiments.pretrained.train import Crops, find_borders, training_ranges
 from fluxseg.data.resample import resample_image, zoomed_shape
 from fluxseg.inference.objects.counts import ObjectCounts
 from fluxseg.inference.run_model import MODEL_NAME
-from fluxseg.simulation.source import SimulatedFields
 from tests.conftest import REPOSITORY
 
 FOLDER = Path(fluxseg.pretrained.__file__).parent
@@ -50,7 +49,7 @@ def test_it_is_in_the_package_that_is_installed():
 def test_it_knows_what_it_is(model):
     assert fluxseg.load_model("pretrained").info == model.info
     assert model.licence == "Apache-2.0"
-    assert model.diameter_px == 16
+    assert model.diameter_px == 14
     assert model.info["data"]["source"] == "fluxseg.simulation"
 
 
@@ -61,9 +60,9 @@ def test_it_finds_cells_in_simulated_fields_that_it_has_not_seen(model, fields):
         probability = model.predict(field.image, tta=False, diameter=diameter)
         predicted.append((probability, diameter))
     scores = score_settings(fields, predicted, model.threshold)
-    # Cells of moderate contrast count as missed, and sizes are estimated.
-    assert scores["f1"] > 0.72
-    assert scores["macro_iou"] > 0.8
+    # Faint rings and dim cells count as missed, and sizes are estimated.
+    assert scores["f1"] > 0.62
+    assert scores["macro_iou"] > 0.73
 
 
 def test_the_size_of_cells_does_not_matter(model, fields):
@@ -75,8 +74,8 @@ def test_the_size_of_cells_does_not_matter(model, fields):
         rois = model.segment(resample_image(image, shape), tta=False)
         back = np.rint((np.arange(512) + 0.5) * zoom - 0.5).astype(int).clip(0, shape[0] - 1)
         counts[zoom] = count_found(field, rois.labels[np.ix_(back, back)]).scores()["object_f1"]
-    # The field with most cells is one of moderate contrast.
-    assert counts[1.0] > 0.7
+    # The field with most cells, 516 of them, is a crowded one.
+    assert counts[1.0] > 0.6
     assert counts[2.0] > counts[1.0] - 0.1
     assert counts[0.5] > counts[1.0] - 0.25
 
@@ -116,9 +115,15 @@ def test_borders_are_where_two_cells_meet():
     np.testing.assert_array_equal(find_borders(instances), expected)
 
 
-def test_training_crops_leave_a_gap_that_weighs_more():
-    source = Crops((SimulatedFields(3, 128, 256, training_ranges()[0]),))
+def test_training_crops_leave_a_gap_that_weighs_more(tmp_path):
+    source = Crops(3, tmp_path, 12, tile=128)
     crops = [source[number] for number in range(12)]
+    again = Crops(3, tmp_path, 12, tile=128)[5]
+    for name, value in crops[5].items():
+        np.testing.assert_array_equal(again[name], value)
+    # The same tissue in another display.
+    later = source[12 + 5]
+    np.testing.assert_array_equal(later["label"], crops[5]["label"])
     heavy = np.stack([crop["valid"] > 1 for crop in crops])
     label = np.stack([crop["label"] for crop in crops])
     assert heavy.any()
