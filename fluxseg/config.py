@@ -154,7 +154,8 @@ class ModelConfig:
     """Pixel-unshuffle factor in front of the first level (and shuffle behind the last); 1: none."""
     local_px: float = 0.0
     """Begin with a local normalisation over a Gaussian window of this standard deviation, px, so
-    that dim cells beside bright ones are seen; 0: none. About two diameters of a cell."""
+    that dim cells beside bright ones are seen; 0: none. A run without settings has 28, two
+    diameters of a cell."""
     bottleneck_convs: int = 0
     """Further convolutions at the coarsest level."""
     up: Literal["shuffle", "transposed", "reference"] = "shuffle"
@@ -293,7 +294,8 @@ class Config:
     data: DataConfig = DataConfig()
     simulator: SimulatorConfig = SimulatorConfig()
     augment: AugmentConfig = AugmentConfig()
-    model: ModelConfig = ModelConfig()
+    # The network that ships, so that a run without settings starts from it.
+    model: ModelConfig = ModelConfig(local_px=28.0)
     loss: LossConfig = LossConfig()
     train: TrainConfig = TrainConfig()
 
