@@ -127,7 +127,8 @@ def test_a_second_signal_ends_a_process_that_hangs():
         time.sleep(1)
         assert child.poll() is None
         child.send_signal(signal.SIGTERM)
-        assert child.wait(timeout=60) == 128 + signal.SIGTERM
+        # By its own handler, or by the default one: a shell shows 143 for both.
+        assert child.wait(timeout=60) in (128 + signal.SIGTERM, -signal.SIGTERM)
 
 
 def test_compiled_programs_go_to_the_users_cache(monkeypatch, tmp_path):

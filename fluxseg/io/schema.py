@@ -36,7 +36,8 @@ def from_plain(
     """
     try:
         return msgspec.convert(values, kind)
-    except (msgspec.ValidationError, FluxsegError) as problem:
+    except (msgspec.ValidationError, UnicodeError, FluxsegError) as problem:
+        # A text with half a surrogate pair is no text for msgspec.
         # The object's own check says all; msgspec wraps those of its errors that are ValueErrors.
         own = problem if isinstance(problem, FluxsegError) else problem.__cause__
         text, _, path = str(own or problem).partition(" - at `$")

@@ -240,7 +240,7 @@ def run_reference(workdir: Path) -> Reference:
     for name, beginning in (
         ("prepare", "Preparing the crops"),
         ("training", "The model has"),
-        ("evaluation", f"Epoch {SMALL.train.epochs:2d}: "),
+        ("evaluation", f"epoch {SMALL.train.epochs}/"),
     ):
         at = job.when(beginning)
         assert at is not None, text

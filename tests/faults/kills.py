@@ -89,14 +89,14 @@ def _wait_for_phase(job: Job, workdir: Path, phase: str) -> bool:
         case "training":
             return job.wait_for("The model has")
         case "evaluation":
-            return job.wait_for(f"Epoch {SMALL.train.epochs:2d}: ")
+            return job.wait_for(f"epoch {SMALL.train.epochs}/")
         case _:
             return job.wait_for((workdir / "examples").exists)
 
 
 def _wait_for_saving(job: Job, workdir: Path, epoch: int) -> bool:
     """Wait until a checkpoint is being written, after an epoch."""
-    if not job.wait_for(f"Epoch {epoch:2d}: " if epoch else "The model has"):
+    if not job.wait_for(f"epoch {epoch}/" if epoch else "The model has"):
         return False
     folders = [workdir / "checkpoints" / name for name in ("last", "best")]
     return job.wait_for(

@@ -33,7 +33,7 @@ def stopped(tmp_path_factory):
     """A run that was killed after its fourth epoch, with two states to go on from."""
     workdir = tmp_path_factory.mktemp("stopped") / "run"
     job = Job(workdir)
-    assert job.wait_for("Epoch  4: ")
+    assert job.wait_for("epoch 4/")
     job.stop(signal.SIGTERM)
     assert job.finish()[0] == 143, job.text
     assert len(steps_of(workdir)) == 2

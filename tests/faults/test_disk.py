@@ -46,7 +46,7 @@ def room_for(workdir, part):
 def stop_after(workdir, epoch):
     """Begin a run and stop it after an epoch; return the bits of its checkpoints."""
     job = Job(workdir)
-    assert job.wait_for(f"Epoch {epoch:2d}: ")
+    assert job.wait_for(f"epoch {epoch}/")
     job.stop(signal.SIGTERM)
     code, text = job.finish()
     assert code == 143, text
@@ -192,7 +192,7 @@ def test_what_may_not_be_written_is_named(reference, tmp_path, name):
 def test_a_run_whose_workdir_is_gone_says_so(reference, tmp_path, how, epoch):
     workdir = tmp_path / "run"
     job = Job(workdir)
-    assert job.wait_for(f"Epoch {epoch:2d}: " if epoch else "The model has")
+    assert job.wait_for(f"epoch {epoch}/" if epoch else "The model has")
     if how == "moved":
         workdir.rename(tmp_path / "elsewhere")
     else:

@@ -158,7 +158,7 @@ def test_a_data_set_without_any_neuron_is_said(tmp_path, weights, kind):
         print(check_error(code, text, names=["neuron", "masks"]))
     else:
         # Every score is undefined then, and a line says so before hours are spent.
-        assert "WARNING" in text.partition("Epoch ")[0], text
+        assert "WARNING" in text.partition("epoch ")[0], text
         assert "neuron" in text.partition("WARNING")[2], text
         check_scores(tmp_path / "run")
 

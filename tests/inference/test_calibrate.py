@@ -24,6 +24,7 @@ from fluxseg.inference.run_model import (
     MODEL_NAME,
     load_model,
     operating_point_of_run,
+    training_pixel_size,
     update_run_model,
 )
 from fluxseg.model.calibration import LEVELS
@@ -128,7 +129,13 @@ def test_the_model_of_a_run_is_tempered_and_knows_its_pixel_size(workdir, run):
     point, scale = operating_point_of_run(run)
     assert (model.temperature, model.threshold) == (point.temperature, point.threshold)
     sizes = {entry.um_per_px for entry in run_index(run).entries}
-    assert {model.um_per_px} == {scale} == sizes
+    # Simulated fields of view differ in it, so the model has none of its own.
+    assert len(sizes) > 1
+    assert model.um_per_px is scale is None
+    index = run_index(run)
+    entries = type(index.entries)(dataclasses.replace(e, um_per_px=0.8) for e in index.entries)
+    alike = dataclasses.replace(index, entries=entries)
+    assert training_pixel_size(alike, run_crops(run)["train"]) == 0.8
     image = np.random.default_rng(0).random((64, 64))
     tempered = model.predict(image)
     plain = np.asarray(jax.nn.sigmoid(_log_odds(model, image)))

@@ -30,8 +30,8 @@ def test_collectives_are_found_in_a_program():
 @pytest.mark.parametrize("count", [8, 64, 512])
 def test_a_step_holds_one_all_reduce_of_gradients_and_one_of_counts(count):
     step = inspect_step(count, *TINY)
-    # Gradients, loss and weights in one vector; integers stay integers.
-    sums = Collective("all-reduce", "f32", step["parameters"] + 2)
+    # The compiler sends gradients and the three sums of the loss together; integers stay integers.
+    sums = Collective("all-reduce", "f32", step["parameters"] + 3)
     counts = Collective("all-reduce", "s32", 4)
     assert sorted(step["collectives"]["step"]) == [sums, counts]
     # One matrix for each example, and their sums.

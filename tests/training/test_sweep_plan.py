@@ -73,7 +73,7 @@ def test_settings_of_one_last_name_are_told_apart():
         ({"nothing.seed": (1,)}, "unknown setting nothing.seed"),
         ({"train": (1,)}, "unknown setting train"),
         ({"train.seed.x": (1,)}, "unknown setting train.seed.x"),
-        ({"train.learning_rate": ("fast",)}, r"train\.learning_rate must be float"),
+        ({"train.learning_rate": ("fast",)}, r"train\.learning_rate: expected `float`"),
         ({"train.learning_rate": (-1.0,)}, r"train\.learning_rate must be > 0"),
         ({"train.seed": ()}, r"train\.seed: a sweep needs a list"),
         ({"train.seed": "01"}, r"train\.seed: a sweep needs a list"),
