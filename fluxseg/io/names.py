@@ -1,5 +1,6 @@
 """Safe file names from untrusted text."""
 
+import os
 import re
 import unicodedata
 from pathlib import Path
@@ -38,8 +39,18 @@ def is_plain_name(name: Any) -> bool:
         isinstance(name, str)
         and name not in ("", ".", "..")
         and Path(name).name == name
-        and ("\0" not in name)
+        and "\0" not in name
+        and _can_be_encoded(name)
     )
+
+
+def _can_be_encoded(name: str) -> bool:
+    # Half a surrogate pair is text for JSON, and no name for a file system.
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def distinct_name(name: str, taken: set[str]) -> str:

@@ -137,7 +137,8 @@ def test_a_hostile_setting_is_shown_as_one_word(run, tmp_path):
     [
         (["entries", 0, "shard"], False), (["entries", 0, "shard"], "../x"),
         (["entries", 0, "first"], "1"), (["entries", 0, "shape"], []),
-        (["shards"], {"a": [1]}), (["shards"], {"../a": [1, 1]}), (["settings", "tile"], 10**9),
+        (["shards"], {"a": [1]}), (["shards"], {"../a": [1, 1]}),
+        (["shards"], {"\ud800": [1, 1]}), (["settings", "tile"], 10**9),
         (["settings", "tile"], None), (["settings"], {}),
     ],
 )  # fmt: skip

@@ -442,7 +442,7 @@ def test_changed_settings_are_marked_and_the_command_repeats_the_run():
 
     config = Config(
         augment=AugmentConfig(flips=False, gain=0.0),
-        model=ModelConfig(features=(8, 16), up="transposed"),
+        model=ModelConfig(features=(8, 16), up="transposed", local_px=Config().model.local_px),
         train=TrainConfig(score_test_each_epoch=True, learning_rate=1e-4, monitor="val_loss"),
     )
     config = dataclasses.replace(

@@ -134,7 +134,7 @@ def test_older_settings_mean_the_same_network():
     assert config_from_dict(values) == Config()
     other = dataclasses.replace(Config(), model=dataclasses.replace(MODEL, encoder_norm="group"))
     assert config_from_dict(config_to_dict(other)) == other
-    assert len(resume_difference(Config(), other)) == 4
+    assert len(resume_difference(Config(), other)) == 5
 
 
 def test_a_run_that_is_resumed_asks_for_no_weights(tmp_path, monkeypatch):
