@@ -253,15 +253,6 @@ def _first_part(error: BaseException) -> str:
     return str(error).partition(";")[0]
 
 
-def entry_from_json(values: Mapping[str, Any]) -> CacheEntry:
-    """Build an entry from its plain values.
-
-    Raises:
-        WorkdirError: naming the field at fault.
-    """
-    return from_plain(values, CacheEntry, "an entry of the cache")
-
-
 def common_pixel_size(entries: Iterable[CacheEntry], tolerance: float = 0.05) -> float | None:
     """Return the pixel size that recordings have in common, um.
 

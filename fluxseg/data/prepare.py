@@ -11,7 +11,6 @@ from fluxseg.data.cache import (
     INDEX_NAME,
     CacheIndex,
     cache_difference,
-    entry_from_json,
     find_damage,
     read_index_alone,
     source_stamps,
@@ -22,7 +21,7 @@ from fluxseg.data.duplicates import Entry, resolve_duplicates
 from fluxseg.data.fingerprint import decode_fingerprint
 from fluxseg.data.parallel import map_in_processes
 from fluxseg.data.recording import Source
-from fluxseg.data.shards import ShardTask, read_sidecar, write_shard
+from fluxseg.data.shards import ShardContent, ShardTask, read_sidecar, write_shard
 from fluxseg.errors import FluxsegError, WorkdirError
 from fluxseg.io.files import TEMPORARY
 
@@ -151,7 +150,7 @@ def _find_damage(item: tuple[CacheIndex, str]) -> str:
 
 def _make_shards(
     tasks: Sequence[ShardTask], workers: int, progress: Callable[[int, int], None] | None
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, ShardContent]:
     """Make the shards that are not there yet; return what is noted about each, by file name."""
     contents = {task.shard.name: read_sidecar(task) for task in tasks}
     missing = [task for task in tasks if contents[task.shard.name] is None]
@@ -172,10 +171,10 @@ def _create_index(
     directory: Path,
     settings: Mapping[str, Any],
     stamps: Mapping[str, str],
-    contents: Mapping[str, Mapping[str, Any]],
+    contents: Mapping[str, ShardContent],
 ) -> CacheIndex:
-    entries = [entry_from_json(e) for content in contents.values() for e in content["entries"]]
-    left_out = [(key, why) for content in contents.values() for key, why in content["left_out"]]
+    entries = [entry for content in contents.values() for entry in content.entries]
+    left_out = [one for content in contents.values() for one in content.left_out]
     resolved = resolve_duplicates(
         [Entry(e.key, e.id, e.group, e.digest, decode_fingerprint(e.fingerprint)) for e in entries]
     )
@@ -193,7 +192,7 @@ def _create_index(
         near_duplicates=tuple(
             (pair.first, pair.second, pair.similarity) for pair in resolved.near_duplicates
         ),
-        shards={name: (content["size"], content["crops"]) for name, content in contents.items()},
+        shards={name: (content.size, content.crops) for name, content in contents.items()},
     )
 
 

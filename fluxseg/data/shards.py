@@ -19,6 +19,7 @@ from fluxseg.data.fingerprint import encode_fingerprint
 from fluxseg.data.recording import Source, pixel_size
 from fluxseg.errors import WorkdirError
 from fluxseg.io.files import add_checksum, atomic_path, has_checksum, read_json, write_json
+from fluxseg.io.schema import from_plain
 
 logger = logging.getLogger(__name__)
 
@@ -61,22 +62,36 @@ class ShardTask:
         return self.shard.with_suffix(".json")
 
 
+@dataclasses.dataclass(frozen=True)
+class ShardContent:
+    """What a finished shard holds.
+
+    Attributes:
+        size: bytes of its file.
+        crops: number of its crops.
+        entries: the recordings that they come from.
+        left_out: (key, reason) of the recordings that cannot be used.
+    """
+
+    size: int
+    crops: int
+    entries: tuple[CacheEntry, ...]
+    left_out: tuple[tuple[str, str], ...]
+
+
 def _count(crops: np.ndarray) -> tuple[int, ...]:
     return tuple(int(n) for n in crops.sum((1, 2)))
 
 
-def read_sidecar(task: ShardTask) -> dict[str, Any] | None:
-    """Return what is noted about a finished shard; None if it has to be made.
-
-    Returns:
-        Plain values: `size` (bytes), `crops`, `entries`, `left_out` ((key, reason) of each).
-    """
+def read_sidecar(task: ShardTask) -> ShardContent | None:
+    """Return what is noted about a finished shard; None if it has to be made."""
     try:
         if not (task.sidecar.exists() and task.shard.exists()):
             return None
-        content: dict[str, Any] = read_json(task.sidecar)
-        whole = has_checksum(content) and task.shard.stat().st_size == content["size"]
-    except (WorkdirError, OSError, AttributeError, KeyError, TypeError) as error:
+        values = from_plain(read_json(task.sidecar), dict[str, Any], str(task.sidecar))
+        content = from_plain(values, ShardContent, str(task.sidecar))
+        whole = has_checksum(values) and task.shard.stat().st_size == content.size
+    except (WorkdirError, OSError) as error:
         logger.warning("%s: is damaged (%s); it is made again", task.sidecar, error)
         return None
     if not whole:
@@ -84,16 +99,16 @@ def read_sidecar(task: ShardTask) -> dict[str, Any] | None:
     return content if whole else None
 
 
-def write_shard(task: ShardTask) -> dict[str, Any]:
-    """Make a shard, and return what `read_sidecar` does; runs in any process.
+def write_shard(task: ShardTask) -> ShardContent:
+    """Make a shard, and return what it holds; runs in any process.
 
     Raises:
         WorkdirError: naming the shard, if it cannot be written.
     """
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    entries: list[dict[str, Any]] = []
-    left_out: list[list[str]] = []
+    entries: list[CacheEntry] = []
+    left_out: list[tuple[str, str]] = []
     written = 0
     with _naming_shard(task), atomic_path(task.shard) as temporary:
         # The writer's own errors do not say why a file cannot be made.
@@ -102,21 +117,17 @@ def write_shard(task: ShardTask) -> dict[str, Any]:
         for key, _ in task.stamps:
             prepared = _prepare_recording(task, key, written)
             if isinstance(prepared, str):
-                left_out.append([key, prepared])
+                left_out.append((key, prepared))
                 continue
             entry, crops = prepared
             for crop in crops:
                 writer.write(crop)
-            entries.append(dataclasses.asdict(entry))
+            entries.append(entry)
             written += len(crops)
         writer.close()
-    content = {
-        "size": task.shard.stat().st_size,
-        "crops": written,
-        "entries": entries,
-        "left_out": left_out,
-    }
-    write_json(task.sidecar, add_checksum(content))
+    size = task.shard.stat().st_size
+    content = ShardContent(size, written, tuple(entries), tuple(left_out))
+    write_json(task.sidecar, add_checksum(dataclasses.asdict(content)))
     return content
 
 

@@ -1,12 +1,12 @@
 """A fine-tuning in the report: scores before and after side by side, and pictures of both."""
 
-import math
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+import msgspec
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
@@ -25,38 +25,50 @@ MAX_BYTES = 2**30
 """Bytes that the pictures may take in memory; a small packed file can declare any number."""
 
 
-def check_tuning(entry: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Return what the report shows of the entry `finetune` of `scores.json`, checked.
+class _Origin(msgspec.Struct):
+    name: str
 
-    Raises:
-        KeyError, TypeError, ValueError, AttributeError: if it is not as `finetune` writes it.
-    """
-    if entry is None:
-        return None
+
+class _FieldRow(msgspec.Struct):
+    id: str
+    scores: dict[str, float | None]
+
+
+class _Part(msgspec.Struct):
+    scores: dict[str, float | None]
+    recordings: list[_FieldRow]
+
+
+class TuningEntry(msgspec.Struct):
+    """What the report shows of the entry `finetune` of `scores.json`."""
+
+    origin: _Origin = msgspec.field(name="from")
+    verdict: str
+    better: bool | None
+    remarks: list[str]
+    before: _Part | None
+    after: _Part | None
+
+
+def summarize_tuning(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Arrange for the page what a tuning changed; `entry` has the fields of `TuningEntry`."""
     parts = [entry["before"], entry["after"]]
-    rows, fields = [], []
-    if None not in parts:
-        rows = [
-            (title, *(_score(part["scores"].get(name)) for part in parts))
-            for name, title in DETAILS.items()
-        ]
-        pairs = zip(*(part["recordings"] for part in parts), strict=True)
-        fields = [
-            (str(one["id"]), *(_score(row["scores"].get("object_f1")) for row in (one, two)))
-            for one, two in pairs
-        ]
+    known = None not in parts
+    pairs = zip(*(part["recordings"] for part in parts), strict=False) if known else ()
     return {
-        "name": str(entry["from"]["name"]),
-        "verdict": str(entry["verdict"]),
+        "name": entry["from"]["name"],
+        "verdict": entry["verdict"],
         "better": entry["better"] is not False,
-        "remarks": [str(remark) for remark in entry["remarks"]],
-        "rows": rows,
-        "fields": fields,
+        "remarks": entry["remarks"],
+        "rows": [
+            (title, *(part["scores"].get(name) for part in parts))
+            for name, title in (DETAILS.items() if known else ())
+        ],
+        "fields": [
+            (before["id"], *(row["scores"].get("object_f1") for row in (before, after)))
+            for before, after in pairs
+        ],
     }
-
-
-def _score(value: Any) -> float | None:
-    return None if value is None or not math.isfinite(value) else float(value)
 
 
 Picture = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]

@@ -1,23 +1,26 @@
 """What the workdir of a run holds, read back for the report and checked field by field."""
 
-import contextlib
 import json
 import math
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 
 from fluxseg.errors import WorkdirError
 from fluxseg.io.files import read_json
 from fluxseg.io.names import is_plain_name
-from fluxseg.model.score_names import CALIBRATION_SCORES, OBJECT_SCORES, PIXEL_SCORES
-from fluxseg.report.tuning import check_tuning
+from fluxseg.io.schema import from_plain
+from fluxseg.model.score_names import CALIBRATION_SCORES, OBJECT_SCORES, PIXEL_SCORES, Score
+from fluxseg.report.schema import DataFile, ExampleRow, HistoryRow, ScoresFile
+from fluxseg.report.tuning import summarize_tuning
 
 ARRAYS = ("image", "label", "probability", "valid")
 """What the file of an example holds."""
+ADVICE = "run the main job or `fluxseg evaluate` to write it again"
 MAX_BYTES = 2**31
 """Bytes that an example may take in memory; a small packed file can declare any number."""
 
@@ -34,7 +37,7 @@ class RunFiles(NamedTuple):
         point: temperature, threshold and the split that chose them.
         splits: the final scores, one entry for each split.
         examples: rows about the predictions of single recordings, with the `path` of their file.
-        tuning: what a fine-tuning changed, see `check_tuning`.
+        tuning: what a fine-tuning changed, see `summarize_tuning`.
     """
 
     workdir: Path
@@ -54,47 +57,40 @@ def read_run(workdir: Path) -> RunFiles:
     Raises:
         WorkdirError: naming the file that is missing or damaged.
     """
-    config, data, scores = (
-        read_json(path) if (path := workdir / f"{name}.json").exists() else None
-        for name in ("config", "data", "scores")
-    )
-    if config is None and scores is None:
+    if not any((workdir / f"{name}.json").exists() for name in ("config", "scores")):
         raise WorkdirError(f"{workdir}: holds no run: neither config.json nor scores.json is there")
-    with _well_formed(workdir / "config.json"):
-        settings = {} if config is None else config
-        settings = {section: dict(fields) for section, fields in settings.items()}
-    with _well_formed(workdir / "data.json"):
-        data = None if data is None else _check_data(data)
-    with _well_formed(workdir / "scores.json"):
-        scores = {"splits": {}} if scores is None else scores
-        checkpoint = dict(scores.get("checkpoint") or {})
-        if checkpoint:
-            checkpoint = {name: checkpoint[name] for name in ("epoch", "step", "monitor", "value")}
-            checkpoint["value"] = _finite(checkpoint["value"])
-        point = _check_point(scores.get("operating_point"))
-        splits = [_check_split(*item) for item in scores["splits"].items()]
-        tuning = check_tuning(scores.get("finetune"))
-    history = [] if config is None else read_history(workdir / "metrics.jsonl")
-    path = workdir / "examples" / "examples.json"
-    with _well_formed(path):
-        examples = [
-            {name: row[name] for name in ("id", "split", "rank")}
-            | {"key": str(row.get("key", row["id"]))}
-            | {"neuron_iou": _finite(row["neuron_iou"]), "path": path.parent / _plain(row["file"])}
-            for row in (read_json(path) if path.exists() else [])
-        ]
-    return RunFiles(workdir, settings, data, history, checkpoint, point, splits, examples, tuning)
+    trained = (workdir / "config.json").exists()
+    path, examples = workdir / "scores.json", workdir / "examples" / "examples.json"
+    scores = _read(path, ScoresFile, {})
+    return RunFiles(
+        workdir,
+        _read(workdir / "config.json", dict[str, dict[str, Any]], {}),
+        _read(workdir / "data.json", DataFile | None, None),
+        read_history(workdir / "metrics.jsonl") if trained else [],
+        scores["checkpoint"] or {},
+        scores["operating_point"] or {},
+        [_complete_split(path, name, split) for name, split in scores["splits"].items()],
+        [
+            {**row, "key": row["key"] or row["id"], "path": examples.parent / row["file"]}
+            for row in _read(examples, list[ExampleRow], [])
+        ],
+        scores["finetune"] and summarize_tuning(scores["finetune"]),
+    )
 
 
-@contextlib.contextmanager
-def _well_formed(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise WorkdirError(
-            f"{path}: is damaged, or not of this version ({type(error).__name__}: {error}); "
-            "run the main job or `fluxseg evaluate` to write it again"
-        ) from error
+def _read(path: Path, kind: Any, otherwise: Any) -> Any:
+    """Return plain values of a JSON file, checked and completed; without a file, of `otherwise`."""
+    values = finite(read_json(path)) if path.exists() else otherwise
+    return msgspec.to_builtins(from_plain(values, kind, str(path), ADVICE))
+
+
+def finite(value: Any) -> Any:
+    """Return plain values with None for each number that is not finite."""
+    if isinstance(value, dict):
+        return {name: finite(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
@@ -115,9 +111,10 @@ def read_history(path: Path) -> list[dict[str, Any]]:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise WorkdirError(f"{path}: line {number} is not valid JSON: {error}") from error
-        with _well_formed(path):
-            history.append({name: _finite(value) for name, value in row.items()})
-            history[-1] |= {name: int(row[name]) for name in ("epoch", "step")}
+        where = f"{path}, line {number}"
+        counts = from_plain(row, HistoryRow, where, ADVICE)
+        scores = from_plain(finite(row), dict[str, float | None], where, ADVICE)
+        history.append({**scores, "epoch": counts.epoch, "step": counts.step})
     return history
 
 
@@ -166,120 +163,33 @@ def is_simulated(run: RunFiles) -> bool:
     return bool(run.config.get("data", {}).get("source") == "simulator")
 
 
-def _check_data(data: Mapping[str, Any]) -> dict[str, Any]:
-    counts = ("recordings", "groups", "crops")
-    return {
-        "source": dict(data["source"]),
-        "n_files": int(data["n_files"]),
-        "n_used": int(data["n_used"]),
-        "left_out": [(str(row["key"]), str(row["reason"])) for row in data["left_out"]],
-        "remarks": [(str(row["key"]), str(row["remark"])) for row in data.get("remarks", [])],
-        "split_by": str(data["split_by"]),
-        "leaks": bool(data["leaks"]),
-        "moved": [str(name) for name in data.get("moved", [])],
-        "splits": {
-            str(name): {key: int(split[key]) for key in counts}
-            | {"neuron_share": _finite(split["neuron_share"])}
-            for name, split in data["splits"].items()
-        },
-        "straddling": [
-            {name: str(row[name]) for name in ("first", "second")}
-            | {"similarity": float(row["similarity"]), "splits": [str(s) for s in row["splits"]]}
-            for row in data.get("straddling", [])
-        ],
-    }
-
-
-def _check_split(name: str, split: Mapping[str, Any]) -> dict[str, Any]:
-    recordings = []
-    for row in split["recordings"]:
-        counts = np.array(row["confusion"], np.int64).reshape(2, 2)
-        recordings.append(
-            {key: str(row[key]) for key in ("id", "key", "group")}
-            | {"scores": _check_scores(row["scores"])}
-            | {"truth": tuple(counts.sum(1).tolist())}
-            | {"neuron_share": counts[1].sum() / counts.sum() if counts.sum() else None}
-        )
-    return {
-        "name": _plain(name),
-        "loss": _finite(split["loss"]),
-        "confusion": np.array(split["confusion"], np.int64).reshape(2, 2),
-        "scores": _check_scores(split["scores"]),
-        "intervals": {
-            score: _interval(split["intervals"].get(score)) for score, _, _ in PIXEL_SCORES
-        },
-        "confidence": float(split["confidence"]),
-        "n_groups": int(split["n_groups"]),
-        "n_recordings": int(split["n_recordings"]),
-        "recordings": recordings,
-        "objects": _check_objects(split.get("objects")),
-        "calibration": _check_calibration(split.get("calibration")),
-    }
-
-
-def _check_point(point: Mapping[str, Any] | None) -> dict[str, Any]:
-    if point is None:
-        return {}
-    chosen = point["chosen_on"]
-    return {name: float(point[name]) for name in ("temperature", "threshold")} | {
-        "chosen_on": None if chosen is None else str(chosen)
-    }
-
-
-def _check_calibration(calibration: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    if calibration is None:
-        return None
-    names = [name for name, _, _ in CALIBRATION_SCORES]
-    return {"confidence": float(calibration["confidence"])} | {
-        when: {
-            "scores": {name: _finite(calibration[when]["scores"].get(name)) for name in names},
-            "intervals": {
-                name: _interval(calibration[when]["intervals"].get(name)) for name in names
-            },
-            "curve": [
-                {"pixels": int(row["pixels"])}
-                | {name: _finite(row[name]) for name in ("low", "high", "confidence", "share")}
-                for row in calibration[when]["curve"]
-            ],
-        }
-        for when in ("before", "after")
-    }
-
-
-def _check_objects(objects: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    if objects is None:
-        return None
-    names = [name for name, _, _ in OBJECT_SCORES]
-    return {
-        "scores": {name: _finite(objects["scores"].get(name)) for name in names},
-        "intervals": {name: _interval(objects["intervals"].get(name)) for name in names},
-        "n_true": int(objects["counts"]["n_true"]),
-        "n_predicted": int(objects["counts"]["n_predicted"]),
-        "threshold": float(objects.get("threshold", 0.5)),
-        "chosen_on": str(objects.get("chosen_on") or ""),
-        "distance_unit": str(objects.get("distance_unit") or "px"),
-        "recordings": {
-            str(row["key"]): {name: _finite(row["scores"].get(name)) for name in names}
-            for row in objects.get("recordings", [])
-        },
-    }
-
-
-def _check_scores(scores: Mapping[str, Any]) -> dict[str, float | None]:
-    return {score: _finite(scores.get(score)) for score, _, _ in PIXEL_SCORES}
-
-
-def _plain(name: str) -> str:
-    # It becomes part of a path, which must not lead out of its folder.
+def _complete_split(path: Path, name: str, split: dict[str, Any]) -> dict[str, Any]:
     if not is_plain_name(name):
-        raise ValueError(f"{name!r} is not a plain name")
-    return name
+        # It becomes part of a path, which must not lead out of its folder.
+        raise WorkdirError(f"{path}: is damaged ({name!r:.200} is no name of a split)")
+    for row in split["recordings"]:
+        counts = np.array(row.pop("confusion"), np.int64)
+        row["scores"] = _named(row["scores"], PIXEL_SCORES)
+        row["truth"] = tuple(counts.sum(1).tolist())
+        row["neuron_share"] = counts[1].sum() / counts.sum() if counts.sum() else None
+    objects, calibration = split["objects"], split["calibration"]
+    parts: list[tuple[dict[str, Any], Sequence[Score]]] = [(split, PIXEL_SCORES)]
+    if objects:
+        parts.append((objects, OBJECT_SCORES))
+        objects |= objects["counts"]
+        objects["recordings"] = {
+            row["key"]: _named(row["scores"], OBJECT_SCORES) for row in objects["recordings"]
+        }
+    if calibration:
+        parts += [(calibration[when], CALIBRATION_SCORES) for when in ("before", "after")]
+    for part, scores in parts:
+        part["scores"] = _named(part["scores"], scores)
+        part["intervals"] = {
+            score: pair if pair and None not in pair else None
+            for score, pair in _named(part["intervals"], scores).items()
+        }
+    return {**split, "name": name, "confusion": np.array(split["confusion"], np.int64)}
 
 
-def _finite(value: Any) -> float | None:
-    return None if value is None or not math.isfinite(value) else float(value)
-
-
-def _interval(value: Any) -> tuple[float, float] | None:
-    low, high = (None, None) if value is None else (_finite(value[0]), _finite(value[1]))
-    return None if low is None or high is None else (low, high)
+def _named(values: Mapping[str, Any], scores: Sequence[Score]) -> dict[str, Any]:
+    return {score.name: values.get(score.name) for score in scores}
