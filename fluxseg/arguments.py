@@ -1,18 +1,66 @@
-"""Command-line arguments: config files, and overrides of any field by its dotted name."""
+"""Command-line arguments: what verbs share, config files, and options that are mistyped."""
 
 import argparse
+import dataclasses
+import difflib
+import inspect
 import runpy
-from collections.abc import Sequence
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import tyro
 
 from fluxseg.config import Config
 from fluxseg.errors import ConfigError
+from fluxseg.formats.pick import Pick
 
 if TYPE_CHECKING:
     from fluxseg.training.sweep_plan import Sweep
 
 T = TypeVar("T")
+
+PickOptions = Annotated[Pick, tyro.conf.arg(name="")]
+"""`--channel`, `--plane`, `--key` and `--axes`, of every verb that reads images."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return the words "; did you mean X?", or nothing if no known word is like it."""
+    found = difflib.get_close_matches(word, list(known), 1, 0.6)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
+def check_options(prog: str, function: Callable[..., Any], given: Sequence[str]) -> None:
+    """Raise `ConfigError` for a mistyped option, in one line.
+
+    Args:
+        prog: how the command is called.
+        function: of which `tyro` makes the options: a function, or a dataclass.
+        given: arguments after the verb.
+    """
+    hints = typing.get_type_hints(function, include_extras=True)
+    names = inspect.signature(function).parameters
+    known = {"--help", *_list_options({name: hints[name] for name in names})}
+    for word in given:
+        option = word.partition("=")[0].replace("_", "-")
+        if option.startswith("--") and not option.startswith("--tyro") and option not in known:
+            hint = nearest(option, sorted(known))
+            raise ConfigError(f"{prog} has no option {option}{hint}; see {prog} --help")
+
+
+def _list_options(hints: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield the options of parameters or fields, those of dataclasses with dots."""
+    for key, hint in hints.items():
+        name, kind = key.rstrip("_").replace("_", "-"), hint
+        if typing.get_origin(hint) is Annotated:
+            kind = typing.get_args(hint)[0]
+            name = "" if hint == PickOptions else name
+        if dataclasses.is_dataclass(kind):
+            inner = typing.get_type_hints(kind, include_extras=True)
+            yield from _list_options(inner, f"{prefix}{name}." if name else prefix)
+        else:
+            yield from (f"--{prefix}{name}", f"--{prefix}no-{name}")
 
 
 def read_config_file(path: str | Path) -> Config:

@@ -6,11 +6,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import tyro
+
 from fluxseg.allocator import tune_allocator
-from fluxseg.arguments import split_config_file
+from fluxseg.arguments import PickOptions, check_options, split_config_file
 from fluxseg.compilation import enable_compilation_cache
 from fluxseg.config import Config
 from fluxseg.console import progress_bars, run_guarded
+from fluxseg.formats.pick import NO_PICK, pick_data
 from fluxseg.joined import joined
 from fluxseg.processes import Processes, leave
 
@@ -37,17 +40,18 @@ class MainArguments:
     """Settings of the run."""
     profile: bool = False
     """Trace some steps of the first epoch into WORKDIR/profile, for TensorBoard or Perfetto."""
+    pick: PickOptions = NO_PICK
     processes: Processes = dataclasses.field(default_factory=Processes)
     """The processes of the job, if it has several."""
 
 
 def parse_main(arguments: Sequence[str], prog: str) -> MainArguments:
     """Parse the arguments of the main job; `--help` explains every setting."""
-    import tyro
-
     config, args = split_config_file(arguments)
+    check_options(prog, MainArguments, args)
     default = MainArguments(tyro.MISSING, config)
-    return tyro.cli(MainArguments, prog=prog, description=DESCRIPTION, args=args, default=default)
+    read = tyro.cli(MainArguments, prog=prog, description=DESCRIPTION, args=args, default=default)
+    return dataclasses.replace(read, config=pick_data(read.config, read.pick))
 
 
 def train(arguments: MainArguments) -> int:

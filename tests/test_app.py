@@ -48,8 +48,23 @@ def test_the_version_is_told(capsys):
     ("arguments", "line"),
     [
         (["predcit", "a"], "there is no verb 'predcit'; did you mean predict?"),
-        (["predict", "a", "--ouput", "b"], "predict has no option --ouput; did you mean --output?"),
-        (["check", "a", "--jsn"], "check has no option --jsn; did you mean --json?"),
+        (
+            ["predict", "a", "--ouput", "b"],
+            "fluxseg predict has no option --ouput; did you mean --output?",
+        ),
+        (["check", "a", "--jsn"], "fluxseg check has no option --jsn; did you mean --json?"),
+        (
+            ["finetune", "--data", "a", "--chanel", "2"],
+            "fluxseg finetune has no option --chanel; did you mean --channel?",
+        ),
+        (
+            ["train", "--wrkdir", "a"],
+            "fluxseg train has no option --wrkdir; did you mean --workdir?",
+        ),
+        (
+            ["train", "--config.train.epoch=1"],
+            "fluxseg train has no option --config.train.epoch; did you mean --config.train.epochs?",
+        ),
     ],
 )
 def test_what_is_mistyped_gets_one_line(arguments, line, capsys):

@@ -63,6 +63,7 @@ class FewShot:
         held_out: share of the groups that only score; 0 learns from all of them.
         split_by: "recording" holds out sessions of tissue that is learnt from, which leaks.
         seed: seed of split, order, augmentation and dropout.
+        pick: see `DataConfig.pick`.
     """
 
     encoder: Literal["free", "discounted", "frozen"] = "free"
@@ -72,6 +73,7 @@ class FewShot:
     held_out: float = 0.25
     split_by: Literal["group", "recording"] = "group"
     seed: int = 0
+    pick: str = ""
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -93,6 +95,7 @@ def create_config(model: Predictor, data: str, output: Path, settings: FewShot) 
     return Config(
         data=DataConfig(
             source=data,
+            pick=settings.pick,
             cache=str(output / "cache"),
             tile=model.tile,
             low_percentile=model.low_percentile,

@@ -6,8 +6,10 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from fluxseg import pretrained
+from fluxseg.arguments import PickOptions
 from fluxseg.compilation import enable_compilation_cache
 from fluxseg.console import configure_logging, create_console, progress_bars
+from fluxseg.formats.pick import NO_PICK
 
 
 def finetune(
@@ -22,6 +24,7 @@ def finetune(
     curve: bool = False,
     folds: int = 3,
     seed: int = 0,
+    pick: PickOptions = NO_PICK,
 ) -> int:
     """Tune a trained model to a few labelled fields of one's own, and score it before and after.
 
@@ -45,6 +48,7 @@ def finetune(
             10, ... fields (curve.json, curve.png). It takes a fine-tuning for each fold and size.
         folds: Parts into which the groups are divided for the curve.
         seed: Seed of split, order, augmentation and dropout.
+        pick: What is read of files that hold several channels, planes or arrays.
     """
     from fluxseg.adapt import few_shot
     from fluxseg.inference.run_model import load_model
@@ -61,6 +65,7 @@ def finetune(
         held_out=held_out,
         split_by=split_by,
         seed=seed,
+        pick=str(pick),
     )
     loaded = load_model(model)
     bars = (("Preparing", "recordings"), ("Training", "steps"))
@@ -105,6 +110,7 @@ def review(
     apply: Path | None = None,
     remove_doubtful: bool = False,
     from_tiff: bool = False,
+    pick: PickOptions = NO_PICK,
 ) -> int:
     """List where a model and the labels disagree and the model is sure: cells that were missed.
 
@@ -123,6 +129,7 @@ def review(
         remove_doubtful: With --apply, also remove the labels that are still in NAME_doubtful.zip.
         from_tiff: With --apply, read the label images NAME_missed_labels.tif instead of the ROI
             sets.
+        pick: What is read of files that hold several channels, planes or arrays.
     """
     from fluxseg.errors import ConfigError
 
@@ -149,7 +156,7 @@ def review(
     from fluxseg.report.review import write_review_page
 
     folder = output or (run[0] if run[0].is_dir() else run[0].parent) / "review"
-    plan = plan_review(run[0], data, all_)
+    plan = plan_review(run[0], data, all_, pick)
     with progress_bars(console, ("Reviewing", "recordings")) as (progress,):
         reviewed, left_out = review_recordings(
             plan, folder, progress=progress, min_confidence=min_confidence

@@ -1,10 +1,8 @@
 """The `fluxseg` command: one verb per task."""
 
-import difflib
 import importlib
-import inspect
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from fluxseg.allocator import tune_allocator
 from fluxseg.console import USER_ERROR, run_guarded
@@ -96,30 +94,6 @@ def read_verb(verb: str) -> Callable[..., int]:
     return function
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Return the words "; did you mean X?", or nothing if no known word is like it."""
-    found = difflib.get_close_matches(word, list(known), 1, 0.6)
-    return f"; did you mean {found[0]}?" if found else ""
-
-
-def check_options(verb: str, function: Callable[..., int], given: Sequence[str]) -> None:
-    """Raise `ConfigError` for a mistyped option, in one line; what is deeper is tyro's to say.
-
-    Args:
-        verb: the verb.
-        function: its function, whose parameters are the options.
-        given: arguments after the verb.
-    """
-    names = [name.rstrip("_").replace("_", "-") for name in inspect.signature(function).parameters]
-    known = {f"--{name}" for name in names} | {f"--no-{name}" for name in names} | {"--help"}
-    for word in given:
-        option = word.partition("=")[0].replace("_", "-")
-        own = option.startswith("--") and not option.startswith("--tyro") and "." not in option
-        if own and option not in known:
-            hint = nearest(option, known)
-            raise ConfigError(f"{verb} has no option {option}{hint}; see fluxseg {verb} --help")
-
-
 def check_address_space(verb: str) -> None:
     """Raise `ConfigError` if a limit leaves too little memory: libraries would abort, or hang."""
     try:
@@ -153,9 +127,11 @@ def _run(arguments: Sequence[str]) -> int:
         return train(parse_main(rest, "fluxseg train"))
     import tyro
 
+    from fluxseg.arguments import check_options, nearest
+
     if verb in VERBS:
         function = read_verb(verb)
-        check_options(verb, function, rest)
+        check_options(f"fluxseg {verb}", function, rest)
         return int(tyro.cli(function, prog=f"fluxseg {verb}", args=list(rest)) or 0)
     if not verb.startswith("-"):
         raise ConfigError(f"there is no verb {verb!r}{nearest(verb, VERBS)}; see fluxseg --help")

@@ -7,9 +7,11 @@ from typing import Literal
 import tyro
 
 from fluxseg import pretrained
+from fluxseg.arguments import PickOptions
 from fluxseg.compilation import enable_compilation_cache
 from fluxseg.console import configure_logging, create_console, progress_bars
 from fluxseg.errors import ConfigError
+from fluxseg.formats.pick import NO_PICK
 from fluxseg.joined import joined
 from fluxseg.processes import Processes, run_in_first
 
@@ -25,9 +27,7 @@ def predict(
     output: Path,
     model: tuple[str, ...] = (pretrained.NAME,),
     format: tuple[PredictFormat, ...] = ("labels", "overlay", "table", "probability"),
-    channel: str = "",
-    plane: str = "",
-    key: str = "",
+    pick: PickOptions = NO_PICK,
     diameter: float | None = None,
     tta: bool = False,
     fast: bool = False,
@@ -59,10 +59,7 @@ def predict(
             measures of each neuron in NAME_prediction.npz; suite2p (a folder, NAME_suite2p),
             cellpose (NAME_seg.npy), imagej (NAME_rois.zip), nwb, neurofinder, coco: the
             neurons for that tool.
-        channel: Which channel, of images of several: its name (red, green, blue), or its number
-            from 1.
-        plane: Which plane, of files of several: its name, or its number from 1.
-        key: Which array, of MATLAB, .npz and NWB files: its name.
+        pick: What is read of files that hold several channels, planes or arrays.
         diameter: Typical diameter of the cells, px, for the model that comes with fluxseg; by
             default it is estimated from each image.
         tta: Average over the 8 flips and turns of each image: eight times slower. The model that
@@ -78,7 +75,6 @@ def predict(
         overwrite: Predict again what is done; files that are not fluxseg's stay in any case.
         processes: The processes of the job, if it has several.
     """
-    from fluxseg.formats.pick import Pick
     from fluxseg.formats.sources import format_unused
     from fluxseg.inference.ensemble import load_models
     from fluxseg.inference.inputs import plan_jobs
@@ -90,7 +86,7 @@ def predict(
             raise ConfigError("--tta and --fast exclude each other; give one of them")
         enable_compilation_cache()
         loaded = load_models(model)
-        jobs, unused = plan_jobs(inputs, Pick(channel, plane, key))
+        jobs, unused = plan_jobs(inputs, pick)
         with progress_bars(console, ("Predicting", "images")) as (progress,):
             outcomes = predict_files(
                 loaded,
@@ -111,7 +107,8 @@ def predict(
         page = run_in_first(write, "writing the page")
         done = sum(not outcome.error for outcome in outcomes)
         told = f"{done} of {len(outcomes)} images predicted in {output}"
-        for line in (*format_unused(unused), told, f"Look at them: {page}"):
+        shown = f"Look at them: {page}" if done else f"Page: {page}"
+        for line in (*format_unused(unused), told, shown):
             console.print(line, markup=False, soft_wrap=True)
     return 1 if done < len(outcomes) or not outcomes else 0
 

@@ -1,17 +1,15 @@
 """The verb that converts recordings between formats."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import tyro
 
+from fluxseg.arguments import PickOptions
 from fluxseg.console import configure_logging, create_console, progress_bars
 from fluxseg.errors import FluxsegError
 from fluxseg.formats.formats import Format
+from fluxseg.formats.pick import NO_PICK, Pick
 from fluxseg.io.names import distinct_name, safe_name
-
-if TYPE_CHECKING:
-    from fluxseg.formats.pick import Pick
 
 
 def convert(
@@ -20,9 +18,7 @@ def convert(
     /,
     format: Format | None = None,
     image: Path | None = None,
-    channel: str = "",
-    plane: str = "",
-    key: str = "",
+    pick: PickOptions = NO_PICK,
     overwrite: bool = False,
 ) -> int:
     """Convert a recording, or a folder of recordings, to the format of another tool.
@@ -38,17 +34,13 @@ def convert(
             is a Suite2p folder). labels: image and label image as TIFF. cellpose-pair: image and
             masks that Cellpose trains on.
         image: Image of a file that holds ROIs only; by default one of the same name beside it.
-        channel: Which channel, of images of several: its name, or its number from 1.
-        plane: Which plane, of files of several: its name, or its number from 1.
-        key: Which array, of MATLAB, .npz and NWB files: its name.
+        pick: What is read of files that hold several channels, planes or arrays.
         overwrite: Write over files that exist.
     """
     from fluxseg.formats.convert import convert as convert_one
-    from fluxseg.formats.pick import Pick
 
     console = create_console()
     configure_logging(create_console(stderr=True))
-    pick = Pick(channel, plane, key)
     if source.is_dir() and not _is_recording(source):
         return _convert_folder(source, target, format, overwrite, pick)
     remarks = convert_one(source, target, format, image=image, pick=pick, overwrite=overwrite)
@@ -79,7 +71,7 @@ def _choose_name(recording_id: str, format: Format, taken: set[str]) -> str:
 
 
 def _convert_folder(
-    source: Path, target: Path, format: Format | None, overwrite: bool, pick: "Pick"
+    source: Path, target: Path, format: Format | None, overwrite: bool, pick: Pick
 ) -> int:
     from fluxseg.data.recording import NO_GROUP
     from fluxseg.errors import ConfigError

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
+from fluxseg.arguments import PickOptions
 from fluxseg.console import configure_logging, create_console, progress_bars
 from fluxseg.errors import ConfigError, RecordingError
+from fluxseg.formats.pick import NO_PICK, Pick
 from fluxseg.io.names import safe_name
 
 if TYPE_CHECKING:
     from fluxseg.formats.movie_files import Movie
-    from fluxseg.formats.pick import Pick
     from fluxseg.formats.projections import Projection
 
 Kind = Literal["max", "mean", "correlation"]
@@ -23,10 +24,7 @@ def project(
     /,
     output: Path,
     kind: tuple[Kind, ...] = ("max",),
-    channel: str = "",
-    plane: str = "",
-    key: str = "",
-    axes: str = "",
+    pick: PickOptions = NO_PICK,
     bin: int = 1,
 ) -> int:
     """Project movies over time: each MOVIE becomes NAME_max.tif and so on.
@@ -40,15 +38,10 @@ def project(
         output: Folder to write to.
         kind: Which images. max: the largest value; mean; correlation: the mean correlation of
             each pixel with its 8 neighbours.
-        channel: Which channel, of movies of several: its name, or its number from 1.
-        plane: Which plane, of movies of several: its number from 1.
-        key: Which dataset, of HDF5 files that hold several.
-        axes: Order of the axes where a file does not tell it, such as TYX (time, height, width),
-            YXT or TCYX; in TIFF files TYX: each image is a frame.
+        pick: What is read of files that hold several channels, planes or arrays.
         bin: Average over so many frames before the maximum, against noise; 1: none.
     """
     from fluxseg.formats.movie_files import find_movies
-    from fluxseg.formats.pick import Pick
     from fluxseg.formats.projections import MaxProjection
 
     console = create_console()
@@ -57,7 +50,6 @@ def project(
         raise ConfigError("project: give at least one movie and one kind of image")
     # Settings are at fault for every movie, so they are not reported for each.
     MaxProjection(bin)
-    pick = Pick(channel, plane, key, axes.upper())
     found = find_movies(movies, pick)
     names = [safe_name(movie.name) for movie in found]
     folded = [name.casefold() for name in names]
@@ -83,7 +75,7 @@ def _project_one(
     movie: "Movie",
     stem: Path,
     kinds: tuple[Kind, ...],
-    pick: "Pick",
+    pick: Pick,
     bin: int,
     progress: Callable[[int, int], None],
 ) -> list[str]:

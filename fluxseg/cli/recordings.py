@@ -7,17 +7,17 @@ from typing import Annotated, Literal
 
 import tyro
 
+from fluxseg.arguments import PickOptions
 from fluxseg.config import Config, DataConfig, SimulatorConfig
 from fluxseg.console import configure_logging, create_console, progress_bars
 from fluxseg.errors import ConfigError
+from fluxseg.formats.pick import NO_PICK, pick_data
 
 
 def check(
     source: tyro.conf.Positional[str],
     /,
-    channel: str = "",
-    plane: str = "",
-    key: str = "",
+    pick: PickOptions = NO_PICK,
     json_: Annotated[bool, tyro.conf.arg(name="json")] = False,
     workers: int = 0,
 ) -> int:
@@ -27,18 +27,14 @@ def check(
 
     Args:
         source: A folder of recordings, one file, or "simulator".
-        channel: Which channel, of images of several: its name, or its number from 1.
-        plane: Which plane, of files of several: its name, or its number from 1.
-        key: Which array, of MATLAB, .npz and NWB files: its name.
+        pick: What is read of files that hold several channels, planes or arrays.
         json_: Print JSON instead of lines.
         workers: Processes to use; 0: one per CPU core.
     """
     from fluxseg.data.checks import check_source, format_report
-    from fluxseg.formats.pick import Pick
     from fluxseg.formats.sources import NO_TEXT, format_unused, open_source, unused_files
 
-    pick = str(Pick(channel, plane, key))
-    opened = open_source(Config(data=DataConfig(source=source, pick=pick)))
+    opened = open_source(Config(data=DataConfig(source=source, pick=str(pick))))
     console, errors = create_console(), create_console(stderr=True)
     configure_logging(errors)
     with progress_bars(errors, ("Checking", "recordings")) as (progress,):
@@ -61,6 +57,7 @@ def prepare(
     mask_format: Literal["png", "jpg"] = "png",
     quarters: bool = False,
     repair: bool = False,
+    pick: PickOptions = NO_PICK,
     data: DataConfig = DataConfig(),  # noqa: B008
 ) -> int:
     """Prepare the crops of a folder of recordings, or write it as image files.
@@ -77,6 +74,7 @@ def prepare(
         quarters: With --format jpg or png, cut each recording into its four quarters.
         repair: Read all crops in OUTPUT, and make those again that are damaged or missing, and
             only those.
+        pick: What is read of files that hold several channels, planes or arrays.
         data: Crop size, normalisation and number of processes.
     """
     from fluxseg.data.prepare import prepare_cache, repair_cache
@@ -85,10 +83,11 @@ def prepare(
 
     if repair and format != "cache":
         raise ConfigError("--repair is for crops (--format cache)")
-    data = dataclasses.replace(data, source=source)
+    config = pick_data(Config(data=dataclasses.replace(data, source=source)), pick)
+    data = config.data
     console = create_console()
     configure_logging(console)
-    opened = open_source(Config(data=data))
+    opened = open_source(config)
     with progress_bars(console, ("Preparing", "recordings")) as (progress,):
         if repair:
             index, remade = repair_cache(opened, output, data, progress)

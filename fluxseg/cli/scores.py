@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING
 import tyro
 
 from fluxseg import pretrained
+from fluxseg.arguments import PickOptions
 from fluxseg.compilation import enable_compilation_cache
 from fluxseg.config import Config, DataConfig
 from fluxseg.console import configure_logging, create_console, progress_bars
 from fluxseg.errors import ConfigError
+from fluxseg.formats.pick import NO_PICK, Pick
 from fluxseg.io.files import write_json
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from fluxseg.formats.pick import Pick
 
 
 def evaluate(
@@ -23,9 +23,7 @@ def evaluate(
     data: str = "",
     output: Path | None = None,
     model: str = "",
-    channel: str = "",
-    plane: str = "",
-    key: str = "",
+    pick: PickOptions = NO_PICK,
 ) -> int:
     """Score a run on its own splits or on other recordings, or a model on labelled recordings.
 
@@ -41,13 +39,8 @@ def evaluate(
             the workdir. The scores of a model are written there as scores.json.
         model: A model file in place of a run; "pretrained", as without --workdir, is the model
             that comes with fluxseg.
-        channel: Of --data, with a model: which channel of images of several, by name or number.
-        plane: Which plane of files of several: its name, or its number from 1.
-        key: Which array of MATLAB, .npz and NWB files: its name.
+        pick: What is read of files that hold several channels, planes or arrays.
     """
-    from fluxseg.formats.pick import Pick
-
-    pick = Pick(channel, plane, key)
     console = create_console()
     configure_logging(console)
     if model and workdir:
@@ -66,7 +59,7 @@ def evaluate(
 
 
 def _evaluate_model(
-    console: "Console", name: str, data: str, output: Path | None, pick: "Pick"
+    console: "Console", name: str, data: str, output: Path | None, pick: Pick
 ) -> int:
     from fluxseg.formats.sources import open_source
     from fluxseg.inference.field_scores import format_fields, score_readable, summarise_fields

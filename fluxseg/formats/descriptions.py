@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from fluxseg.errors import RecordingError
-from fluxseg.formats.pick import Pick
+from fluxseg.formats.pick import IMAGE_AXES, Pick
 from fluxseg.formats.tiff import square_pixels, unit_length
 
 _MOST_CHANNELS = 4
@@ -66,7 +66,7 @@ def read_description(path: Path, tiff: Any, page: Any, count: int, pick: Pick) -
         RecordingError: if the description is damaged or tells too little.
     """
     text = str(page.description)[:_MAX_TEXT]
-    if pick.axes:
+    if pick.axes not in ("", IMAGE_AXES):
         return _from_axes(page, pick.axes)
     if "<OME" in text[:2000]:
         return _read_ome(path, text, count, pick)

@@ -2,15 +2,15 @@
 
 import dataclasses
 import glob
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from fluxseg.errors import RecordingError
+from fluxseg.formats.label_names import stem_of
 from fluxseg.formats.movies import read_movie_facts
 from fluxseg.formats.pick import NO_PICK, Pick
+from fluxseg.formats.series import TIFFS, split_series
 
-TIFFS = (".tif", ".tiff", ".btf", ".tf8", ".lsm")
 SUFFIXES = (*TIFFS, ".h5", ".hdf5", ".nwb", ".mat")
 """Endings of the files that a folder is searched for."""
 _DIGITS = 3
@@ -63,32 +63,17 @@ def _is_movie(path: Path) -> bool:
     return known and path.is_file()
 
 
-def _split(path: Path) -> tuple[str, str]:
-    """Return the name of a file without ending and number, and the digits of the number."""
-    stem = path.name.split(".ome.")[0].removesuffix(path.suffix)
-    found = re.fullmatch(r"(.*?)[ _.-]?(\d+)", stem)
-    return (found[1], found[2]) if found else (stem, "")
-
-
 def _group(files: Sequence[Path], pick: Pick, parts: bool) -> list[Movie]:
-    groups: dict[tuple[Path, str, str], list[Path]] = {}
-    for path in sorted(set(files), key=lambda path: (str(path.parent), path.name)):
-        name, digits = _split(path)
-        alone = path.name if not digits or path.suffix.lower() not in TIFFS else ""
-        groups.setdefault((path.parent, name, alone), []).append(path)
-    movies: list[Movie] = []
-    for (folder, name, _), paths in groups.items():
-        paths.sort(key=lambda path: (int(_split(path)[1] or 0), path.name))
-        numbered = parts and all(len(_split(path)[1]) >= _DIGITS for path in paths)
+    tiffs = {path for path in files if path.suffix.lower() in TIFFS}
+    movies = [Movie(stem_of(path), (path,)) for path in sorted(set(files) - tiffs)]
+    for name, paths, digits in split_series(list(tiffs)):
+        numbered = parts and digits >= _DIGITS
         if len(paths) > 1 and (numbered or _are_frames(paths, pick)):
-            movies.append(Movie(name or folder.resolve().name, tuple(paths)))
+            movies.append(Movie(name or paths[0].parent.resolve().name, tuple(paths)))
         else:
-            movies += [
-                Movie(path.name.split(".ome.")[0].removesuffix(path.suffix), (path,))
-                for path in paths
-            ]
-    order = {path: place for place, path in enumerate(files)}
-    return sorted(movies, key=lambda movie: order[movie.paths[0]]) if not parts else movies
+            movies += [Movie(stem_of(path), (path,)) for path in paths]
+    order = {path: place for place, path in enumerate(sorted(files) if parts else files)}
+    return sorted(movies, key=lambda movie: order[movie.paths[0]])
 
 
 def _are_frames(paths: Sequence[Path], pick: Pick) -> bool:

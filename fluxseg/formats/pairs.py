@@ -21,6 +21,7 @@ with a WORD, and in `train_masks`, `labels`, `GT`, ... beside `train_images`, ..
 | what `fluxseg predict` has written | nothing, unless somebody has corrected the labels |
 | `NAME_flows.tif`, `NAME_cp_output.png` | nothing (Cellpose) |
 | `.h5`, `.hdf5` with the results of CaImAn | recordings |
+| ten or more numbered TIFF files of one field, or parts of a movie | a movie, to project |
 | other `.zip` and `.json`, other endings | nothing |
 | other images, `.npy`, `.npz`, `.nwb`, `.mat` | recordings |
 
@@ -46,6 +47,8 @@ from fluxseg.formats.label_names import (
     stem_of,
 )
 from fluxseg.formats.own import is_prediction
+from fluxseg.formats.pick import IMAGE_AXES, Pick
+from fluxseg.formats.series import find_frames
 
 RECORDING_SUFFIXES = (".npy", ".npz", ".nwb", ".mat")
 """Endings of recordings that are no images."""
@@ -67,6 +70,7 @@ class Sorted:
         others: other recordings.
         wrong: labels without an image, and what was looked for.
         unused: other files, and why they are nothing to fluxseg.
+        frames: images that are frames or parts of a movie, and what to do with them.
         places: the folders that were looked into.
     """
 
@@ -75,6 +79,7 @@ class Sorted:
     others: tuple[Path, ...]
     wrong: Mapping[Path, str]
     unused: Mapping[Path, str]
+    frames: Mapping[Path, str]
     places: tuple[Path, ...]
 
 
@@ -112,6 +117,11 @@ def find_image(path: Path) -> Path | None:
     return near[0] if near else None
 
 
+def frames_of(found: Sorted, pick: Pick) -> Mapping[Path, str]:
+    """Return `found.frames`; none if the axes YX say that each file is an image of its own."""
+    return {} if pick.axes == IMAGE_AXES else found.frames
+
+
 _known: dict[Path, tuple[tuple[float, ...], Sorted]] = {}
 
 
@@ -144,7 +154,7 @@ def _sort(folder: Path) -> Sorted:
     owners = image_folders(folder)
     if owners:
         wrong = _without_image(kinds, owners)
-        return Sorted({}, {}, tuple(others), wrong, unused, (folder, folder.parent, *owners))
+        return Sorted({}, {}, tuple(others), wrong, unused, {}, (folder, folder.parent, *owners))
     stems = {stem_of(path).casefold() for path, kind in kinds.items() if kind == "image"}
     images: list[Path] = []
     for path, kind in kinds.items():
@@ -171,7 +181,9 @@ def _sort(folder: Path) -> Sorted:
             others.append(path)
         elif kinds[path] != "coco" or not any(_images_below(path)):
             wrong[path] = _complain(path, kinds[path], images)
-    return Sorted(labels, doubts, tuple(others), wrong, unused, (folder, *folders, *above))
+    bare = [image for image in images if not labels[image] and image not in doubts]
+    places = (folder, *folders, *above)
+    return Sorted(labels, doubts, tuple(others), wrong, unused, find_frames(bare), places)
 
 
 def _kind(path: Path) -> str:

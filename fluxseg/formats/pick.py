@@ -4,32 +4,36 @@ import dataclasses
 import re
 from collections.abc import Sequence
 
+from fluxseg.config import Config
 from fluxseg.errors import ConfigError, RecordingError
 
 _MOST_LISTED = 20
 
 
+IMAGE_AXES = "YX"
+"""Axes that say that each file is an image of its own, and none a frame of a movie."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Pick:
-    """What to read of files that hold several; "" where each holds one only.
-
-    Attributes:
-        channel: name of the channel, or its number from 1.
-        plane: name of the plane, or its number from 1.
-        key: name of the array in HDF5, MATLAB and `.npz` files.
-        axes: order of the axes in HDF5 and TIFF movies, such as "TYX" (time, height, width).
-    """
+    """What to read of files that hold several; "" where each holds one only."""
 
     channel: str = ""
+    """Which channel, of files with several: its name (such as green), or its number from 1."""
     plane: str = ""
+    """Which plane, of files with several: its name, or its number from 1."""
     key: str = ""
+    """Which array, of HDF5, MATLAB, .npz and NWB files with several: its name."""
     axes: str = ""
+    """Order of the axes of movies that do not tell it, such as TYX, YXT or TCYX. YX: each file is
+    an image of its own, and no frame of a movie."""
 
     def __str__(self) -> str:
         return " ".join(f"{k}={v}" for k, v in dataclasses.asdict(self).items() if v)
 
     def __post_init__(self) -> None:
-        letters = self.axes
+        letters = self.axes.upper()
+        object.__setattr__(self, "axes", letters)
         if letters and (set(letters) - set("TZCYX") or len(set(letters)) < len(letters)):
             raise ConfigError(f"axes: must be letters of TZCYX, each once, got {letters!r}")
         if letters and not {"Y", "X"} <= set(letters):
@@ -53,6 +57,13 @@ def parse_pick(text: str) -> Pick:
     if parts[0] or not all(values) or len(set(names)) < len(names):
         raise ConfigError(f"data.pick: must be like channel=2 plane=1 ({known}), got {text!r}")
     return Pick(**dict(zip(names, values, strict=True)))
+
+
+def pick_data(config: Config, pick: Pick) -> Config:
+    """Return a config whose recordings are read as the options say, if they say anything."""
+    if not str(pick):
+        return config
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, pick=str(pick)))
 
 
 def choose(what: str, names: Sequence[str], wanted: str) -> int:

@@ -13,8 +13,15 @@ from fluxseg.errors import ConfigError, RecordingError
 from fluxseg.formats.label_names import IMAGE_SUFFIXES
 from fluxseg.formats.neurofinder import REGIONS, is_neurofinder
 from fluxseg.formats.npy import naming_file
-from fluxseg.formats.pairs import RECORDING_SUFFIXES, find_image, find_labels, sort_folder
+from fluxseg.formats.pairs import (
+    RECORDING_SUFFIXES,
+    find_image,
+    find_labels,
+    frames_of,
+    sort_folder,
+)
 from fluxseg.formats.pick import NO_PICK, Pick, parse_pick
+from fluxseg.formats.series import collapse_frames
 from fluxseg.formats.suite2p import PLANE_FILES, is_combined, is_suite2p
 
 SUFFIXES = (*RECORDING_SUFFIXES, *IMAGE_SUFFIXES)
@@ -79,11 +86,15 @@ def unused_files(source: Source) -> dict[Path, str]:
     return source.survey().unused if isinstance(source, FolderSource) else {}
 
 
-def survey(root: Path) -> Survey:
+def survey(root: Path, pick: Pick = NO_PICK) -> Survey:
     """Look through a folder and the folders below it.
 
     A Suite2p plane or a Neurofinder dataset is one recording, which is its folder. Links are
     followed once.
+
+    Args:
+        root: the folder.
+        pick: with the axes "YX" no files are taken for the frames of a movie.
 
     Raises:
         OSError: if a folder cannot be read.
@@ -98,9 +109,11 @@ def survey(root: Path) -> Survey:
             recordings.append(folder)
         else:
             found = sort_folder(folder)
-            recordings += [*found.labels, *found.others]
-            wrong |= found.wrong
-            unused |= found.unused
+            movies, frames = collapse_frames(list(found.labels), frames_of(found, pick))
+            images = [path for path in found.labels if path not in movies and path not in frames]
+            recordings += [*images, *found.others]
+            wrong |= {**found.wrong, **movies}
+            unused |= {**found.unused, **frames}
     return Survey(tuple(sorted(recordings)), wrong, unused)
 
 
@@ -153,7 +166,7 @@ class FolderSource:
         if not root.is_dir():
             raise ConfigError(f"data.source: there is no folder or file {self.root}")
         try:
-            found = survey(root)
+            found = survey(root, self.pick)
         except OSError as error:
             reason = f"{error.filename} cannot be read: {error.strerror}"
             raise ConfigError(f"data.source: {reason}") from error
@@ -169,9 +182,11 @@ class FolderSource:
         """
         path = self._path(key)
         with naming_file(path):
-            wrong = None if path.is_dir() else sort_folder(path.parent).wrong.get(path)
-            if wrong is not None:
-                raise RecordingError("", wrong)
+            found = None if path.is_dir() else sort_folder(path.parent)
+            frames = {} if found is None or self._is_one() else frames_of(found, self.pick)
+            reason = frames.get(path) or (found and found.wrong.get(path))
+            if reason:
+                raise RecordingError("", reason)
         return read_recording(path, pick=self.pick)
 
     def stamp(self, key: str) -> str:

@@ -1,5 +1,6 @@
 """Files to predict: which ones files, folders and patterns name, and how each is read."""
 
+import contextlib
 import dataclasses
 import glob
 from collections.abc import Sequence
@@ -10,9 +11,10 @@ import numpy as np
 from fluxseg.errors import RecordingError, UnsafeFileError
 from fluxseg.formats.npy import MAGIC, naming_file, read_npy
 from fluxseg.formats.own import is_prediction
-from fluxseg.formats.pairs import sort_folder
+from fluxseg.formats.pairs import frames_of, sort_folder
 from fluxseg.formats.pick import NO_PICK, Pick
 from fluxseg.formats.pixels import MAGICS, read_pixels
+from fluxseg.formats.series import collapse_frames
 from fluxseg.formats.sources import read_recording, survey
 from fluxseg.io.names import distinct_name, safe_name
 
@@ -50,7 +52,14 @@ def plan_jobs(inputs: Sequence[str], pick: Pick = NO_PICK) -> tuple[list[Job], d
     found: list[tuple[Path, str]] = []
     unused: dict[Path, str] = {}
     for text in inputs:
-        found += _find(text, unused)
+        found += _find(text, unused, pick)
+    frames: dict[Path, str] = {}
+    for folder in {path.parent for path, error in found if not error and path.is_file()}:
+        with contextlib.suppress(OSError):
+            frames |= frames_of(sort_folder(folder), pick)
+    movies, others = collapse_frames([path for path, error in found if not error], frames)
+    found = [(path, movies.get(path, error)) for path, error in found if path not in others]
+    unused |= others
     jobs: list[Job] = []
     seen: set[Path] = set()
     taken: set[str] = set()
@@ -62,11 +71,11 @@ def plan_jobs(inputs: Sequence[str], pick: Pick = NO_PICK) -> tuple[list[Job], d
     return jobs, unused
 
 
-def _find(text: str, unused: dict[Path, str]) -> list[tuple[Path, str]]:
+def _find(text: str, unused: dict[Path, str], pick: Pick) -> list[tuple[Path, str]]:
     """Return (path, error) of each file that an input names; add those that are not used."""
     path = Path(text)
     if path.is_dir():
-        return _in_folder(path, unused)
+        return _in_folder(path, unused, pick)
     if path.exists():
         return [(path, "is an output of fluxseg predict" if is_prediction(path) else "")]
     matches = [Path(match) for match in sorted(glob.glob(text, recursive=True))]  # noqa: PTH207
@@ -84,9 +93,9 @@ def _find(text: str, unused: dict[Path, str]) -> list[tuple[Path, str]]:
     return kept or [(path, "matches no image")]
 
 
-def _in_folder(folder: Path, unused: dict[Path, str]) -> list[tuple[Path, str]]:
+def _in_folder(folder: Path, unused: dict[Path, str], pick: Pick) -> list[tuple[Path, str]]:
     try:
-        found = survey(folder)
+        found = survey(folder, pick)
     except OSError as error:
         return [(folder, f"{error.filename} cannot be read: {error.strerror}")]
     unused |= found.unused

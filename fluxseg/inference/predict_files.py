@@ -122,7 +122,9 @@ def predict_files(
         "numbers": numbers,
     }  # fmt: skip
     earlier = {} if overwrite else _read_earlier(output, settings)
-    logger.info("Predicting %d images; the first takes longer than the others", len(jobs))
+    if good := sum(not job.error for job in jobs):
+        what = "1 image" if good == 1 else f"{good} images"
+        logger.info("Predicting %s; the first takes longer than the others", what)
 
     def predict() -> list[Outcome]:
         outcomes: list[Outcome] = []

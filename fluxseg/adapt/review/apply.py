@@ -15,6 +15,7 @@ from fluxseg.errors import ConfigError, RecordingError, WorkdirError
 from fluxseg.formats.imagej import read_imagej_rois
 from fluxseg.formats.labels import masks_from_labels
 from fluxseg.formats.npz import write_npz
+from fluxseg.formats.pick import parse_pick
 from fluxseg.formats.pixels import read_pixels
 from fluxseg.formats.sources import FolderSource, open_source
 from fluxseg.io.files import read_json, write_json
@@ -116,7 +117,8 @@ def _source_of(review: Any, path: Path) -> tuple[Source, list[Mapping[str, Any]]
                 raise ValueError("a path with a NUL")
         if review["source"] == "simulator":
             return open_source(config_from_dict({"simulator": review["simulator"]})), list(listed)
-        return FolderSource(str(review["source"])), list(listed)
+        pick = parse_pick(str(review.get("pick", "")))
+        return FolderSource(str(review["source"]), pick), list(listed)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise WorkdirError(f"{path}: is no review, or is damaged ({error!r})") from error
 

@@ -167,6 +167,7 @@ def write_review(
     write_json(
         output / "review.json",
         {
+            "pick": data.pick,
             "source": (
                 data.source if data.source == "simulator" else str(Path(data.source).resolve())
             ),

@@ -7,6 +7,7 @@ from fluxseg.config import Config, DataConfig, config_from_dict
 from fluxseg.data.recording import Source
 from fluxseg.data.splits import SPLITS, manifest_from_json
 from fluxseg.errors import ConfigError, RecordingError
+from fluxseg.formats.pick import NO_PICK, Pick, pick_data
 from fluxseg.formats.sources import open_source
 from fluxseg.inference.predict import Predictor
 from fluxseg.inference.run_model import load_model
@@ -32,7 +33,9 @@ class ReviewPlan:
     remarks: tuple[str, ...]
 
 
-def plan_review(path: Path, data: str = "", everything: bool = False) -> ReviewPlan:
+def plan_review(
+    path: Path, data: str = "", everything: bool = False, pick: Pick = NO_PICK
+) -> ReviewPlan:
     """Choose the recordings to review.
 
     Of a run those of its validation and test splits: on the others the model has learnt what
@@ -42,6 +45,8 @@ def plan_review(path: Path, data: str = "", everything: bool = False) -> ReviewP
         path: workdir of a run, or a model file.
         data: folder of labelled recordings, or "simulator"; empty: those of the run.
         everything: also those that the model was trained on.
+        pick: which channel, plane or array of each, if there are several; of a run that of its own
+            settings by default.
 
     Raises:
         ConfigError: if nothing is left to review, or a model file comes without data.
@@ -62,6 +67,8 @@ def plan_review(path: Path, data: str = "", everything: bool = False) -> ReviewP
         remarks.append("It is not known whether the model was trained on these recordings.")
     if data:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, source=data))
+    config = pick_data(config, pick)
+    if data:
         source = open_source(config)
         keys = source.keys()
         groups = set(trained.values())
