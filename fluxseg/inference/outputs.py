@@ -13,6 +13,7 @@ from fluxseg.formats.finite import finite_image, holds_image
 from fluxseg.formats.formats import ENDINGS
 from fluxseg.formats.labels import masks_from_labels
 from fluxseg.formats.own import MARK, is_prediction, write_labels, write_map
+from fluxseg.formats.pixels import write_image_tiff
 from fluxseg.inference.objects.rois import Rois, find_rois
 from fluxseg.inference.shown import (
     draw_overlay,
@@ -65,6 +66,8 @@ class Prediction:
         diameter: typical diameter of the cells, px, that was used; None if none was.
         given: whether the user has given it.
         trained_px: diameter of the cells that the model was trained on, px, if it knows it.
+        corrected: whether a person has corrected the neurons. Then their files are labels like any
+            others, which `predict` keeps and `finetune` reads.
     """
 
     name: str
@@ -76,6 +79,7 @@ class Prediction:
     diameter: float | None = None
     given: bool = False
     trained_px: float | None = None
+    corrected: bool = False
 
 
 def write_prediction(
@@ -105,10 +109,9 @@ def write_prediction(
     given = found.diameter if found.given else None
     warnings = find_doubts(found.image, rois, given, found.trained_px)
     files = []
-    endings = {kind: f"_{kind}.tif" for kind in found.maps} | FILES
     kinds: dict[Any, None] = dict.fromkeys([*formats, *found.maps])
     for kind in kinds:
-        file = found.name + (endings.get(kind) or ENDINGS[kind])
+        file = name_output(found, kind)
         path = output / file
         if path.exists() and kind not in UNMARKED and not is_prediction(path):
             warnings.append(f"{file} was corrected, or is not from fluxseg predict: kept as it is")
@@ -118,14 +121,37 @@ def write_prediction(
         if taken and not holds_image(beside, finite_image(found.image)[0]):
             warnings.append(f"{file} is not written: {beside.name} is there, another image")
             continue
-        _write(path, found, rois, kind, numbers)
+        write_neurons(path, found, rois, kind, numbers=numbers)
         files.append(file)
     return tuple(files), len(rois), tuple(warnings)
 
 
-def _write(path: Path, found: Prediction, rois: Rois, kind: str, numbers: bool) -> None:
-    mask = np.where(found.probability >= found.limits[0], np.uint8(255), np.uint8(0))
-    if kind == "labels":
+def name_output(found: Prediction, kind: Any) -> str:
+    """Return the name of one output: a file, or a folder for some tools."""
+    endings = {kind: f"_{kind}.tif" for kind in found.maps} | FILES
+    return found.name + (endings.get(kind) or ENDINGS[kind])
+
+
+def write_neurons(
+    path: Path, found: Prediction, rois: Rois, kind: str, *, numbers: bool = False
+) -> None:
+    """Write the neurons of one image in one format, over what is there.
+
+    Args:
+        path: file or folder to write, see `name_output`.
+        found: the image, and what was predicted for it.
+        rois: the neurons.
+        kind: one of `OutputFormat`, or one of the maps.
+        numbers: whether the overlay shows the number of each neuron.
+
+    Raises:
+        WorkdirError: if it cannot be written.
+    """
+    inside = rois.labels > 0 if found.corrected else found.probability >= found.limits[0]
+    mask = np.where(inside, np.uint8(255), np.uint8(0))
+    if kind == "labels" and found.corrected:
+        write_image_tiff(path, rois.labels, found.um_per_px, compress=True)
+    elif kind == "labels":
         write_labels(path, rois.labels, found.um_per_px)
     elif kind in ("probability", "mask", *found.maps):
         maps = {"probability": found.probability, "mask": mask, **found.maps}
@@ -152,7 +178,7 @@ def _write_format(path: Path, found: Prediction, rois: Rois, kind: Any) -> None:
     from fluxseg.formats.convert import write_recording
 
     masks, names = masks_from_labels(rois.labels)
-    metadata: dict[str, Any] = {"made_by": MARK}
+    metadata: dict[str, Any] = {} if found.corrected else {"made_by": MARK}
     metadata["roi_quality"] = np.round(rois.confidence, 4).tolist()
     if found.um_per_px is not None:
         metadata["um_per_px"] = found.um_per_px
