@@ -25,7 +25,7 @@ FLOORS = (
     ("job",),
     ("console", "arguments", "compilation", "joined"),
     ("main",),
-    ("cli",),
+    ("cli", "napari"),
     ("__main__",),
 )
 HEAVY = ("jax", "flax", "optax", "orbax", "grain", "matplotlib", "PIL", "tifffile", "rich", "tyro")

@@ -1,0 +1,1 @@
+"""The plugin for napari; nothing here is imported by the rest of fluxseg."""

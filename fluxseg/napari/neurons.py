@@ -1,0 +1,231 @@
+"""What the widget "Find neurons" does, without a window: arrays in, arrays or files out."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+from fluxseg.data.recording import Recording, check_image, pixel_size
+from fluxseg.errors import FluxsegError, RecordingError, WorkdirError
+from fluxseg.formats.finite import holds_image
+from fluxseg.formats.labels import masks_from_labels
+from fluxseg.formats.npz import read_npz, write_npz
+from fluxseg.inference.objects.rois import find_rois, measure_rois
+from fluxseg.inference.outputs import (
+    WITH_IMAGE,
+    OutputFormat,
+    Prediction,
+    name_output,
+    write_neurons,
+)
+from fluxseg.inference.run_model import load_model
+from fluxseg.inference.shown import find_doubts
+from fluxseg.io.names import safe_name
+from fluxseg.napari.layers import LayerData, layer_of_neurons
+
+RECORDING = "labelled recording"
+"""What `fluxseg finetune` and `fluxseg train` learn from: `NAME.npz`."""
+FORMATS = (RECORDING, *get_args(OutputFormat))
+"""What `save` writes."""
+
+
+def take_image(name: str, data: Any, rgb: bool = False) -> np.ndarray:
+    """Return the pixels `[H, W]` of an image layer.
+
+    Raises:
+        RecordingError: if it is in colour or a stack, saying what to do.
+    """
+    if rgb:
+        raise RecordingError(
+            name, "is in colour: right-click it, choose Split RGB, and take the neurons' channel"
+        )
+    if len(data.shape) > 2 and max(data.shape[:-2]) > 1:
+        shape = " x ".join(map(str, data.shape))
+        raise RecordingError(
+            name,
+            f"is a stack of {shape}, not an image: right-click it and choose Projections, Max "
+            "projection (or use `fluxseg project`)",
+        )
+    image = np.asarray(data).reshape(data.shape[-2:])
+    check_image(image, name)
+    return image
+
+
+def find(
+    model: str, recording: Recording, diameter: float | None = None
+) -> tuple[LayerData, float, str]:
+    """Find neurons, as `fluxseg predict` does.
+
+    Args:
+        model: see `load_model`.
+        recording: the image.
+        diameter: typical diameter of the cells, px; None to estimate it.
+
+    Returns:
+        All neurons, of whatever confidence, as a layer; the least confidence of those that the
+        model would keep; how many these are, and what makes the result doubtful.
+
+    Raises:
+        FluxsegError: if the model cannot be read, or the diameter is of no use.
+    """
+    network = load_model(model)
+    image, cut = recording.image, network.min_confidence
+    used = network.find_diameter(image) if diameter is None else diameter
+    probability = network.predict(image, diameter=used)
+    scale = pixel_size(recording.metadata) or network.um_per_px
+    rois = find_rois(probability, threshold=network.threshold, um_per_px=scale, diameter=used)
+    told = f"{(rois.confidence >= cut).sum()} neurons" + (
+        f", diameter {used:.1f} px" if used else ""
+    )
+    doubts = [
+        text.replace("--", "") for text in find_doubts(image, rois, diameter, network.diameter_px)
+    ]
+    known = {"recording": recording, "probability": probability}
+    layer = layer_of_neurons(f"{recording.id} neurons", rois.labels, rois.confidence, known)
+    return layer, cut, ". ".join([told, *doubts])
+
+
+def confidence_of(features: Mapping[str, Any], labels: np.ndarray) -> np.ndarray:
+    """Return the confidence of labels `[N]` by the features of their layer, `[N]` float64.
+
+    It is 1 for those that are not in the features: a person has drawn them.
+    """
+    known = {}
+    if "index" in features and "confidence" in features:
+        known = dict(zip(features["index"], features["confidence"], strict=True))
+    return np.array([known.get(int(label), 1.0) for label in labels], float)
+
+
+def move_cut(
+    shown: np.ndarray, hidden: np.ndarray, features: Mapping[str, Any], cut: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Hide the neurons below a confidence, and show those that were hidden and are not below it.
+
+    What was removed stays away, and what was drawn over hidden neurons stays.
+
+    Args:
+        shown: `[H, W]` int, the labels that are seen.
+        hidden: `[H, W]` int, those that are not.
+        features: see `confidence_of`.
+        cut: least confidence of what is seen.
+
+    Returns:
+        Both anew, `[H, W]` of the dtype of `shown`.
+    """
+    merged = np.where(shown > 0, shown, hidden).astype(shown.dtype)
+    fresh = 1 + max(int(shown.max(initial=0)), int(hidden.max(initial=0)))
+    # Somebody may have drawn a cell with the number of a hidden one.
+    for number, label in enumerate(np.intersect1d(shown[shown > 0], hidden)):
+        merged[shown == label] = fresh + number
+    labels, where = np.unique(merged, return_inverse=True)
+    below = (confidence_of(features, labels) < cut)[where].reshape(merged.shape)
+    return np.where(below, 0, merged), np.where(below, merged, 0)
+
+
+def save(
+    folder: Path,
+    recording: Recording,
+    labels: np.ndarray,
+    kind: str,
+    *,
+    features: Mapping[str, Any] | None = None,
+    probability: np.ndarray | None = None,
+    replace: bool = False,
+) -> Path:
+    """Write corrected neurons in one of `FORMATS`.
+
+    Args:
+        folder: folder to write to.
+        recording: the image; its id becomes the name of the file.
+        labels: `[H, W]` int, 0 is background.
+        kind: which format.
+        features: see `confidence_of`.
+        probability: `[H, W]` float32, of "neuron"; None if it is not known.
+        replace: write over what is there.
+
+    Returns:
+        The file or folder that was written.
+
+    Raises:
+        RecordingError: if there is nothing to write.
+        WorkdirError: if something is there already, or it cannot be written.
+    """
+    image, name = recording.image, safe_name(recording.id)
+    if labels.shape != image.shape:
+        shapes = f"are {list(labels.shape)} px, the image {recording.id} is {list(image.shape)}"
+        raise RecordingError("neurons", f"{shapes}: choose those of this image")
+    if not labels.any():
+        raise RecordingError("neurons", "there are none to save: press Find, or paint some")
+    if probability is None and kind in ("probability", "npz"):
+        raise RecordingError("probability", "is not known of these neurons: press Find first")
+    known = (labels > 0).astype(np.float32) if probability is None else probability
+    scale = pixel_size(recording.metadata)
+    found = Prediction(name, image, known, {}, (0.5, 0.0), scale, corrected=True)
+    path = folder / (f"{name}.npz" if kind == RECORDING else name_output(found, kind))
+    beside = folder / f"{name}.tif"
+    if path.exists() and not replace:
+        raise WorkdirError(f"{path}: is there already; choose another folder, or tick Replace")
+    if kind in WITH_IMAGE and beside.exists() and not holds_image(beside, image):
+        raise WorkdirError(f"{beside}: is there, another image; choose another folder")
+    if kind == RECORDING:
+        write_labelled(path, recording, labels)
+        return path
+    numbers = np.unique(labels[labels > 0])
+    compact = np.where(labels > 0, np.searchsorted(numbers, labels) + 1, 0)
+    rois = measure_rois(compact, known, um_per_px=scale)
+    sure = confidence_of(features or {}, numbers)
+    write_neurons(path, found, dataclasses.replace(rois, confidence=sure), kind)
+    return path
+
+
+def write_labelled(path: Path, recording: Recording, labels: np.ndarray) -> None:
+    """Write an image with its group and metadata, and its neurons `[H, W]` int, as `.npz`.
+
+    Raises:
+        WorkdirError: if another image is there, or it cannot be written.
+    """
+    if path.exists() and not np.array_equal(read_npz(path).image, recording.image):
+        raise WorkdirError(f"{path}: is there and holds another image; rename this image layer")
+    masks, names = masks_from_labels(labels)
+    told = {k: v for k, v in recording.metadata.items() if k not in ("roi_quality", "made_by")}
+    write_npz(path, dataclasses.replace(recording, masks=masks, roi_ids=names, metadata=told))
+
+
+def tune(
+    model: str,
+    fields: Sequence[tuple[Recording, np.ndarray]],
+    folder: Path,
+    progress: Callable[[int, int], None],
+) -> tuple[Path, str]:
+    """Add labelled fields to a folder, and tune a model to all that are there.
+
+    Args:
+        model: see `load_model`.
+        fields: images, and the labels `[H, W]` of each.
+        folder: gets `labelled` with the recordings, and the run in `tuned_1`, `tuned_2`, ...
+        progress: called with (steps taken, steps in all); what it raises ends the run.
+
+    Returns:
+        The folder of the run, which is a model, and what it says of its scores.
+
+    Raises:
+        FluxsegError: if there is nothing to learn from, or see `finetune`.
+    """
+    from fluxseg.adapt.few_shot import FewShot, finetune, format_scores
+    from fluxseg.report.html import write_report
+    from fluxseg.training.results import Callbacks
+
+    if not any(labels.any() for _, labels in fields):
+        raise FluxsegError("there are no neurons to learn from: press Find and correct them first")
+    network, data = load_model(model), folder / "labelled"
+    for recording, labels in fields:
+        write_labelled(data / f"{safe_name(recording.id)}.npz", recording, labels)
+    number = 1
+    while (output := folder / f"tuned_{number}").exists():
+        number += 1
+    callbacks = Callbacks(on_step=progress)
+    _, entry = finetune(network, Path(model).name, str(data), output, FewShot(), callbacks)
+    write_report(output)
+    return output, "\n".join(format_scores(entry))
