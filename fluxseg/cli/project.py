@@ -10,7 +10,6 @@ from fluxseg.arguments import PickOptions
 from fluxseg.console import configure_logging, create_console, progress_bars
 from fluxseg.errors import ConfigError, RecordingError
 from fluxseg.formats.pick import NO_PICK, Pick
-from fluxseg.io.names import safe_name
 
 if TYPE_CHECKING:
     from fluxseg.formats.movie_files import Movie
@@ -34,33 +33,28 @@ def project(
     Args:
         movies: TIFF files (ScanImage, ImageJ, OME and others), HDF5 files, or NWB files with a
             TwoPhotonSeries; folders of them, or patterns. A folder or pattern of single frames,
-            or of the numbered parts of a movie, is one movie.
+            or of the numbered parts of a movie, is one movie. Of a Suite2p folder it is data.bin.
         output: Folder to write to.
         kind: Which images. max: the largest value; mean; correlation: the mean correlation of
             each pixel with its 8 neighbours.
         pick: What is read of files that hold several channels, planes or arrays.
         bin: Average over so many frames before the maximum, against noise; 1: none.
     """
-    from fluxseg.formats.movie_files import find_movies
+    from fluxseg.formats.movie_files import name_movies
     from fluxseg.formats.projections import MaxProjection
 
     console = create_console()
     configure_logging(console)
-    if not movies or not kind:
-        raise ConfigError("project: give at least one movie and one kind of image")
+    if not kind:
+        raise ConfigError("project: give at least one kind of image")
     # Settings are at fault for every movie, so they are not reported for each.
     MaxProjection(bin)
-    found = find_movies(movies, pick)
-    names = [safe_name(movie.name) for movie in found]
-    folded = [name.casefold() for name in names]
-    twice = sorted({name for name in names if folded.count(name.casefold()) > 1})
-    if twice:
-        raise ConfigError(f"project: several movies are named {twice[0]}; project them apart")
+    found = name_movies(movies, pick, "project")
     failed = 0
-    for movie, name in zip(found, names, strict=True):
+    for movie in found:
         try:
-            with progress_bars(console, (f"Projecting {name}", "frames")) as (progress,):
-                lines = _project_one(movie, output / name, kind, pick, bin, progress)
+            with progress_bars(console, (f"Projecting {movie.name}", "frames")) as (progress,):
+                lines = _project_one(movie, output / movie.name, kind, pick, bin, progress)
         except RecordingError as error:
             failed += 1
             console.print(f"failed: {error}", markup=False)

@@ -5,11 +5,13 @@ import glob
 from collections.abc import Sequence
 from pathlib import Path
 
-from fluxseg.errors import RecordingError
+from fluxseg.errors import ConfigError, RecordingError
 from fluxseg.formats.label_names import stem_of
-from fluxseg.formats.movies import read_movie_facts
+from fluxseg.formats.movies import is_suite2p_movie, read_movie_facts
 from fluxseg.formats.pick import NO_PICK, Pick
 from fluxseg.formats.series import TIFFS, split_series
+from fluxseg.formats.suite2p import plane_name
+from fluxseg.io.names import safe_name
 
 SUFFIXES = (*TIFFS, ".h5", ".hdf5", ".nwb", ".mat")
 """Endings of the files that a folder is searched for."""
@@ -32,7 +34,8 @@ def find_movies(inputs: Sequence[Path], pick: Pick = NO_PICK) -> list[Movie]:
     frame; in a folder, or as a pattern, also if the number has three digits or more.
 
     Args:
-        inputs: paths, or patterns with `*`, `?` or `[...]`.
+        inputs: paths, or patterns with `*`, `?` or `[...]`. Of a folder of Suite2p the registered
+            movies are taken (`data.bin`).
         pick: channel and plane, without which frames cannot be counted.
 
     Raises:
@@ -41,7 +44,10 @@ def find_movies(inputs: Sequence[Path], pick: Pick = NO_PICK) -> list[Movie]:
     movies: list[Movie] = []
     files: list[Path] = []
     for path in inputs:
-        if path.is_dir():
+        bins = [file for file in (path, *_suite2p_movies(path)) if is_suite2p_movie(file)]
+        if bins:
+            movies += [Movie(plane_name(file.parent), (file,)) for file in bins]
+        elif path.is_dir():
             found = [f for f in path.iterdir() if _is_movie(f)]
             if not found:
                 wanted = ", ".join(f"*{suffix}" for suffix in SUFFIXES)
@@ -56,6 +62,29 @@ def find_movies(inputs: Sequence[Path], pick: Pick = NO_PICK) -> list[Movie]:
         else:
             files.append(path)
     return [*movies, *_group(files, pick, parts=False)]
+
+
+def _suite2p_movies(path: Path) -> list[Path]:
+    """Return where the movies of a folder of Suite2p, or of a folder with one, would be."""
+    folders = (path, *sorted(path.glob("plane*")), *sorted(path.glob("suite2p/plane*")))
+    return [folder / "data.bin" for folder in folders] if path.is_dir() else []
+
+
+def name_movies(inputs: Sequence[Path], pick: Pick, verb: str) -> list[Movie]:
+    """Find movies as `find_movies` does, each with a safe name for its outputs.
+
+    Raises:
+        ConfigError: if there is no input, or two movies have one name.
+        RecordingError: naming an input that holds no movie.
+    """
+    if not inputs:
+        raise ConfigError(f"{verb}: give at least one movie")
+    movies = [Movie(safe_name(movie.name), movie.paths) for movie in find_movies(inputs, pick)]
+    folded = [movie.name.casefold() for movie in movies]
+    twice = sorted({movie.name for movie in movies if folded.count(movie.name.casefold()) > 1})
+    if twice:
+        raise ConfigError(f"{verb}: several movies are named {twice[0]}; {verb} them apart")
+    return movies
 
 
 def _is_movie(path: Path) -> bool:

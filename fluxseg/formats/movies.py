@@ -1,4 +1,7 @@
-"""Movies as streams of blocks of frames: TIFF and HDF5 files, of which little is held in memory."""
+"""Movies as streams of blocks of frames, of which little is held in memory.
+
+TIFF and HDF5 files, arrays in `.npy` files, and the `data.bin` of Suite2p.
+"""
 
 import dataclasses
 import json
@@ -21,11 +24,13 @@ from fluxseg.formats.hdf5 import (
     open_hdf5,
     read_attribute,
 )
-from fluxseg.formats.npy import naming_file, open_regular
+from fluxseg.formats.npy import MAGIC as NPY_MAGIC
+from fluxseg.formats.npy import naming_file, open_npy, open_regular
 from fluxseg.formats.nwb import read_spacing
 from fluxseg.formats.pick import NO_PICK, Pick, choose
 from fluxseg.formats.pixels import MAGICS, read_image_of
 from fluxseg.formats.stacks import read_stack
+from fluxseg.formats.suite2p_ops import read_ops, read_ops_metadata
 from fluxseg.formats.tiff import MAX_PIXELS, get_page, open_tiff
 
 BLOCK_BYTES = 2**24
@@ -85,17 +90,19 @@ def read_movie_facts(path: Path | str | Sequence[Path], pick: Pick = NO_PICK) ->
 
 
 def iterate_frames(
-    path: Path | str | Sequence[Path], chunk: int = 0, pick: Pick = NO_PICK
+    path: Path | str | Sequence[Path], chunk: int = 0, pick: Pick = NO_PICK, start: int = 0
 ) -> Iterator[np.ndarray]:
     """Yield the frames of a movie in blocks.
 
     Args:
         path: TIFF file, with a page for each frame or all frames behind one page (ImageJ's large
-            stacks, BigTIFF included), or an HDF5 file; several are parts of one movie.
+            stacks, BigTIFF included), HDF5 file, `.npy` file of `[T, H, W]`, or `data.bin` with
+            Suite2p's `ops.npy` beside it; several are parts of one movie.
         chunk: frames of a block; 0: as many as take `BLOCK_BYTES`.
         pick: channel and plane, if there are several; `key` is the dataset in an HDF5 file, and
             `axes` the order of its axes, where the file does not tell it: then (time, height,
             width), but (time, width, height) as the schema says for a series of an NWB file.
+        start: frames to leave out before the first.
 
     Yields:
         `[T, H, W]` of the movie's dtype, T at most `chunk`.
@@ -107,7 +114,12 @@ def iterate_frames(
     length = chunk or max(1, BLOCK_BYTES // (math.prod(facts.shape) * facts.dtype.itemsize))
     block: list[np.ndarray] = []
     for part in _parts(path):
-        for frames in _read_frames(part, length, pick):
+        count = _read_facts(part, pick).frames if start else 0
+        if start and start >= count:
+            start -= count
+            continue
+        begin, start = start, 0
+        for frames in _read_frames(part, length, pick, begin):
             if len(frames) == length and not block:
                 yield frames
                 continue
@@ -123,19 +135,61 @@ def _parts(path: Path | str | Sequence[Path]) -> list[Path]:
     return [Path(path)] if isinstance(path, Path | str) else list(path)
 
 
-def _is_hdf5(path: Path) -> bool:
+def _kind(path: Path) -> str:
+    """Return HDF5, TIFF or array."""
     with naming_file(path), open_regular(path) as (file, _):
         start = file.read(512 + len(MAGIC))
-        hdf5 = start.startswith(MAGIC) or start[512:] == MAGIC
-        if not hdf5 and MAGICS.get(start[:4]) != "TIFF":
-            raise RecordingError("", "is neither a TIFF nor an HDF5 file")
-        return hdf5
+        if start.startswith(MAGIC) or start[512:] == MAGIC:
+            return "HDF5"
+        if start.startswith(NPY_MAGIC) or is_suite2p_movie(path):
+            return "array"
+        if MAGICS.get(start[:4]) != "TIFF":
+            raise RecordingError("", "is no movie: neither TIFF, HDF5, .npy nor Suite2p's data.bin")
+        return "TIFF"
+
+
+def is_suite2p_movie(path: Path) -> bool:
+    """Tell whether a file is the registered movie of a plane of Suite2p."""
+    return path.suffix == ".bin" and (path.parent / "ops.npy").is_file()
+
+
+def _open_array(path: Path) -> tuple[np.ndarray, MovieFacts]:
+    """Map a movie that is one array into memory."""
+    if path.suffix != ".bin":
+        array = open_npy(path)
+        if array.ndim != 3 or array.dtype.kind not in "biuf":
+            what = f"{list(array.shape)} of {array.dtype}"
+            raise RecordingError("", f"must be [T, H, W] of real numbers, got {what}")
+        count, height, width = array.shape
+        return array, MovieFacts(count, (height, width), array.dtype.newbyteorder("="))
+    ops = read_ops(path.parent)
+    sides = [ops.get(name) for name in ("Ly", "Lx")]
+    if not all(isinstance(side, int | np.integer) and 0 < side < 2**15 for side in sides):
+        raise RecordingError("", "has no size: ops.npy lacks Ly and Lx")
+    height, width = map(int, sides)  # type: ignore[arg-type]
+    count, left = divmod(path.stat().st_size, 2 * height * width)
+    declared = ops.get("nframes")
+    remarks: tuple[str, ...] = ()
+    if left or (isinstance(declared, int | np.integer) and declared != count):
+        remarks = (f"data.bin holds {count} whole frames, ops.npy declares {declared}",)
+    found = ops.get("fs")
+    rate = float(found) if isinstance(found, int | float | np.floating) else 0.0
+    facts = MovieFacts(
+        count, (height, width), np.dtype(np.int16), read_ops_metadata(ops).get("um_per_px"), "",
+        rate if 0 < rate < 1e5 else None, remarks,
+    )  # fmt: skip
+    array = np.memmap(path, np.int16, "r", 0, (count, height, width)) if count else np.zeros(0)
+    return array, facts
 
 
 def _read_facts(path: Path, pick: Pick) -> MovieFacts:
-    if _is_hdf5(path):
+    kind = _kind(path)
+    if kind == "HDF5":
         with open_hdf5(path) as file:
             return _describe_dataset(_choose(file, pick.key), pick)[0]
+    if kind == "array":
+        with naming_file(path):
+            return _check(_open_array(path)[1])
     with naming_file(path), open_tiff(path) as tiff:
         stack, page = read_stack(path, tiff, pick), get_page(tiff, 0)
         dtype = page.dtype.newbyteorder("=")
@@ -149,16 +203,25 @@ def _read_facts(path: Path, pick: Pick) -> MovieFacts:
         )  # fmt: skip
 
 
-def _read_frames(path: Path, length: int, pick: Pick) -> Iterator[np.ndarray]:
-    """Yield the frames of one file, in blocks of any length."""
-    if _is_hdf5(path):
+def _read_frames(path: Path, length: int, pick: Pick, begin: int) -> Iterator[np.ndarray]:
+    """Yield the frames of one file from one on, in blocks of any length."""
+    kind = _kind(path)
+    if kind == "HDF5":
         with open_hdf5(path) as file:
             dataset = _choose(file, pick.key)
-            yield from _read_dataset(dataset, *_describe_dataset(dataset, pick), length, pick)
+            yield from _read_dataset(
+                dataset, *_describe_dataset(dataset, pick), length, pick, begin
+            )
+        return
+    if kind == "array":
+        with naming_file(path):
+            array, facts = _open_array(path)
+            for start in range(begin, facts.frames, length):
+                yield np.asarray(array[start : start + length]).astype(facts.dtype, copy=False)
         return
     with naming_file(path), open_tiff(path) as tiff:
         stack = read_stack(path, tiff, pick)
-        for number in stack.select(pick).tolist():
+        for number in stack.select(pick).tolist()[begin:]:
             frame = read_image_of(path, tiff, stack, number, pick)
             yield frame.astype(frame.dtype.newbyteorder("="))[None]
 
@@ -256,14 +319,14 @@ def _read_rate(dataset: h5py.Dataset) -> float | None:
 
 
 def _read_dataset(
-    dataset: h5py.Dataset, facts: MovieFacts, axes: str, length: int, pick: Pick
+    dataset: h5py.Dataset, facts: MovieFacts, axes: str, length: int, pick: Pick, begin: int
 ) -> Iterator[np.ndarray]:
     stored = dataset.chunks[axes.index("T")] if dataset.chunks else 1
     # A stored chunk that two blocks share would be unpacked twice.
     step = max(1, length // stored) * stored if stored <= 4 * length else length
     places = {"C": int(pick.channel or 1) - 1, "Z": int(pick.plane or 1) - 1}
     order = [[axis for axis in axes if axis in "TYX"].index(axis) for axis in "TYX"]
-    for start in range(0, facts.frames, step):
+    for start in range(begin, facts.frames, step):
         where = {**places, "T": slice(start, start + step)}
         frames = np.asarray(dataset[tuple(where.get(axis, slice(None)) for axis in axes)])
         yield frames.transpose(order).astype(facts.dtype)

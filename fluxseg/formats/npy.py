@@ -109,6 +109,22 @@ def read_npy_stream(file: BinaryIO, size: int) -> np.ndarray:
     return create_array(file.read(needed), shape, dtype, fortran)
 
 
+def open_npy(path: Path) -> np.ndarray:
+    """Map an array of numbers in a `.npy` file into memory, of which only what is used is read.
+
+    Raises:
+        RecordingError: if the file holds no such array.
+        OSError: if it cannot be opened.
+    """
+    with open_regular(path) as (file, size):
+        code, fortran, shape, used = _read_header(file, size)
+    dtype = create_dtype(code)
+    needed = byte_count(shape, dtype)
+    if needed > size - used:
+        raise RecordingError("", f"is truncated: {list(shape)} need {needed} bytes")
+    return np.memmap(path, dtype, "r", used, shape, "F" if fortran else "C")
+
+
 def _read_header(file: BinaryIO, size: int) -> tuple[Any, bool, tuple[int, ...], int]:
     """Return dtype code, order, shape, and the number of bytes that were read."""
     start = file.read(8)
