@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from fluxseg.model.unet import create_unet
     from fluxseg.report.html import write_report
     from fluxseg.simulation.sessions import simulate_recording
+    from fluxseg.traces.extract import Traces, extract
     from fluxseg.training.dataset import prepare_dataset
     from fluxseg.training.state import create_train_state
     from fluxseg.training.steps import eval_step, train_step
@@ -56,6 +57,7 @@ _HOME = {
     "Recording": "fluxseg.data.recording",
     "Rois": "fluxseg.inference.objects.rois",
     "SimulatorConfig": "fluxseg.config",
+    "Traces": "fluxseg.traces.extract",
     "TrainConfig": "fluxseg.config",
     "confusion_matrix": "fluxseg.model.metrics",
     "create_train_state": "fluxseg.training.state",
@@ -63,6 +65,7 @@ _HOME = {
     "crop_grid": "fluxseg.data.tiles",
     "crop_quarters": "fluxseg.data.transforms",
     "eval_step": "fluxseg.training.steps",
+    "extract": "fluxseg.traces.extract",
     "find_rois": "fluxseg.inference.objects.rois",
     "join_grid": "fluxseg.data.tiles",
     "join_quarters": "fluxseg.data.transforms",

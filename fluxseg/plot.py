@@ -22,6 +22,7 @@ from fluxseg.model.score_names import SPLIT_TITLES, TITLES
 if TYPE_CHECKING:
     from fluxseg.data.recording import Recording
     from fluxseg.inference.objects.rois import Rois
+    from fluxseg.traces.extract import Traces
 
 CLASSES = ("Background", "Neuron")
 FIGURES = ("loss", "accuracy", "macro_iou", "neuron_iou")
@@ -74,6 +75,41 @@ def rois(image: np.ndarray, rois: "Rois", ax: Axes | None = None) -> Axes:
     picture = np.where(inside, 0.45 * gray[..., None] + 0.55 * colors[rois.labels], gray[..., None])
     ax = _show(picture, ax)
     ax.set_title(f"{len(rois)} neurons")
+    return ax
+
+
+def traces(
+    traces: "Traces",
+    which: Sequence[int] | None = None,
+    names: Sequence[str] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw dF/F over time, one line above the other.
+
+    Args:
+        traces: from `fluxseg.extract`.
+        which: numbers of the ROIs, the topmost first; None: the first 20.
+        names: of these, at the left; None: their numbers.
+        ax: axes to draw into.
+
+    Returns:
+        The axes.
+    """
+    chosen = list(range(min(len(traces), 20)) if which is None else which)
+    ax = _create_axes() if ax is None else ax
+    seconds = np.arange(traces.f.shape[1]) / traces.rate
+    lines = traces.dff[chosen]
+    # Of one height each, as a single large event would flatten all others.
+    step = 1.2 * float(np.median(np.ptp(lines, axis=1))) if len(chosen) else 1.0
+    step = step if step > 0 else 1.0
+    places = -step * np.arange(len(chosen))
+    for line, place in zip(lines, places, strict=True):
+        ax.plot(seconds, line + place, color="#0072B2", linewidth=0.8)
+    labels = [str(k) for k in chosen] if names is None else list(names)
+    ax.set_yticks(places, labels, parse_math=False)
+    ax.set_ylabel(f"Neuron; steps of {step:.2g} dF/F")
+    ax.set_xlabel("Time, s")
+    ax.margins(x=0.01, y=0.02)
     return ax
 
 

@@ -21,6 +21,7 @@ FLOORS = (
     ("training",),
     ("inference",),
     ("adapt",),
+    ("traces",),
     ("report", "plot"),
     ("job",),
     ("console", "arguments", "compilation", "joined"),
@@ -129,7 +130,7 @@ WITHOUT_ARRAYS = {
 
 
 def test_public_names_are_few_and_each_tells_its_shapes():
-    assert len(fluxseg.__all__) <= 37
+    assert len(fluxseg.__all__) <= 39
     assert fluxseg.__all__[2:] == sorted(fluxseg.__all__[2:])
     for name in sorted(set(fluxseg.__all__) - {"__version__"}):
         value = getattr(fluxseg, name)

@@ -1,10 +1,11 @@
 """What Suite2p says of a ROI in `stat.npy`, computed from the ROI's mask alone.
 
 The definitions are those of Suite2p 1.0 (`suite2p/detection/stats.py`, `roi_stats`); lengths are
-in diameters where it measures so. What only a movie tells (weights of the pixels, skewness,
-standard deviation and signal-to-noise ratio of the trace) is equal for all pixels, or 0.
+in diameters where it measures so. What only a movie tells (skewness, standard deviation and
+signal-to-noise ratio of the trace) is 0.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,24 +16,30 @@ _FIRST = 100
 """Suite2p takes the sizes of its first and best ROIs as the usual ones."""
 
 
-def create_stat(masks: np.ndarray, diameter: float | None = None) -> list[dict[str, Any]]:
+def create_stat(
+    masks: np.ndarray,
+    diameter: float | None = None,
+    weights: Sequence[np.ndarray] | None = None,
+) -> list[dict[str, Any]]:
     """Compute the entries of `stat.npy` from masks.
 
     Args:
         masks: `[N, H, W]` bool, none of them empty.
         diameter: usual one of the neurons, px; None for `usual_diameter`.
+        weights: N times `[K]`, of the pixels in the order of `np.nonzero`; None: equal, with the
+            sum 1.
 
     Returns:
-        `[N]` dicts: `ypix`, `xpix` `[K]` int32, `lam` `[K]` float32 of equal weights with the sum
-        1, `med` the [y, x] of the pixel that is closest to the median, `soma_crop` `[K]` bool
-        without what looks like a dendrite, `overlap` `[K]` bool for the pixels in other ROIs too,
-        and numbers.
+        `[N]` dicts: `ypix`, `xpix` `[K]` int32, `lam` `[K]` float32, the weights, `med` the [y, x]
+        of the pixel that is closest to the median, `soma_crop` `[K]` bool without what looks like a
+        dendrite, `overlap` `[K]` bool for the pixels in other ROIs too, and numbers.
     """
     diameter = usual_diameter(masks) if diameter is None else diameter
     covered = masks.sum(axis=0, dtype=np.int32)
     most = int(masks.sum(axis=(1, 2)).max(initial=1))
     disc = _disc_distances(most) / diameter
-    stat = [_describe(mask, covered, disc, diameter) for mask in masks]
+    parts: Sequence[np.ndarray | None] = [None] * len(masks) if weights is None else weights
+    stat = [_describe(*each, covered, disc, diameter) for each in zip(masks, parts, strict=True)]
     for name, norm in (("npix_soma", "npix_norm"), ("npix", "npix_norm_no_crop")):
         usual = np.median([entry[name] for entry in stat[:_FIRST]]) if stat else 1.0
         for entry in stat:
@@ -83,11 +90,15 @@ def crop_soma(distances: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def _describe(
-    mask: np.ndarray, covered: np.ndarray, disc: np.ndarray, diameter: float
+    mask: np.ndarray,
+    given: np.ndarray | None,
+    covered: np.ndarray,
+    disc: np.ndarray,
+    diameter: float,
 ) -> dict[str, Any]:
     rows, columns = np.nonzero(mask)
     count = len(rows)
-    weights = np.full(count, 1 / count, np.float32)
+    weights = np.full(count, 1 / count, np.float32) if given is None else given.astype(np.float32)
     closest = np.argmin(_squared_distances(rows, columns))
     center = [int(rows[closest]), int(columns[closest])]
     soma = crop_soma(np.hypot(rows - center[0], columns - center[1]), weights)
@@ -95,7 +106,7 @@ def _describe(
     # The mean distance from the median, against that of a disc with as many pixels.
     mrs = float(np.sqrt(_squared_distances(y, x)).mean()) / diameter
     mrs0 = float(disc[: len(y)].mean())
-    variances = np.linalg.eigvalsh(np.cov(np.stack([y, x]), bias=True))
+    variances = np.linalg.eigvalsh(np.cov(np.stack([y, x]), bias=True, aweights=weights[soma]))
     minor, major = 2 * np.sqrt(np.maximum(variances, 0)) / diameter
     return {
         "ypix": rows.astype(np.int32),

@@ -1,0 +1,1 @@
+"""Traces: the activity of neurons over time, from a movie and the neurons' ROIs."""
