@@ -15,8 +15,8 @@ Begin with:  fluxseg predict IMAGES --output neurons
 Then open neurons/predictions.html. `fluxseg VERB --help` explains the options of a verb.
 
 Exit codes: 0 done; 1 something was found by check, or an image could not be predicted, a movie not
-projected or a recording not converted; 2 bad input or settings; 130 and 143 stopped by Ctrl-C or
-SIGTERM.
+projected or extracted, or a recording not converted; 2 bad input or settings; 130 and 143 stopped
+by Ctrl-C or SIGTERM.
 """
 VERBS = {
     "predict": ("cli.apply", "Predict where neurons are in images of any size."),
@@ -36,6 +36,10 @@ VERBS = {
     "project": (
         "cli.project",
         "Project movies over time: each MOVIE becomes NAME_max.tif and so on.",
+    ),
+    "extract": (
+        "cli.extract",
+        "Extract the traces of neurons from registered movies, as Suite2p does.",
     ),
     "convert": (
         "cli.formats",
@@ -72,7 +76,7 @@ VERBS = {
 verbs is shown without importing them."""
 
 
-NETWORK_VERBS = ("predict", "train", "finetune", "evaluate", "review", "sweep", "export")
+NETWORK_VERBS = ("predict", "extract", "train", "finetune", "evaluate", "review", "sweep", "export")
 """Verbs that run a network."""
 ADDRESS_SPACE = 3 * 2**30
 """Bytes that such a verb asks for, most of which it never touches."""

@@ -3,6 +3,7 @@
 import datetime
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +22,12 @@ NOTES = "fluxseg_recording"
 
 
 def write_nwb(
-    path: Path | str, recording: Recording, *, masks: Literal["pixel", "image"] = "pixel"
+    path: Path | str,
+    recording: Recording,
+    *,
+    masks: Literal["pixel", "image"] = "pixel",
+    traces: Mapping[str, np.ndarray] | None = None,
+    rate: float = 30.0,
 ) -> tuple[str, ...]:
     """Write a recording as an NWB 2 file, with the x axis first as the schema says.
 
@@ -32,6 +38,8 @@ def write_nwb(
         path: file to write, whole or not at all; by custom it ends in `.nwb`.
         recording: with masks or without; its remarks are not written.
         masks: whether to write ROIs as lists of pixels or as images, which take more space.
+        traces: `[N, T]` float32 each: `F`, `Fneu` and `dff`.
+        rate: their frames per second.
 
     Returns:
         Remarks on what had to be filled in.
@@ -46,6 +54,8 @@ def write_nwb(
         raise ConfigError("writing NWB files needs the package pynwb: pip install pynwb") from error
     remarks: list[str] = []
     content = _create_file(recording, masks, remarks)
+    if traces is not None and len(traces["F"]):
+        _add_traces(content.processing["ophys"], traces, rate)
     with atomic_path(path) as temporary, NWBHDF5IO(str(temporary), "w") as file:
         file.write(content)
     return tuple(remarks)
@@ -179,3 +189,27 @@ def _add_rois(
         table.add_roi(**roi)
     if not numbered:
         table.add_column("roi_name", "Name of the ROI", data=list(recording.roi_ids))
+
+
+def _add_traces(module: Any, traces: Mapping[str, np.ndarray], rate: float) -> None:
+    """Add what the ROIs did: `Fluorescence` of them and of their neuropil, and `DfOverF`."""
+    from pynwb.ophys import DfOverF, Fluorescence, RoiResponseSeries
+
+    table = module["ImageSegmentation"]["PlaneSegmentation"]
+
+    fluorescence, change = Fluorescence(name="Fluorescence"), DfOverF(name="DfOverF")
+    module.add(fluorescence)
+    module.add(change)
+    for group, name, key, unit, text in (
+        (fluorescence, "Fluorescence", "F", "a.u.", "Weighted mean of the pixels of each ROI"),
+        (fluorescence, "Neuropil", "Fneu", "a.u.", "Mean of the pixels around each ROI"),
+        (change, "DfOverF", "dff", "n.a.", "F - 0.7 Fneu against its baseline (maximin, 60 s)"),
+    ):
+        region = table.create_roi_table_region(
+            region=list(range(len(table))), description="All ROIs, in their order"
+        )
+        series = RoiResponseSeries(
+            name=name, data=np.ascontiguousarray(traces[key].T), rois=region, unit=unit, rate=rate,
+            starting_time=0.0, description=text,
+        )  # fmt: skip
+        group.add_roi_response_series(series)

@@ -8,7 +8,7 @@ merges or adds ROIs; the size of a pixel is `ops["um_per_px"]`. Suite2p ignores 
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ MAX_BYTES = 2**31
 """Bytes that the masks of a folder may take."""
 PLANE_FILES = ("stat.npy", "iscell.npy", "ops.npy", *(f"{part}.npy" for part in OPS_PARTS))
 """Files of a plane that a recording is read from."""
+TRACES = "traces"
+"""Key of fluxseg's part of `ops`: the traces were extracted by fluxseg."""
 ROI_ID = "fluxseg_roi_id"
 """Key of an entry of `stat` with the name of the ROI."""
 
@@ -124,6 +126,41 @@ def read_suite2p(path: Path | str, *, cells_only: bool = True, plane: str = "") 
     return dataclasses.replace(found, group=group, remarks=(*remarks, remark))
 
 
+def read_suite2p_weights(
+    path: Path | str, *, plane: str = ""
+) -> tuple[Recording, list[np.ndarray]]:
+    """Read one plane as `read_suite2p` does, and what the pixels of its ROIs weigh (`lam`).
+
+    Args:
+        path: see `read_suite2p`.
+        plane: see `read_suite2p`.
+
+    Returns:
+        The recording, and `[K]` float32 for each ROI, in the order of `np.nonzero` of its mask.
+
+    Raises:
+        UnsafeFileError, RecordingError: see `read_suite2p`.
+    """
+    folder = find_plane(Path(path), plane)
+    recording = read_suite2p(folder)
+    stat = read_npy(folder / "stat.npy")
+    has = (folder / "iscell.npy").exists()
+    chosen = _read_iscell(read_npy(folder / "iscell.npy") if has else None, len(stat), [])[0]
+    image = np.zeros(recording.image.shape, np.float32)
+    weights = []
+    with naming_file(folder / "stat.npy"):
+        for number, mask in zip(np.flatnonzero(chosen), annotated_masks(recording), strict=True):
+            entry = stat[number]
+            lam = np.asarray(entry.get("lam"))
+            if lam.dtype.kind not in "iuf" or lam.shape != np.shape(entry["ypix"]):
+                raise RecordingError(f"entry {number}, lam", "must be numbers, one for each pixel")
+            if not (np.isfinite(lam).all() and (lam >= 0).all()):
+                raise RecordingError(f"entry {number}, lam", "must be 0 or more")
+            image[entry["ypix"], entry["xpix"]] = lam
+            weights.append(image[mask])
+    return recording, weights
+
+
 def recording_from_suite2p(
     ops: Any, stat: np.ndarray, iscell: np.ndarray | None, name: str, *, cells_only: bool = True
 ) -> Recording:
@@ -209,13 +246,60 @@ def write_suite2p(path: Path | str, recording: Recording) -> tuple[str, ...]:
     traces = np.zeros((len(kept), 1), np.float32)
     ops, changes = create_ops(recording)
     iscell = np.stack([np.ones(len(kept)), _qualities(recording)[kept]], axis=1)
-    files: dict[str, Any] = {"ops": np.array(ops, dtype=object), "iscell": iscell, "stat": stat}
-    files |= dict.fromkeys(("F", "Fneu", "spks"), traces)
-    for name, content in files.items():
-        target = path / f"{name}.npy"
-        with atomic_path(target) as temporary, temporary.open("wb") as file:
-            np.save(file, content, allow_pickle=content.dtype == object)
+    files: dict[str, Any] = {"ops": ops, "iscell": iscell, "stat": stat}
+    _write_files(path, files | dict.fromkeys(("F", "Fneu", "spks"), traces))
     return (*remarks, *changes)
+
+
+def write_suite2p_traces(
+    path: Path | str,
+    recording: Recording,
+    weights: Sequence[np.ndarray],
+    traces: Mapping[str, np.ndarray],
+    measures: Mapping[str, np.ndarray],
+    facts: Mapping[str, Any],
+) -> None:
+    """Write ROIs with their traces as a folder of Suite2p.
+
+    Args:
+        path: folder to write to, such as `NAME/suite2p/plane0`.
+        recording: with N masks, none of them empty; its `roi_quality` as in `write_suite2p`.
+        weights: N times `[K]` float32, of the pixels of each mask in the order of `np.nonzero`.
+        traces: `F`, `Fneu` and `spks`, each `[N, T]` float32.
+        measures: `[N]` each, by the names of the entries of `stat` that they become.
+        facts: `fs`, `tau`, and the projections `meanImg`, `max_proj` and `Vcorr`, `[H, W]` finite.
+
+    Raises:
+        RecordingError: if the recording is not annotated.
+        WorkdirError: as `write_suite2p`.
+    """
+    path = Path(path)
+    masks = annotated_masks(recording)
+    _check_foreign(path)
+    stat = _create_entries(recording, np.arange(len(masks)), weights)
+    for name, values in measures.items():
+        for entry, value in zip(stat, values.tolist(), strict=True):
+            entry[name] = value
+    ops = create_ops(recording)[0]
+    count = traces["F"].shape[1]
+    rows, columns = (slice(*ops[name]) for name in ("yrange", "xrange"))
+    ops |= facts
+    ops |= {
+        name: np.ascontiguousarray(facts[name][rows, columns]) for name in ("max_proj", "Vcorr")
+    }
+    ops |= {"nframes": count, "badframes": np.zeros(count, bool)}
+    ops |= {name: np.zeros(count, np.int32) for name in ("xoff", "yoff")}
+    ops[EXTRA] = {**ops[EXTRA], TRACES: True}
+    iscell = np.stack([np.ones(len(masks)), _qualities(recording)], axis=1)
+    _write_files(path, {**traces, "iscell": iscell, "stat": stat, "ops": ops})
+
+
+def _write_files(path: Path, files: Mapping[str, Any]) -> None:
+    for name, content in files.items():
+        with atomic_path(path / f"{name}.npy") as temporary, temporary.open("wb") as file:
+            np.save(
+                file, content, allow_pickle=isinstance(content, dict) or content.dtype == object
+            )
 
 
 def _check_foreign(path: Path) -> None:
@@ -223,19 +307,24 @@ def _check_foreign(path: Path) -> None:
     if not any((path / f"{name}.npy").exists() for name in ("F", "spks", "stat", "ops")):
         return
     try:
-        ours = EXTRA in read_pickled_dict(path / "ops.npy")
-        traces = read_npy(path / "F.npy")
-        ours = ours and not (traces.dtype.kind == "f" and traces.any())
+        extra = read_extra(read_pickled_dict(path / "ops.npy"))
+        ours = bool(extra.get(TRACES))
+        if extra and not ours:
+            traces = read_npy(path / "F.npy")
+            ours = not (traces.dtype.kind == "f" and traces.any())
     except RecordingError:
         ours = False
     if not ours:
         raise WorkdirError(f"{path}: holds the results of Suite2p itself; choose another folder")
 
 
-def _create_entries(recording: Recording, kept: np.ndarray) -> np.ndarray:
+def _create_entries(
+    recording: Recording, kept: np.ndarray, weights: Sequence[np.ndarray] | None = None
+) -> np.ndarray:
     masks = annotated_masks(recording)[kept]
     entries = np.empty(len(kept), object)
-    for place, (number, entry) in enumerate(zip(kept, create_stat(masks), strict=True)):
+    stat = create_stat(masks, weights=weights)
+    for place, (number, entry) in enumerate(zip(kept, stat, strict=True)):
         entries[place] = {**entry, ROI_ID: recording.roi_ids[number]}
     return entries
 

@@ -1,0 +1,123 @@
+"""The ROIs of a movie: found by a network in its projection, or given in a file of any format."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fluxseg.errors import RecordingError
+from fluxseg.formats.convert import NEED_IMAGE, detect_format, read_any
+from fluxseg.formats.labels import masks_from_labels
+from fluxseg.formats.npy import naming_file
+from fluxseg.formats.pick import NO_PICK, Pick
+from fluxseg.formats.pixels import read_pixels, write_image_tiff
+from fluxseg.formats.suite2p import read_suite2p_weights
+from fluxseg.inference.ensemble import Ensemble
+from fluxseg.inference.objects.rois import find_rois
+from fluxseg.inference.predict import Predictor
+from fluxseg.traces.masks import Footprints, create_footprints
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Found:
+    """The ROIs of a movie, none of them empty.
+
+    Attributes:
+        footprints: N ROIs.
+        names: `[N]` names.
+        confidence: `[N]` float64, 0 to 1; 1 if nothing is known.
+        remarks: what is odd.
+    """
+
+    footprints: Footprints
+    names: tuple[str, ...]
+    confidence: np.ndarray
+    remarks: tuple[str, ...] = ()
+
+
+def find_in_image(
+    model: Predictor | Ensemble,
+    image: np.ndarray,
+    *,
+    min_confidence: float | None = None,
+    diameter: float | None = None,
+    tta: bool | None = None,
+) -> Found:
+    """Find neurons in a projection, as `fluxseg predict` does.
+
+    Args:
+        model: the network, or several.
+        image: `[H, W]`, any real dtype.
+        min_confidence: least confidence of a neuron; None for the model's own.
+        diameter: typical diameter of the cells, px; None to estimate it.
+        tta: see `Predictor.predict`.
+
+    Raises:
+        ConfigError: if a setting is out of its range.
+    """
+    diameter = model.find_diameter(image) if diameter is None else diameter
+    # Of several models the first map is the mean.
+    predicted: Any = model.predict(image, diameter=diameter, tta=tta)
+    cut = model.min_confidence if min_confidence is None else min_confidence
+    rois = find_rois(
+        predicted[0] if isinstance(model, Ensemble) else predicted,
+        threshold=model.threshold,
+        um_per_px=model.um_per_px,
+        diameter=diameter,
+        min_confidence=cut,
+    )
+    names = tuple(str(number) for number in range(1, len(rois) + 1))
+    shape = (image.shape[0], image.shape[1])
+    return Found(create_footprints(rois, shape), names, rois.confidence)
+
+
+def read_rois(path: Path, shape: tuple[int, int], plane: str, folder: Path) -> Found:
+    """Read ROIs from a file of any format that recordings are read from, or a label image.
+
+    Args:
+        path: the file, or a folder of Suite2p (of which the cells are taken, with their weights) or
+            Neurofinder.
+        shape: height and width of the movie, px.
+        plane: which plane of a file that holds several, "" for the only one.
+        folder: where an empty image may be written for formats that need one.
+
+    Raises:
+        RecordingError: naming the file, if it holds no ROIs or those of another field.
+    """
+    kind = detect_format(path)
+    weights = None
+    with naming_file(path):
+        if kind == "image":
+            masks, names = masks_from_labels(read_pixels(path, labels=True)[0])
+            quality: object = None
+            remarks: tuple[str, ...] = ()
+        else:
+            if kind == "suite2p":
+                recording, weights = read_suite2p_weights(path, plane=plane)
+            elif kind in NEED_IMAGE and not (kind == "neurofinder" and path.is_dir()):
+                field = folder / "field.tif"
+                write_image_tiff(field, np.zeros(shape, np.uint8))
+                recording = read_any(path, field)
+            else:
+                recording = read_any(path, pick=Pick(plane=plane) if kind == "nwb" else NO_PICK)
+            if recording.masks is None:
+                raise RecordingError("", "holds no ROIs")
+            masks, names = recording.masks, recording.roi_ids
+            quality = recording.metadata.get("roi_quality")
+            remarks = ()
+        footprints = create_footprints(masks, shape)
+    confidence = np.ones(len(masks))
+    if isinstance(quality, list | tuple) and len(quality) == len(masks):
+        known = [v if isinstance(v, int | float) else 1.0 for v in quality]
+        confidence = np.clip(np.nan_to_num(np.array(known, np.float64), nan=1.0), 0, 1)
+    kept = np.flatnonzero([len(pixels) > 0 for pixels in footprints.pixels])
+    if len(kept) < len(masks):
+        remarks = (*remarks, f"{len(masks) - len(kept)} ROIs lie outside of the field: left out")
+    parts = footprints.weights if weights is None else tuple(weights)
+    return Found(
+        Footprints(
+            tuple(footprints.pixels[k] for k in kept), tuple(parts[k] for k in kept), shape
+        ),
+        tuple(names[k] for k in kept), confidence[kept], remarks,
+    )  # fmt: skip

@@ -1,0 +1,127 @@
+"""A movie from file to traces: projections, ROIs, sums, outputs; what is done is not done again."""
+
+import contextlib
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fluxseg.errors import FluxsegError, RecordingError
+from fluxseg.formats.movie_files import Movie
+from fluxseg.formats.movies import read_movie_facts
+from fluxseg.formats.pick import NO_PICK, Pick
+from fluxseg.io.files import TEMPORARY, read_json, write_json
+from fluxseg.traces.extract import RATE_HZ, Traces, create_matrix, create_traces
+from fluxseg.traces.find import Found, read_rois
+from fluxseg.traces.outputs import TracesFormat, write_traces
+from fluxseg.traces.passes import Progressed, Projections, project_movie, sum_movie
+
+RECORD = "extract.json"
+"""File in the folder of a movie that says how it was made; it is written last."""
+_WORK = f"{TEMPORARY}extract"
+
+
+def extract_movie(
+    movie: Movie,
+    folder: Path,
+    find: Callable[[np.ndarray], Found] | Path,
+    *,
+    formats: Sequence[TracesFormat],
+    write_page: Callable[[Path, str, Projections, Found, Traces, Sequence[str]], Path],
+    settings: dict[str, Any],
+    pick: Pick = NO_PICK,
+    rate: float | None = None,
+    tau: float | None = None,
+    overwrite: bool = False,
+    progress: Sequence[Progressed],
+) -> list[str]:
+    """Extract the traces of one movie and write them.
+
+    Args:
+        movie: its files.
+        folder: to write to; it also holds what an interrupted call goes on with.
+        find: finds the ROIs in the maximum projection `[H, W]`; or the file that holds them.
+        formats: what to write.
+        write_page: writes the page of a movie.
+        settings: plain values that identify what `find` does; with others all is done again.
+        pick: channel, plane and so on of the movie.
+        rate: frames per second; None: what the movie says, else 30.
+        tau: decay time of the indicator, s, for spikes; None: none.
+        overwrite: do again what is done.
+        progress: for each of both passes a function to call with (frames done, frames in all).
+
+    Returns:
+        What a terminal shows: a line, and the remarks.
+
+    Raises:
+        RecordingError: naming the file at fault.
+        WorkdirError: if the folder cannot be written, or holds results of Suite2p itself.
+    """
+    facts = read_movie_facts(movie.paths, pick)
+    settings = settings | {
+        "movie": [_stamp(path) for path in movie.paths], "pick": str(pick), "rate": rate,
+        "tau": tau, "formats": list(formats),
+    }  # fmt: skip
+    earlier = None if overwrite else _read_earlier(folder, settings)
+    if earlier is not None:
+        return [f"{earlier['line']} (done before)", *_indent(earlier["remarks"])]
+    work = folder / _WORK
+    # Before the first pass, as it takes long: a file that cannot be used is told at once.
+    given = read_rois(find, facts.shape, pick.plane, work) if isinstance(find, Path) else None
+    images = project_movie(movie.paths, pick, work, progress[0])
+    found = given or find(images.largest)  # type: ignore[operator]
+    if not len(found.footprints):
+        raise RecordingError(
+            str(find if given else movie.paths[0]),
+            "holds no ROI"
+            if given
+            else "no neuron is found: lower --min-confidence, or give --rois",
+        )
+    matrix = create_matrix(found.footprints)
+    sums = sum_movie(movie.paths, pick, facts, matrix, work, progress[1])
+    remarks = [*images.remarks, *found.remarks]
+    if not (rate or facts.rate):
+        remarks.append(f"the frame rate is not known: taken as {RATE_HZ:g} Hz; give --rate")
+    used = rate or facts.rate or RATE_HZ
+    traces = create_traces(sums, found.footprints, matrix, used, tau)
+    remarks += traces.remarks
+    files = write_traces(folder, movie.name, images, found, traces, formats)
+    page = write_page(folder, movie.name, images, found, traces, remarks)
+    size = f"{facts.frames} frames of {facts.shape[0]} x {facts.shape[1]} px"
+    line = f"{movie.paths[0]}: {size}, {used:.4g} Hz: {len(traces)} ROIs"
+    record = settings | {"line": line, "remarks": remarks, "files": [*files, page.name]}
+    write_json(folder / RECORD, record)
+    shutil.rmtree(work, ignore_errors=True)
+    return [line, *_indent(remarks)]
+
+
+def _indent(remarks: Sequence[str]) -> list[str]:
+    return [f"  remark: {text}" for text in remarks]
+
+
+def stamp_of(path: Path) -> str:
+    """Return name, size and time of change of a file or of the files in a folder."""
+    paths = sorted(path.iterdir()) if path.is_dir() else [path]
+    with contextlib.suppress(OSError):
+        return " ".join(map(_stamp, paths))
+    return str(path)
+
+
+def _stamp(path: Path) -> str:
+    status = path.stat()
+    return f"{path} {status.st_size} {status.st_mtime_ns}".encode("utf-8", "replace").decode()
+
+
+def _read_earlier(folder: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the record of a call with the same settings whose files are all there."""
+    try:
+        record = read_json(folder / RECORD)
+        same = all(record[name] == value for name, value in settings.items())
+        there = all((folder / file).exists() for file in record["files"])
+        return (
+            record if same and there and record["line"] and record["remarks"] is not None else None
+        )
+    except (FluxsegError, KeyError, TypeError):
+        return None
