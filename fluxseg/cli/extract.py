@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 
 from fluxseg import pretrained
+from fluxseg.arguments import PickOptions
 from fluxseg.compilation import enable_compilation_cache
 from fluxseg.console import progress_bars
 from fluxseg.errors import ConfigError, RecordingError
+from fluxseg.formats.pick import NO_PICK
 from fluxseg.joined import joined
 from fluxseg.processes import Processes, gather_values, run_in_all, share_of
 
@@ -36,10 +38,7 @@ def extract(
     format: tuple[TracesFormat, ...] = ("suite2p", "npz"),
     rate: float | None = None,
     tau: float | None = None,
-    channel: str = "",
-    plane: str = "",
-    key: str = "",
-    axes: str = "",
+    pick: PickOptions = NO_PICK,
     overwrite: bool = False,
     processes: Processes = Processes(),  # noqa: B008
 ) -> int:
@@ -67,15 +66,11 @@ def extract(
         rate: Frames per second, by default what the movie says, else 30.
         tau: Decay time of the indicator in seconds, for spikes (GCaMP6f 0.7, 6m 1.0, 6s 1.25 to
             1.5); without it there are none.
-        channel: Which channel, of movies of several: its name, or its number from 1.
-        plane: Which plane, of movies of several: its number from 1.
-        key: Which dataset, of HDF5 files that hold several.
-        axes: Order of the axes where a file does not tell it, such as TYX; see fluxseg project.
+        pick: What is read of files that hold several channels, planes or arrays.
         overwrite: Extract again what is done.
         processes: The processes of the job, if it has several.
     """
     from fluxseg.formats.movie_files import name_movies
-    from fluxseg.formats.pick import Pick
     from fluxseg.inference.ensemble import load_models
     from fluxseg.report.traces import write_traces_page
     from fluxseg.traces.extract import check_times
@@ -88,7 +83,6 @@ def extract(
             raise ConfigError("extract: give at least one format")
         if rois is not None and not rois.exists():
             raise ConfigError(f"--rois: there is no {rois}")
-        pick = Pick(channel, plane, key, axes.upper())
         found = name_movies(movies, pick, "extract")
         enable_compilation_cache()
         find = rois or functools.partial(
@@ -102,7 +96,6 @@ def extract(
             "rois": rois and stamp_of(rois), "model": [stamp_of(Path(one)) for one in model],
             "min_confidence": min_confidence, "diameter": diameter, "fast": fast,
         }  # fmt: skip
-
         one = functools.partial(
             extract_movie, find=find, formats=format, write_page=write_traces_page,
             settings=settings, pick=pick, rate=rate, tau=tau, overwrite=overwrite,
