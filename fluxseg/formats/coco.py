@@ -21,7 +21,14 @@ from fluxseg.formats.json_files import (
     read_image_for,
     read_json_file,
 )
-from fluxseg.formats.metadata import describe_origin, plain_text, read_origin
+from fluxseg.formats.metadata import (
+    QUALITY,
+    describe_origin,
+    plain_text,
+    read_origin,
+    roi_quality,
+    without_quality,
+)
 from fluxseg.formats.npy import naming_file
 from fluxseg.formats.pick import NO_PICK, Pick
 from fluxseg.formats.polygons import fill_polygons
@@ -128,6 +135,9 @@ def read_coco(path: Path | str, image: Path | str | None = None, pick: Pick = NO
         metadata, group, unnamed = read_origin(entry)
         if (scale := pixel_size(entry) or facts.get("um_per_px")) is not None:
             metadata["um_per_px"] = scale
+        scores = [a.get("score") for a in mine]
+        if scores and all(isinstance(score, int | float) for score in scores):
+            metadata[QUALITY] = scores
         names = [plain_text(a.get("name")) or plain_text(a.get("id")) for a in mine]
         return Recording(
             id=plain_text(entry.get("recording")) or Path(str(entry.get("file_name", path))).stem,
@@ -145,7 +155,8 @@ def write_coco(path: Path | str, recording: Recording) -> tuple[str, ...]:
 
     Args:
         path: JSON file to write; its image is written beside it as `NAME.tif`.
-        recording: with masks; they may overlap.
+        recording: with masks; they may overlap. If its metadata hold `roi_quality`, that is the
+            `score` of each.
 
     Returns:
         Remarks on what was changed.
@@ -159,8 +170,11 @@ def write_coco(path: Path | str, recording: Recording) -> tuple[str, ...]:
     height, width = recording.image.shape
     image, remarks = finite_image(recording.image)
     scale = pixel_size(recording.metadata)
+    quality = roi_quality(recording)
+    scores = [{"score": value} for value in quality or ()] or [{} for _ in masks]
     entry = {
         **describe_origin(recording),
+        **({} if quality is None else {"metadata": without_quality(recording.metadata)}),
         "id": 1,
         "file_name": path.with_suffix(".tif").name,
         "height": height,
@@ -181,8 +195,11 @@ def write_coco(path: Path | str, recording: Recording) -> tuple[str, ...]:
             "area": int(mask.sum()),
             "bbox": _box(mask),
             "iscrowd": 0,
+            **score,
         }
-        for number, (mask, name) in enumerate(zip(masks, recording.roi_ids, strict=True), 1)
+        for number, (mask, name, score) in enumerate(
+            zip(masks, recording.roi_ids, scores, strict=True), 1
+        )
     ]
     categories = [{"id": 1, "name": "neuron", "supercategory": "cell"}]
     write_json(path, {"images": [entry], "annotations": annotations, "categories": categories})

@@ -16,6 +16,8 @@ MAX_ITEMS = 10_000
 """Values that are kept in all."""
 MAX_TEXT = 10_000
 """Characters that are kept of a text."""
+QUALITY = "roi_quality"
+"""Key of the metadata: how sure the one who made the ROIs is of each, 0 to 1."""
 _MAX_BITS = 1024
 
 
@@ -56,6 +58,21 @@ def plain_text(value: Any) -> str | None:
         return None
     text = _clean_text(str(_clean_int(value)) if isinstance(value, int) else value)
     return text if text.strip() else None
+
+
+def roi_quality(recording: Recording) -> list[float] | None:
+    """Return how sure it is of each ROI that it is a cell, 0 to 1; None if it is not told."""
+    values = recording.metadata.get(QUALITY)
+    if not isinstance(values, list | tuple) or len(values) != len(recording.roi_ids):
+        return None
+    # NaN is unlike itself.
+    known = [v if isinstance(v, int | float) and v == v else 1 for v in values]
+    return [float(min(max(value, 0), 1)) for value in known]
+
+
+def without_quality(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return clean metadata without the quality of the ROIs, which has a place of its own."""
+    return clean_metadata({key: value for key, value in metadata.items() if key != QUALITY})
 
 
 def describe_origin(recording: Recording) -> dict[str, Any]:

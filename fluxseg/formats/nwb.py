@@ -29,7 +29,8 @@ from fluxseg.formats.hdf5 import (
     read_numbers,
     read_plain,
 )
-from fluxseg.formats.nwb_write import NOTES, write_nwb
+from fluxseg.formats.metadata import QUALITY
+from fluxseg.formats.nwb_write import CONFIDENCE, NOTES, write_nwb
 from fluxseg.formats.pick import choose
 from fluxseg.formats.plane_masks import Order, PlaneMasks, read_plane_masks
 
@@ -124,6 +125,7 @@ def _read(
     if drawn is not None and order is None and image_order is None:
         _compare_swapped(image, drawn, remarks)
     values, plane_remarks = _describe(file, found, suite2p)
+    _add_quality(values, found, drawn)
     if drawn is None and values.get("annotated") is True:
         drawn = np.zeros((0, *image.shape), bool)
     recording = recording_from_mapping(
@@ -267,6 +269,18 @@ def _describe(
     metadata = {key: value for key, value in metadata.items() if value not in (None, "")}
     # Suite2p's identifier is a folder; the session or the file's name tells more.
     return {"id": metadata.get("session_id"), "metadata": metadata}, remarks
+
+
+def _add_quality(
+    values: dict[str, Any], plane: h5py.Group | None, masks: np.ndarray | None
+) -> None:
+    """Add the confidence that a table tells of its ROIs to the metadata."""
+    column = None if plane is None else find_dataset(plane, CONFIDENCE)
+    if column is None or column.dtype.kind != "f" or masks is None or column.shape != (len(masks),):
+        return
+    quality = read_numbers(column, len(masks) * 8).tolist()
+    if isinstance(values.get("metadata"), dict):
+        values["metadata"] = {**values["metadata"], QUALITY: quality}
 
 
 def _read_notes(notes: Any) -> dict[str, Any] | None:

@@ -12,11 +12,13 @@ import numpy as np
 from fluxseg.data.recording import Recording, pixel_size
 from fluxseg.errors import ConfigError
 from fluxseg.formats.allen import GROUP_FIELD, plain_roi_ids
-from fluxseg.formats.metadata import clean_metadata
+from fluxseg.formats.metadata import clean_metadata, roi_quality, without_quality
 from fluxseg.io.files import atomic_path
 
 UNKNOWN_TIME = datetime.datetime(1900, 1, 1, tzinfo=datetime.UTC)
 """Stands for a start of the session that is not known, which an NWB file must have."""
+CONFIDENCE = "confidence"
+"""Column of the table of ROIs that holds `roi_quality` of the metadata."""
 NOTES = "fluxseg_recording"
 """Key of the JSON object in the notes of a file that holds id, group and metadata."""
 
@@ -67,6 +69,9 @@ def _create_file(recording: Recording, kind: str, remarks: list[str]) -> Any:
     from pynwb.image import GrayscaleImage
 
     metadata = clean_metadata(recording.metadata)
+    quality = roi_quality(recording) if recording.masks is not None else None
+    if quality:
+        metadata = without_quality(metadata)
     notes: dict[str, Any] = {"id": recording.id, "metadata": metadata, GROUP_FIELD: recording.group}
     notes["annotated"] = recording.masks is not None
     digest = hashlib.sha256(json.dumps(notes).encode() + recording.image.tobytes()).hexdigest()
@@ -94,7 +99,11 @@ def _create_file(recording: Recording, kind: str, remarks: list[str]) -> Any:
     if recording.masks is not None and not len(recording.masks):
         remarks.append("there are no ROIs: written without a PlaneSegmentation, which needs some")
     elif recording.masks is not None:
-        _add_rois(module, imaging_plane, recording, recording.masks, kind)
+        table = _add_rois(module, imaging_plane, recording, recording.masks, kind)
+        if quality:
+            table.add_column(
+                CONFIDENCE, "How sure it is that the ROI is a cell, 0 to 1", data=quality
+            )
     return file
 
 
@@ -167,7 +176,7 @@ def _create_imaging_plane(file: Any, metadata: dict[str, Any], remarks: list[str
 
 def _add_rois(
     module: Any, imaging_plane: Any, recording: Recording, masks: np.ndarray, kind: str
-) -> None:
+) -> Any:
     from pynwb.ophys import ImageSegmentation
 
     segmentation = ImageSegmentation()
@@ -189,6 +198,7 @@ def _add_rois(
         table.add_roi(**roi)
     if not numbered:
         table.add_column("roi_name", "Name of the ROI", data=list(recording.roi_ids))
+    return table
 
 
 def _add_traces(module: Any, traces: Mapping[str, np.ndarray], rate: float) -> None:

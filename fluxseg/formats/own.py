@@ -1,7 +1,8 @@
 """What `fluxseg predict` has written, told by what is in it: it is never taken for an input.
 
-Every output holds `MARK` near its begin or end. Labels also hold a checksum of their pixels: once
-somebody has corrected them they are labels like any others.
+Every output holds `MARK`, most near their begin or end. Labels, NWB files, and the folders of
+Suite2p and Neurofinder also hold a checksum of the labels: once somebody has corrected them they
+are labels like any others.
 """
 
 import re
@@ -11,10 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from fluxseg.errors import FluxsegError
 from fluxseg.io.files import atomic_path
 
 MARK = "fluxseg predict"
 """In every file that `fluxseg predict` writes."""
+OWN = "written by fluxseg predict"
+"""Why such a file is not used."""
 TABLE_COLUMNS = (
     "neuron", "x_px", "y_px", "area_px", "area_um2", "diameter_px", "mean_probability",
     "confidence", "contrast",
@@ -33,12 +37,53 @@ def is_prediction(path: Path) -> bool:
             if MARK.encode() not in start and path.suffix.lower() in (".zip", ".json", ".npy"):
                 file.seek(max(path.stat().st_size - LOOKED_AT, 0))
                 start = file.read(LOOKED_AT)
+    except IsADirectoryError:
+        return _is_own_recording(path)
     except OSError:
         return False
+    if path.suffix.lower() == ".nwb":
+        return _is_own_recording(path)
     if MARK.encode() not in start:
         return start.replace(b'"', b"").startswith(",".join(TABLE_COLUMNS[:6]).encode())
     found = _SUM.search(start)
     return found is None or _checksum_of(path) == found[1].decode()
+
+
+def sign_masks(labels: np.ndarray) -> str:
+    """Return the text `made_by` that metadata of predicted `labels` `[H, W]` hold in all formats.
+
+    It tells, wherever the metadata can be read again, whether somebody has corrected the masks.
+    """
+    return f"{MARK} [{checksum(labels)}]"
+
+
+def _is_own_recording(path: Path) -> bool:
+    """Tell of an NWB file, or a folder of Suite2p or Neurofinder."""
+    # Slow to import, and needed for few files.
+    from fluxseg.formats.hdf5 import open_hdf5, read_plain
+    from fluxseg.formats.neurofinder import read_neurofinder
+    from fluxseg.formats.nwb import read_nwb
+    from fluxseg.formats.suite2p import read_suite2p
+
+    recording = None
+    try:
+        if path.is_dir():
+            readers: dict[str, Any] = {"ops.npy": read_suite2p, "info.json": read_neurofinder}
+            for name, read in readers.items():
+                if (path / name).is_file() and MARK.encode() in (path / name).read_bytes():
+                    recording = read(path)
+        else:
+            with open_hdf5(path) as file:
+                marked = MARK in str(read_plain(file, "general/notes"))
+            recording = read_nwb(path) if marked else None
+    except (OSError, FluxsegError):
+        return False
+    if recording is None or recording.masks is None:
+        return False
+    labels = np.zeros(recording.image.shape, np.uint32)
+    for number, mask in enumerate(recording.masks, 1):
+        labels[mask] = number
+    return bool(recording.metadata.get("made_by") == sign_masks(labels))
 
 
 def write_labels(path: Path, labels: np.ndarray, um_per_px: float | None) -> None:

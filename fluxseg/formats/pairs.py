@@ -46,7 +46,7 @@ from fluxseg.formats.label_names import (
     label_names,
     stem_of,
 )
-from fluxseg.formats.own import is_prediction
+from fluxseg.formats.own import OWN, is_prediction
 from fluxseg.formats.pick import IMAGE_AXES, Pick
 from fluxseg.formats.series import find_frames
 
@@ -190,7 +190,7 @@ def _kind(path: Path) -> str:
     """Return the role of a file, told by its ending or by its content, or why it has none."""
     suffix = path.suffix.lower()
     if is_prediction(path):
-        return "written by fluxseg predict"
+        return OWN
     if path.name.endswith(SEG_ENDING):
         return "seg"
     if is_image_name(path):

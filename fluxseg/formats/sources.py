@@ -13,6 +13,7 @@ from fluxseg.errors import ConfigError, RecordingError
 from fluxseg.formats.label_names import IMAGE_SUFFIXES
 from fluxseg.formats.neurofinder import REGIONS, is_neurofinder
 from fluxseg.formats.npy import naming_file
+from fluxseg.formats.own import OWN, is_prediction
 from fluxseg.formats.pairs import (
     RECORDING_SUFFIXES,
     find_image,
@@ -105,6 +106,8 @@ def survey(root: Path, pick: Pick = NO_PICK) -> Survey:
     for folder in _folders(root):
         if is_combined(folder):
             unused[folder] = "shows the planes of Suite2p once more, side by side"
+        elif _is_dataset(folder) and is_prediction(folder):
+            unused[folder] = OWN
         elif _is_dataset(folder):
             recordings.append(folder)
         else:

@@ -16,7 +16,7 @@ import numpy as np
 
 from fluxseg.data.recording import NO_GROUP, Recording, annotated_masks, group_of
 from fluxseg.errors import RecordingError, WorkdirError
-from fluxseg.formats.metadata import plain_text
+from fluxseg.formats.metadata import plain_text, roi_quality
 from fluxseg.formats.npy import naming_file, read_npy, read_pickled_dict
 from fluxseg.formats.pick import choose
 from fluxseg.formats.suite2p_ops import (
@@ -245,7 +245,7 @@ def write_suite2p(path: Path | str, recording: Recording) -> tuple[str, ...]:
     stat = _create_entries(recording, kept)
     traces = np.zeros((len(kept), 1), np.float32)
     ops, changes = create_ops(recording)
-    iscell = np.stack([np.ones(len(kept)), _qualities(recording)[kept]], axis=1)
+    iscell = _create_iscell(recording)[kept]
     files: dict[str, Any] = {"ops": ops, "iscell": iscell, "stat": stat}
     _write_files(path, files | dict.fromkeys(("F", "Fneu", "spks"), traces))
     return (*remarks, *changes)
@@ -290,7 +290,7 @@ def write_suite2p_traces(
     ops |= {"nframes": count, "badframes": np.zeros(count, bool)}
     ops |= {name: np.zeros(count, np.int32) for name in ("xoff", "yoff")}
     ops[EXTRA] = {**ops[EXTRA], TRACES: True}
-    iscell = np.stack([np.ones(len(masks)), _qualities(recording)], axis=1)
+    iscell = _create_iscell(recording)
     _write_files(path, {**traces, "iscell": iscell, "stat": stat, "ops": ops})
 
 
@@ -329,13 +329,10 @@ def _create_entries(
     return entries
 
 
-def _qualities(recording: Recording) -> np.ndarray:
-    values = recording.metadata.get("roi_quality")
-    count = len(recording.roi_ids)
-    if isinstance(values, list | tuple) and len(values) == count:
-        numbers = np.array([v if isinstance(v, int | float) else 1.0 for v in values], np.float64)
-        return np.clip(np.nan_to_num(numbers, nan=1.0), 0, 1)
-    return np.ones(count)
+def _create_iscell(recording: Recording) -> np.ndarray:
+    cells = np.ones((len(recording.roi_ids), 2))
+    cells[:, 1] = roi_quality(recording) or 1
+    return cells
 
 
 def _read_ids(stat: np.ndarray, numbers: np.ndarray) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import numpy as np
 from fluxseg.data.recording import Recording, pixel_size
 from fluxseg.errors import RecordingError
 from fluxseg.formats.finite import fill_outside, finite_image, pack_outside
-from fluxseg.formats.metadata import clean_metadata
+from fluxseg.formats.metadata import clean_metadata, without_quality
 from fluxseg.formats.npy import read_pickled_dict
 from fluxseg.formats.suite2p_stat import usual_diameter
 from fluxseg.formats.tiff import MAX_PIXELS
@@ -127,7 +127,7 @@ def create_ops(recording: Recording) -> tuple[dict[str, Any], tuple[str, ...]]:
     cropped = image[slice(*rows), slice(*columns)]
     masks = recording.masks if recording.masks is not None else np.zeros((0, 1, 1), bool)
     diameter = usual_diameter(masks[masks.any(axis=(1, 2))])
-    metadata = {k: v for k, v in recording.metadata.items() if k != "roi_quality"}
+    metadata = without_quality(recording.metadata)
     scale = pixel_size(recording.metadata)
     ops = {
         "Ly": image.shape[0],

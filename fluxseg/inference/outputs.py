@@ -12,7 +12,7 @@ from fluxseg.data.recording import Recording
 from fluxseg.formats.finite import finite_image, holds_image
 from fluxseg.formats.formats import ENDINGS
 from fluxseg.formats.labels import masks_from_labels
-from fluxseg.formats.own import MARK, is_prediction, write_labels, write_map
+from fluxseg.formats.own import MARK, is_prediction, sign_masks, write_labels, write_map
 from fluxseg.formats.pixels import write_image_tiff
 from fluxseg.inference.objects.rois import Rois, find_rois
 from fluxseg.inference.shown import (
@@ -43,8 +43,8 @@ FILES = {
     "npz": "_prediction.npz",
 }
 """What the name of an image is followed by in the names of the own formats."""
-UNMARKED = ("suite2p", "nwb", "neurofinder")
-"""Formats in which it cannot be told at a glance that fluxseg has written them."""
+SIGNED = ("suite2p", "nwb", "neurofinder")
+"""Formats that keep all metadata, by which it is told whether somebody has corrected the masks."""
 
 WITH_IMAGE = ("cellpose", "coco")
 """Formats with the image beside them, as `NAME.tif`."""
@@ -113,7 +113,7 @@ def write_prediction(
     for kind in kinds:
         file = name_output(found, kind)
         path = output / file
-        if path.exists() and kind not in UNMARKED and not is_prediction(path):
+        if path.exists() and not is_prediction(path):
             warnings.append(f"{file} was corrected, or is not from fluxseg predict: kept as it is")
             continue
         beside = output / f"{found.name}.tif"
@@ -178,7 +178,8 @@ def _write_format(path: Path, found: Prediction, rois: Rois, kind: Any) -> None:
     from fluxseg.formats.convert import write_recording
 
     masks, names = masks_from_labels(rois.labels)
-    metadata: dict[str, Any] = {} if found.corrected else {"made_by": MARK}
+    mark = sign_masks(rois.labels) if kind in SIGNED else MARK
+    metadata: dict[str, Any] = {} if found.corrected else {"made_by": mark}
     metadata["roi_quality"] = np.round(rois.confidence, 4).tolist()
     if found.um_per_px is not None:
         metadata["um_per_px"] = found.um_per_px
