@@ -131,9 +131,15 @@ def test_a_labelled_recording_keeps_its_group(tmp_path, recording):
     read = source.read(key)
     assert read.group == recording.group
     assert len(read.masks) == 2
+
+
+def test_another_image_of_the_same_name_is_another_recording(tmp_path, recording):
+    labels = np.ones(recording.image.shape, np.int32)
     other = dataclasses.replace(recording, image=recording.image + 1)
-    with pytest.raises(WorkdirError, match="another image"):
-        neurons.write_labelled(tmp_path / key, other, np.zeros((64, 64), np.int32))
+    fields = (recording, other, recording, other)
+    paths = [neurons.add_labelled(tmp_path, field, labels) for field in fields]
+    assert paths[:2] == paths[2:]
+    assert len(set(paths)) == 2
 
 
 def test_nothing_and_the_wrong_image_are_not_written(tmp_path, recording):

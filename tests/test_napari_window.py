@@ -11,6 +11,7 @@ import pytest
 
 import fluxseg
 from fluxseg.adapt.few_shot import FewShot
+from fluxseg.errors import InterruptedRunError
 from fluxseg.inference.model_file import write_model
 from tests.inference.models import tiny_model
 
@@ -122,6 +123,20 @@ def test_what_is_no_field_gives_a_sentence(viewer, widget, told, data, text):
         button.native.click()
     assert all(one.startswith("neurons: there are none") for one in told[1:])
     assert len(told) == 5
+
+
+def test_a_closed_window_ends_the_training(viewer, widget, qtbot, small):
+    viewer.open_sample("fluxseg", "field")
+    widget.model.value = small
+    press(widget.find, widget, qtbot)
+    widget.tune.native.click()
+    qtbot.waitUntil(lambda: widget.progress.value > 0, timeout=120_000)
+    viewer.window.remove_dock_widget(widget.native)
+    widget.native.deleteLater()
+    qtbot.waitUntil(widget._closed.is_set, timeout=10_000)
+    with pytest.raises(InterruptedRunError):
+        widget._on_step(1, 2)
+    # The window's end in this fixture waits for the thread.
 
 
 def test_errors_of_the_thread_give_a_sentence(viewer, widget, qtbot, told):

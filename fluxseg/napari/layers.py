@@ -16,7 +16,7 @@ from fluxseg.data.recording import Recording, check_image
 from fluxseg.errors import FluxsegError, RecordingError, UnsafeFileError
 from fluxseg.formats.convert import detect_format
 from fluxseg.formats.imagej import write_imagej
-from fluxseg.formats.label_names import is_label_name
+from fluxseg.formats.label_names import is_label_name, stem_of
 from fluxseg.formats.labels import label_components, masks_from_labels, merge_labels
 from fluxseg.formats.npy import naming_file
 from fluxseg.formats.own import is_prediction
@@ -51,7 +51,9 @@ def read(path: str) -> list[Any]:
     try:
         return read_layers(Path(path))
     except FluxsegError as error:
-        _show(error)
+        _show(
+            error, "; napari's own reader can open it, then split it" if "--" in str(error) else ""
+        )
         return [(None,)]  # no layer
 
 
@@ -77,9 +79,15 @@ def read_layers(path: Path) -> list[LayerData]:
         # The image may be of use although its labels are not.
         image, scale = read_input(path)
         recording = Recording(
-            path.stem, image, metadata={} if scale is None else {"um_per_px": scale}
+            "image", image, metadata={} if scale is None else {"um_per_px": scale}
         )
-    return layers_of_recording(recording)
+    return layers_of_recording(rename(recording, stem_of(path)))
+
+
+def rename(recording: Recording, name: str) -> Recording:
+    """Return a recording under another name; without a group it is a group of its own."""
+    group = "" if recording.group == recording.id else recording.group
+    return dataclasses.replace(recording, id=name or "image", group=group)
 
 
 def layers_of_recording(recording: Recording) -> list[LayerData]:
@@ -124,7 +132,7 @@ def layer_of_neurons(
 def simulate_layers() -> list[LayerData]:
     """Simulate a field of 256 x 256 px; the layer of its true neurons is hidden at first."""
     recording = simulate_recording(SimulatorConfig(size=256, seed=7), 0)
-    image, truth = layers_of_recording(dataclasses.replace(recording, id="simulated field"))
+    image, truth = layers_of_recording(rename(recording, "simulated field"))
     truth[1].update(name="simulated field truth", visible=False)
     return [image, truth]
 
@@ -149,10 +157,10 @@ def write(path: str, labels: Any, _settings: Mapping[str, Any]) -> list[str]:
     return [path]
 
 
-def _show(error: FluxsegError) -> None:
+def _show(error: FluxsegError, advice: str = "") -> None:
     from napari.utils.notifications import show_error
 
-    show_error(str(error))
+    show_error(f"{error}{advice}")
 
 
 def _read_labels(path: Path) -> LayerData:

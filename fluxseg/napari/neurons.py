@@ -170,7 +170,7 @@ def save(
     if kind in WITH_IMAGE and beside.exists() and not holds_image(beside, image):
         raise WorkdirError(f"{beside}: is there, another image; choose another folder")
     if kind == RECORDING:
-        write_labelled(path, recording, labels)
+        _write_labelled(path, recording, labels)
         return path
     numbers = np.unique(labels[labels > 0])
     compact = np.where(labels > 0, np.searchsorted(numbers, labels) + 1, 0)
@@ -180,14 +180,25 @@ def save(
     return path
 
 
-def write_labelled(path: Path, recording: Recording, labels: np.ndarray) -> None:
-    """Write an image with its group and metadata, and its neurons `[H, W]` int, as `.npz`.
+def add_labelled(folder: Path, recording: Recording, labels: np.ndarray) -> Path:
+    """Add an image and its neurons `[H, W]` int to a folder that `fluxseg finetune` reads.
+
+    Returns:
+        The file: that of the same image, if there is one, else a new one.
 
     Raises:
-        WorkdirError: if another image is there, or it cannot be written.
+        WorkdirError: if it cannot be written.
     """
-    if path.exists() and not np.array_equal(read_npz(path).image, recording.image):
-        raise WorkdirError(f"{path}: is there and holds another image; rename this image layer")
+    name, number = safe_name(recording.id), 1
+    path = folder / f"{name}.npz"
+    while path.exists() and not np.array_equal(read_npz(path).image, recording.image):
+        number += 1
+        path = folder / f"{name}_{number}.npz"
+    _write_labelled(path, recording, labels)
+    return path
+
+
+def _write_labelled(path: Path, recording: Recording, labels: np.ndarray) -> None:
     masks, names = masks_from_labels(labels)
     told = {k: v for k, v in recording.metadata.items() if k not in ("roi_quality", "made_by")}
     write_npz(path, dataclasses.replace(recording, masks=masks, roi_ids=names, metadata=told))
@@ -221,7 +232,7 @@ def tune(
         raise FluxsegError("there are no neurons to learn from: press Find and correct them first")
     network, data = load_model(model), folder / "labelled"
     for recording, labels in fields:
-        write_labelled(data / f"{safe_name(recording.id)}.npz", recording, labels)
+        add_labelled(data, recording, labels)
     number = 1
     while (output := folder / f"tuned_{number}").exists():
         number += 1

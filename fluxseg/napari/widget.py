@@ -20,7 +20,7 @@ from fluxseg.compilation import enable_compilation_cache
 from fluxseg.data.recording import Recording
 from fluxseg.errors import FluxsegError, InterruptedRunError, RecordingError
 from fluxseg.napari import neurons
-from fluxseg.napari.layers import KEY, LayerData
+from fluxseg.napari.layers import KEY, LayerData, rename
 
 HELP = "Remove: click on neurons. Add: paint, and M for the next one. Undo: Ctrl+Z."
 
@@ -89,9 +89,10 @@ class FindNeurons(widgets.Container):
             (self.tune, self._tune), (self.stop, self._stop.set),
         ):  # fmt: skip
             widget.changed.connect(do)
-        self._steps.taken.connect(self._show_steps)
-        # A training must not outlive the window.
-        self.native.destroyed.connect(self._stop.set)
+        self._steps.taken.connect(self._while_open(self._show_steps))
+        # A training must not outlive the window, nor tell it anything more.
+        self._closed = threading.Event()
+        self.native.destroyed.connect(self._closed.set)
 
     def _layers(self, kind: type) -> Callable[..., list[Any]]:
         return lambda *_: [layer for layer in self._viewer.layers if isinstance(layer, kind)]
@@ -104,8 +105,7 @@ class FindNeurons(widgets.Container):
         data = layer.data[0] if layer.multiscale else layer.data
         image = neurons.take_image(layer.name, data, layer.rgb)
         known = layer.metadata.get(KEY, {}).get("recording") or Recording("image", image)
-        group = "" if known.group == known.id else known.group
-        return dataclasses.replace(known, id=layer.name or "image", image=image, group=group)
+        return dataclasses.replace(rename(known, layer.name), image=image)
 
     def _chosen(self) -> tuple[Any, dict[str, Any]]:
         """Return the chosen layer of neurons, and what is known of it."""
@@ -126,8 +126,12 @@ class FindNeurons(widgets.Container):
     def _show_found(self, result: tuple[LayerData, float, str]) -> None:
         (data, settings, _), cut, text = result
         for layer in self._layers(Labels)():
-            # Earlier ones are kept, but are neither seen nor learnt.
-            layer.visible &= layer.name.split(" [")[0] != settings["name"]
+            # Earlier ones of this image are kept, but are neither seen nor learnt.
+            earlier = layer.metadata.get(KEY, {}).get("recording")
+            if earlier and np.array_equal(
+                earlier.image, settings["metadata"][KEY]["recording"].image
+            ):
+                layer.visible = False
         layer = self._viewer.add_labels(data, **settings)
         layer.contour, layer.opacity = 2, 1
         self.reset_choices()
@@ -196,7 +200,7 @@ class FindNeurons(widgets.Container):
 
     def _on_step(self, done: int, total: int) -> None:
         """Tell of a step; called in the thread of the training."""
-        if self._stop.is_set():
+        if self._stop.is_set() or self._closed.is_set():
             raise InterruptedRunError(2, f"Stopped at step {done}; the model stays as it was.")
         self._steps.taken.emit(done, total)
 
@@ -206,6 +210,9 @@ class FindNeurons(widgets.Container):
     def _show_tuned(self, result: tuple[Path, str]) -> None:
         self.model.value, text = result
         self.told.value = f"{text}\nMore: {result[0] / 'report.html'}"
+
+    def _while_open(self, do: Callable[..., None]) -> Callable[..., None]:
+        return lambda *given: None if self._closed.is_set() else do(*given)
 
     def _start(self, done: Callable[..., None], work: Callable[..., Any], *given: Any) -> None:
         """Do something long in a thread; its result goes to `done`."""
@@ -226,6 +233,7 @@ class FindNeurons(widgets.Container):
             for button in buttons:
                 button.enabled = True
 
-        create_worker(
-            work, *given, _connect={"returned": done, "errored": fail, "finished": finish}
-        )
+        events: dict[str, Callable[..., None]]
+        events = {"returned": done, "errored": fail, "finished": finish}
+        connect = {event: self._while_open(do) for event, do in events.items()}
+        create_worker(work, *given, _connect=connect)
