@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from fluxseg.compilation import enable_compilation_cache
 from fluxseg.config import Config
 from fluxseg.model.score_table import score_table
 from fluxseg.processes import gather_values, run_in_all, run_in_first
@@ -101,6 +102,7 @@ def train_and_evaluate(
         InterruptedRunError: after SIGINT or SIGTERM, when everything is saved.
         FluxsegError: for unusable data or settings.
     """
+    enable_compilation_cache()
     workdir, callbacks = Path(workdir), callbacks or Callbacks()
     with open_run(config, workdir) as checkpoints:
         # The parameters that the network begins with; None: random ones, or its checkpoint's.

@@ -10,7 +10,6 @@ import tyro
 
 from fluxseg.allocator import tune_allocator
 from fluxseg.arguments import PickOptions, check_options, split_config_file
-from fluxseg.compilation import enable_compilation_cache
 from fluxseg.config import Config
 from fluxseg.console import progress_bars, run_guarded
 from fluxseg.formats.pick import NO_PICK, pick_data
@@ -57,7 +56,6 @@ def parse_main(arguments: Sequence[str], prog: str) -> MainArguments:
 def train(arguments: MainArguments) -> int:
     """Train on recordings, score, and write a report: the same as python -m fluxseg.main."""
     with joined(arguments.processes) as console:
-        enable_compilation_cache()
         import jax
 
         from fluxseg.job import Callbacks, train_and_evaluate

@@ -11,8 +11,7 @@ import pytest
 from fluxseg.compilation import cache_folder
 
 ROOT = Path(__file__).resolve().parents[1]
-# The crops divide into batches of 8 neither in training nor in validation.
-SCRIPT = """
+LISTEN = """
 import collections, json, os, sys
 from pathlib import Path
 import jax
@@ -24,6 +23,9 @@ def on_event(event, **about):
     hits[0] += event == "/jax/compilation_cache/cache_hits"
 jax.monitoring.register_event_duration_secs_listener(on_duration)
 jax.monitoring.register_event_listener(on_event)
+"""
+# The crops divide into batches of 8 neither in training nor in validation.
+TRAIN = """
 from fluxseg.compilation import enable_compilation_cache
 from tests.conftest import TINY, train_network, with_train
 # Importing the tests' settings has chosen the cache of the tests, which hides what is compiled.
@@ -34,13 +36,27 @@ result = train_network(config, Path(sys.argv[1]))
 sizes = [len(result.dataset.crops(split)) for split in ("train", "val", "test")]
 print(json.dumps({"compiled": compiled, "hits": hits[0], "sizes": sizes}))
 """
+# A notebook that has computed something before it asks for a model.
+USE = """
+from tifffile import imwrite
+jax.numpy.ones(3).block_until_ready()
+compiled.clear()
+import fluxseg
+field = fluxseg.simulate_recording(fluxseg.SimulatorConfig(size=96), 0).image
+fluxseg.load_model().segment(field)
+imwrite(sys.argv[1] + ".tif", field)
+from fluxseg.cli.app import main
+assert main(["predict", sys.argv[1] + ".tif", "--output", sys.argv[1]]) == 0
+heavy = {"orbax", "grain", "matplotlib", "optax", "pandas", "h5py"} & set(sys.modules)
+print(json.dumps({"compiled": compiled, "hits": hits[0], "heavy": sorted(heavy)}))
+"""
 
 
-def run(workdir, home):
+def run(script, workdir, home):
     left_out = ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
     environment = {name: value for name, value in os.environ.items() if name not in left_out}
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(workdir)],
+        [sys.executable, "-c", LISTEN + script, str(workdir)],
         cwd=ROOT,
         env={**environment, "XDG_CACHE_HOME": str(home), "HOME": str(home)},
         capture_output=True,
@@ -53,15 +69,24 @@ def run(workdir, home):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the folder is another one there")
 def test_each_program_is_compiled_once_and_kept(tmp_path):
-    first = run(tmp_path / "one", tmp_path / "home")
+    first = run(TRAIN, tmp_path / "one", tmp_path / "home")
     assert any(size % 8 for size in first["sizes"])
     # A program that is compiled anew would be found in the cache that the first one went to.
     assert first["hits"] == 0
     for name in ("jit(train_step)", "jit(eval_step)"):
         assert first["compiled"][name] == 1
-    second = run(tmp_path / "two", tmp_path / "home")
+    second = run(TRAIN, tmp_path / "two", tmp_path / "home")
     assert second["compiled"] == first["compiled"]
     assert second["hits"] == sum(second["compiled"].values())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the folder is another one there")
+def test_a_second_process_that_uses_a_model_compiles_nothing(tmp_path):
+    first, second = (run(USE, tmp_path / name, tmp_path / "home") for name in ("one", "two"))
+    assert first["heavy"] == []
+    assert list(first["compiled"]) == ["jit(neuron_probability)"]
+    assert (first["hits"], second["hits"]) == (0, sum(second["compiled"].values()))
+    assert second["compiled"] == first["compiled"]
 
 
 def test_the_folder_is_the_users(monkeypatch, tmp_path):

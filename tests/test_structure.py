@@ -13,7 +13,7 @@ import fluxseg
 
 ROOT = Path(fluxseg.__file__).parent
 FLOORS = (
-    ("errors", "config", "io", "allocator", "processes"),
+    ("errors", "config", "io", "allocator", "compilation", "processes"),
     ("data",),
     ("simulation",),
     ("formats",),
@@ -24,7 +24,7 @@ FLOORS = (
     ("traces",),
     ("report", "plot"),
     ("job",),
-    ("console", "arguments", "compilation", "joined"),
+    ("console", "arguments", "joined"),
     ("main",),
     ("cli", "napari"),
     ("__main__",),

@@ -1,11 +1,15 @@
-"""How soon things begin: help, checking a folder, the first training step.
+"""How long people wait: help, checking a folder, the first picture, the first training step.
 
-What: whole commands, each in a process of its own. `fluxseg --help` against an interpreter that
-    does nothing; `fluxseg check` of 20 recordings against reading their files with `np.load`; from
-    `python -m fluxseg.main` (default config, crops prepared before) to its first training step,
-    with its compilation cache empty and full, against importing the libraries it is made of.
-Command: python -m experiments.benchmarks.startup
-Takes: 3 minutes; most of it is the compilation of each cold start.
+What: whole commands, each in a process of its own.
+    help: `fluxseg --help` against an interpreter that does nothing.
+    check: `fluxseg check` of 20 recordings against reading their files with `np.load`.
+    predict: `fluxseg predict` of one field of 512 x 512 px, its compilation cache empty (a fresh
+    install) and full; the first lines of a notebook, `fluxseg.load_model().segment(image)`, with it
+    full; one more field in that process.
+    train: from `python -m fluxseg.main` (default config, crops prepared before) to its first
+    training step, with its compilation cache empty and full, against importing its libraries.
+Command: python -m experiments.benchmarks.startup [--parts predict train]
+Takes: 4 minutes; most of it is the compilation of each cold start.
 """
 
 import argparse
@@ -38,6 +42,25 @@ LIBRARIES = "import of the libraries"
 COLD = "first step, compilation cache empty"
 WARM = "first step, compilation cache full"
 IMPORTS = "import jax, flax.linen, optax, grain, orbax.checkpoint"
+PREDICT_COLD = "fluxseg predict ONE.tif, compilation cache empty"
+PREDICT = "fluxseg predict ONE.tif, compilation cache full"
+NOTEBOOK = "load_model().segment(image), compilation cache full"
+MORE = "one more field"
+FLUXSEG = (sys.executable, "-m", "fluxseg")
+FIELD = "fluxseg.simulate_recording(fluxseg.SimulatorConfig(size=512), 0).image"
+# With the memory settings of a command of its own, which `run_variant` switches off.
+LAUNCH = f"import os; os.environ.pop({SWITCH!r}); from fluxseg.cli.app import launch; launch()"
+SEGMENT = """
+import json, sys, time, tifffile
+image = tifffile.imread(sys.argv[1])
+import fluxseg
+model = fluxseg.load_model()
+model.segment(image)
+began = time.perf_counter(), time.process_time()
+model.segment(image)
+figures = {"more": time.perf_counter() - began[0], "more_cpu": time.process_time() - began[1]}
+print(json.dumps(figures))
+"""
 
 
 def wait_for_first_step(cache: Path, home: Path) -> dict[str, float]:
@@ -81,37 +104,75 @@ def load_all(folder: Path) -> None:
         np.load(path, allow_pickle=True).item()
 
 
-def run_all(rounds: int, folder: Path) -> Results:
-    """Run all variants in a folder that is thrown away."""
-    recordings, cache, warm = folder / "recordings", folder / "cache", folder / "warm"
-    fluxseg = (sys.executable, "-m", "fluxseg")
-    simulate = ("simulate", str(recordings), "--simulator.containers", str(RECORDINGS // 2))
-    subprocess.run([*fluxseg, *simulate], check=True, stdout=subprocess.DEVNULL)
-    prepare = ("prepare", "simulator", "--output", str(cache))
-    subprocess.run([*fluxseg, *prepare], check=True, stdout=subprocess.DEVNULL)
-    wait_for_first_step(cache, warm)
-    this = ("-m", "experiments.benchmarks.startup", "--folder")
-    quick = (
-        Variant(NOTHING, ("-c", "pass")),
-        Variant(HELP, ("-m", "fluxseg", "--help")),
-        Variant(LOAD, (*this, str(recordings), "--worker", "load")),
-        Variant(CHECK, ("-m", "fluxseg", "check", str(recordings))),
-        Variant(LIBRARIES, ("-c", IMPORTS)),
-        Variant(WARM, (*this, str(folder), "--worker", "warm")),
+def time_predictions(rounds: int, folder: Path) -> Results:
+    """Run `fluxseg predict` of one field, and a notebook's first lines, cold and warm."""
+    field = folder / "field.tif"
+    simulate = "import sys, fluxseg, tifffile; tifffile.imwrite(sys.argv[1], " + FIELD + ")"
+    subprocess.run([sys.executable, "-c", simulate, str(field)], check=True)
+    options = ("predict", str(field), "--overwrite", "--output", str(folder / "found"))
+    warm = {"XDG_CACHE_HOME": str(folder / "warm")}
+    cold = (
+        f"import os, tempfile; os.environ['XDG_CACHE_HOME'] = tempfile.mkdtemp(dir={str(folder)!r})"
     )
-    cold = (Variant(COLD, (*this, str(folder), "--worker", "cold")),)
-    results = run_interleaved(quick, rounds)
+    variants = (
+        Variant(PREDICT, ("-c", LAUNCH, *options), warm),
+        Variant(NOTEBOOK, ("-c", SEGMENT, str(field)), warm),
+    )
+    run_interleaved(variants[:1], 1)
+    results = run_interleaved(variants, rounds)
+    first = Variant(PREDICT_COLD, ("-c", f"{cold}; {LAUNCH}", *options))
+    results |= run_interleaved((first,), min(rounds, 2))
+    more = [
+        {"wall_seconds": figures.pop("more"), "cpu_seconds": figures.pop("more_cpu")}
+        for figures in results[NOTEBOOK]
+    ]
+    for figures, apart in zip(results[NOTEBOOK], more, strict=True):
+        for name, seconds in apart.items():
+            figures[name] -= seconds
+    return results | {MORE: more}
+
+
+def time_first_steps(rounds: int, folder: Path) -> Results:
+    """Run the main job to its first step, cold and warm."""
+    prepare = ("prepare", "simulator", "--output", str(folder / "cache"))
+    subprocess.run([*FLUXSEG, *prepare], check=True, stdout=subprocess.DEVNULL)
+    wait_for_first_step(folder / "cache", folder / "warm")
+    this = ("-m", "experiments.benchmarks.startup", "--folder", str(folder), "--worker")
+    results = run_interleaved(
+        (Variant(LIBRARIES, ("-c", IMPORTS)), Variant(WARM, (*this, "warm"))), rounds
+    )
     # Compiling takes so long that two rounds must do.
-    results |= run_interleaved(cold, min(rounds, 2))
-    for name in (NOTHING, HELP, LOAD, CHECK, LIBRARIES):
-        for figures in results[name]:
-            figures["seconds"] = figures["wall_seconds"]
-    return results
+    return results | run_interleaved((Variant(COLD, (*this, "cold")),), min(rounds, 2))
+
+
+def time_checks(rounds: int, folder: Path) -> Results:
+    """Run `fluxseg check` of some recordings."""
+    recordings = str(folder / "recordings")
+    simulate = ("simulate", recordings, "--simulator.containers", str(RECORDINGS // 2))
+    subprocess.run([*FLUXSEG, *simulate], check=True, stdout=subprocess.DEVNULL)
+    load = ("-m", "experiments.benchmarks.startup", "--folder", recordings, "--worker", "load")
+    check = ("-m", "fluxseg", "check", recordings)
+    return run_interleaved((Variant(LOAD, load), Variant(CHECK, check)), rounds)
+
+
+def time_help(rounds: int, _: Path) -> Results:
+    """Run `fluxseg --help`."""
+    variants = (Variant(NOTHING, ("-c", "pass")), Variant(HELP, ("-m", "fluxseg", "--help")))
+    return run_interleaved(variants, rounds)
+
+
+PARTS = {
+    "help": time_help,
+    "check": time_checks,
+    "predict": time_predictions,
+    "train": time_first_steps,
+}
 
 
 def main() -> None:
     """Run the benchmark, or one worker of it."""
     parser = create_parser(__doc__, "startup", 5)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker == "load":
@@ -122,22 +183,21 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as home:
             print_json(wait_for_first_step(arguments.folder / "cache", Path(home)))
     else:
-        with tempfile.TemporaryDirectory() as folder:
-            results = run_all(arguments.rounds, Path(folder))
+        results: Results = {}
         summary = {}
-        for title, names in (
-            ("Help", (NOTHING, HELP)),
-            ("Check", (LOAD, CHECK)),
-            ("First step", (LIBRARIES, WARM)),
-        ):
-            chosen = {name: results[name] for name in names}
-            summary[title] = summarise(chosen, "seconds", names[0], larger_is_better=False)
-            print_table(title, summary[title], "s")
-        both = {name: results[name][: len(results[COLD])] for name in (COLD, WARM)}
-        for figure in ("seconds", "step_seconds"):
-            title = f"First step, cold and warm, {figure}"
-            summary[title] = summarise(both, figure, COLD, larger_is_better=False)
-            print_table(title, summary[title], "s")
+        for part in arguments.parts:
+            with tempfile.TemporaryDirectory() as folder:
+                found = PARTS[part](arguments.rounds, Path(folder))
+            for runs in found.values():
+                for figures in runs:
+                    figures.setdefault("seconds", figures["wall_seconds"])
+            results |= found
+            for figure in ("seconds", "cpu_seconds"):
+                title = f"{part}, {figure}"
+                least = min(map(len, found.values()))
+                both = {name: runs[:least] for name, runs in found.items()}
+                summary[title] = summarise(both, figure, next(iter(found)), larger_is_better=False)
+                print_table(title, summary[title], "s")
         write_results(arguments.output, results, summary)
 
 

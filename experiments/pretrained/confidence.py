@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.pretrained.crops import training_ranges
-from experiments.pretrained.real_fields import ASIDE, file_digest, predict_field, read_fields
+from experiments.pretrained.real_fields import ASIDE, cache_name, predict_field, read_fields
 from experiments.pretrained.scores import HELD_OUT_SEED, simulate_held_out
 from fluxseg.inference.objects.confidence import FEATURES, describe_cells
 from fluxseg.inference.objects.ranking import compare_objects, score_ranking
@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--simulated", type=int, default=16, help="simulated fields")
     arguments = parser.parse_args()
-    model, digest = load_model(arguments.model), file_digest(arguments.model)
+    model, digest = load_model(arguments.model), cache_name(arguments.model)
     simulated = []
     for held in simulate_held_out(training_ranges(), arguments.simulated, HELD_OUT_SEED + 7):
         probability = model.predict(held.image, tta=False, diameter=held.diameter_px)

@@ -14,7 +14,7 @@ Output: `scores.json`, `index.html` with tables and overlays (label green, found
     and the networks' probabilities, so that a second run takes seconds.
 Hardware: 2 CPU cores, about a minute for a model.
 Command: python -m experiments.pretrained.real_fields --data FOLDER --output runs/real
-    --model first=FILE today=FILE ... [--fields 2]
+    --model first=FILE today=FILE ... [--fields 2] [--views 4] [--zooms 1 0.5]
 """
 
 import argparse
@@ -29,11 +29,11 @@ import numpy as np
 from PIL import Image
 
 from fluxseg import pretrained
-from fluxseg.compilation import enable_compilation_cache
 from fluxseg.data.recording import Recording, outline_masks
 from fluxseg.data.resample import median_diameter
 from fluxseg.data.transforms import normalize_image
 from fluxseg.formats.sources import FolderSource
+from fluxseg.inference import probability, scale
 from fluxseg.inference.objects.ranking import compare_objects, score_ranking
 from fluxseg.inference.objects.rois import Rois, choose_rois, find_rois
 from fluxseg.inference.predict import Predictor
@@ -113,10 +113,11 @@ def label_visibility(image: np.ndarray, masks: np.ndarray) -> np.ndarray:
     return measure_visibility(image.astype(np.float32), index, light, outline, bodies, radius)[0]
 
 
-def file_digest(place: str) -> str:
-    """Return what the predictions of a model file are stored under."""
+def cache_name(place: str) -> str:
+    """Return what the predictions of a model file, as it is used now, are stored under."""
     path = pretrained.PATH if place == pretrained.NAME else Path(place)
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    zooms = "_".join(map(str, scale.ZOOMS))
+    return f"{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}-{probability.VIEWS}-{zooms}"
 
 
 def predict_field(
@@ -257,8 +258,10 @@ def main() -> None:
     parser.add_argument(
         "--fields", type=int, default=0, help="overlays of this many of each source"
     )
+    parser.add_argument("--views", type=int, default=probability.VIEWS, help="flips averaged over")
+    parser.add_argument("--zooms", type=float, nargs="+", default=scale.ZOOMS, help="looked at")
     arguments = parser.parse_args()
-    enable_compilation_cache()
+    probability.VIEWS, scale.ZOOMS = arguments.views, tuple(arguments.zooms)
     fields = read_fields(arguments.data)
     tables: dict[str, str] = {}
     scores: dict[str, Any] = {}
@@ -266,7 +269,7 @@ def main() -> None:
     for text in arguments.model:
         name, _, place = text.rpartition("=")
         model = load_model(place)
-        digest = file_digest(place)
+        digest = cache_name(place)
         rows, drawn = [], dict.fromkeys((field.row for field in fields), 0)
         for field in fields:
             found = predict_field(model, digest, field, arguments.output / "cache")

@@ -20,7 +20,6 @@ import jax
 import numpy as np
 
 from experiments.pretrained.crops import RULES, training_ranges
-from fluxseg.compilation import enable_compilation_cache
 from fluxseg.data.resample import disc_diameter
 from fluxseg.inference.model_file import write_model
 from fluxseg.inference.objects.counts import ObjectCounts, count_objects
@@ -176,7 +175,6 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--fields", type=int, default=16, help="held-out simulated fields")
     arguments = parser.parse_args()
-    enable_compilation_cache()
     model = dataclasses.replace(
         load_model(arguments.model),
         threshold=arguments.threshold,

@@ -36,7 +36,6 @@ import numpy as np
 
 from experiments.studies.tables import describe
 from fluxseg.allocator import tune_allocator
-from fluxseg.compilation import enable_compilation_cache
 from fluxseg.io.files import read_json, write_json
 
 FIGURES = Path(__file__).parents[2] / "docs" / "figures"
@@ -223,7 +222,6 @@ def main() -> None:
         jobs, sizes = tuple((name, 0, 0) for name in ACROSS), dict.fromkeys(ACROSS, (0,))
     if not arguments.report:
         tune_allocator()
-        enable_compilation_cache()
         model, settings = load_model(arguments.model), FewShot(**changes)
         for job in jobs[: arguments.jobs]:
             run_job(model, arguments.data, job, workdir, settings)

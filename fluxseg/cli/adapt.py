@@ -7,7 +7,6 @@ import tyro
 
 from fluxseg import pretrained
 from fluxseg.arguments import PickOptions
-from fluxseg.compilation import enable_compilation_cache
 from fluxseg.console import configure_logging, create_console, progress_bars
 from fluxseg.formats.pick import NO_PICK
 
@@ -57,7 +56,6 @@ def finetune(
 
     console = create_console()
     configure_logging(console)
-    enable_compilation_cache()
     settings = few_shot.FewShot(
         encoder=encoder,
         steps=steps,
@@ -150,7 +148,6 @@ def review(
         return 0
     if len(run) != 1:
         raise ConfigError("name one run, or one model file, to review with")
-    enable_compilation_cache()
     from fluxseg.adapt.review.files import judge_model, review_recordings, write_review
     from fluxseg.adapt.review.plan import plan_review
     from fluxseg.report.review import write_review_page

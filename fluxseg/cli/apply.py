@@ -8,7 +8,6 @@ import tyro
 
 from fluxseg import pretrained
 from fluxseg.arguments import PickOptions
-from fluxseg.compilation import enable_compilation_cache
 from fluxseg.console import configure_logging, create_console, progress_bars
 from fluxseg.errors import ConfigError
 from fluxseg.formats.pick import NO_PICK
@@ -84,7 +83,6 @@ def predict(
     with joined(processes) as console:
         if tta and fast:
             raise ConfigError("--tta and --fast exclude each other; give one of them")
-        enable_compilation_cache()
         loaded = load_models(model)
         jobs, unused = plan_jobs(inputs, pick)
         with progress_bars(console, ("Predicting", "images")) as (progress,):

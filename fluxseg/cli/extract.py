@@ -9,7 +9,6 @@ import tyro
 
 from fluxseg import pretrained
 from fluxseg.arguments import PickOptions
-from fluxseg.compilation import enable_compilation_cache
 from fluxseg.console import progress_bars
 from fluxseg.errors import ConfigError, RecordingError
 from fluxseg.formats.pick import NO_PICK
@@ -84,7 +83,6 @@ def extract(
         if rois is not None and not rois.exists():
             raise ConfigError(f"--rois: there is no {rois}")
         found = name_movies(movies, pick, "extract")
-        enable_compilation_cache()
         find = rois or functools.partial(
             find_in_image,
             load_models(model),

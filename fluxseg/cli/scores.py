@@ -7,7 +7,6 @@ import tyro
 
 from fluxseg import pretrained
 from fluxseg.arguments import PickOptions
-from fluxseg.compilation import enable_compilation_cache
 from fluxseg.config import Config, DataConfig
 from fluxseg.console import configure_logging, create_console, progress_bars
 from fluxseg.errors import ConfigError
@@ -47,7 +46,6 @@ def evaluate(
         raise ConfigError("--model and --workdir exclude each other; give one of them")
     if workdir and str(pick):
         raise ConfigError(f"a run reads what its own data.pick says, not {pick}; use --model")
-    enable_compilation_cache()
     if workdir is None:
         return _evaluate_model(console, model or pretrained.NAME, data, output, pick)
     from fluxseg import job

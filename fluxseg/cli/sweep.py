@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fluxseg.arguments import read_config_file, read_sweep_file
-from fluxseg.compilation import enable_compilation_cache
 from fluxseg.config import Config
 from fluxseg.console import configure_logging, create_console
 
@@ -47,7 +46,6 @@ def sweep(
     console = create_console()
     configure_logging(console)
     members = plan_sweep(_read_sweep(vary, file, config, random, random_seed))
-    enable_compilation_cache()
     with claim_workdir(output):
         failures = run_sweep(members, output, train_and_evaluate)
         table = collect_table(members, output, failures)

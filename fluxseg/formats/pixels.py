@@ -1,6 +1,5 @@
 """Single-channel images - TIFF, PNG, JPEG, BMP, GIF - as arrays, with their exact values."""
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from fluxseg.formats.tiff import (
     decode_page,
     get_page,
     open_tiff,
+    quiet,
 )
 from fluxseg.io.files import atomic_path
 
@@ -182,23 +182,19 @@ def _read_picture(path: Path, kind: str, start: bytes, labels: bool, pick: Pick)
     if kind == "PNG" and start[24:25] == b"\x10" and start[25:26] in (b"\x02", b"\x04", b"\x06"):
         return _read_deep_png(path, start, pick)
     try:
-        with warnings.catch_warnings():
-            # Its warning about large images comes before its error; the limit here is lower.
-            warnings.simplefilter("ignore")
-            with Image.open(path, formats=(kind,)) as picture:
-                check_size(picture.size[::-1], path, 1 if picture.mode == "1" else 8)
-                frames = getattr(picture, "n_frames", 1)
-                if frames > 1:
-                    raise RecordingError("", _movie_text(frames))
-                if picture.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
-                    raise RecordingError(
-                        "", f"is a colour image ({picture.mode}); save one channel"
-                    )
-                if picture.mode == "PA":
-                    image = np.asarray(picture.convert("RGB"))
-                else:
-                    image = np.asarray(picture)
-                palette = picture.getpalette("RGB") if picture.mode == "P" else None
+        # Its warning about large images comes before its error; the limit here is lower.
+        with quiet(), Image.open(path, formats=(kind,)) as picture:
+            check_size(picture.size[::-1], path, 1 if picture.mode == "1" else 8)
+            frames = getattr(picture, "n_frames", 1)
+            if frames > 1:
+                raise RecordingError("", _movie_text(frames))
+            if picture.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
+                raise RecordingError("", f"is a colour image ({picture.mode}); save one channel")
+            if picture.mode == "PA":
+                image = np.asarray(picture.convert("RGB"))
+            else:
+                image = np.asarray(picture)
+            palette = picture.getpalette("RGB") if picture.mode == "P" else None
     except (RecordingError, OSError, MemoryError):
         raise
     except Image.DecompressionBombError as error:

@@ -5,6 +5,7 @@ import io
 import logging
 import math
 import struct
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ MAX_RATIO = 2048
 """No compression of single-channel images makes them so many times smaller."""
 TIFF_MAGICS = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 """How TIFF files begin."""
+_FILTERS = threading.Lock()
 # Decoders of bytes stop at the size that is asked for: none, CCITT, LZW, deflate, PackBits, LZMA,
 # Zstandard.
 _BYTES = (1, 2, 3, 4, 5, 8, 32946, 32773, 34925, 50000)
@@ -117,11 +119,18 @@ def check_segments(path: Path, page: Any) -> None:
                 _check_picture(file.read(count), limits, name)
 
 
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Ignore warnings; one thread at a time, as the whole process has one list of filters."""
+    with _FILTERS, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def _check_picture(data: bytes, limits: tuple[int, int], name: str) -> None:
     from PIL import Image
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quiet():
         try:
             with Image.open(io.BytesIO(data)) as picture:
                 sides = picture.size

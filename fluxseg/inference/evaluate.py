@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from fluxseg.compilation import enable_compilation_cache
 from fluxseg.config import CLASSES, Config, config_from_dict
 from fluxseg.data.cache import CacheIndex, read_index
 from fluxseg.data.duplicates import near_duplicates
@@ -52,6 +53,7 @@ def load_run(workdir: str | Path) -> TrainedRun:
     Raises:
         WorkdirError: if the folder holds no run, or no checkpoint yet.
     """
+    enable_compilation_cache()
     workdir = Path(workdir)
     path = workdir / "config.json"
     if not path.exists():

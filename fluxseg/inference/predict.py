@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from fluxseg.compilation import enable_compilation_cache
 from fluxseg.config import Config, ModelConfig
 from fluxseg.data.recording import check_image
 from fluxseg.data.resample import choose_zoom, resample_image, zoomed_shape
@@ -218,6 +219,7 @@ class Predictor:
         return normalize_image(image, self.low_percentile, self.high_percentile)
 
     def _probability(self, normal: np.ndarray, **settings: Any) -> np.ndarray:
+        enable_compilation_cache()
         return predict_probability(
             self.apply_fn,
             self.params,

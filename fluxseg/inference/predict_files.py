@@ -5,6 +5,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, get_args
 
@@ -30,6 +31,8 @@ from fluxseg.processes import (
 
 SUMMARY = "predictions.json"
 """File in the output folder that says what became of each input."""
+AT_ONCE = 2
+"""Images in work: one is read, taken apart and written while the network sees the other."""
 SAVED_EVERY = 10.0
 """Seconds after which `SUMMARY` is written again, as the process may be killed."""
 
@@ -130,23 +133,28 @@ def predict_files(
         outcomes: list[Outcome] = []
         mine = share_of(jobs)
         alone, saved = current_process()[1] == 1, time.monotonic()
-        try:
-            for number, job in enumerate(mine, 1):
-                outcomes.append(
-                    _find_earlier(job, output, earlier)
-                    or _predict_job(model, job, output, formats, settings)
-                )
-                if progress:
-                    progress(number, len(mine))
-                _tell(outcomes[-1], given=diameter is not None)
-                if alone and time.monotonic() - saved > SAVED_EVERY:
+
+        def one(job: Job) -> Outcome:
+            return _find_earlier(job, output, earlier) or _predict_job(
+                model, job, output, formats, settings
+            )
+
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            try:
+                for number, outcome in enumerate(pool.map(one, mine), 1):
+                    outcomes.append(outcome)
+                    if progress:
+                        progress(number, len(mine))
+                    _tell(outcome, given=diameter is not None)
+                    if alone and time.monotonic() - saved > SAVED_EVERY:
+                        _save(output, settings, outcomes)
+                        saved = time.monotonic()
+            except BaseException:
+                # Stopped: what is done is kept, and the same call goes on from here.
+                pool.shutdown(wait=False, cancel_futures=True)
+                if alone and outcomes:
                     _save(output, settings, outcomes)
-                    saved = time.monotonic()
-        except BaseException:
-            # Stopped: what is done is kept, and the same call goes on from here.
-            if alone and outcomes:
-                _save(output, settings, outcomes)
-            raise
+                raise
         return outcomes
 
     outcomes = _gather(jobs, run_in_all(predict, "its part of the images"))

@@ -15,9 +15,15 @@ from fluxseg.inference.tiling import blend_tiles, cut_tiles, pad_image, plan_til
 TILE = 512
 """Largest side of an image that is predicted as a whole, px."""
 BATCH = 4
-"""Tiles that are predicted at once, at most."""
+"""Tiles that are predicted at once, at most; on CPUs one, which is as fast and needs no further
+program: that of a whole field does."""
 BUCKET = 32
 """Sides are padded to a multiple of this, so that few shapes are ever compiled, px."""
+
+SYMMETRIES = (0, 2, 4, 6, 1, 3, 5, 7)
+"""Flips and turns of the square (see `rotate`); the first four keep the shape of an image."""
+VIEWS = 8
+"""How many of them test-time augmentation averages over."""
 
 ApplyFn = Callable[..., Any]
 
@@ -42,7 +48,7 @@ def predict_probability(
         apply_fn: `apply_fn({"params": params}, image [B, H, W, 1], False)` -> logits.
         params: its parameters.
         image: `[H, W]` float32, normalised.
-        tta: average over the 8 symmetries of the square.
+        tta: average over the first `VIEWS` of `SYMMETRIES`.
         tile: largest side of a tile, px; None for `TILE`.
         overlap: least overlap of two tiles, px; None for a quarter of `tile`.
         multiple: tiles have sides and positions that are multiples of this, px: at least the
@@ -60,7 +66,7 @@ def predict_probability(
         raise ConfigError(f"tile must be 16 px or more, got {tile}")
     overlap = tile // 4 if overlap is None else overlap
     total = np.zeros(image.shape, np.float32)
-    symmetries = range(8) if tta else range(1)
+    symmetries = SYMMETRIES[: VIEWS if tta else 1]
     for symmetry in symmetries:
         rotated = rotate(image, symmetry)
         height, width = rotated.shape
@@ -80,7 +86,8 @@ def _predict_tiles(
     predict: ApplyFn, tiles: Iterable[np.ndarray], count: int
 ) -> Iterator[np.ndarray]:
     """Predict tiles in batches of one size, the next one computed while one is handed out."""
-    size = -(-count // -(-count // BATCH))
+    most = 1 if jax.default_backend() == "cpu" else BATCH
+    size = -(-count // -(-count // most))
     pending: tuple[Any, int] | None = None
     iterator = iter(tiles)
     while group := list(itertools.islice(iterator, size)):

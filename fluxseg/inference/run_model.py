@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fluxseg import pretrained
+from fluxseg.compilation import enable_compilation_cache
 from fluxseg.config import Config
 from fluxseg.errors import FluxsegError, WorkdirError
 from fluxseg.inference.calibrate import (
@@ -44,8 +45,9 @@ def load_model(path: str | Path = pretrained.NAME) -> Predictor:
     Raises:
         FluxsegError: naming the path, if it is neither.
     """
+    enable_compilation_cache()
     if path == pretrained.NAME:
-        return read_model(pretrained.PATH)
+        return read_model(pretrained.PATH, known=True)
     path = Path(path)
     if not path.is_dir():
         return read_model(path)

@@ -1,6 +1,7 @@
 """The size of the cells in an image, estimated."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -8,7 +9,7 @@ import numpy as np
 from fluxseg.data.resample import choose_zoom, disc_diameter, resample_image, zoomed_shape
 from fluxseg.inference.objects.rois import find_rois
 
-ZOOMS = (1.0, 0.5, 2.0, 0.25)
+ZOOMS: tuple[float, ...] = (1.0, 0.5, 2.0, 0.25)
 """Magnifications at which cells are looked for, the likeliest first."""
 LOOKED_AT = 512
 """Side of the part of a magnified image that is looked at, px."""
@@ -50,7 +51,9 @@ def estimate_diameter(
         Median diameter, px; None if there are too few convincing cells.
     """
     look = partial(_look, probability, image, trained_px, max(threshold, SURE))
-    seen = [view for zoom in ZOOMS if (view := look(zoom)) is not None]
+    # Side by side, as most of the first looks is compilation.
+    with ThreadPoolExecutor() as pool:
+        seen = [view for view in pool.map(look, ZOOMS) if view is not None]
     if not seen:
         return None
     diameter, covered = max(seen, key=lambda view: view[1] * _usual(view[0] / trained_px))

@@ -16,7 +16,6 @@ from napari.utils.notifications import show_error
 from qtpy.QtCore import QObject, Signal
 
 from fluxseg import pretrained
-from fluxseg.compilation import enable_compilation_cache
 from fluxseg.data.recording import Recording
 from fluxseg.errors import FluxsegError, InterruptedRunError, RecordingError
 from fluxseg.napari import neurons
@@ -216,7 +215,6 @@ class FindNeurons(widgets.Container):
 
     def _start(self, done: Callable[..., None], work: Callable[..., Any], *given: Any) -> None:
         """Do something long in a thread; its result goes to `done`."""
-        enable_compilation_cache()
         buttons = (self.find, self.save, self.tune)
         for button in buttons:
             button.enabled = False

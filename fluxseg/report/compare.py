@@ -17,12 +17,8 @@ from fluxseg.report.compare_plots import (
     plot_overlaid_curves,
     plot_side_by_side,
 )
-from fluxseg.report.html import (
-    RELIABLE_GROUPS,
-    describe_settings,
-    embed_png,
-    render_template,
-)
+from fluxseg.report.html import RELIABLE_GROUPS, describe_settings
+from fluxseg.report.page import embed_png, render_template
 from fluxseg.report.plots import DPI
 from fluxseg.report.reliability import plot_reliability
 from fluxseg.report.workdir import (

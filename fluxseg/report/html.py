@@ -4,15 +4,11 @@ Ids, metadata and reasons come from data files and are hostile text until shown 
 template escapes every value, and its content security policy forbids scripts and requests.
 """
 
-import base64
-import json
 import shlex
-import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from matplotlib.figure import Figure
 
 from fluxseg.adapt.few_shot import PICTURED, PICTURES
@@ -20,13 +16,12 @@ from fluxseg.config import Config, config_to_dict
 from fluxseg.errors import WorkdirError
 from fluxseg.inference.objects.counts import SCORE_SOURCES
 from fluxseg.io.files import read_json, write_text
-from fluxseg.io.markup import png_address
 from fluxseg.model.score_names import (
     CALIBRATION_SCORES,
     OBJECT_DIALECTS,
     PIXEL_SCORES,
-    SPLIT_TITLES,
 )
+from fluxseg.report.page import embed_png, render_template, split_title
 from fluxseg.report.plots import (
     plot_confusion,
     plot_curves,
@@ -126,7 +121,7 @@ def write_figures(run: RunFiles) -> Figures:
         alt = "Loss, accuracy, macro IoU and neuron IoU over the epochs"
         figures["curves"].append(write_figure(figure, folder, "curves", alt))
     for split in run.splits[-1:]:
-        name, title = split["name"], _title(split["name"])
+        name, title = split["name"], split_title(split["name"])
         figure = plot_confusion(split["confusion"], f"{title}: pixels")
         alt = f"Confusion matrix, {title}"
         figures["scores"].append(write_figure(figure, folder, f"confusion-{name}", alt))
@@ -141,7 +136,7 @@ def write_figures(run: RunFiles) -> Figures:
             shown = write_figure(plot_reliability(curves), folder, f"reliability-{name}", alt)
             figures["reliability"].append(shown)
     for number, row in enumerate(run.examples):
-        title = f"{_title(row['split'])}, {row['rank']}: {row['id']}"
+        title = f"{split_title(row['split'])}, {row['rank']}: {row['id']}"
         image, label, probability, valid = read_example(row["path"])
         figure = plot_example(image, label, probability, valid, title)
         alt = f"Image, mask, prediction and errors of {row['id']}"
@@ -160,19 +155,6 @@ def write_figure(figure: Figure, folder: Path, name: str, alt: str) -> dict[str,
     path = folder / f"{name}.png"
     save_png(figure, path)
     return embed_png(path.read_bytes(), alt)
-
-
-def embed_png(png: bytes, alt: str) -> dict[str, Any]:
-    """Return `uri`, `width`, `height` and `alt` of a PNG file for a page."""
-    # The size stands at a fixed place of every PNG; with it the page does not jump while loading.
-    width, height = struct.unpack(">II", png[16:24])
-    return {"uri": png_address(png), "width": width, "height": height, "alt": alt}
-
-
-def embed_jpeg(jpeg: bytes, size: tuple[int, int], alt: str) -> dict[str, Any]:
-    """Return `uri`, `width`, `height` and `alt` of a JPEG file of (width, height) for a page."""
-    uri = "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
-    return {"uri": uri, "width": size[0], "height": size[1], "alt": alt}
 
 
 def render_page(run: RunFiles, figures: Figures, versions: Mapping[str, str]) -> str:
@@ -205,34 +187,6 @@ def render_page(run: RunFiles, figures: Figures, versions: Mapping[str, str]) ->
         suspicious=SUSPICIOUS_MACRO_IOU,
         long_table=LONG_TABLE,
     )
-
-
-def render_template(name: str, **values: Any) -> str:
-    """Render a page from a template of this folder; every value is escaped."""
-    page = _create_environment().get_template(name).render(**values)
-    # Names may hold halves of surrogate pairs, which no file can.
-    return page.encode("utf-8", "replace").decode("utf-8")
-
-
-def _create_environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        autoescape=True,
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters |= {
-        "score": _score,
-        "percent": _percent,
-        "count": _count,
-        "duration": _duration,
-        "setting": _setting,
-        "split_title": _title,
-        "worst_first": _worst_first,
-    }
-    environment.tests["contains"] = lambda sequence, item: item in sequence
-    return environment
 
 
 def describe_settings(config: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -270,41 +224,3 @@ def create_command(config: Mapping[str, Mapping[str, Any]]) -> str:
             values = value if isinstance(value, list) else [value]
             lines.append(shlex.join([option, *map(str, values)]))
     return " \\\n    ".join(lines)
-
-
-def _worst_first(recordings: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    def rank(row: Mapping[str, Any]) -> tuple[bool, float, str]:
-        value = row["scores"]["neuron_iou"]
-        return value is None, value or 0.0, row["key"]
-
-    return sorted(recordings, key=rank)
-
-
-def _title(split: str) -> str:
-    return SPLIT_TITLES.get(split, split)
-
-
-def _setting(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(map(str, value))
-    return value if isinstance(value, str) and value else json.dumps(value)
-
-
-def _score(value: float | None, digits: int = 3) -> str:
-    return "undefined" if value is None else f"{value:.{digits}f}"
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f} %"
-
-
-def _count(value: int, noun: str) -> str:
-    return f"{value:,} {noun}{'' if value == 1 else 's'}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"

@@ -10,7 +10,7 @@ from fluxseg.formats.sources import format_unused
 from fluxseg.inference.outputs import FILES
 from fluxseg.inference.predict_files import Outcome
 from fluxseg.io.files import write_text
-from fluxseg.report.html import embed_jpeg, render_template
+from fluxseg.report.page import embed_jpeg, render_template
 
 PAGE = "predictions.html"
 SHOWN = 200

@@ -22,7 +22,7 @@ from fluxseg.adapt.review.places import (
 )
 from fluxseg.io.files import write_text
 from fluxseg.io.markup import png_address
-from fluxseg.report.html import render_template
+from fluxseg.report.page import render_template
 from fluxseg.report.plots import DPI, STYLE, save_png
 
 COLUMNS = 8

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from fluxseg.io.files import read_json, write_json, write_text
 from fluxseg.io.tables import write_csv
 from fluxseg.report.compare import embed_figure
-from fluxseg.report.html import render_template
+from fluxseg.report.page import render_template
 from fluxseg.report.plots import DPI, STYLE, printable
 from fluxseg.training.sweep import run_folder
 from fluxseg.training.sweep_plan import Member

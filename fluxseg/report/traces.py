@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from fluxseg import plot
 from fluxseg.data.recording import draw_outlines
 from fluxseg.io.files import write_text
-from fluxseg.report.html import render_template, write_figure
+from fluxseg.report.html import write_figure
+from fluxseg.report.page import render_template
 from fluxseg.report.plots import DPI, STYLE, printable
 from fluxseg.traces.extract import Traces
 from fluxseg.traces.find import Found

@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from skimage.morphology import reconstruction
 
 from fluxseg.errors import ConfigError, RecordingError
 from fluxseg.formats.labels import label_components
 from fluxseg.inference.objects.counts import count_objects
-from fluxseg.inference.objects.rois import find_rois, measure_rois
+from fluxseg.inference.objects.rois import find_rois, lower_peaks, measure_rois
 from fluxseg.simulation.ranges import DEFAULT, draw_parameters
 from fluxseg.simulation.tissue import create_cells, draw_cells
 
@@ -93,6 +94,13 @@ def test_every_large_component_is_shared_out_and_nothing_else(mask, min_area, sm
         assert inside.sum() == rois.area[number - 1] >= min_area
         assert label_components(inside).max() == 1
         assert len(np.unique(parts[inside])) == 1
+
+
+@given(hnp.arrays(np.int64, hnp.array_shapes(min_dims=2, max_dims=2, max_side=12),
+                  elements=st.integers(0, 5)), st.sampled_from([0.5, 1, 2, 7]))  # fmt: skip
+def test_lowered_peaks_are_those_of_the_whole_image(distance, h):
+    whole = reconstruction(distance - h, distance)
+    np.testing.assert_array_equal(lower_peaks(distance, h), whole)
 
 
 def test_equal_halves_below_the_least_area_stay_one_cell():

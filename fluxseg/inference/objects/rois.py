@@ -228,7 +228,7 @@ def split_mask(mask: np.ndarray, *, h: float, smooth: float, min_area: float) ->
     if smooth:
         distance = ndimage.gaussian_filter(distance, smooth)
     # Regional maxima of the reconstruction, as equal peaks with a shallow pass count as one.
-    peaks = local_maxima(reconstruction(distance - h, distance), connectivity=2) & mask
+    peaks = local_maxima(lower_peaks(distance, h), connectivity=2) & mask
     reached = np.zeros(len(small), bool)
     reached[components[peaks]] = True
     markers = label_components(peaks | (mask & ~reached[components]))
@@ -238,6 +238,30 @@ def split_mask(mask: np.ndarray, *, h: float, smooth: float, min_area: float) ->
         markers[~keep[markers]] = 0
         labels = watershed(-distance, markers, mask=mask, connectivity=2)
     return labels
+
+
+def lower_peaks(distance: np.ndarray, h: float) -> np.ndarray:
+    """Reconstruct `distance - h` below `distance` (grey-scale reconstruction by dilation).
+
+    It sorts all pixels, most of which are at distance 0, where nothing above 0 passes: so it is
+    done component by component, with the same result.
+
+    Args:
+        distance: `[H, W]` float, 0 or more.
+        h: what is taken away, above 0.
+
+    Returns:
+        `[H, W]` float64.
+    """
+    parts, _ = ndimage.label(distance > 0, np.ones((3, 3)))
+    floor = min(distance.max() - h, 0.0)
+    result = np.full(distance.shape, floor)
+    for number, where in enumerate(ndimage.find_objects(parts), 1):
+        inside = parts[where] == number
+        part = np.where(inside, distance[where], 0)
+        lowered = np.maximum(reconstruction(part - h, part), floor)
+        result[where][inside] = lowered[inside]
+    return result
 
 
 def _large_or_largest(labels: np.ndarray, components: np.ndarray, min_area: float) -> np.ndarray:

@@ -1,0 +1,44 @@
+"""The script for GPUs, run dry: nobody may have one at hand."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [["parity", "torch"], pytest.param(["speed", "loader", "job"], marks=pytest.mark.slow)],
+)
+def test_a_dry_run_reports_every_section(sections, tmp_path):
+    output = tmp_path / "gpu.json"
+    command = [sys.executable, "-m", "experiments.benchmarks.gpu", "--tiny", "--sections"]
+    done = subprocess.run(
+        [*command, *sections, "--output", str(output)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    record = json.loads(output.read_text())
+    found = record["sections"]
+    assert list(found) == sections
+    assert not [report["error"] for report in found.values() if "error" in report]
+    assert record["versions"]["jax"]
+    if "parity" in found:
+        checks = {name: one for name, one in found["parity"].items() if isinstance(one, dict)}
+        assert len(checks) >= 10
+        assert all(one["passed"] for one in checks.values()), checks
+        assert importlib.util.find_spec("torch") or "not installed" in found["torch"]["skipped"]
+        return
+    for name in ("reference", "classic-64", "preset"):
+        best = found["speed"][f"{name}, bfloat16"]["best"]
+        assert best["train_per_second"] > 0
+        assert best["predict_per_second"] > 0
+    assert found["loader"]["batch"] == 2
+    assert found["job"]["report"]
