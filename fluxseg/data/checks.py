@@ -33,6 +33,7 @@ KEYS_PER_TASK = 8
 
 NOT_ANNOTATED = "not annotated: usable for prediction, not for training"
 LIKE_LABELS = "the image looks like labels, not like a picture"
+LEFT_OVER = f"{LIKE_LABELS}, and no image is found for it: name labels NAME_masks"
 COMMON = (NO_GROUP, NOT_ANNOTATED)
 """What many files share; it is told once, with their number."""
 
@@ -127,7 +128,8 @@ def format_check(row: CheckRow) -> str:
     if row.shape:
         facts.append(f"{row.shape[0]} x {row.shape[1]} {row.dtype}")
     if row.n_rois is not None and row.foreground is not None:
-        facts.append(f"{row.n_rois} ROIs, {row.foreground:.1%} neuron")
+        what = "1 ROI" if row.n_rois == 1 else f"{row.n_rois} ROIs"
+        facts.append(f"{what}, {row.foreground:.1%} neuron")
     told = [f"{row.key}: {STATUS_WORDS[row.status]}"]
     if row.reasons:
         told.append(": " + "; ".join(row.reasons))
@@ -146,7 +148,7 @@ def format_report(report: CheckReport) -> list[str]:
         reasons = tuple(reason for reason in row.reasons if reason not in COMMON)
         lines.append(format_check(dataclasses.replace(row, reasons=reasons)))
     counts = ", ".join(f"{n} {STATUS_WORDS[name]}" for name, n in report.counts.items())
-    lines.append(f"{len(report.rows)} recordings: {counts}")
+    lines.append(f"{len(report.rows)} recording{'s' * (len(report.rows) != 1)}: {counts}")
     for reason in COMMON:
         if number := sum(reason in row.reasons for row in report.rows):
             lines.append(f"{number} of them: {reason}")
@@ -173,7 +175,7 @@ def inspect_image(image: np.ndarray) -> tuple[str, tuple[str, ...]]:
     remarks = []
     if values.size < image.size:
         missing = image.size - values.size
-        remarks.append(f"{missing} pixels are NaN or infinite: left out of loss and scores")
+        remarks.append(f"{missing} pixels are NaN or infinite, and do not count")
     top = values.max()
     if values.min() == top:
         return f"image is constant: every pixel is {top}", tuple(remarks)
@@ -244,6 +246,9 @@ def check_recording(source: Source, key: str) -> Checked:
     unusable, remarks = inspect_image(image)
     known = recording.remarks
     remarks = (*known, *remarks, *inspect_masks(masks, label, empty, known))
+    if masks is None and LIKE_LABELS in remarks:
+        unusable = LEFT_OVER
+        remarks = tuple(remark for remark in remarks if remark != LIKE_LABELS)
     if masks is not None and label is not None and label.any():
         remarks = (*remarks, *inspect_labels(image, len(masks), label))
     row = CheckRow(

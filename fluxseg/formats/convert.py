@@ -19,7 +19,12 @@ from fluxseg.formats.hdf5 import open_hdf5
 from fluxseg.formats.imagej import holds_rois, read_imagej, write_imagej
 from fluxseg.formats.images import read_image
 from fluxseg.formats.json_files import is_coco, is_regions, read_json_file
-from fluxseg.formats.label_names import SEG_ENDING, is_image_name
+from fluxseg.formats.label_names import (
+    MICROSCOPE_SUFFIXES,
+    SAVE_AS_TIFF,
+    SEG_ENDING,
+    is_image_name,
+)
 from fluxseg.formats.labels import label_image, label_remarks
 from fluxseg.formats.matlab import MAGIC as MATLAB_5
 from fluxseg.formats.matlab import MAGIC_HDF5 as MATLAB_73
@@ -102,6 +107,8 @@ def detect_format(path: Path | str) -> str:
         why = "looks like a bare pickle; save the dict with numpy.save instead"
     elif start.startswith(b"PK"):
         why = "is an empty or split .zip file"
+    elif path.suffix.lower() in MICROSCOPE_SUFFIXES:
+        why = f"is in {SAVE_AS_TIFF}"
     else:
         why = "is in no known format; `fluxseg convert --help` lists them"
     raise RecordingError(str(path), why)

@@ -41,17 +41,29 @@ def label_folders(folder: Path) -> list[Path]:
     folder = folder if folder.name not in ("", "..") else folder.resolve()
     role, which = folder_role(folder.name)
     found = [path for path in folders_in(folder) if folder_role(path.name) == ("labels", "")]
-    if role == "images":
-        found += [p for p in folders_in(folder.parent) if folder_role(p.name) == ("labels", which)]
-    return found
+    # masks beside images, and train_masks beside train.
+    which = which if role == "images" else folder.name.casefold()
+    found += [p for p in folders_in(folder.parent) if folder_role(p.name) == ("labels", which)]
+    return [*found, *_across(folder, "images", "labels")]
+
+
+def _across(folder: Path, role: str, other: str) -> list[Path]:
+    """Return the folders of this name in those of the other role: masks/train of images/train."""
+    own, which = folder_role(folder.parent.name)
+    if own != role or folder_role(folder.name)[0]:
+        return []
+    beside = [p for p in folders_in(folder.parent.parent) if folder_role(p.name) == (other, which)]
+    return [path / folder.name for path in beside if (path / folder.name).is_dir()]
 
 
 def image_folders(folder: Path) -> list[Path]:
     """Return the folders with the images of a folder of labels; none if it is no such folder."""
     folder = folder if folder.name not in ("", "..") else folder.resolve()
     role, which = folder_role(folder.name)
-    if role != "labels":
-        return []
-    beside = [p for p in folders_in(folder.parent) if folder_role(p.name) == ("images", which)]
-    found = [*beside, *([] if which else [folder.parent])]
+    found = _across(folder, "labels", "images")
+    if role == "labels":
+        for path in folders_in(folder.parent):
+            if folder_role(path.name) == ("images", which) or path.name.casefold() == which:
+                found.append(path)
+        found += [] if which else [folder.parent]
     return [path for path in found if any(map(is_image_name, files_in(path)))]

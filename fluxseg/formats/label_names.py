@@ -7,10 +7,13 @@ IMAGE_SUFFIXES = (
     ".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".gif", ".lsm", ".btf",
 )  # fmt: skip
 """Endings of image files, in lower case; upper case is known as well."""
+MICROSCOPE_SUFFIXES = (".czi", ".nd2", ".lif", ".oib", ".oif", ".oir", ".vsi", ".ims", ".sld")
+"""Endings of formats of microscopes that are not read."""
+SAVE_AS_TIFF = "a format of a microscope that is not read: save it as TIFF, as Fiji does"
 SEG_ENDING = "_seg.npy"
 """What follows the name of an image in the name of the file of Cellpose's GUI."""
 
-_WORDS = "(?:cp_)?masks?|labels?|seg|segmentations?|gt|ground_?truth|annotations?"
+_WORDS = r"(?:cp_)?masks?|labels?|seg|segmentations?|gt|ground[_\- ]?truth|annotations?"
 _GAP = r"[_\-. ]+"
 
 
@@ -20,9 +23,11 @@ def _around(words: str) -> re.Pattern[str]:
 
 
 _LABELS = _around(_WORDS)
-_ROIS = _around(rf"rois?|roi[ _-]?sets?|missed|corrected|{_WORDS}")
+_ROI_SETS = rf"rois?|roi[ _-]?sets?|{_WORDS}"
+_ROIS, _LABEL_FOLDERS = _around(f"missed|corrected|{_ROI_SETS}"), _around(_ROI_SETS)
 _IMAGES = _around("images?|imgs?|raw")
-_PROJECTED = re.compile("(?:avg|max|min|sum|std|med)_(.+)", re.IGNORECASE)
+_KINDS = "avg|max|min|sum|std|med|mean|correlation"
+_PROJECTED = re.compile(f"(?:{_KINDS})_(.+)|(.+)_(?:{_KINDS})", re.IGNORECASE)
 _CELLPOSE = re.compile("(.+?)_(?:cp_(?!masks$).+|flows|outlines|dp|cellprob)", re.IGNORECASE)
 _NNUNET = re.compile("(images|labels)(t[rs])", re.IGNORECASE)
 
@@ -57,7 +62,7 @@ def image_names(path: Path) -> list[str]:
     if folder_role(path.parent.name)[1] in ("tr", "ts"):
         names.append(re.sub(r"_\d{4}$", "", stem))
     projected = _PROJECTED.fullmatch(stem)
-    names += [projected[1]] if projected else []
+    names += [projected[1] or projected[2]] if projected else []
     rest = _rest(_IMAGES, stem)
     names += [] if rest is None else [rest]
     return list(dict.fromkeys([*names, *(name.casefold() for name in names)]))
@@ -83,7 +88,7 @@ def folder_role(name: str) -> tuple[str, str]:
     nnunet = _NNUNET.fullmatch(name)
     if nnunet:
         return nnunet[1].lower(), nnunet[2].lower()
-    for role, pattern in (("images", _IMAGES), ("labels", _LABELS)):
+    for role, pattern in (("images", _IMAGES), ("labels", _LABEL_FOLDERS)):
         rest = _rest(pattern, name)
         if rest is not None:
             return role, rest.casefold()

@@ -24,6 +24,7 @@ from fluxseg.formats.hdf5 import (
     open_hdf5,
     read_attribute,
 )
+from fluxseg.formats.label_names import MICROSCOPE_SUFFIXES, SAVE_AS_TIFF
 from fluxseg.formats.npy import MAGIC as NPY_MAGIC
 from fluxseg.formats.npy import naming_file, open_npy, open_regular
 from fluxseg.formats.nwb import read_spacing
@@ -144,6 +145,8 @@ def _kind(path: Path) -> str:
         if start.startswith(NPY_MAGIC) or is_suite2p_movie(path):
             return "array"
         if MAGICS.get(start[:4]) != "TIFF":
+            if path.suffix.lower() in MICROSCOPE_SUFFIXES:
+                raise RecordingError("", f"is in {SAVE_AS_TIFF}")
             raise RecordingError("", "is no movie: neither TIFF, HDF5, .npy nor Suite2p's data.bin")
         return "TIFF"
 

@@ -6,16 +6,18 @@ ending). WORD is `mask`, `masks`, `label`, `labels`, `seg`, `segmentation`, `gt`
 
 | file | is |
 |---|---|
-| `NAME_WORD.tif`, `WORD_NAME.tif` | label image of NAME, `NAME_img`, or `AVG_NAME` (ImageJ's) |
+| `NAME_WORD.tif`, `WORD_NAME.tif` | label image of NAME, `NAME_img`, `AVG_NAME`, or `NAME_max` |
 | `NAME_cp_masks.tif` (Cellpose) | label image of NAME, unless there is `NAME_seg.npy` |
 | `WORD.tif`, `RoiSet.zip` | labels of `image.tif`, or of the only image in the folder |
 | `masks/NAME.tif` | label image of NAME in `images` beside, or in the folder above; also \
-with a WORD, and in `train_masks`, `labels`, `GT`, ... beside `train_images`, ... |
+with a WORD, and in `train_masks`, `labels`, `GT`, ... beside `train_images` or `train`; also in \
+`masks/train` beside `images/train` |
 | `labelsTr/NAME.tif` (nnU-Net) | label image of `imagesTr/NAME_0000.tif` |
 | several images in `masks` | one ROI each, of the only image in `images` (DSB 2018) |
 | `NAME_seg.npy` | masks of NAME, from Cellpose's GUI |
 | `NAME.zip`, `RoiSet_NAME.zip` | ROIs of NAME, if they hold ImageJ ROIs; also `NAME_rois`, ... |
 | `.roi` files | ROIs of the image of their name, or all of them of the only image |
+| a folder `RoiSet` or `rois` | ROI sets and `.roi` files of the images in the folder above |
 | JSON of COCO | ROIs of the images that it lists, in its folder, in one beside or below it |
 | JSON of Neurofinder's regions | ROIs of NAME |
 | what `fluxseg predict` has written | nothing, unless somebody has corrected the labels |
@@ -38,6 +40,8 @@ from fluxseg.formats.folders import files_in, folders_in, image_folders, label_f
 from fluxseg.formats.imagej import holds_rois
 from fluxseg.formats.json_files import kind_of_json, listed_names
 from fluxseg.formats.label_names import (
+    MICROSCOPE_SUFFIXES,
+    SAVE_AS_TIFF,
     SEG_ENDING,
     image_names,
     image_of_cellpose,
@@ -171,8 +175,10 @@ def _sort(folder: Path) -> Sorted:
     used = {path for files in labels.values() for path in files}
     wrong = {}
     for path in named:
+        if path in used:
+            continue
         rivals = [i for i in images if set(label_names(path)) & set(image_names(i))]
-        if path in used or any(i in doubts for i in rivals):
+        if any(image in doubts for image in rivals):
             continue
         if rivals:
             unused[path] = f"the labels are taken from {labels[rivals[0]][0].name}"
@@ -206,6 +212,8 @@ def _kind(path: Path) -> str:
         from fluxseg.formats.caiman import holds_caiman  # slow to import
 
         return "recording" if holds_caiman(path) else "HDF5, not of CaImAn; a movie?"
+    if suffix in MICROSCOPE_SUFFIXES:
+        return SAVE_AS_TIFF
     return "roi" if suffix == ".roi" else "ending that is not read"
 
 
@@ -222,7 +230,7 @@ def _without_image(kinds: Mapping[Path, str], owners: Sequence[Path]) -> dict[Pa
         path: "is in a folder of labels, but its image is not there: looked for "
         f"{label_names(path)[0]}.* in {where}"
         for path, kind in kinds.items()
-        if kind in ("image", "labels") and path.resolve() not in used
+        if kind in ("image", "labels", "rois", "roi") and path.resolve() not in used
     }
 
 
@@ -258,7 +266,7 @@ def _pair(
         for name in label_names(path):
             pool.setdefault(name, []).append(path)
     for path in (path for folder in folders for path in files_in(folder)):
-        if is_image_name(path) and not is_prediction(path):
+        if (is_image_name(path) and not is_prediction(path)) or _is_roi_set(path):
             # In a folder of labels a word is no need.
             for name in dict.fromkeys(
                 (stem_of(path), stem_of(path).casefold(), *label_names(path))
@@ -271,21 +279,21 @@ def _pair(
         files = list(pool[names[0]]) if names else []
         files += [listed[image.name]] if listed.get(image.name) not in (None, *files) else []
         claims[image] = (rank, files)
-    first: dict[Path, int] = {}
-    for rank, files in claims.values():
-        first |= {path: min(rank, first.get(path, rank)) for path in files}
+    claimants: dict[Path, list[Path]] = {}
+    for image, (_, files) in claims.items():
+        for path in files:
+            claimants.setdefault(path, []).append(image)
+    first = {path: min(claims[i][0] for i in owners) for path, owners in claimants.items()}
+    shared = set(listed.values())
     labels: Labels = {}
     doubts = {}
     for image, (rank, files) in claims.items():
-        mine = [path for path in files if first[path] == rank or path in listed.values()]
+        mine = [path for path in files if first[path] == rank or path in shared]
         segs = [path for path in mine if path.name.endswith(SEG_ENDING)]
         if segs:
             mine = [p for p in mine if p in segs or not p.stem.lower().endswith("_cp_masks")]
-        rivals = [
-            i
-            for i, (r, f) in claims.items()
-            if r == rank and set(f) & set(mine) - set(listed.values())
-        ]
+        owners = {i for path in mine if path not in shared for i in claimants[path]}
+        rivals = [i for i in owners if claims[i][0] == rank]
         labels[image] = tuple(mine[:1])
         if len(mine) > 1:
             doubts[image] = f"several files of labels are beside it: {_list(mine)}; keep one"
@@ -300,12 +308,19 @@ def _labels_of_only(
     """Return the labels of the only image in a folder, none of which is named like it."""
     singles = [path for path in named if kinds[path] == "roi"]
     wordy = [path for path in named if "" in label_names(path)]
-    objects = [p for f in folders for p in files_in(f) if is_image_name(p) and not is_prediction(p)]
+    inside = [path for folder in folders for path in files_in(folder)]
+    singles = singles or [path for path in inside if path.suffix.lower() == ".roi"]
+    wordy += [p for p in inside if _is_roi_set(p) and "" in label_names(p)] if not wordy else []
+    objects = [path for path in inside if is_image_name(path) and not is_prediction(path)]
     if singles:
         return tuple(singles)
     if len(wordy) == 1:
         return tuple(wordy)
     return tuple(objects) if len(objects) > 1 else ()
+
+
+def _is_roi_set(path: Path) -> bool:
+    return path.suffix.lower() == ".zip" and holds_rois(path) and not is_prediction(path)
 
 
 def _complain(path: Path, kind: str, images: Sequence[Path]) -> str:

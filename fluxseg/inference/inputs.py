@@ -103,7 +103,9 @@ def _in_folder(folder: Path, unused: dict[Path, str], pick: Pick) -> list[tuple[
     return sorted(paths) or [(folder, "holds no image or recording")]
 
 
-def read_input(path: Path, pick: Pick = NO_PICK) -> tuple[np.ndarray, float | None]:
+def read_input(
+    path: Path, pick: Pick = NO_PICK
+) -> tuple[np.ndarray, float | None, tuple[str, ...]]:
     """Read an image to predict; masks that may belong to it are not looked at.
 
     Args:
@@ -111,17 +113,20 @@ def read_input(path: Path, pick: Pick = NO_PICK) -> tuple[np.ndarray, float | No
         pick: channel, plane or array, if there are several.
 
     Returns:
-        Image `[H, W]` of its own dtype, and the size of its pixels, um, or None if unknown.
+        Image `[H, W]` of its own dtype; the size of its pixels, um, or None if unknown; and what
+        was odd about an image file.
 
     Raises:
         RecordingError: naming the file, if it cannot be used.
     """
     start = b""
+    remarks: tuple[str, ...] = ()
     if path.is_file():
         with naming_file(path), path.open("rb") as file:
             start = file.read(16)
     if any(start.startswith(magic) for magic in MAGICS):
         image, metadata = read_pixels(path, pick=pick)
+        remarks = tuple(metadata.get("remarks", ()))
     else:
         try:
             recording = read_recording(path, pick=pick)
@@ -131,12 +136,12 @@ def read_input(path: Path, pick: Pick = NO_PICK) -> tuple[np.ndarray, float | No
             array = read_npy(path) if start.startswith(MAGIC) else None
             if array is None or array.dtype == object or array.ndim != 2:
                 raise
-            return array, None
+            return array, None, ()
         image, metadata = recording.image, dict(recording.metadata)
     scale = metadata.get("um_per_px")
     if isinstance(scale, int | float) and 0 < scale < 1000:
-        return image, float(scale)
-    return image, None
+        return image, float(scale), remarks
+    return image, None, remarks
 
 
 def without_path(error: Exception, path: Path) -> str:

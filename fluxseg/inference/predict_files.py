@@ -193,7 +193,7 @@ def _predict_job(
     if job.error:
         return Outcome(job, error=job.error)
     try:
-        image, scale = read_input(job.path, job.pick)
+        image, scale, remarks = read_input(job.path, job.pick)
         given = settings["diameter"]
         diameter = model.find_diameter(image) if given is None else given
         chosen = {"tta": settings["tta"], "tile": settings["tile"], "diameter": diameter}
@@ -215,7 +215,7 @@ def _predict_job(
         model.diameter_px,
     )
     files, neurons, warnings = write_prediction(output, found, formats, numbers=settings["numbers"])
-    return Outcome(job, files, neurons, "", diameter, warnings, _stamp(job))
+    return Outcome(job, files, neurons, "", diameter, (*remarks, *warnings), _stamp(job))
 
 
 def _predict(

@@ -77,7 +77,7 @@ def read_layers(path: Path) -> list[LayerData]:
         raise
     except RecordingError:
         # The image may be of use although its labels are not.
-        image, scale = read_input(path)
+        image, scale, _ = read_input(path)
         recording = Recording(
             "image", image, metadata={} if scale is None else {"um_per_px": scale}
         )

@@ -2,6 +2,8 @@
 
 import io
 import json
+import shutil
+import time
 import zipfile
 
 import numpy as np
@@ -10,9 +12,12 @@ import roifile
 import tifffile
 from PIL import Image
 
+from fluxseg.data.checks import check_source
 from fluxseg.errors import RecordingError
 from fluxseg.formats.imagej import write_imagej
+from fluxseg.formats.movies import read_movie_facts
 from fluxseg.formats.own import is_prediction, write_labels
+from fluxseg.formats.pairs import sort_folder
 from fluxseg.formats.sources import FolderSource, format_unused, read_recording
 from tests.formats.test_imagej import recording
 
@@ -75,6 +80,10 @@ def annotated(source):
         ("train_images/a.tif", "train_masks/a.tif"),
         ("imagesTr/case_000_0000.tif", "labelsTr/case_000.tif"),
         ("a.tif", "masks/a.tif"),
+        ("a.tif", "a ground truth.tif"),
+        ("a_max.tif", "a_mask.tif"),
+        ("images/train/a.tif", "masks/train/a.tif"),
+        ("train/a.tif", "train_masks/a.tif"),
     ],
 )
 def test_labels_are_found_in_every_spelling(tmp_path, image, labels):
@@ -136,6 +145,45 @@ def test_roi_sets_find_their_image(tmp_path, image, name):
     assert len(read_recording(tmp_path / name).masks) == 2
 
 
+@pytest.mark.parametrize("name", ["rois/a.zip", "RoiSet/RoiSet.zip", "ROI sets/a_rois.zip"])
+def test_a_folder_of_roi_sets(tmp_path, name):
+    rois(tmp_path, name)
+    source = put(tmp_path, "a.tif")
+    assert annotated(source) == {"a.tif": 2}
+    put(tmp_path, "a2.tif", "a3.tif")
+    rois(tmp_path, "rois/gone.zip")
+    with pytest.raises(RecordingError, match="its image is not there"):
+        source.read("rois/gone.zip")
+
+
+def test_labels_that_nobody_claims_are_an_error_of_check(tmp_path):
+    values = np.kron(LABELS, np.ones((2, 2), np.uint16))
+    source = put(tmp_path, "a_cells_gt.tif", labels=values)
+    (tmp_path / "a_cells_gt.tif").rename(tmp_path / "a_cells.tif")
+    (row,) = check_source(source).rows
+    assert row.status == "unusable"
+    assert "name labels NAME_masks" in row.reasons[0]
+
+
+def test_thousands_of_pairs_are_sorted_at_once(tmp_path):
+    for number in range(3000):
+        for name in ("", "_masks"):
+            (tmp_path / f"f{number}{name}.tif").touch()
+    began = time.process_time()
+    assert len(sort_folder(tmp_path).labels) == 3000
+    # Each with each, it took minutes.
+    assert time.process_time() - began < 5
+
+
+def test_formats_of_microscopes_say_what_to_do(tmp_path):
+    (tmp_path / "a.czi").write_bytes(b"ZISRAWFILE" + bytes(100))
+    source = put(tmp_path, "a.tif")
+    assert format_unused(source.survey().unused)[0].endswith("save it as TIFF, as Fiji does")
+    for read in (read_recording, read_movie_facts):
+        with pytest.raises(RecordingError, match="save it as TIFF"):
+            read(tmp_path / "a.czi")
+
+
 def test_single_rois_are_a_set(tmp_path):
     source = put(tmp_path, "field.tif")
     for number, box in enumerate([(5, 5, 12, 12), (22, 20, 31, 30)]):
@@ -143,6 +191,13 @@ def test_single_rois_are_a_set(tmp_path):
         corners = np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
         roifile.ImagejRoi.frompoints(corners).tofile(tmp_path / f"{number:04d}-0100.roi")
     assert annotated(source) == {"field.tif": 2}
+    folder = tmp_path / "more" / "RoiSet"
+    put(folder.parent, "field.tif")
+    shutil.copytree(
+        tmp_path, folder, ignore=lambda _, names: [n for n in names if n[-4:] != ".roi"]
+    )
+    assert annotated(FolderSource(str(folder.parent))) == {"field.tif": 2}
+    shutil.rmtree(folder.parent)
     put(tmp_path, "other.tif")
     assert source.keys() == ["0000-0100.roi", "0001-0100.roi", "field.tif", "other.tif"]
     with pytest.raises(RecordingError, match=r"its image is not there: looked for 0000-0100\.\*"):

@@ -111,7 +111,7 @@ def test_the_channel_that_is_picked_is_predicted(model, tmp_path):
 
 def test_recordings_and_plain_arrays_are_read(tmp_path):
     write_npz(tmp_path / "r.npz", Recording("r", IMAGE, metadata={"um_per_px": 0.78}))
-    image, scale = read_input(tmp_path / "r.npz")
+    image, scale, _ = read_input(tmp_path / "r.npz")
     np.testing.assert_array_equal(image, IMAGE)
     assert scale == 0.78
     np.save(tmp_path / "plain.npy", IMAGE)
@@ -140,7 +140,7 @@ def test_outputs_fit_together_and_keep_the_scale(model, tmp_path):
     formats = ["probability", "labels", "mask", "npz"]
     (outcome,) = predict_files(model, jobs, out, formats, threshold=0.45)
     assert set(outcome.files) | {"predictions.json"} == {path.name for path in out.iterdir()}
-    probability, scale = read_input(out / "a_probability.tif")
+    probability, scale, _ = read_input(out / "a_probability.tif")
     assert scale == pytest.approx(0.8)
     np.testing.assert_allclose(probability, model.predict(IMAGE), atol=1e-6)
     mask = tifffile.imread(out / "a_mask.tif")
@@ -373,3 +373,10 @@ def test_a_diameter_that_the_cells_do_not_have_is_told():
     assert "the cells found are about 14 px across, not 30" in doubt
     assert find_doubts(image, find_rois(0 * mask), None, 16.0) == ["no neuron was found"]
     assert any("far from cells of 4 to 64 px" in d for d in find_doubts(image, rois, 70.0, 16.0))
+
+
+def test_what_is_odd_about_a_file_is_a_warning(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "a.ome.tif") as file:
+        file.write(IMAGE, metadata={"axes": "YX"})
+        file.write(IMAGE[:20], metadata={"axes": "YX"})
+    assert read_input(tmp_path / "a.ome.tif")[2][0] == "it holds several series: the first is read"
