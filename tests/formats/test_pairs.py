@@ -31,7 +31,7 @@ def put(folder, *names, labels=LABELS):
     for name in names:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        words = ("mask", "label", "gt", "seg", "annotation")
+        words = ("mask", "label", "gt", "seg", "annotation", "truth")
         values = labels if any(word in name.lower() for word in words) else IMAGE
         if path.suffix.lower() == ".png":
             Image.fromarray(values.astype(np.uint8)).save(path)
