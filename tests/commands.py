@@ -1,17 +1,48 @@
-"""The `fluxseg` command in a process of its own."""
+"""The `fluxseg` command, in this process: Python and its libraries start once for all of them."""
 
-import subprocess
+import contextlib
+import io
+import logging
 import sys
+import threading
+import warnings
+
+from fluxseg.cli.app import main
 
 
-def run(*arguments, code=0, timeout=300):
+def run(*arguments, code=0):
     """Run a verb; the exit code must be `code`, and no traceback shown. Return what it said."""
-    done = subprocess.run(
-        [sys.executable, "-m", "fluxseg", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    assert "Traceback" not in done.stdout + done.stderr
-    return done.stdout + done.stderr
+    said = _Said()
+    with _restored(), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        try:
+            found = main(list(map(str, arguments)))
+        except SystemExit as left:
+            found = left.code or 0
+    assert found == code, said.getvalue()
+    assert "Traceback" not in said.getvalue()
+    return said.getvalue()
+
+
+class _Said(io.StringIO):
+    encoding = "utf-8"  # else help has no frames
+
+
+@contextlib.contextmanager
+def _restored():
+    """Take back what a command changes in its process: logging, hooks, and filters of warnings."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    levels = {
+        name: logging.getLogger(name).level
+        for name in ("fluxseg", "grain", "jax", "absl", "orbax", "asyncio")
+    }
+    hooks = sys.unraisablehook, threading.excepthook
+    try:
+        with warnings.catch_warnings():
+            yield
+    finally:
+        sys.unraisablehook, threading.excepthook = hooks
+        for name, value in levels.items():
+            logging.getLogger(name).setLevel(value)
+        root.handlers[:] = handlers
+        root.setLevel(level)

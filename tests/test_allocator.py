@@ -46,7 +46,7 @@ def run_script(**changes):
         env=environment(**changes),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     tuned, faults = done.stdout.split()

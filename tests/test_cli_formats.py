@@ -1,11 +1,7 @@
-import functools
-
 import numpy as np
 
 import fluxseg
-from tests import commands
-
-run = functools.partial(commands.run, timeout=120)
+from tests.commands import run
 
 
 def recording(name):

@@ -13,7 +13,7 @@ MOVIE = np.random.default_rng(0).integers(0, 4000, (40, 24, 30)).astype(np.uint1
 
 
 def project(*arguments, code=0):
-    return run("project", *arguments, code=code, timeout=120)
+    return run("project", *arguments, code=code)
 
 
 @pytest.fixture

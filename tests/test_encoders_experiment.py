@@ -1,7 +1,5 @@
 """The comparison of encoders: nested sets, equal steps, a table and a figure of what is there."""
 
-import json
-
 import pytest
 
 from experiments.studies import encoders
@@ -57,29 +55,3 @@ def test_networks_are_parsed(tmp_path):
     assert config.train.start == found[2].weights
     config = create(tmp_path, 10, found[1])
     assert (config.model.encoder_norm, config.train.encoder) == ("group", "free")
-
-
-def test_the_table_and_the_figure_come_from_the_folders_of_finished_runs(tmp_path):
-    for fields, name in ((100, "preset"), (10, "resnet18-random"), (10, "preset")):
-        folder = tmp_path / f"run-{fields}-{name}-0"
-        folder.mkdir()
-        rows = [
-            {"step": 20 * epoch, "train_loss": 1 / epoch, "val_loss": 0.5 + 0.1 * (epoch - 2) ** 2,
-             "train_neuron_iou": 0.5, "val_neuron_iou": 0.25}
-            for epoch in (1, 2, 3)
-        ]  # fmt: skip
-        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        scores = {"scores": {"neuron_iou": 0.4}, "intervals": {"neuron_iou": [0.3, 0.45]}}
-        found = {"checkpoint": {"epoch": 2}, "splits": {"test": scores}}
-        (folder / "scores.json").write_text(json.dumps(found))
-    (tmp_path / "run-10-other-1").mkdir()
-    runs = encoders.read_runs(tmp_path)
-    table = encoders.format_table(runs).splitlines()
-    assert len(table) == 5
-    assert table[2].startswith("| 10 | preset | 0 | 60 | 0.500 | 0.250 | 0.500 -> 0.600 | 0.400 [")
-    assert [row.split("|")[1:3] for row in table[3:]] == [
-        [" 10 ", " resnet18-random "],
-        [" 100 ", " preset "],
-    ]
-    figure = encoders.plot_runs(runs)
-    assert [axes.get_title() for axes in figure.axes] == ["10 fields", "100 fields"]

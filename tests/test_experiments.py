@@ -3,13 +3,12 @@
 import ast
 import dataclasses
 import json
-import subprocess
-import sys
 
 import pytest
 
 from fluxseg.arguments import read_config_file
 from fluxseg.config import Config, config_from_dict, config_to_dict
+from tests.commands import run
 from tests.conftest import REPOSITORY, train_network, with_data, with_train
 
 FILES = sorted((REPOSITORY / "experiments").glob("*/*.py"))
@@ -69,16 +68,9 @@ def test_an_experiment_runs_shrunk(path, tmp_path):
     assert set(result.scores["splits"]) == {"val", "test"}
 
 
-def test_the_quick_experiment_runs_as_its_docstring_says(tmp_path):
-    command = ["-m", "fluxseg.main", "--config", "experiments/configs/quick.py", "--workdir"]
-    done = subprocess.run(
-        [sys.executable, *command, str(tmp_path)],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
+def test_the_quick_experiment_runs_as_its_docstring_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    run("train", "--config", "experiments/configs/quick.py", "--workdir", tmp_path)
     assert (tmp_path / "report.html").exists()
 
 

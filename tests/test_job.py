@@ -1,8 +1,6 @@
 """The job is one: a notebook's call and the command leave the same, and evaluation agrees."""
 
 import json
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -11,6 +9,7 @@ import pytest
 import fluxseg
 from fluxseg.job import evaluate
 from fluxseg.training.results import Callbacks
+from tests.commands import run
 from tests.conftest import TINY, as_arguments, with_data, with_train
 
 CONFIG = with_train(TINY, epochs=1)
@@ -33,11 +32,7 @@ def listed(workdir):
 
 def test_a_call_and_the_command_leave_the_same(called, tmp_path):
     workdir, result = called
-    command = [sys.executable, "-m", "fluxseg.main", "--workdir", str(tmp_path / "run")]
-    done = subprocess.run(
-        [*command, *as_arguments(CONFIG)], capture_output=True, text=True, timeout=600
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    run("train", "--workdir", tmp_path / "run", *as_arguments(CONFIG))
     assert listed(tmp_path / "run") == listed(workdir)
     for name in ("scores.json", "config.json", "split.json", "data.json"):
         assert json.loads((tmp_path / "run" / name).read_text()) == json.loads(

@@ -57,27 +57,3 @@ def test_only_the_split_by_crop_divides_a_field(kind):
         assert bool(shared) == (kind == "crops")
         tested |= set(splits["test"].tolist())
     assert kind == "crops" or len(tested) == 3 * 2 * each
-
-
-def test_crops_are_cut_row_by_row():
-    side = reference_defects.TILE * reference_defects.PER_SIDE
-    image = np.arange((side + 7) * (side + 7)).reshape(side + 7, -1)
-    crops = reference_defects.cut_crops(image)
-    np.testing.assert_array_equal(crops[7], image[96:192, 192:288])
-
-
-def test_what_defects_report_is_set_beside_what_is_right():
-    def row(test, val, test_jpg=None):
-        crop = lambda share: [[100, 0], [100 - share, share]]  # noqa: E731
-        tests = [crop(test)] * 16 + [crop(0)]
-        return {"val": [crop(val)], "val_jpg": [crop(val)], "test": tests,
-                "test_jpg": [crop(test_jpg or 0)] * 17}  # fmt: skip
-
-    runs = {"mended": [row(40, 90), row(80, 50)], "JPG masks": [row(30, 60, test_jpg=70)]}
-    found = reference_defects.judge(runs)
-    assert set(found) == {"mended", "JPG masks", "best on test", "dropped batch"}
-    mended = found["mended"]["right"]
-    assert found["mended"]["reported"] == mended
-    assert found["best on test"]["reported"] > mended == found["best on test"]["right"]
-    assert found["dropped batch"]["reported"] > mended
-    assert found["JPG masks"]["reported"] > found["JPG masks"]["right"]

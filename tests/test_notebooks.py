@@ -20,6 +20,16 @@ def test_there_are_notebooks():
     assert len(NOTEBOOKS) == 5
 
 
+SHRUNK = {"containers=20": "containers=8", "size=256": "size=128", "tile=128": "tile=64",
+          "epochs=10": "epochs=3", "features=(16, 32, 64)": "features=(8, 16, 32)"}  # fmt: skip
+"""What takes long in a notebook, and what the test puts in its place."""
+
+
+def kinds_of(outputs):
+    """Kinds of outputs; what a busy machine makes a library say on stderr is not counted."""
+    return [output.output_type for output in outputs if output.get("name") != "stderr"]
+
+
 # The kernel's own start-up warnings and the loop that it leaves behind are none of ours.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 @pytest.mark.parametrize(
@@ -31,13 +41,15 @@ def test_there_are_notebooks():
     ids=lambda path: path.stem,
 )
 def test_a_notebook_runs(path, folder):
-    notebook = nbformat.read(path, as_version=4)
+    kept, notebook = (nbformat.read(path, as_version=4) for _ in range(2))
+    for cell in notebook.cells:
+        for long, short in SHRUNK.items():
+            cell.source = cell.source.replace(long, short)
     resources = {"metadata": {"path": str(folder)}}
-    NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources).execute()
-    kept = nbformat.read(path, as_version=4)
+    NotebookClient(notebook, timeout=600, kernel_name="python3", resources=resources).execute()
     for before, after in zip(kept.cells, notebook.cells, strict=True):
-        kinds = [output.output_type for output in before.get("outputs", [])]
-        assert kinds == [output.output_type for output in after.get("outputs", [])], before.source
+        found = kinds_of(after.get("outputs", []))
+        assert found == kinds_of(before.get("outputs", [])), before.source
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -67,20 +67,6 @@ def test_neighbouring_rois_are_told_apart_by_colour():
     assert np.abs(shown[5, 5] - shown[5, 15]).max() > 0.2
 
 
-def test_curves_leave_out_splits_without_values():
-    lines = plot.curves(drawings()["curves"][0], "loss").get_lines()
-    assert [line.get_label() for line in lines] == ["Training"]
-
-
-def test_features_lie_side_by_side_each_in_its_own_range():
-    layer = np.stack([np.full((2, 2), 7.0), np.array([[0, 1], [2, 4]]) * 10.0], -1)
-    sheet = plot.features(layer, columns=2).images[0].get_array()
-    assert sheet.shape == (2, 5)
-    np.testing.assert_allclose(sheet[:, :2], 0)
-    np.testing.assert_allclose(sheet[:, 3:], np.array([[0, 0.25], [0.5, 1]]))
-    assert np.ma.getmaskarray(sheet)[:, 2].all() or np.isnan(np.ma.getdata(sheet)[:, 2]).all()
-
-
 def test_layer_features_end_in_the_probability_that_is_predicted():
     model = tiny_model()
     image = RNG.random((32, 64))

@@ -57,7 +57,7 @@ def test_the_code_runs(tmp_path):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1200,
     )
     assert done.returncode == 0, done.stderr
     assert "neuron_iou" in done.stdout

@@ -1,7 +1,6 @@
 """The experiment on the recipe: its changes, its runs, its table."""
 
 import dataclasses
-import math
 
 import pytest
 
@@ -31,37 +30,6 @@ def test_a_change_is_of_one_thing_on_the_same_fields(name):
         assert changed.data == SMALL.data
     else:
         assert len(different) == 1
-
-
-def test_every_change_has_a_folder_and_a_row_of_its_own(tmp_path):
-    folders = {recipe.folder_of(name, tmp_path, 0) for name in (*recipe.CHANGES, recipe.TIME)}
-    assert len(folders) == len(recipe.CHANGES) + 1
-    assert {name for _, name, _ in recipe.ROWS} == {*recipe.CHANGES, recipe.TIME}
-    titles = [title for title, _, _ in recipe.ROWS]
-    assert len(set(titles)) == len(titles)
-
-
-@pytest.mark.parametrize(("slower", "epochs"), [(4.0, 4), (3.9, 5), (100.0, 1)])
-def test_equal_time_gives_as_many_epochs_as_cost_as_much_or_more(tmp_path, slower, epochs):
-    write_json(tmp_path / "speed.json", {"recipe": 0.02, "reference": 0.02 * slower})
-    config = recipe.find_config(recipe.TIME, SMALL, tmp_path)
-    assert config.train.epochs == epochs
-    assert config.train.batch_size == 16
-    assert config.data == SMALL.data
-
-
-def test_equal_time_rests_on_measured_steps(tmp_path, monkeypatch):
-    monkeypatch.setattr(recipe, "use_reference", lambda config, epochs=0: with_epochs(epochs))
-    first = recipe.find_config(recipe.TIME, with_epochs(10), tmp_path)
-    seconds = read_json(tmp_path / "speed.json")
-    assert all(value > 0 for value in seconds.values())
-    ratio = seconds["reference"] / seconds["recipe"]
-    assert first.train.epochs == math.ceil(10 / ratio)
-    assert recipe.find_config(recipe.TIME, with_epochs(10), tmp_path) == first
-
-
-def with_epochs(epochs):
-    return dataclasses.replace(TINY, train=dataclasses.replace(TINY.train, epochs=max(1, epochs)))
 
 
 def test_a_run_is_trained_scored_and_not_run_again(tmp_path):

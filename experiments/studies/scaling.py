@@ -184,7 +184,7 @@ def print_gradients() -> None:
     print("(16 crops, 3 of them padding, 5 without a neuron, dropout 0.3; confusion exact)")
     print(f"{'devices':>9}" + "".join(f"{way:>12}" for way in ("jit", "pmap", "shard_map")))
     for count in (1, 2, 4, 8):
-        rows = [found[f"{way}-{count}-channel"] for way in ("jit", "pmap", "shard_map")]
+        rows = [found[f"{way}-{count}"] for way in ("jit", "pmap", "shard_map")]
         assert all(row["confusion"] == 0 and row["weight"] == 0 for row in rows)
         print(f"{count:>9}" + "".join(f"{row['gradient']:>12.1e}" for row in rows))
 

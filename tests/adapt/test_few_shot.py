@@ -5,22 +5,9 @@ import json
 
 import numpy as np
 import pytest
-from matplotlib.colors import to_rgb
 
-from fluxseg.adapt.few_shot import (
-    FewShot,
-    claim_folder,
-    create_config,
-    finetune,
-    format_scores,
-    judge,
-)
-from fluxseg.adapt.learning_curve import (
-    format_curve,
-    judge_curve,
-    plan_curve,
-    summarise_curve,
-)
+from fluxseg.adapt.few_shot import FewShot, claim_folder, create_config, finetune, judge
+from fluxseg.adapt.learning_curve import format_curve, judge_curve, plan_curve, summarise_curve
 from fluxseg.config import SimulatorConfig
 from fluxseg.data.cache import read_crops
 from fluxseg.data.recording import Recording, group_of
@@ -36,9 +23,8 @@ from fluxseg.inference.objects import run_scores
 from fluxseg.inference.objects.rois import find_rois
 from fluxseg.inference.predict import create_predictor
 from fluxseg.inference.run_model import load_model, model_of_run
-from fluxseg.report.curve import plot_learning_curve
 from fluxseg.report.html import write_report
-from fluxseg.report.tuning import BOTH, FOUND, LABELLED, draw_found, read_picture
+from fluxseg.report.tuning import read_picture
 from fluxseg.simulation.sessions import SimulatedSource
 from fluxseg.training.state import create_train_state
 from tests.conftest import TINY
@@ -233,27 +219,6 @@ def test_a_curve_needs_three_groups():
         plan_curve({"a": "1", "b": "2"})
 
 
-def test_the_axes_of_the_figure_say_what_they_are():
-    figure = plot_learning_curve(
-        {**make_curve({0: [0.2, 0.4], 1: [0.3, 0.6], 3: [0.5, 0.7]}), "split_by": "recording"}
-    )
-    for panel, name in zip(figure.axes, ("Neuron IoU", "Neurons: F1"), strict=True):
-        assert panel.get_xlabel().startswith("Labelled fields")
-        assert name in panel.get_ylabel()
-    panel = figure.axes[0]
-    assert [label.get_text() for label in panel.get_xticklabels()] == ["0", "1", "3"]
-    np.testing.assert_allclose(panel.lines[0].get_ydata(), [0.3, 0.45, 0.6])
-    assert "same tissue" in figure.get_supxlabel()
-
-
-def test_without_anything_held_out_there_are_no_scores():
-    better, verdict = judge([], [], "start")
-    assert better is None
-    lines = format_scores({"before": None, "after": None, "verdict": verdict})
-    assert lines[0] == "No scores, as nothing was held out."
-    assert "Nothing tells" in lines[1]
-
-
 def make_row(found):
     """A field with four labelled neurons of 25 px of which so many are found, and nothing else."""
     masks = np.zeros((4, 32, 32), bool)
@@ -296,13 +261,3 @@ def test_damaged_pictures_of_a_tuning_are_named(tmp_path):
                  after_0=np.zeros((4, 5)))  # fmt: skip
     with pytest.raises(WorkdirError, match="one size"):
         read_picture(tmp_path / "before_after.npz", 0)
-
-
-def test_labels_are_green_found_ones_red_and_both_yellow():
-    label, found = np.zeros((2, 20, 20), int)
-    label[2:8, 2:8], found[2:8, 2:8] = 1, 7
-    label[12:16, 2:6], found[12:16, 12:16] = 2, 9
-    picture = draw_found(np.zeros((20, 20)), label, found)
-    assert not picture[0, 0].any()
-    for place, color in (((2, 2), BOTH), ((12, 2), LABELLED), ((12, 12), FOUND)):
-        np.testing.assert_allclose(picture[place], to_rgb(color))

@@ -5,13 +5,11 @@ import pytest
 
 from experiments.benchmarks import prepare
 from experiments.benchmarks.measure import Variant, run_interleaved
-from fluxseg.config import SimulatorConfig
 from fluxseg.data.checks import check_source
 from fluxseg.formats.sources import FolderSource
-from fluxseg.simulation.sessions import simulate_recording
 
 
-@pytest.fixture(scope="module", params=["uint8", "float32"])
+@pytest.fixture(scope="module", params=["float32"])
 def files(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("files") / request.param
     prepare.write_files(folder, request.param, 2, size=128, rois=30)
@@ -24,15 +22,6 @@ def test_files_are_usable_and_have_masks_of_the_type(files):
     assert report.counts["unusable"] == 0
     for path in files.glob("*.npy"):
         assert np.load(path, allow_pickle=True).item()["roi_mask_array"].dtype == files.name
-
-
-def test_recordings_are_crowded_by_their_own_rois():
-    recording = simulate_recording(SimulatorConfig(size=128), 0)
-    own = len(recording.masks)
-    assert own > 0
-    crowded = prepare.crowd(recording, 2 * own + 1)
-    np.testing.assert_array_equal(crowded.masks[:own], recording.masks)
-    assert len(crowded.masks) == len(crowded.roi_ids) == 2 * own + 1
 
 
 def test_every_job_is_timed_in_a_process_of_its_own(files):

@@ -1,9 +1,5 @@
 import dataclasses
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -19,7 +15,7 @@ from fluxseg.data.cache import (
     source_stamps,
 )
 from fluxseg.data.checks import check_source
-from fluxseg.data.crops import create_crops, decode_crop, encode_crop
+from fluxseg.data.crops import create_crops
 from fluxseg.data.fingerprint import digest
 from fluxseg.data.prepare import prepare_cache
 from fluxseg.data.recording import Recording
@@ -34,7 +30,6 @@ from fluxseg.data.transforms import (
 from fluxseg.errors import FluxsegError, RecordingError, WorkdirError
 from fluxseg.formats.allen import write_allen_npy
 from fluxseg.formats.sources import FolderSource
-from tests.conftest import REPOSITORY
 
 CONFIG = DataConfig(tile=32, workers=1)
 
@@ -138,17 +133,6 @@ def test_files_that_share_memory_are_not_mixed_up(tmp_path):
     ]
 
 
-def test_records_round_trip():
-    rng = np.random.default_rng(0)
-    for tile in (16, 17, 33):
-        image = rng.integers(0, 65536, (tile, tile), np.uint16)
-        label, valid = rng.random((2, tile, tile)) < 0.5
-        back = decode_crop(encode_crop(image, label, valid), tile)
-        np.testing.assert_array_equal(quantize(back[0]), image)
-        np.testing.assert_array_equal(back[1], label)
-        np.testing.assert_array_equal(back[2], valid)
-
-
 def test_pixels_that_are_not_finite_are_not_valid():
     image = np.random.default_rng(0).random((40, 40)).astype(np.float32)
     image[3, 4] = np.nan
@@ -229,28 +213,6 @@ def test_damage_is_noticed_and_named(tmp_path):
         read_index(tmp_path)
 
 
-def test_a_killed_preparation_goes_on(tmp_path):
-    code = (
-        "from tests.data.test_cache import *\n"
-        f"prepare_cache(Cells(40, slow=0.03), {str(tmp_path)!r}, CONFIG)\n"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY)
-    deadline = time.monotonic() + 60
-    while len(list(tmp_path.glob("*.json"))) < 2:
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not (tmp_path / INDEX_NAME).exists()
-    finished = {p.name: p.stat().st_mtime_ns for p in tmp_path.glob("crops-*.json")}
-    index = prepare_cache(Cells(40), tmp_path, CONFIG)
-    assert len(index.entries) == 40
-    for name, changed in finished.items():
-        assert (tmp_path / name).stat().st_mtime_ns == changed
-    assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
-
-
 def test_a_pixel_size_is_common_only_if_all_state_about_the_same(tmp_path):
     entries = prepare_cache(Cells(3), tmp_path, CONFIG).entries
     assert common_pixel_size(entries) == 0.8
@@ -262,16 +224,3 @@ def test_a_pixel_size_is_common_only_if_all_state_about_the_same(tmp_path):
     assert common_pixel_size(sized(0.78, 0.83)) is None
     assert common_pixel_size(sized(0.78, None)) is None
     assert common_pixel_size([]) is None
-
-
-def test_an_index_without_pixel_sizes_is_still_read(tmp_path):
-    prepare_cache(Cells(3), tmp_path, CONFIG)
-    values = json.loads((tmp_path / INDEX_NAME).read_text())
-    for entry in values["entries"]:
-        del entry["um_per_px"]
-    del values["checksum"]
-    (tmp_path / INDEX_NAME).write_text(json.dumps(values))
-    index = read_index(tmp_path)
-    assert index is not None
-    assert {entry.um_per_px for entry in index.entries} == {None}
-    assert common_pixel_size(index.entries) is None

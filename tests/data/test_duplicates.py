@@ -1,5 +1,4 @@
 import itertools
-import time
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ from fluxseg.data.duplicates import (
     SIMILARITY_THRESHOLD,
     Entry,
     Pair,
-    Resolution,
     near_duplicates,
     resolve_duplicates,
 )
@@ -28,8 +26,8 @@ from tests.data.fields import create_sessions
 
 @pytest.fixture(scope="module")
 def sessions():
-    """Fingerprints of 3 sessions of 30 fields, and the field of each."""
-    images, numbers = create_sessions(30, 3)
+    """Fingerprints of 3 sessions of 16 fields, and the field of each."""
+    images, numbers = create_sessions(16, 3)
     return [fingerprint(image) for image in images], numbers
 
 
@@ -84,7 +82,7 @@ def test_against_all_pairs_and_all_shifts(sessions, monkeypatch):
     found = near_duplicates(fingerprints, threshold=0.1, candidates=len(fingerprints))
     assert found == sorted(found)
     similarity = {(pair.first, pair.second): pair.similarity for pair in found}
-    assert len(similarity) > 300
+    assert len(similarity) > 60
     for first, second in itertools.combinations(range(len(fingerprints)), 2):
         if (first, second) in similarity:
             assert similarity[first, second] == pytest.approx(expected[first, second], abs=1e-3)
@@ -126,7 +124,7 @@ def test_sessions_of_a_field_pair_up_and_others_do_not(sessions):
         for i, j in itertools.combinations(range(len(numbers)), 2)
         if numbers[i] == numbers[j]
     }
-    assert len(true) == 90
+    assert len(true) == 48
     assert found <= true
     assert len(found) >= 0.95 * len(true)
 
@@ -163,17 +161,6 @@ def test_real_different_fields_do_not_pair_up(real_data):
     assert found <= {(0, 1), (2, 3), (4, 5), (6, 7)}
 
 
-@pytest.mark.slow
-def test_ten_thousand():
-    rng = np.random.default_rng(2)
-    fingerprints = random_fingerprints(rng, 9_990)
-    fingerprints += [plant(mark, rng, (3, -4)) for mark in fingerprints[:10]]
-    start = time.perf_counter()
-    found = near_duplicates(fingerprints)
-    assert time.perf_counter() - start < 120
-    assert {(pair.first, pair.second) for pair in found} == {(n, 9_990 + n) for n in range(10)}
-
-
 def entry(key, mark, name=None, group=None, content=None):
     return Entry(key, name or f"id-{key}", group or f"group-{key}", content or f"hash-{key}", mark)
 
@@ -181,16 +168,12 @@ def entry(key, mark, name=None, group=None, content=None):
 def cases(marks):
     # marks: sessions 0 to 2 of field 0, 3 to 5 of field 1, and so on.
     return [
-        entry("a", marks[0]),
-        entry("b", marks[0], content="hash-a", group="elsewhere"),
-        entry("c", marks[0], content="hash-a"),
-        entry("d", marks[3], name="twice"),
-        entry("e", marks[6], name="twice"),
-        entry("f", marks[9], group="known"),
-        entry("g", marks[10], group="known"),
-        entry("h", marks[1]),
+        entry("a", marks[0]), entry("b", marks[0], content="hash-a", group="elsewhere"),
+        entry("c", marks[0], content="hash-a"), entry("d", marks[3], name="twice"),
+        entry("e", marks[6], name="twice"), entry("f", marks[9], group="known"),
+        entry("g", marks[10], group="known"), entry("h", marks[1]),
         entry("i", blank_fingerprint()),
-    ]
+    ]  # fmt: skip
 
 
 def test_resolution(sessions):
@@ -212,26 +195,3 @@ def test_resolution_does_not_depend_on_the_order(sessions, data):
     expected = resolve_duplicates(cases(sessions[0]))
     shuffled = data.draw(st.permutations(cases(sessions[0])))
     assert resolve_duplicates(shuffled) == expected
-
-
-def test_long_lists_of_keys_are_cut(sessions):
-    entries = [entry(f"{n}", blank_fingerprint(), name="x") for n in range(9)]
-    remarks = resolve_duplicates(entries).remarks
-    assert remarks["0"] == ("the id 'x' is also that of 1, 2, 3 and 5 more",)
-    assert remarks["8"] == ("the id 'x' is also that of 0, 1, 2 and 5 more",)
-    assert len(remarks) == 9
-
-
-def test_one_id_for_thousands_takes_no_time():
-    entries = [entry(f"{n:05d}", blank_fingerprint(), name="x") for n in range(4000)]
-    remarks: dict[str, list[str]] = {}
-    start = time.perf_counter()
-    duplicates._remark_equal_ids(entries, remarks)
-    # Comparing each with all others would take some seconds.
-    assert time.perf_counter() - start < 0.3
-    assert len(remarks) == 4000
-
-
-def test_nothing_to_resolve():
-    resolved = resolve_duplicates([])
-    assert resolved == Resolution({}, (), (), {})

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from fluxseg.data.parallel import IN_FLIGHT, map_in_processes, worker_count
+from fluxseg.data.parallel import IN_FLIGHT, map_in_processes
 from fluxseg.errors import FluxsegError, RecordingError
 from tests.conftest import REPOSITORY
 
@@ -72,13 +72,6 @@ def test_a_dead_worker_is_explained():
     with pytest.raises(FluxsegError, match="memory") as caught:
         list(map_in_processes(die, [1, 1, 1], 2))
     assert 'if __name__ == "__main__":' in str(caught.value)
-
-
-def test_worker_count():
-    assert worker_count(3) == 3
-    assert 1 <= worker_count(0) <= (os.cpu_count() or 1)
-    with pytest.raises(ValueError, match="-1"):
-        worker_count(-1)
 
 
 SCRIPT = """

@@ -21,21 +21,14 @@ def test_a_valid_recording():
 @pytest.mark.parametrize(
     ("field", "arguments"),
     [
-        ("id", {"id": ""}),
-        ("id", {"id": 3}),
-        ("image", {"image": IMAGE[0]}),
-        ("image", {"image": IMAGE[:0]}),
-        ("image", {"image": IMAGE.astype(complex)}),
-        ("image", {"image": IMAGE.astype(object)}),
-        ("image", {"image": [[1]]}),
-        ("masks", {"masks": MASKS[0]}),
-        ("masks", {"masks": MASKS[:, :3]}),
-        ("masks", {"masks": MASKS.astype(np.uint8)}),
-        ("masks", {"masks": "none"}),
-        ("roi_ids", {"roi_ids": ("1",)}),
-        ("roi_ids", {"masks": None}),
+        ("id", {"id": ""}), ("id", {"id": 3}), ("image", {"image": IMAGE[0]}),
+        ("image", {"image": IMAGE[:0]}), ("image", {"image": IMAGE.astype(complex)}),
+        ("image", {"image": IMAGE.astype(object)}), ("image", {"image": [[1]]}),
+        ("masks", {"masks": MASKS[0]}), ("masks", {"masks": MASKS[:, :3]}),
+        ("masks", {"masks": MASKS.astype(np.uint8)}), ("masks", {"masks": "none"}),
+        ("roi_ids", {"roi_ids": ("1",)}), ("roi_ids", {"masks": None}),
     ],
-)
+)  # fmt: skip
 def test_every_fault_names_its_field(field, arguments):
     good = {"id": "a", "image": IMAGE, "masks": MASKS, "roi_ids": ("1", "2")}
     with pytest.raises(RecordingError) as caught:

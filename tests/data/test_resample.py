@@ -120,13 +120,7 @@ def test_a_mask_gets_its_share_of_pixels_those_that_it_covers_most(shape, wanted
         assert covered[found].min() >= covered[~found].max() - 2e-5
 
 
-def test_masks_of_the_same_shape_stay_as_they_are():
-    masks = np.random.default_rng(0).random((5, 17, 23)) < 0.2
-    for patch, mask in zip(resample_masks(masks, (17, 23)), masks, strict=True):
-        np.testing.assert_array_equal(paste(patch, (17, 23)), mask)
-
-
-@pytest.mark.parametrize("diameter", [4, 7, 10.5, 20, 31, 48])
+@pytest.mark.parametrize("diameter", [4, 10.5, 31])
 def test_discs_become_as_large_as_wanted_and_stay_where_they_are(diameter):
     masks, centres = disc_masks(diameter, side=200)
     zoom = choose_zoom(median_diameter(masks), WANTED)

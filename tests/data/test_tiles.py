@@ -4,7 +4,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fluxseg.data.tiles import crop_grid, grid_ownership, join_grid, tile_positions
-from fluxseg.data.transforms import crop_quarters
 
 SHAPES = st.tuples(st.integers(1, 90), st.integers(1, 90))
 
@@ -22,18 +21,6 @@ def test_uncrop_is_the_inverse_and_every_pixel_has_one_owner(shape, tile):
         count[row : row + tile, column : column + tile] += mine
     assert (count[: shape[0], : shape[1]] == 1).all()
     assert count.sum() == image.size
-
-
-def test_twice_the_tile_gives_the_four_quarters():
-    image = np.random.default_rng(1).random((64, 64))
-    np.testing.assert_array_equal(crop_grid(image, 32), crop_quarters(image))
-    assert grid_ownership((64, 64), 32).all()
-
-
-def test_tiles_lie_within_the_image_where_it_is_large_enough():
-    for row, column in tile_positions((512, 447), 256):
-        assert row + 256 <= 512
-        assert column + 256 <= 447
 
 
 def test_a_small_image_is_mirrored_or_padded_with_zeros():

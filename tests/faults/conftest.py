@@ -1,4 +1,4 @@
-"""The uninterrupted run that all others are compared with, and the rows of the table of faults."""
+"""The uninterrupted run that all others are compared with."""
 
 import signal
 
@@ -11,7 +11,6 @@ def pytest_configure(config):
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # A shell gives that to what it starts in the background, and all jobs would inherit it.
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    config.addinivalue_line("markers", "fault(name): a try of this row of the table of faults")
 
 
 @pytest.fixture(autouse=True)
@@ -21,13 +20,6 @@ def _no_job_outlives_its_test():
         job = STARTED.pop()
         job.stop(signal.SIGKILL)
         job.finish()
-
-
-@pytest.fixture(autouse=True)
-def _row(request, record_property):
-    mark = request.node.get_closest_marker("fault")
-    if mark:
-        record_property("fault", mark.args[0])
 
 
 @pytest.fixture(scope="session")

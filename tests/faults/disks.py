@@ -57,17 +57,6 @@ def bound_by_permissions() -> tuple[str, ...]:
     return ("setpriv", "--bounding-set=-dac_override,-dac_read_search,-fowner")
 
 
-def limited(what: str, value: int) -> tuple[str, ...]:
-    """Return the beginning of a command that runs it under a limit of the shell.
-
-    Args:
-        what: option of `ulimit`, such as "-f" (largest file, in blocks of 512 bytes) or "-v"
-            (memory, in kilobytes).
-        value: the limit.
-    """
-    return ("sh", "-c", 'ulimit "$1" "$2" && shift 2 && exec "$@"', "sh", what, str(value))
-
-
 def used_by(path: Path) -> int:
     """Bytes that a file, or all files of a folder, take on a disk of pages."""
     paths = [path, *path.rglob("*")] if path.is_dir() else [path]

@@ -218,12 +218,6 @@ def test_invalid_rois_are_left_out_with_a_remark(tmp_path):
     assert found.remarks == ("1 of 3 ROIs are no neurons (valid_roi): left out",)
 
 
-def test_masks_of_another_size_are_refused(tmp_path):
-    path = visual_behavior(tmp_path / "a.nwb", masks=MASKS[:, :20])
-    with pytest.raises(RecordingError, match="image_mask: does not fit"):
-        read_allen_nwb(path)
-
-
 def test_recordings_of_the_institute_survive_a_round_trip(tmp_path):
     recording = read_allen_nwb(visual_coding(tmp_path / "a.nwb"))
     write_nwb(tmp_path / "b.nwb", recording)

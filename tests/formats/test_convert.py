@@ -82,16 +82,6 @@ def test_what_labels_cannot_hold_is_said(tmp_path, name):
     assert any("several ROIs" in remark for remark in remarks)
 
 
-@pytest.mark.parametrize("name", [n for n in ENDINGS if n not in LABELS_ONLY])
-def test_overlapping_rois_survive(tmp_path, name):
-    recording = field()
-    path = tmp_path / f"x{ENDINGS[name]}"
-    write_recording(path, recording, name)
-    if name == "imagej":
-        tifffile.imwrite(tmp_path / "x.tif", recording.image)
-    np.testing.assert_array_equal(read_any(path).masks, recording.masks)
-
-
 def test_conversion_there_and_back(tmp_path):
     recording = field()
     write_recording(tmp_path / "a.npz", recording)
@@ -111,7 +101,7 @@ def test_conversion_there_and_back(tmp_path):
         convert(tmp_path / "a.npz", tmp_path / "b.xyz")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(MASK)
 def test_run_lengths_are_those_of_pycocotools(mask):
     counts = encode_counts(mask)
@@ -182,48 +172,14 @@ def test_rois_without_their_image_ask_for_it(tmp_path):
     assert len(read_any(tmp_path / "x.json", tmp_path / "other.tif").masks) == 4
 
 
-@pytest.mark.parametrize("kind", ["coco", "neurofinder"])
-@settings(max_examples=60, deadline=None)
-@given(data=st.data())
-def test_changed_json_is_refused_or_read(tmp_path_factory, kind, data):
-    folder = tmp_path_factory.mktemp("json")
-    path = folder / "x.json"
-    write_recording(path, field(), kind)
-    values = json.loads(path.read_text())
-    odd = st.one_of(
-        st.none(), st.booleans(), st.integers(-(10**9), 10**9), st.floats(), st.text(max_size=5),
-        st.lists(st.integers(), max_size=3), st.dictionaries(st.text(max_size=3), st.none()),
-    )  # fmt: skip
-    inner, steps = values, data.draw(st.integers(1, 6))
-    for step in range(steps):
-        names = list(inner) if isinstance(inner, dict) else list(range(len(inner)))
-        if not names:
-            break
-        chosen = data.draw(st.sampled_from(names[:8]))
-        if step == steps - 1 or not isinstance(inner[chosen], dict | list):
-            inner[chosen] = data.draw(odd)
-            break
-        inner = inner[chosen]
-    path.write_text(json.dumps(values))
-    try:
-        message = str(read_any(path).masks.shape[1:])
-    except RecordingError as error:
-        message = str(error)
-    assert message == "(40, 50)" or message.startswith(str(folder))
-
-
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"{", "no valid JSON"),
-        (b"[" * 100_000, "no valid JSON"),
-        (b'{"a": 1}', "neither"),
-        (b"PK\x05\x06" + bytes(18), "empty or split"),
-        (b"\x80\x04N.", "bare pickle"),
-        (b"", "is empty"),
-        (b"hello", "no known format"),
+        (b"{", "no valid JSON"), (b"[" * 100_000, "no valid JSON"), (b'{"a": 1}', "neither"),
+        (b"PK\x05\x06" + bytes(18), "empty or split"), (b"\x80\x04N.", "bare pickle"),
+        (b"", "is empty"), (b"hello", "no known format"),
     ],
-)
+)  # fmt: skip
 def test_unknown_content_is_told_apart(tmp_path, content, words):
     path = tmp_path / "x.bin"
     path.write_bytes(content)

@@ -21,7 +21,7 @@ def recording(masks, names=None):
     return Recording("field", np.zeros(masks.shape[1:]), masks, names)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(MASKS)
 def test_ten_round_trips_change_no_pixel(tmp_path_factory, masks):
     masks[:, 0, 0] = True
@@ -95,33 +95,3 @@ def test_a_set_is_read_with_the_image_of_its_name(tmp_path):
     given_image = read_imagej(tmp_path / "c.zip", image=tmp_path / "b.tif")
     np.testing.assert_array_equal(given_image.masks, masks)
     assert read_imagej(tmp_path / "c.zip", shape=(20, 30)).image.shape == (20, 30)
-
-
-def test_overlapping_rois_stay_and_empty_ones_are_named(tmp_path):
-    masks = np.zeros((3, 10, 10), bool)
-    masks[0, 2:8, 2:8] = masks[1, 4:9, 4:9] = True
-    remarks = write_imagej(tmp_path / "s.zip", recording(masks))
-    assert any("cell 2" in remark for remark in remarks)
-    again, _, _ = read_imagej_rois(tmp_path / "s.zip", (10, 10))
-    np.testing.assert_array_equal(again, masks[:2])
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.data())
-def test_damaged_sets_are_refused_with_the_name_of_the_file(tmp_path_factory, data):
-    folder = tmp_path_factory.mktemp("damaged")
-    masks = np.zeros((2, 9, 9), bool)
-    masks[0, 2:5, 2:5] = masks[1, ::2, ::2] = True
-    write_imagej(folder / "s.zip", recording(masks))
-    content = bytearray((folder / "s.zip").read_bytes())
-    if data.draw(st.booleans()):
-        # Single .roi files have no checksum: any change reaches the reader.
-        content = bytearray(zipfile.ZipFile(folder / "s.zip").read("1.roi"))
-    for _ in range(data.draw(st.integers(1, 4))):
-        content[data.draw(st.integers(4, len(content) - 1))] = data.draw(st.integers(0, 255))
-    (folder / "t.zip").write_bytes(content)
-    try:
-        message = str(read_imagej_rois(folder / "t.zip", (9, 9))[0].shape[1:])
-    except RecordingError as error:
-        message = str(error)
-    assert "t.zip" in message or message == "(9, 9)"

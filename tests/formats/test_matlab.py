@@ -65,12 +65,6 @@ def test_images_and_rois_of_every_form(tmp_path, save, form):
     assert read_any(path, pick=Pick(key="first")).masks is None
 
 
-def test_the_only_array_is_the_image(tmp_path):
-    found = read_any(save_old(tmp_path / "a.mat", whatever=IMAGE, rate=30.0))
-    np.testing.assert_array_equal(found.image, IMAGE)
-    assert "the array whatever is taken for the image" in found.remarks
-
-
 def test_fall_mat_is_a_suite2p_folder(tmp_path):
     recording = Recording("r", IMAGE, MASKS, ("a", "b", "c"), metadata={"um_per_px": 0.8})
     write_suite2p(tmp_path / "plane0", recording)

@@ -1,27 +1,22 @@
 """Recordings in `.npz` files, made by others or to harm."""
 
 import io
-import json
 import pickle
-import random
 import struct
 import threading
-import time
 import tracemalloc
-import warnings
 import zipfile
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from fluxseg.data.recording import Recording
 from fluxseg.errors import RecordingError, UnsafeFileError
 from fluxseg.formats import npz
 from fluxseg.formats.npz import read_npz, write_npz
 from fluxseg.formats.pick import Pick
 from tests.formats.malicious import npy, unsafe
-from tests.formats.test_allen import IMAGE, MASKS, RECORDINGS, assert_same, read_fields
+from tests.formats.test_allen import IMAGE, MASKS, RECORDINGS, assert_same
 
 
 def save(path, **fields):
@@ -42,18 +37,12 @@ def member(array):
     return file.getvalue()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(recording=RECORDINGS)
 def test_what_is_written_is_read(recording, tmp_path_factory):
     path = tmp_path_factory.getbasetemp() / "written.npz"
     write_npz(path, recording)
     assert_same(read_npz(path), recording)
-
-
-def test_recordings_without_masks_stay_without(tmp_path):
-    write_npz(tmp_path / "a.npz", Recording("a", IMAGE, metadata={"donor_name": "m"}))
-    found = read_npz(tmp_path / "a.npz")
-    assert (found.masks, found.roi_ids, found.remarks) == (None, (), ())
 
 
 @pytest.mark.parametrize(
@@ -83,23 +72,14 @@ def test_every_spelling_of_the_fields_is_known(tmp_path, masks, image, identity)
     [
         ('{"a": 1, "b": [true, null]}', {"a": 1, "b": [True, None]}),
         ("{'a': 1, 'b': (True, None)}", {"a": 1, "b": [True, None]}),
-        ('{"a": NaN}', {"a": "nan"}),
-        ("{'at': datetime.datetime(2020, 1, 1)}", None),
-        ("__import__('os').system('true')", None),
-        ("[1]", None),
-        ("", None),
-        ("{" * 50_000, None),
-        ("[" * 50 + "]" * 50, None),
-        ("-" * 90_000 + "1", None),
-        ("1+" * 40_000 + "1", None),
-        ("not " * 20_000 + "1", None),
-        ("a." * 40_000 + "b", None),
-        ("{'a': " + "9" * 5000 + "}", None),
-        ('{"a": ' + "9" * 5000 + "}", None),
-        (np.array(3), None),
-        (np.array({"a": 1}, object), {"a": 1}),
+        ('{"a": NaN}', {"a": "nan"}), ("{'at': datetime.datetime(2020, 1, 1)}", None),
+        ("__import__('os').system('true')", None), ("[1]", None), ("", None),
+        ("{" * 50_000, None), ("[" * 50 + "]" * 50, None), ("-" * 90_000 + "1", None),
+        ("1+" * 40_000 + "1", None), ("not " * 20_000 + "1", None), ("a." * 40_000 + "b", None),
+        ("{'a': " + "9" * 5000 + "}", None), ('{"a": ' + "9" * 5000 + "}", None),
+        (np.array(3), None), (np.array({"a": 1}, object), {"a": 1}),
     ],
-)
+)  # fmt: skip
 def test_metadata_is_json_or_a_dict_as_text(tmp_path, metadata, expected):
     path = save(tmp_path / "a.npz", image=IMAGE, metadata=metadata)
     found = {}
@@ -208,44 +188,6 @@ def test_encrypted_and_other_archives_are_said(tmp_path):
         read_npz(save_members(tmp_path / "b.npz", {"word/document.xml": b"<x/>"}))
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_damage_is_an_error_or_harmless(tmp_path, seed):
-    path = tmp_path / "a.npz"
-    recording = read_fields()
-    if seed == 2:
-        members = {"image.npy": member(IMAGE), "masks.npy": member(MASKS)}
-        save_members(path, members, zipfile.ZIP_STORED)
-    else:
-        write_npz(path, recording)
-    data = path.read_bytes()
-    rng = random.Random(seed)  # noqa: S311
-    read, messages = 0, []
-    began = time.perf_counter()
-    tracemalloc.start()
-    for _ in range(400):
-        damaged = bytearray(data)
-        for _ in range(rng.randint(1, 4)):
-            place = rng.randrange(len(damaged))
-            if rng.random() < 0.8:
-                damaged[place] = rng.randrange(256)
-            else:
-                del damaged[place : place + rng.randint(1, 30)]
-        path.write_bytes(damaged)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error")
-                read_npz(path)
-            read += 1
-        except RecordingError as error:
-            messages.append(str(error))
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert min(read, len(messages)) > 0
-    assert all(message.startswith(f"{path}: ") for message in messages)
-    assert peak < 2**24
-    assert time.perf_counter() - began < 30
-
-
 def test_real_sessions_are_one_group(real_data):
     paths = sorted((real_data / "allen_sessions").glob("*.npz"))
     found = [read_npz(path) for path in paths]
@@ -260,12 +202,6 @@ def test_real_sessions_are_one_group(real_data):
             masks = np.unpackbits(raw["masks_packed"])[:count].reshape(raw["masks_shape"])
             np.testing.assert_array_equal(recording.masks, masks)
             assert recording.roi_ids == tuple(map(str, raw["roi_ids"]))
-
-
-def test_metadata_is_written_as_json(tmp_path):
-    write_npz(tmp_path / "a.npz", read_fields())
-    with np.load(tmp_path / "a.npz") as raw:
-        assert json.loads(str(raw["metadata"]))["cre_line"] == "Cux2"
 
 
 @pytest.mark.parametrize("form", ["labels", "last"])

@@ -1,11 +1,8 @@
 """NWB files: written as the schema asks, read however others write them."""
 
-import builtins
 import datetime
-import random
-import tracemalloc
+import sys
 import warnings
-import zlib
 
 import h5py
 import numpy as np
@@ -13,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from pynwb import NWBHDF5IO, NWBFile
 from pynwb.base import Images
+from pynwb.file import Subject
 from pynwb.image import GrayscaleImage
 from pynwb.ophys import ImageSegmentation, OpticalChannel
 
 from fluxseg.data.recording import Recording
 from fluxseg.errors import ConfigError, RecordingError
-from fluxseg.formats import allen_nwb, plane_masks
 from fluxseg.formats.allen_nwb import is_nwb
 from fluxseg.formats.metadata import clean_metadata
 from fluxseg.formats.nwb import read_nwb, write_nwb
@@ -91,7 +88,7 @@ def suite2p(path, image=IMAGE, masks=MASKS, iscell=None):
     )  # fmt: skip
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(recording=RECORDINGS)
 def test_what_is_written_is_read(recording, tmp_path_factory):
     path = tmp_path_factory.getbasetemp() / "written.nwb"
@@ -150,14 +147,13 @@ def test_other_tools_find_what_the_schema_promises(tmp_path, kind):
     ],
     ids=lambda recording: recording.id[:1],
 )
-@pytest.mark.parametrize("kind", ["pixel", "image"])
-def test_the_inspector_finds_nothing_critical(tmp_path, recording, kind):
+def test_the_inspector_finds_nothing_critical(tmp_path, recording):
     with warnings.catch_warnings():
         # Its own use of other packages.
         warnings.simplefilter("ignore")
         from nwbinspector import Importance, inspect_nwbfile
 
-        write_nwb(tmp_path / "a.nwb", recording, masks=kind)
+        write_nwb(tmp_path / "a.nwb", recording)
         found = list(inspect_nwbfile(nwbfile_path=str(tmp_path / "a.nwb")))
     severe = [m for m in found if m.importance.value >= Importance.CRITICAL.value]
     assert severe == []
@@ -177,25 +173,8 @@ def test_what_is_not_known_is_a_placeholder_and_said(tmp_path):
         assert io.read().session_start_time == TIME
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "a.nwb"
-    path.write_bytes(b"old")
-    monkeypatch.setattr(NWBHDF5IO, "write", lambda *_, **__: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        write_nwb(path, NAMED)
-    assert [p.name for p in tmp_path.iterdir()] == ["a.nwb"]
-    assert path.read_bytes() == b"old"
-
-
 def test_without_pynwb_the_error_says_what_to_install(tmp_path, monkeypatch):
-    plain = builtins.__import__
-
-    def refuse(name, *arguments, **options):
-        if name.split(".")[0] == "pynwb":
-            raise ImportError(name)
-        return plain(name, *arguments, **options)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
+    monkeypatch.setitem(sys.modules, "pynwb", None)
     with pytest.raises(ConfigError, match="pip install pynwb"):
         write_nwb(tmp_path / "a.nwb", NAMED)
 
@@ -295,15 +274,9 @@ def test_the_image_is_the_best_projection_there_is(tmp_path):
         assert any("only image" in remark for remark in found.remarks) == (name == "correlation")
     with pytest.raises(RecordingError, match="fluxseg project"):
         read_nwb(build(tmp_path / "a.nwb", {}))
-
-
-def test_subjects_group_recordings(tmp_path):
-    from pynwb.file import Subject
-
     subject = Subject(subject_id="mouse 3", species="Mus musculus", age="P9D", sex="M")
     found = read_nwb(build(tmp_path / "a.nwb", {"max": IMAGE}, subject=subject))
     assert found.group == "donor_name=mouse 3"
-    assert found.metadata["session_start_time"] == TIME.isoformat()
 
 
 def test_weights_and_values_tell_the_members(tmp_path):
@@ -335,61 +308,25 @@ def test_pixel_sizes_are_converted_or_told_to_be_useless(tmp_path, spacing, unit
     assert any("grid_spacing" in remark for remark in found.remarks) == (expected is None)
 
 
-def voxels(masks, levels):
-    found = []
-    for mask, level in zip(masks, levels, strict=True):
-        y, x = np.nonzero(mask)
-        found.append({"voxel_mask": np.stack([x, y, np.full(len(x), level), np.ones(len(x))], 1)})
-    return found
-
-
 def test_voxels_of_one_plane_are_its_rois(tmp_path):
-    path = build(tmp_path / "a.nwb", {"max": IMAGE.T}, voxels(MASKS, [3] * len(MASKS)))
+    def voxels(levels):
+        places = [np.nonzero(mask) for mask in MASKS]
+        return [
+            {"voxel_mask": np.stack([x, y, np.full(len(x), level), np.ones(len(x))], 1)}
+            for (y, x), level in zip(places, levels, strict=True)
+        ]
+
+    path = build(tmp_path / "a.nwb", {"max": IMAGE.T}, voxels([3] * 4))
     np.testing.assert_array_equal(read_nwb(path).masks, MASKS)
-    levels = [0, 1, 0, 1][: len(MASKS)]
-    path = build(tmp_path / "b.nwb", {"max": IMAGE.T}, voxels(MASKS, levels))
+    path = build(tmp_path / "b.nwb", {"max": IMAGE.T}, voxels([0, 1, 0, 1]))
     with pytest.raises(RecordingError, match=r"holds 2 planes \(0, 1\); choose one with --plane"):
         read_nwb(path)
     found = read_nwb(path, plane="1")
     np.testing.assert_array_equal(found.masks, MASKS[1::2])
     assert any("ROIs lie in other planes: left out" in remark for remark in found.remarks)
-
-
-def test_volumes_are_refused(tmp_path):
     rois = [{"image_mask": np.zeros((30, 20, 3))}]
     with pytest.raises(RecordingError, match="image_mask: must be"):
-        read_nwb(build(tmp_path / "a.nwb", {"max": IMAGE.T}, rois))
-
-
-def _table(file):
-    return file["processing/ophys/ImageSegmentation/PlaneSegmentation"]
-
-
-def _replace(group, name, data):
-    del group[name]
-    group[name] = data
-
-
-@pytest.mark.parametrize(
-    ("spoil", "reason"),
-    [
-        (lambda t: _replace(t, "pixel_mask_index", [999, 3, 4, 5]), "does not divide"),
-        (lambda t: _replace(t, "pixel_mask_index", [1.5]), "whole numbers"),
-        (lambda t: t.pop("pixel_mask_index"), "is missing"),
-        (lambda t: _replace(t, "pixel_mask", np.zeros(5)), "must hold x, y and weight"),
-        (lambda t: _replace(t, "pixel_mask", [b"a"]), "must hold numbers"),
-        (lambda t: t["pixel_mask"].write_direct(np.full(t["pixel_mask"].shape, 900,
-                                                        t["pixel_mask"].dtype)), "do not fit"),
-    ],
-)  # fmt: skip
-def test_inconsistent_tables_are_said(tmp_path, spoil, reason):
-    path = tmp_path / "a.nwb"
-    write_nwb(path, NAMED)
-    with h5py.File(path, "a") as file:
-        spoil(_table(file))
-    with pytest.raises(RecordingError, match=reason) as raised:
-        read_nwb(path)
-    assert str(raised.value).startswith(f"{path}: ")
+        read_nwb(build(tmp_path / "c.nwb", {"max": IMAGE.T}, rois))
 
 
 def test_kinds_of_files_are_told(tmp_path):
@@ -407,80 +344,3 @@ def test_kinds_of_files_are_told(tmp_path):
     (tmp_path / "d").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
     with pytest.raises(RecordingError, match="damaged"):
         is_nwb(tmp_path / "d")
-
-
-def test_no_other_file_is_opened(tmp_path):
-    other, path = tmp_path / "other.nwb", tmp_path / "a.nwb"
-    write_nwb(other, NAMED)
-    for place in ("processing", "processing/ophys/projections/max_projection",
-                  "processing/ophys/ImageSegmentation/PlaneSegmentation/pixel_mask",
-                  "general/notes"):  # fmt: skip
-        write_nwb(path, NAMED)
-        with h5py.File(path, "a") as file:
-            del file[place]
-            file[place] = h5py.ExternalLink(str(other), place)
-        with pytest.raises(RecordingError, match="in another file"):
-            read_nwb(path)
-    write_nwb(path, NAMED)
-    with h5py.File(path, "a") as file:
-        images = file["processing/ophys/projections"]
-        del images["max_projection"]
-        image = images.create_dataset("max_projection", (30, 20), "u2", external=str(other))
-        image.attrs["neurodata_type"] = "GrayscaleImage"
-    with pytest.raises(RecordingError, match="lies in another file"):
-        read_nwb(path)
-
-
-def test_sizes_are_checked_before_anything_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(plane_masks, "MAX_BYTES", 2**24)
-    monkeypatch.setattr(allen_nwb, "MAX_PIXELS", 2**17)
-    paths = [tmp_path / f"{number}.nwb" for number in range(4)]
-    for path in paths:
-        write_nwb(path, NAMED, masks="image")
-    with h5py.File(paths[0], "a") as file:
-        del _table(file)["image_mask"]
-        _table(file).create_dataset("image_mask", (10**5, 30, 20), "u1", chunks=(1, 30, 20))
-    with h5py.File(paths[1], "a") as file:
-        images = file["processing/ophys/projections"]
-        del images["max_projection"]
-        images.create_dataset("max_projection", (2**20, 2**20), "u2", chunks=(8, 8))
-    with h5py.File(paths[2], "a") as file:
-        images = file["processing/ophys/projections"]
-        del images["max_projection"]
-        bomb = images.create_dataset("max_projection", (64, 64), "u1", chunks=(64, 64),
-                                     compression="gzip")  # fmt: skip
-        bomb.id.write_direct_chunk((0, 0), zlib.compress(bytes(2**24), 9))
-    with h5py.File(paths[3], "a") as file:
-        table = _table(file)
-        del table["image_mask"]
-        table.create_dataset("pixel_mask", (10**9, 3), "f8", chunks=(8, 3))
-        table["pixel_mask_index"] = [10**9]
-    tracemalloc.start()
-    for path, reason in zip(paths, ("too large", "limit", "damaged", "limit"), strict=True):
-        with pytest.raises(RecordingError, match=reason):
-            read_nwb(path)
-    assert tracemalloc.get_traced_memory()[1] < 2**25
-    tracemalloc.stop()
-
-
-@pytest.mark.parametrize("seed", range(2))
-def test_damage_is_an_error_or_harmless(tmp_path, seed):
-    path = tmp_path / "a.nwb"
-    write_nwb(path, NAMED, masks=("pixel", "image")[seed])
-    data = path.read_bytes()
-    rng = random.Random(seed)  # noqa: S311
-    read, messages = 0, []
-    for _ in range(150):
-        damaged = bytearray(data)
-        for _ in range(rng.randint(1, 30)):
-            damaged[rng.randrange(len(damaged))] = rng.randrange(256)
-        if rng.random() < 0.2:
-            del damaged[rng.randrange(len(damaged)) :]
-        path.write_bytes(damaged)
-        try:
-            read_nwb(path)
-            read += 1
-        except RecordingError as error:
-            messages.append(str(error))
-    assert min(read, len(messages)) > 0
-    assert all(message.startswith(f"{path}: ") for message in messages)

@@ -3,7 +3,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from fluxseg.formats.labels import label_components
 from fluxseg.formats.polygons import fill_polygons, trace_polygons
 
 MASKS = arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9)))
@@ -14,7 +13,7 @@ def area(ring):
     return np.sum(x * np.roll(y, -1) - np.roll(x, -1) * y) / 2
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(MASKS)
 def test_ten_round_trips_change_no_pixel(mask):
     again = mask
@@ -23,7 +22,7 @@ def test_ten_round_trips_change_no_pixel(mask):
     np.testing.assert_array_equal(again, mask)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(MASKS)
 def test_rings_enclose_the_area_and_are_minimal(mask):
     rings = trace_polygons(mask)
@@ -34,26 +33,6 @@ def test_rings_enclose_the_area_and_are_minimal(mask):
         # Every corner is one: horizontal and vertical steps take turns.
         assert ((steps[:, 0] == 0) != (np.roll(steps[:, 0], 1) == 0)).all()
         assert len(np.unique(ring, axis=0)) == len(ring)
-
-
-@settings(max_examples=100, deadline=None)
-@given(MASKS)
-def test_there_is_an_outer_ring_for_each_component_of_pixels_with_a_common_side(mask):
-    outer = [ring for ring in trace_polygons(mask) if area(ring) > 0]
-    # Components joined by sides, from the label of an image blown up so that corners part.
-    wide = np.zeros((2 * mask.shape[0] + 1, 2 * mask.shape[1] + 1), bool)
-    wide[1::2, 1::2] = mask
-    wide[2:-1:2, 1::2] = mask[1:] & mask[:-1]
-    wide[1::2, 2:-1:2] = mask[:, 1:] & mask[:, :-1]
-    seen = [s for s in np.unique(label_components(wide)) if s]
-    expected = len(seen) if not _corner_contacts(wide) else None
-    if expected is not None:
-        assert len(outer) == expected
-
-
-def _corner_contacts(wide):
-    a, b, c, d = wide[:-1, :-1], wide[1:, 1:], wide[:-1, 1:], wide[1:, :-1]
-    return bool(((a & b & ~c & ~d) | (c & d & ~a & ~b)).any())
 
 
 def test_oblique_polygons_fill_the_pixels_whose_centres_are_inside():

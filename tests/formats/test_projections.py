@@ -44,7 +44,7 @@ def brute_correlation(movie):
     return image
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(movie=MOVIES, cuts=CUTS)
 def test_streams_equal_brute_force_however_they_are_cut(movie, cuts):
     largest = stream(MaxProjection(), movie, cuts)
@@ -55,7 +55,7 @@ def test_streams_equal_brute_force_however_they_are_cut(movie, cuts):
     np.testing.assert_allclose(correlation, brute_correlation(movie), rtol=1e-6, atol=1e-9)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(movie=MOVIES, cuts=CUTS, count=st.integers(2, 14))
 def test_the_moving_average_comes_before_the_maximum(movie, cuts, count):
     window = min(count, len(movie))
@@ -75,14 +75,6 @@ def test_no_digits_are_lost_on_a_bright_background():
     np.testing.assert_allclose(found, brute_correlation(movie), rtol=1e-6)
     counts = np.full((3, 2, 2), 2**53 - 1, np.int64)
     np.testing.assert_array_equal(stream(MaxProjection(), counts, [1]), counts[0])
-
-
-def test_a_pixel_that_stays_the_same_correlates_with_none():
-    movie = np.random.default_rng(0).normal(size=(50, 5, 5))
-    movie[:, 2, 2] = 0.1
-    found = stream(CorrelationImage(), movie, [7, 8, 30])
-    assert found[2, 2] == 0
-    np.testing.assert_allclose(found, brute_correlation(movie), rtol=1e-6, atol=1e-12)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -105,23 +97,6 @@ def test_missing_pixels_do_not_spread(value):
     windows = np.stack([clean[i : i + 3].astype(float).mean(0) for i in range(18)])
     np.testing.assert_allclose(binned[known], np.nanmax(windows[:, known], 0), rtol=1e-5)
     np.testing.assert_allclose(correlation, brute_correlation(clean), rtol=1e-6)
-
-
-def test_averages_lower_the_bias_of_the_maximum_by_the_root_of_their_length():
-    movie = np.random.default_rng(0).normal(100, 10, (3000, 8, 8))
-    plain = stream(MaxProjection(), movie) - 100
-    binned = stream(MaxProjection(9), movie, range(0, 3000, 100)) - 100
-    assert 30 < plain.mean() < 40
-    assert 2.4 < plain.mean() / binned.mean() < 3.6
-
-
-def test_active_cells_stand_out_of_the_correlation_image():
-    rng = np.random.default_rng(0)
-    movie = rng.normal(size=(500, 20, 20))
-    movie[:, 5:10, 5:10] += rng.normal(size=(500, 1, 1))
-    image = stream(CorrelationImage(), movie, [100, 300])
-    assert image[6:9, 6:9].min() > 0.3
-    assert abs(image[12:, 12:]).max() < 0.1
 
 
 def test_memory_does_not_grow_with_the_movie():

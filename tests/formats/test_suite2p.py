@@ -5,10 +5,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from fluxseg.data.recording import Recording
-from fluxseg.errors import RecordingError, UnsafeFileError, WorkdirError
+from fluxseg.errors import RecordingError, WorkdirError
 from fluxseg.formats.sources import FolderSource
 from fluxseg.formats.suite2p import create_stat, read_suite2p, write_suite2p
-from tests.formats.malicious import npy, unsafe
 
 RNG = np.random.default_rng(0)
 STAT_KEYS = (
@@ -34,7 +33,7 @@ def two_cells():
     return masks
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(arrays(bool, st.tuples(st.integers(1, 5), st.just(7), st.just(9))))
 def test_a_round_trip_loses_no_pixel_id_group_or_scale(tmp_path_factory, masks):
     masks[:, 0, 0] = True
@@ -118,27 +117,6 @@ def test_a_real_folder_with_a_cropped_projection_and_rejected_rois(tmp_path):
     assert len(read_suite2p(tmp_path, cells_only=False).masks) == 3
 
 
-def test_paths_in_ops_are_texts(tmp_path):
-    from pathlib import PurePosixPath
-
-    write_suite2p(tmp_path, field(two_cells()))
-    ops = np.load(tmp_path / "ops.npy", allow_pickle=True).item()
-    ops["save_path"] = PurePosixPath("/data/mouse")
-    np.save(tmp_path / "ops.npy", ops, allow_pickle=True)
-    assert len(read_suite2p(tmp_path).masks) == 2
-
-
-@pytest.mark.parametrize("name", ["ops", "stat"])
-def test_nothing_in_the_files_is_executed(tmp_path, name):
-    write_suite2p(tmp_path, field(two_cells()))
-    canary = tmp_path / "canary"
-    for _, pickled in unsafe(str(canary))[:10]:
-        (tmp_path / f"{name}.npy").write_bytes(npy(pickled))
-        with pytest.raises((UnsafeFileError, RecordingError), match=name):
-            read_suite2p(tmp_path)
-    assert not canary.exists()
-
-
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -180,15 +158,6 @@ def test_the_combined_folder_is_no_recording_of_its_own(tmp_path):
     assert source.keys() == ["m/suite2p/plane0", "m/suite2p/plane1"]
     with pytest.raises(RecordingError, match="shows the planes beside it once more"):
         read_suite2p(tmp_path / "m" / "suite2p" / "combined")
-
-
-def test_a_folder_without_ops_says_what_is_missing(tmp_path):
-    write_suite2p(tmp_path / "m" / "plane0", field(two_cells()))
-    (tmp_path / "m" / "plane0" / "ops.npy").unlink()
-    source = FolderSource(str(tmp_path))
-    assert source.keys() == ["m/plane0"]
-    with pytest.raises(RecordingError, match=r"is a Suite2p folder without ops\.npy"):
-        source.read("m/plane0")
 
 
 def test_pixels_outside_come_back_and_empty_rois_are_named(tmp_path):
@@ -272,22 +241,3 @@ def test_declared_sizes_ask_for_no_memory(tmp_path):
     np.save(tmp_path / "ops.npy", ops | {"xrange": [0, 1]}, allow_pickle=True)
     with pytest.raises(RecordingError, match="Ly, Lx: are 32768 x 32768"):
         read_suite2p(tmp_path)
-
-
-def test_iscell_without_columns_is_refused(tmp_path):
-    write_suite2p(tmp_path / "plane0", field(two_cells()))
-    np.save(tmp_path / "plane0" / "iscell.npy", np.zeros((2, 0)))
-    with pytest.raises(RecordingError, match="iscell"):
-        read_suite2p(tmp_path / "plane0")
-
-
-def test_a_plane_of_suite2p_1_is_one_recording_of_a_folder(tmp_path):
-    plane = tmp_path / "mouse" / "suite2p" / "plane0"
-    write_suite2p(plane, field(two_cells()))
-    (plane / "ops.npy").rename(plane / "db.npy")
-    source = FolderSource(str(tmp_path))
-    assert source.keys() == ["mouse/suite2p/plane0"]
-    assert len(source.read(source.keys()[0]).masks) == 2
-    before = source.stamp(source.keys()[0])
-    (plane / "db.npy").write_bytes((plane / "db.npy").read_bytes() + b" ")
-    assert source.stamp(source.keys()[0]) != before

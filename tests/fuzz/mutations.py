@@ -325,10 +325,6 @@ def mutate_hdf5(content: bytes, rng: Random) -> bytes:
 
 
 _BY_START: tuple[tuple[bytes | tuple[bytes, ...], Any], ...] = (
-    (b"\x93NUMPY", mutate_npy),
-    (b"PK", mutate_zip),
-    ((b"II*\0", b"MM\0*"), mutate_tiff),
-    (b"\x89PNG", mutate_png),
-    (b"\x89HDF", mutate_hdf5),
-    (b"\x80\x02", mutate_pickle),
-)
+    (b"\x93NUMPY", mutate_npy), (b"PK", mutate_zip), ((b"II*\0", b"MM\0*"), mutate_tiff),
+    (b"\x89PNG", mutate_png), (b"\x89HDF", mutate_hdf5), (b"\x80\x02", mutate_pickle),
+)  # fmt: skip

@@ -30,7 +30,7 @@ class Reader:
     read: Callable[[Path, Path], None]
     seeds: Callable[..., list[Files]]
     needs_run: bool = False
-    examples: int = 100
+    examples: int = 60
 
     def create_seeds(self, run: Path) -> list[Files]:
         """Create the whole files, of a run where they are needed."""
@@ -219,7 +219,7 @@ READERS = {
     "cellpose": Reader(read_recordings, seeds.cellpose_files),
     "json": Reader(read_any_file, seeds.json_files),
     "imagej": Reader(read_any_file, seeds.imagej_files),
-    "mat": Reader(read_any_file, seeds.mat_files, examples=60),
+    "mat": Reader(read_any_file, seeds.mat_files),
     "model": Reader(read_models, seeds.model_files, examples=50),
     "workdir": Reader(read_workdir, seeds.run_files, needs_run=True, examples=30),
     "checkpoint": Reader(read_checkpoint, seeds.checkpoint_files, needs_run=True, examples=30),

@@ -125,35 +125,11 @@ def tiff_files() -> list[Files]:
     return found
 
 
-def _allen_nwb(folder: Path) -> None:
-    """As `BrainObservatoryNwbDataSet` of AllenSDK reads it."""
-    import h5py
-
-    from fluxseg.formats.allen_nwb import PIPELINE
-
-    recording = create_recording()
-    assert recording.masks is not None
-    with h5py.File(folder / "a.nwb", "w") as file:
-        file["nwb_version"] = "NWB-1.0.5"
-        for name, value in (("session_id", "5"), ("experiment_container_id", "51")):
-            file[f"general/{name}"] = value
-        file["general/optophysiology/imaging_plane_1/imaging depth"] = "175 microns"
-        segmentation = file.create_group(PIPELINE)
-        segmentation["roi_ids"] = np.arange(4)
-        plane = segmentation.create_group("imaging_plane_1")
-        names = [f"roi_{number}" for number in range(4)]
-        plane["roi_list"] = np.array(names, "S")
-        for name, mask in zip(names, recording.masks, strict=True):
-            plane[f"{name}/img_mask"] = mask.astype("u1")
-            y, x = np.nonzero(mask)
-            plane[f"{name}/pix_mask"] = np.stack([x, y], 1).astype("i2")
-        path = "reference_images/maximum_intensity_projection_image/data"
-        plane[path] = recording.image
-
-
 def hdf5_files() -> list[Files]:
     """NWB files of both layouts."""
-    return [of_format("a.nwb", "nwb"), _written(_allen_nwb)]
+    from tests.formats.test_allen_nwb import visual_coding
+
+    return [of_format("a.nwb", "nwb"), _written(lambda folder: visual_coding(folder / "a.nwb"))]
 
 
 def _movie(folder: Path) -> None:
@@ -183,22 +159,6 @@ def movie_files() -> list[Files]:
     return found
 
 
-def _caiman(folder: Path) -> None:
-    import h5py
-    from scipy import sparse
-
-    recording = create_recording()
-    assert recording.masks is not None
-    pixels = recording.masks.transpose(0, 2, 1).reshape(len(recording.masks), -1).T
-    matrix = sparse.csc_matrix(pixels.astype(np.float32))
-    with h5py.File(folder / "a.h5", "w") as file:
-        for name in ("data", "indices", "indptr"):
-            file[f"estimates/A/{name}"] = getattr(matrix, name)
-        file["estimates/Cn"] = recording.image.astype(np.float32)
-        file["estimates/idx_components"] = np.arange(2)
-        file["dims"] = recording.image.shape
-
-
 def _mat(folder: Path) -> None:
     from scipy import io as matlab
 
@@ -222,7 +182,13 @@ def _fall(folder: Path) -> None:
 
 def mat_files() -> list[Files]:
     """Files of MATLAB, of Suite2p for it, and CaImAn's results."""
-    return [_written(_mat), _written(_fall), _written(_caiman)]
+    from scipy import sparse
+
+    from tests.formats.test_matlab import PIXELS, save_caiman
+
+    pixels = sparse.csc_matrix(PIXELS.astype(np.float32))
+    caiman = _written(lambda folder: save_caiman(folder / "a.h5", pixels, Cn=np.ones((12, 9))))
+    return [_written(_mat), _written(_fall), caiman]
 
 
 def suite2p_files() -> list[Files]:

@@ -55,7 +55,7 @@ def test_sure_round_cells_of_the_usual_size_are_rated_highest():
     assert (rois.confidence[[1, 2, 3]] < plain.min() - 0.05).all()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.floats(0, 1), st.integers(0, 1000))
 def test_a_cut_leaves_the_sure_ones_as_they_were(cut, seed):
     rng = np.random.default_rng(seed)

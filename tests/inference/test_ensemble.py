@@ -13,7 +13,6 @@ from fluxseg.inference.model_file import write_model
 from fluxseg.inference.predict import Predictor
 from fluxseg.inference.predict_files import predict_files
 from fluxseg.model.unet import create_unet
-from tests.commands import run as run_verb
 
 IMAGE = np.random.default_rng(0).integers(0, 4000, (40, 50)).astype(np.uint16)
 
@@ -84,14 +83,3 @@ def test_bad_input_is_named(models):
         Ensemble(tuple(models)).predict(IMAGE, diameter=12)
     with pytest.raises(ConfigError, match="one size of cells"):
         Ensemble((models[0], make_model(1, diameter_px=15.0)))
-
-
-@pytest.mark.slow
-def test_the_verb(models, tmp_path):
-    paths = [tmp_path / f"{number}.safetensors" for number in range(2)]
-    for path, model in zip(paths, models, strict=False):
-        write_model(path, model)
-    tifffile.imwrite(tmp_path / "a.tif", IMAGE)
-    out = tmp_path / "out"
-    run_verb("predict", tmp_path / "a.tif", "--output", out, "--model", *paths)
-    assert (out / "a_std.tif").exists()

@@ -35,7 +35,7 @@ def iou_table(true, predicted):
 
 
 @given(st.integers(0, 10**6), st.integers(0, 7), st.integers(0, 7))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_overlaps_are_those_of_loops(seed, count, other):
     rng = np.random.default_rng(seed)
     true, predicted = random_masks(rng, count), random_masks(rng, other)
@@ -51,7 +51,7 @@ def test_overlaps_are_those_of_loops(seed, count, other):
 
 
 @given(st.integers(0, 10**6), st.sampled_from([0.05, 0.2, 0.5, 0.75]))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_assignment_is_that_of_the_dense_hungarian_method(seed, iou):
     rng = np.random.default_rng(seed)
     true, predicted = (random_masks(rng, rng.integers(1, 9)) for _ in range(2))
@@ -74,17 +74,14 @@ def test_assignment_is_that_of_the_dense_hungarian_method(seed, iou):
 
 def test_assignment_is_the_best_of_all():
     rng = np.random.default_rng(3)
-    for _ in range(30):
+    for _ in range(15):
         true, predicted = random_masks(rng, 5), random_masks(rng, 5)
         true, predicted = (m[m.any((1, 2))] for m in (true, predicted))
         table = iou_table(true, predicted)
         if len(true) > len(predicted):
             table = table.T
         best = max(
-            (
-                sum((v := table[range(len(table)), order]) >= 0.2),
-                v[v >= 0.2].sum().round(9),
-            )
+            (sum((v := table[range(len(table)), order]) >= 0.2), v[v >= 0.2].sum().round(9))
             for order in map(list, itertools.permutations(range(table.shape[1]), len(table)))
         )
         matches = match_objects(true, predicted, 0.2)
@@ -120,7 +117,7 @@ def nearest_by_hand(true, predicted, distance):
 
 
 @given(st.integers(0, 10**6), st.integers(0, 12), st.integers(0, 12))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_nearest_centres_in_order_with_ties(seed, count, other):
     rng = np.random.default_rng(seed)
     # Whole numbers, so that many distances are equal and some are exactly 5.

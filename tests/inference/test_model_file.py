@@ -9,13 +9,7 @@ from safetensors.numpy import load, save
 
 from fluxseg.config import ModelConfig
 from fluxseg.errors import FluxsegError
-from fluxseg.inference.model_file import (
-    CHECKSUM,
-    ENTRY,
-    FORMAT_VERSION,
-    read_model,
-    write_model,
-)
+from fluxseg.inference.model_file import CHECKSUM, ENTRY, FORMAT_VERSION, read_model, write_model
 from fluxseg.inference.predict import Predictor
 from fluxseg.model.unet import create_unet
 
@@ -63,65 +57,41 @@ def test_the_format_is_as_documented(content, tmp_path):
     assert "encoder_0_conv_0/kernel" in tensors
 
 
-def test_a_file_of_version_1_has_no_temperature(content, tmp_path):
+@pytest.mark.parametrize(
+    ("version", "gone", "name", "value"),
+    [
+        (1, ["temperature"], "temperature", 1),
+        (2, ["diameter_px", "tta"], "diameter_px", None),
+        (3, ["encoder_kind", "encoder_norm"], "encoder_kind", "unet"),
+        (4, ["min_confidence", "local_px"], "min_confidence", 0),
+    ],
+)
+def test_files_of_earlier_versions_are_read(content, tmp_path, version, gone, name, value):
     values, tensors = parts(content)
-    del values["temperature"]
+    for field in gone:
+        (values if field in values else values["model"]).pop(field)
     path = tmp_path / "m.safetensors"
-    path.write_bytes(seal(json.dumps({**values, "format_version": 1}), tensors))
-    assert read_model(path).temperature == 1
-    refused(tmp_path, seal(json.dumps(values), tensors), "temperature")
-
-
-def test_a_file_of_version_2_takes_images_as_they_are(content, tmp_path):
-    values, tensors = parts(content)
-    del values["diameter_px"], values["tta"]
-    path = tmp_path / "m.safetensors"
-    path.write_bytes(seal(json.dumps({**values, "format_version": 2}), tensors))
-    assert (read_model(path).diameter_px, read_model(path).tta) == (None, False)
-    refused(tmp_path, seal(json.dumps(values), tensors), "diameter_px")
-
-
-def test_a_file_of_version_3_has_the_encoder_of_the_unet(content, tmp_path):
-    values, tensors = parts(content)
-    del values["model"]["encoder_kind"], values["model"]["encoder_norm"]
-    path = tmp_path / "m.safetensors"
-    path.write_bytes(seal(json.dumps({**values, "format_version": 3}), tensors))
-    assert read_model(path).config.encoder_kind == "unet"
-    refused(tmp_path, seal(json.dumps(values), tensors), "encoder_kind")
-
-
-def test_a_file_of_version_4_keeps_all_that_is_found(content, tmp_path):
-    values, tensors = parts(content)
-    del values["min_confidence"], values["model"]["local_px"]
-    path = tmp_path / "m.safetensors"
-    path.write_bytes(seal(json.dumps({**values, "format_version": 4}), tensors))
-    assert read_model(path).min_confidence == read_model(path).config.local_px == 0
-    refused(tmp_path, seal(json.dumps(values), tensors), "min_confidence")
+    path.write_bytes(seal(json.dumps({**values, "format_version": version}), tensors))
+    model = read_model(path)
+    assert getattr(model, name, None) == value or getattr(model.config, name) == value
+    refused(tmp_path, seal(json.dumps(values), tensors), name)
 
 
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
         ({"format_version": FORMAT_VERSION + 1}, "update fluxseg"),
-        ({"format_version": "1"}, "format_version"),
-        ({"surprise": 1}, "surprise"),
-        ({"threshold": 0}, "threshold"),
-        ({"threshold": True}, "threshold"),
-        ({"temperature": 0}, "temperature"),
-        ({"temperature": None}, "temperature"),
-        ({"tile": 3}, "tile"),
-        ({"high_percentile": 0.5}, "percentile"),
-        ({"um_per_px": -1}, "um_per_px"),
-        ({"diameter_px": 0}, "diameter_px"),
-        ({"diameter_px": True}, "diameter_px"),
-        ({"tta": 1}, "tta"),
-        ({"classes": ["neuron"]}, "classes"),
-        ({"classes": ["a", 2]}, "classes"),
+        ({"format_version": "1"}, "format_version"), ({"surprise": 1}, "surprise"),
+        ({"threshold": 0}, "threshold"), ({"threshold": True}, "threshold"),
+        ({"temperature": 0}, "temperature"), ({"temperature": None}, "temperature"),
+        ({"tile": 3}, "tile"), ({"high_percentile": 0.5}, "percentile"),
+        ({"um_per_px": -1}, "um_per_px"), ({"diameter_px": 0}, "diameter_px"),
+        ({"diameter_px": True}, "diameter_px"), ({"tta": 1}, "tta"),
+        ({"classes": ["neuron"]}, "classes"), ({"classes": ["a", 2]}, "classes"),
         ({"classes": ["background", "neuron", "touching"]}, "3 classes.*train it anew"),
-        ({"info": []}, "info"),
-        ({"licence": None}, "licence"),
+        ({"info": []}, "info"), ({"licence": None}, "licence"),
     ],
-)
+)  # fmt: skip
 def test_wrong_values_are_named(content, tmp_path, changes, match):
     values, tensors = parts(content)
     refused(tmp_path, seal(json.dumps({**values, **changes}), tensors), match)
@@ -130,18 +100,13 @@ def test_wrong_values_are_named(content, tmp_path, changes, match):
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"colour": 1}, "colour"),
-        ({"convs": 2}, "convolutions|lacks"),
-        ({"convs": 10**9}, "convolutions"),
-        ({"features": [4, 16]}, "needs"),
-        ({"features": [4] * 40}, "features"),
-        ({"features": [4, 10**18]}, "needs|built"),
-        ({"features": [4, "8"]}, "features"),
-        ({"norm": "batch"}, "norm"),
-        ({"norm": "none"}, "lacks|none of"),
-        ({"stem": 3}, "stem"),
+        ({"colour": 1}, "colour"), ({"convs": 2}, "convolutions|lacks"),
+        ({"convs": 10**9}, "convolutions"), ({"features": [4, 16]}, "needs"),
+        ({"features": [4] * 40}, "features"), ({"features": [4, 10**18]}, "needs|built"),
+        ({"features": [4, "8"]}, "features"), ({"norm": "batch"}, "norm"),
+        ({"norm": "none"}, "lacks|none of"), ({"stem": 3}, "stem"),
     ],
-)
+)  # fmt: skip
 def test_wrong_architectures_are_named(content, tmp_path, changes, match):
     values, tensors = parts(content)
     values["model"] = {**values["model"], **changes}

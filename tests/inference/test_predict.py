@@ -1,15 +1,12 @@
 import dataclasses
-import json
 import subprocess
 import sys
 
 import jax
 import numpy as np
 import pytest
-import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 from fluxseg.config import ModelConfig
 from fluxseg.data.resample import resample_image
@@ -42,7 +39,7 @@ def predictor():
     st.integers(0, 60),
     st.sampled_from([8, 32]),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_cutting_and_blending_gives_the_image_back(shape, tile, overlap, multiple):
     overlap = min(overlap, tile // 2)
     plan = plan_tiles(shape, tile, overlap, multiple)
@@ -83,8 +80,10 @@ def test_the_prediction_is_that_of_the_network(predictor):
     np.testing.assert_allclose(predictor.predict(image), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (3, 50), (37, 53), (130, 64)])
-@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "float32", "float64", "bool"])
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [((1, 1), "uint8"), ((3, 50), "float64"), ((37, 53), "bool"), ((130, 64), "int32")],
+)
 def test_any_size_and_dtype(predictor, shape, dtype):
     image = (100 * RNG.random(shape)).astype(dtype)
     probability = predictor.predict(image)
@@ -229,39 +228,3 @@ def test_a_model_file_needs_neither_orbax_nor_grain(trained):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-
-
-def test_the_verb_predicts_files_and_goes_on_after_a_bad_one(trained, tmp_path):
-    _, model = trained
-    data, out = tmp_path / "images", tmp_path / "out"
-    data.mkdir()
-    pages = RNG.integers(0, 60000, (3, 40, 50)).astype(np.uint16)
-    for number, page in enumerate(pages):
-        tifffile.imwrite(data / f"{'abc'[number]}.tif", page)
-    Image.fromarray(pages[0].astype(np.uint8)).save(data / "cell.png")
-    np.save(data / "plain.npy", pages[1])
-    (data / "bad.png").write_bytes(b"no image")
-    command = [sys.executable, "-m", "fluxseg", "predict", str(data), "--model", str(model)]
-    done = subprocess.run(
-        [*command, "--output", str(out), "--format", "probability", "labels", "mask", "npz"],
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert "bad.png" in done.stdout + done.stderr
-    assert "5 of 6 images predicted" in done.stdout
-    predictor = read_model(model)
-    probabilities = sorted(out.glob("*_probability.tif"))
-    assert len(probabilities) == 5
-    found = [tifffile.imread(path) for path in probabilities]
-    assert all(p.dtype == np.float32 and p.shape == (40, 50) for p in found)
-    expected = [predictor.predict(page) for page in pages]
-    for page in expected:
-        assert any(np.allclose(page, p, atol=1e-6) for p in found)
-    for path in probabilities:
-        mask = tifffile.imread(str(path).replace("probability", "mask"))
-        labels = tifffile.imread(str(path).replace("probability", "labels"))
-        np.testing.assert_array_equal(mask > 0, tifffile.imread(path) >= predictor.threshold)
-        assert labels.shape == mask.shape
-    assert len(json.loads((out / "predictions.json").read_text())) >= 1

@@ -1,8 +1,7 @@
 """The model that comes with fluxseg: in the package, small, and good on fields it never saw."""
 
+import dataclasses
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from experiments.pretrained.scores import count_found, score_settings, simulate_
 from fluxseg.data.resample import resample_image, zoomed_shape
 from fluxseg.inference.objects.counts import ObjectCounts
 from fluxseg.inference.run_model import MODEL_NAME
+from tests.commands import run
 from tests.conftest import REPOSITORY
 
 FOLDER = Path(fluxseg.pretrained.__file__).parent
@@ -30,7 +30,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def fields():
-    return list(simulate_held_out(training_ranges(), 8, seed=77_001))
+    return list(simulate_held_out(training_ranges(), 4, seed=77_001))
 
 
 def test_it_is_small_and_has_a_card():
@@ -67,13 +67,18 @@ def test_it_finds_cells_in_simulated_fields_that_it_has_not_seen(model, fields):
 
 def test_the_size_of_cells_does_not_matter(model, fields):
     field = max(fields, key=lambda field: field.instances.max() * (11 < field.diameter_px < 18))
-    image = field.image.astype(np.float32)
+    side = 320
+    part = dataclasses.replace(
+        field,
+        **{name: getattr(field, name)[:side, :side] for name in ("image", "instances", "ignore")},
+    )
+    image = part.image.astype(np.float32)
     counts = {}
     for zoom in (0.5, 1.0, 2.0):
         shape = zoomed_shape(image.shape, zoom)
         rois = model.segment(resample_image(image, shape), tta=False)
-        back = np.rint((np.arange(512) + 0.5) * zoom - 0.5).astype(int).clip(0, shape[0] - 1)
-        counts[zoom] = count_found(field, rois.labels[np.ix_(back, back)]).scores()["object_f1"]
+        back = np.rint((np.arange(side) + 0.5) * zoom - 0.5).astype(int).clip(0, shape[0] - 1)
+        counts[zoom] = count_found(part, rois.labels[np.ix_(back, back)]).scores()["object_f1"]
     # The field with most cells, 516 of them, is a crowded one.
     assert counts[1.0] > 0.6
     assert counts[2.0] > counts[1.0] - 0.1
@@ -88,19 +93,12 @@ def test_it_finds_nothing_where_nothing_is(model, kind):
         "noise": rng.poisson(50, (256, 256)),
         "gradient": np.add.outer(np.arange(256.0), np.arange(256.0)) + rng.normal(0, 5, (256, 256)),
     }[kind]
-    assert len(model.segment(image)) <= 2
+    assert len(model.segment(image, tta=False)) <= 2
 
 
 def test_the_verb_needs_no_model_and_writes_what_the_library_finds(model, fields, tmp_path):
     Image.fromarray(fields[0].image[:200, :230]).save(tmp_path / "field.png")
-    command = [sys.executable, "-m", "fluxseg", "predict", str(tmp_path / "field.png")]
-    done = subprocess.run(
-        [*command, "--output", str(tmp_path / "out"), "--diameter", "14"],
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    assert done.returncode == 0, done.stderr
+    run("predict", tmp_path / "field.png", "--output", tmp_path / "out", "--diameter", "14")
     labels = tifffile.imread(tmp_path / "out" / "field_labels.tif")
     expected = model.segment(fields[0].image[:200, :230], diameter=14)
     np.testing.assert_array_equal(labels, expected.labels)
@@ -140,11 +138,11 @@ def test_counting_leaves_out_doubtful_cells(fields):
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="no real images beside this checkout")
 def test_real_images_are_neither_flooded_nor_empty(model):
-    for path in sorted((REAL / "allen_mesoscope_unlabelled").glob("*.png"))[:3]:
+    for path in sorted((REAL / "allen_mesoscope_unlabelled").glob("*.png"))[:2]:
         rois = model.segment(np.asarray(Image.open(path)), tta=False)
         assert 3 <= len(rois) <= 60
         assert (rois.labels > 0).mean() < 0.08
-    for path in sorted((REAL / "allen_sessions").glob("*.npz"))[:2]:
+    for path in sorted((REAL / "allen_sessions").glob("*.npz"))[:1]:
         stored = np.load(path)
         shape = stored["masks_shape"]
         bits = np.unpackbits(stored["masks_packed"])[: np.prod(shape)]

@@ -37,7 +37,7 @@ def disc(diameter):
     return np.hypot(reach[:, None], reach) <= radius
 
 
-@pytest.mark.parametrize("diameter", [6, 8, 11, 14, 18, 24, 31, 44])
+@pytest.mark.parametrize("diameter", [6, 11, 18, 44])
 def test_the_diameter_is_estimated(diameter):
     count = 40 if diameter > 7 else 150
     found = estimate_diameter(only_trained_sizes, discs(diameter, count=count), TRAINED)

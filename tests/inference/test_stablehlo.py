@@ -14,6 +14,7 @@ from fluxseg.inference.model_file import write_model
 from fluxseg.inference.predict import Predictor
 from fluxseg.inference.stablehlo import describe_program, export_program, write_stablehlo
 from fluxseg.model.unet import create_unet
+from tests.commands import run
 from tests.inference.models import tiny_model
 
 ALONE = """
@@ -109,12 +110,8 @@ def test_a_missing_package_is_named(monkeypatch):
 
 def test_the_verb_writes_both_files(tmp_path):
     write_model(tmp_path / "m.safetensors", tiny_model())
-    done = subprocess.run(
-        [*(sys.executable, "-m", "fluxseg", "export", "--model", tmp_path / "m.safetensors"),
-         *("--output", tmp_path / "out" / "m.stablehlo", "--format", "stablehlo")],
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    text = run("export", "--model", tmp_path / "m.safetensors", "--format", "stablehlo",
+               "--output", tmp_path / "out" / "m.stablehlo")  # fmt: skip
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["m.stablehlo", "m.stablehlo.json"]
-    assert "m.stablehlo.json" in done.stdout
+    assert "m.stablehlo.json" in text

@@ -15,7 +15,7 @@ from fluxseg.inference.run_model import load_model
 from fluxseg.inference.start import load_start
 from fluxseg.job import train_and_evaluate
 from fluxseg.training.state import create_train_state
-from tests.conftest import TINY, with_data, with_train
+from tests.conftest import TINY, train_network, with_data, with_train
 
 
 def test_the_default_run_starts_from_the_model_that_ships():
@@ -78,9 +78,9 @@ def test_the_main_job_begins_there_and_a_resumed_one_does_not(tmp_path):
 
 def test_more_epochs_of_few_crops_need_as_many_more_steps(tmp_path):
     config = with_train(TINY, epochs=1, steps=40)
-    result = train_and_evaluate(config, tmp_path)
+    result = train_network(config, tmp_path)
     assert result.history[-1]["step"] >= 40
     with pytest.raises(WorkdirError, match=r"train\.steps"):
-        train_and_evaluate(with_train(config, epochs=2), tmp_path)
-    result = train_and_evaluate(with_train(config, epochs=2, steps=80), tmp_path)
+        train_network(with_train(config, epochs=2), tmp_path)
+    result = train_network(with_train(config, epochs=2, steps=80), tmp_path)
     assert result.history[-1]["step"] == 2 * result.history[0]["step"]

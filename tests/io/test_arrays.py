@@ -9,12 +9,7 @@ import pytest
 from fluxseg.errors import RecordingError
 from fluxseg.formats import pickled
 from fluxseg.formats.pickled import load_pickle
-from fluxseg.io.arrays import (
-    byte_count,
-    check_shape,
-    create_array,
-    create_dtype,
-)
+from fluxseg.io.arrays import byte_count, check_shape, create_array, create_dtype
 
 LARGE = pickled.LARGE
 

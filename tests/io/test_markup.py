@@ -29,23 +29,6 @@ def test_a_picture_survives_as_png_and_large_ones_are_thinned():
     assert max(Image.open(io.BytesIO(large)).size) <= MAX_SIDE
 
 
-def test_a_recording_shows_image_facts_and_remarks():
-    masks = np.zeros((2, 30, 40), bool)
-    masks[0, 3:9, 3:9] = True
-    recording = fluxseg.Recording(
-        id=SCRIPT, image=np.eye(30, 40), masks=masks, roi_ids=("a", "b"),
-        metadata={"depth": 175, "note": SCRIPT}, remarks=("odd",),
-    )  # fmt: skip
-    page = recording._repr_html_()
-    assert "30 x 40 px" in page
-    assert "175" in page
-    assert "odd" in page
-    assert "data:image/png" in page
-    assert "<script" not in page
-    bare = fluxseg.Recording(id="b", image=np.zeros((3, 4)))._repr_html_()
-    assert "not annotated" in bare
-
-
 def test_rois_show_their_measures_and_how_many_more_there_are():
     probability = np.zeros((200, 200), np.float32)
     for number in range(12):

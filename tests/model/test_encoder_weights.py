@@ -117,12 +117,11 @@ def test_a_first_kernel_for_one_channel_is_taken_as_it_is():
     np.testing.assert_array_equal(found, tensors["conv1.weight"].transpose(2, 3, 1, 0))
 
 
-@pytest.mark.parametrize("name", [name for name, _ in RESNET.values()])
-def test_a_missing_weight_is_named(name):
-    tensors = resnet()
-    del tensors[name]
-    with pytest.raises(FluxsegError, match=rf"weight {name} of resnet34 is missing"):
-        encoder_weights("resnet34", tensors, EXPECTED)
+def test_a_missing_weight_is_named():
+    for name, _ in RESNET.values():
+        tensors = {key: tensor for key, tensor in resnet().items() if key != name}
+        with pytest.raises(FluxsegError, match=rf"weight {name} of resnet34 is missing"):
+            encoder_weights("resnet34", tensors, EXPECTED)
 
 
 @pytest.mark.parametrize(

@@ -114,8 +114,7 @@ def test_an_encoder_needs_the_levels_that_it_has():
             dataclasses.replace(SMALL, encoder_kind="resnet18", **changes)
 
 
-@pytest.mark.parametrize("size", [1, 3, 5, 7])
-@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("size", "stride"), [(1, 2), (3, 1), (3, 2), (5, 1), (7, 2)])
 @pytest.mark.parametrize("pad", ["symmetric", "same"])
 def test_the_forms_of_a_convolution_are_equal_and_so_are_their_gradients(size, stride, pad):
     rng = np.random.default_rng(size)
@@ -177,18 +176,6 @@ def test_normalisation_uses_stored_statistics_whatever_the_batch():
         np.testing.assert_allclose(found, wanted * params["scale"] + params["bias"], rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("kind", "learnt"),
-    [("trained", {"scale", "bias"}), ("frozen", set()), ("group", {"scale", "bias"})],
-)
-def test_what_of_a_normalisation_learns(kind, learnt):
-    module = EncoderNormalization(kind, 1e-5)
-    x = image_of(2, 4, 4) + np.zeros(6, np.float32) * np.arange(6)
-    params = module.init(jax.random.key(0), x)["params"]
-    grads = jax.grad(lambda p: jnp.square(module.apply({"params": p}, x) - 0.3).sum())(params)
-    assert {name for name, grad in grads.items() if np.any(np.asarray(grad) != 0)} == learnt
-
-
 class Pair(nn.Module):
     norm: str
 
@@ -228,23 +215,6 @@ def test_a_random_encoder_keeps_its_signal_through_all_levels():
         params = quick_jit(module.init)(jax.random.key(0), image)["params"]
         for feature in quick_jit(module.apply)({"params": params}, image):
             assert 0.05 < float(jnp.std(feature)) < 20
-
-
-@pytest.mark.slow
-def test_memory_is_saved_without_another_result():
-    config = dataclasses.replace(SMALL, encoder_kind="resnet18", dropout=0.0)
-    image = image_of(1, 32, 32)
-    params = quick_jit(create_unet(config).init)(jax.random.key(0), image)["params"]
-    values = []
-    for remat in (False, True):
-        unet = create_unet(dataclasses.replace(config, remat=remat))
-
-        def loss(params, unet=unet):
-            return jnp.square(unet.apply({"params": params}, image, True)).sum()
-
-        values.append(quick_jit(jax.value_and_grad(loss))(params))
-    for one, other in zip(jax.tree.leaves(values[0]), jax.tree.leaves(values[1]), strict=True):
-        np.testing.assert_allclose(one, other, rtol=2e-3, atol=2e-3)
 
 
 def test_a_rounded_encoder_gives_float32_logits_near_the_exact_ones():
@@ -326,8 +296,7 @@ def by_call(captured, above=""):
             yield from by_call(values, f"{above}{name}/")
 
 
-@pytest.mark.parametrize("fast", [True, False], ids=["fast", "plain"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "fast"), [*((kind, True) for kind in KINDS), (KINDS[0], False)])
 def test_every_layer_equals_that_of_timm(kind, fast, tmp_path):
     torch = pytest.importorskip("torch", reason="PyTorch is in the extra encoders only")
     timm = pytest.importorskip("timm", reason="timm is in the extra encoders only")
@@ -343,7 +312,7 @@ def test_every_layer_equals_that_of_timm(kind, fast, tmp_path):
         np.testing.assert_allclose(found, wanted.numpy().transpose(0, 2, 3, 1), atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["resnet18", "resnet34", "resnet50"])
+@pytest.mark.parametrize("kind", ["resnet18", "resnet50"])
 def test_the_class_scores_are_those_of_torchvision(kind, tmp_path):
     torch = pytest.importorskip("torch", reason="PyTorch is in the extra encoders only")
     models = pytest.importorskip("torchvision", reason="in the extra encoders only").models
@@ -369,8 +338,7 @@ def imagenet_weights():
     return next(Path(found.submodule_search_locations[0]).glob("models/*.pth"))
 
 
-@pytest.mark.parametrize(("name", "classes"), [("chelsea", range(281, 286)), ("coffee", (967,))])
-def test_with_weights_from_imagenet_a_grey_cat_is_a_cat(name, classes, tmp_path):
+def test_with_weights_from_imagenet_a_grey_cat_is_a_cat(tmp_path):
     from skimage import color, data, transform
 
     torch = pytest.importorskip("torch", reason="it converts the file; the extra encoders has it")
@@ -379,18 +347,17 @@ def test_with_weights_from_imagenet_a_grey_cat_is_a_cat(name, classes, tmp_path)
     state = torch.load(imagenet_weights(), map_location="cpu", weights_only=True)
     save_file(state, tmp_path / "weights.safetensors")
     tensors = read_tensors(tmp_path / "weights.safetensors")
-    photo = color.rgb2gray(getattr(data, name)())
-    height, width = photo.shape
-    side, left = min(photo.shape), (width - height) // 2
-    square = transform.resize(photo[:side, left : left + side], (224, 224), anti_aliasing=True)
     module, params = load("efficientnet_lite0", tensors)
-    last = quick_jit(module.apply)({"params": params}, square.astype(np.float32)[None, ..., None])[
-        -1
-    ]
-    # The classifier, which no encoder has.
-    head = np.asarray(last) @ tensors["_conv_head.weight"][:, :, 0, 0].T
-    deviation = np.sqrt(tensors["_bn1.running_var"] + 1e-3)
-    head = (head - tensors["_bn1.running_mean"]) / deviation
-    head = np.clip(head * tensors["_bn1.weight"] + tensors["_bn1.bias"], 0, 6).mean((1, 2))
-    scores = head @ tensors["_fc.weight"].T + tensors["_fc.bias"]
-    assert int(scores.argmax()) in classes
+    for photo, classes in ((data.chelsea(), range(281, 286)), (data.coffee(), (967,))):
+        photo = color.rgb2gray(photo)
+        side, left = min(photo.shape), (photo.shape[1] - photo.shape[0]) // 2
+        square = transform.resize(photo[:side, left : left + side], (224, 224), anti_aliasing=True)
+        image = square.astype(np.float32)[None, ..., None]
+        last = quick_jit(module.apply)({"params": params}, image)[-1]
+        # The classifier, which no encoder has.
+        head = np.asarray(last) @ tensors["_conv_head.weight"][:, :, 0, 0].T
+        deviation = np.sqrt(tensors["_bn1.running_var"] + 1e-3)
+        head = (head - tensors["_bn1.running_mean"]) / deviation
+        head = np.clip(head * tensors["_bn1.weight"] + tensors["_bn1.bias"], 0, 6).mean((1, 2))
+        scores = head @ tensors["_fc.weight"].T + tensors["_fc.bias"]
+        assert int(scores.argmax()) in classes

@@ -16,18 +16,8 @@ from fluxseg.report.compare import (
     write_comparison,
 )
 from fluxseg.report.workdir import read_run
-from tests.report.test_html import (
-    BROWSER,
-    HOSTILE,
-    browse,
-    change,
-    create_workdir,
-    make_hostile,
-    requests_of,
-    scores_of,
-    tags_of,
-    text_of,
-)
+from tests.report.pages import text_of
+from tests.report.workdirs import change, create_workdir, scores_of
 
 NO_FIGURES = dict.fromkeys(("curves", "reliability", "differences", "examples"), ())
 
@@ -159,15 +149,6 @@ def test_other_recordings_or_labels_are_not_compared(first, second):
     assert "has scored other recordings than one" in text
 
 
-def test_without_common_recordings_the_page_says_so(first, second):
-    change(second / "scores.json", lambda s: s["splits"].pop("test"))
-    change(first / "scores.json", lambda s: s["splits"].pop("val"))
-    assert "No other run has scored the recordings that one has" in text_of_runs(first, second)
-    for folder in (first, second):
-        change(folder / "scores.json", lambda s: s.update(splits={}))
-    assert "None of these runs has final scores yet" in text_of_runs(first, second)
-
-
 def test_one_group_gives_no_verdict(first, second):
     for folder in (first, second):
         change(
@@ -180,32 +161,6 @@ def test_one_group_gives_no_verdict(first, second):
     assert compare_recordings(*splits)["scores"]["neuron_iou"]["interval"] is None
 
 
-def test_few_groups_give_an_interval_but_no_verdict(first, second):
-    def regroup(scores):
-        for number, row in enumerate(scores["splits"]["test"]["recordings"]):
-            row["group"] = f"g{number % 4}"
-
-    for folder in (first, second):
-        change(folder / "scores.json", regroup)
-    text = text_of_runs(first, second)
-    assert "(4 groups) of the test split (95 % interval over groups: " in text
-    assert "below 5 groups no verdict is possible" in text
-    assert "too few groups to tell" in text
-    assert "it is better" not in text
-
-
-def test_runs_that_share_a_split_but_no_recording_are_laid_side_by_side(first, second):
-    def rename(scores):
-        for split in scores["splits"].values():
-            for row in split["recordings"]:
-                row["key"] = "other-" + row["key"]
-
-    change(second / "scores.json", rename)
-    text = text_of_runs(first, second)
-    assert "scores can only be laid side by side" in text
-    assert "There are no paired differences" in text
-
-
 def test_settings_and_versions_that_differ_are_listed(first, second):
     (first / "versions.json").write_text(json.dumps({"jax": "0.9", "numpy": "2"}))
     (second / "versions.json").write_text(json.dumps({"jax": "0.10", "numpy": "2"}))
@@ -214,11 +169,6 @@ def test_settings_and_versions_that_differ_are_listed(first, second):
         {"name": "train.epochs", "values": [12, 99]},
         {"name": "jax", "values": ["0.9", "0.10"]},
     ]
-
-
-def test_runs_are_named_by_what_tells_them_apart(tmp_path):
-    assert name_runs([tmp_path / "a" / "run", tmp_path / "b" / "run"]) == ["a/run", "b/run"]
-    assert name_runs([tmp_path / "a", tmp_path / "b"]) == ["a", "b"]
 
 
 def test_examples_that_runs_share_come_first(first, second):
@@ -239,23 +189,3 @@ def test_wrong_folders_are_named(first, tmp_path):
         write_comparison([first, first / "." / ""], tmp_path / "c.html")
     with pytest.raises(WorkdirError, match="holds no run"):
         write_comparison([first, tmp_path], tmp_path / "c.html")
-
-
-def test_hostile_text_stays_text_and_all_figures_are_there(first, second, tmp_path):
-    make_hostile(first)
-    shutil.copy(first / "scores.json", second)
-    shutil.copytree(first / "examples", second / "examples", dirs_exist_ok=True)
-    change(second / "config.json", lambda c: c["data"].update(source=HOSTILE[1]))
-    path = write_comparison([first, second], tmp_path / "compare.html")
-    page = path.read_text(encoding="utf-8")
-    tags = tags_of(page)
-    assert not {tag for tag, _ in tags} & {"script", "svg"}
-    pictures = [attributes["src"] for tag, attributes in tags if tag == "img"]
-    assert len(pictures) == 1 + 1 + 1 + 3
-    assert all(source.startswith("data:") for source in pictures)
-    assert HOSTILE[0] in text_of(page)
-    if BROWSER:
-        dom, errors = browse(path, tmp_path / "profile", tmp_path / "net.json")
-        assert "<title>Comparison of 2 runs – fluxseg</title>" in dom
-        assert "CONSOLE" not in errors, errors
-        assert requests_of(tmp_path / "net.json") == set()

@@ -13,7 +13,8 @@ from fluxseg.data.recording import Recording
 from fluxseg.report.compare import write_comparison
 from fluxseg.report.html import write_report
 from fluxseg.report.review import write_review_page
-from tests.report.test_html import BROWSER, browse, create_workdir, requests_of, tags_of
+from tests.report.pages import BROWSER, browse, requests_of, tags_of
+from tests.report.workdirs import create_workdir
 
 RUN = "document.documentElement.setAttribute('ow'+'ned',1)"
 PAYLOADS = (

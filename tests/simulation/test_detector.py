@@ -3,7 +3,7 @@ import pytest
 from scipy.special import ndtri
 
 from fluxseg.simulation.detector import collapse, digitise, spoil_borders
-from fluxseg.simulation.optics import Window, draw_illumination, resolve, scan
+from fluxseg.simulation.optics import Window, draw_illumination
 from fluxseg.simulation.ranges import DEFAULT, draw_parameters
 
 ALL = (True, True, True, True)
@@ -64,15 +64,6 @@ def test_digits_stay_in_their_type_and_the_brightest_saturate():
         )
 
 
-def test_few_levels_are_seen():
-    image = np.random.default_rng(0).random((64, 64)).astype(np.float32)
-    counts = {
-        len(np.unique(digitise(np.random.default_rng(i), image, drawn(levels=60.0, offset=0.0))))
-        for i in range(12)
-    }
-    assert min(counts) <= 61
-
-
 @pytest.mark.parametrize("mode", ["maximum", "mean"])
 def test_only_the_fields_borders_are_spoiled(mode):
     image = np.random.default_rng(0).random((80, 80)).astype(np.float32) + 1
@@ -94,16 +85,3 @@ def test_parts_of_a_field_are_lit_as_the_whole_is():
     assert whole.min() > 0
     assert Window((32, 32), (64, 64), (32, 0)).edges() == (False, True, True, False)
     assert Window((64, 64), (64, 64)).edges() == ALL
-
-
-def test_motion_blurs_a_mean_and_widens_a_maximum():
-    light = np.zeros((33, 33), np.float32)
-    light[16, 16] = 1
-    still = {"line_noise": 0.0, "phase": 0.0}
-    seen = {}
-    for mode in ("mean", "maximum"):
-        values = drawn(mode=mode, motion=1.0, lateral=0.5, **still)
-        seen[mode] = scan(np.random.default_rng(0), resolve(light, 1.0, values), 1.0, values)
-    assert seen["mean"].sum() == pytest.approx(1, rel=0.02)
-    assert seen["maximum"].sum() > 1.5
-    assert seen["maximum"].max() > seen["mean"].max()

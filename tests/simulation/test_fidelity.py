@@ -4,16 +4,12 @@ import numpy as np
 import pytest
 
 from experiments.studies.fidelity import (
-    BINS,
     compare,
     compare_labels,
-    histogram,
     main,
     power_spectrum,
     read_masks,
     read_real,
-    roi_contrast,
-    sheet,
     two_sample_test,
     write_figure,
 )
@@ -35,22 +31,6 @@ def test_the_spectrum_of_white_noise_is_flat_and_of_blurred_noise_falls():
     blurred = np.mean([power_spectrum(image) for image in noise(0, blurred=True)], 0)[20:]
     assert np.ptp(white) < 0.3
     assert blurred[-1] < blurred[0] - 0.5
-
-
-def test_a_histogram_sums_to_1_and_lies_between_the_percentiles():
-    shares = histogram(noise(0, 1)[0])
-    assert shares.sum() == pytest.approx(1)
-    inside = (BINS[:-1] > -0.01) & (BINS[1:] < 1.03)
-    assert shares[inside].sum() == pytest.approx(0.985, abs=0.015)
-
-
-def test_contrast_is_the_difference_from_the_ring():
-    image = np.full((60, 60), 10.0)
-    image[20:30, 20:30], image[0, :] = 60.0, 110.0
-    masks = np.zeros((1, 60, 60), bool)
-    masks[0, 20:30, 20:30] = True
-    low, high = np.percentile(image, (1, 99.5))
-    assert roi_contrast(image, masks)[0] == pytest.approx(50 / (high - low), rel=1e-5)
 
 
 def test_images_of_one_kind_are_alike_and_of_two_are_not():
@@ -90,11 +70,6 @@ def test_the_figure_is_the_committed_one(tmp_path):
     assert drawn.shape == stored.shape
     # Other processors round other digits, which may flip a grey level here and there.
     assert np.abs(drawn - stored).mean() < 2
-
-
-def test_a_sheet_holds_the_middles():
-    images = [np.arange(64.0).reshape(8, 8)] * 4
-    assert sheet(images, 2, 4).shape == (16, 16)
 
 
 def test_real_images_and_labels_are_read():

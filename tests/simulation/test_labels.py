@@ -5,12 +5,7 @@ import pytest
 
 from fluxseg.simulation.fields import simulate_field
 from fluxseg.simulation.grids import patch_index
-from fluxseg.simulation.labels import (
-    ALLEN,
-    LabelRules,
-    create_labels,
-    paint,
-)
+from fluxseg.simulation.labels import ALLEN, LabelRules, create_labels, paint
 from fluxseg.simulation.ranges import FAMILIES, Range, Ranges
 from fluxseg.simulation.visibility import measure_visibility
 
@@ -177,11 +172,6 @@ def test_a_ring_is_also_seen_by_its_hole():
     # Equally bright, yet the ring stands out more.
     np.testing.assert_allclose(*contrast, rtol=0.1)
     assert visible[0] > 1.2 * visible[1]
-
-
-def test_rules_must_rise():
-    with pytest.raises(ValueError, match="rise"):
-        LabelRules(visible=(2.0, 1.0))
 
 
 def test_whole_masks_are_the_footprints_that_the_labels_share_out(fields):

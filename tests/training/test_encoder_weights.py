@@ -1,7 +1,6 @@
 """A run begins with weights that others trained, and goes on without their file."""
 
 import dataclasses
-import json
 
 import jax
 import numpy as np
@@ -11,7 +10,7 @@ from safetensors.numpy import save_file
 
 import fluxseg.training.resume
 import fluxseg.training.train
-from fluxseg.config import Config, ModelConfig, config_from_dict, config_to_dict, resume_difference
+from fluxseg.config import ModelConfig
 from fluxseg.errors import ConfigError, FluxsegError
 from fluxseg.inference.features import layer_features
 from fluxseg.inference.model_file import read_model, write_model
@@ -21,7 +20,7 @@ from fluxseg.model.encoder_weights import load_encoder
 from fluxseg.model.unet import create_unet, encoder_name
 from fluxseg.training.encoder_weights import check_encoder_start, start_encoder
 from fluxseg.training.state import create_train_state
-from tests.conftest import TINY, train_network, with_data, with_train
+from tests.conftest import TINY, train_network, with_train
 
 MODEL = ModelConfig(features=(4, 4, 4, 4, 4), convs=1, encoder_kind="resnet18")
 CONFIG = dataclasses.replace(TINY, model=MODEL)
@@ -127,16 +126,6 @@ def test_settings_that_contradict_each_other_are_refused(model, path, message, w
         check_encoder_start(fine)
 
 
-def test_older_settings_mean_the_same_network():
-    values = config_to_dict(Config())
-    for field in ("encoder_kind", "encoder_norm"):
-        del values["model"][field]
-    assert config_from_dict(values) == Config()
-    other = dataclasses.replace(Config(), model=dataclasses.replace(MODEL, encoder_norm="group"))
-    assert config_from_dict(config_to_dict(other)) == other
-    assert len(resume_difference(Config(), other)) == 5
-
-
 def test_a_run_that_is_resumed_asks_for_no_weights(tmp_path, monkeypatch):
     asked = []
 
@@ -155,29 +144,6 @@ def test_a_run_that_is_resumed_asks_for_no_weights(tmp_path, monkeypatch):
     assert len(asked) == 2
 
 
-@pytest.mark.slow
-def test_a_run_begins_with_weights_and_goes_on_without_their_file(tmp_path):
-    path = tmp_path / "resnet18.safetensors"
-    save_file(torch_tensors(), path)
-    config = with_train(with_data(CONFIG, tile=32), start=str(path), epochs=1, batch_size=8)
-    config = dataclasses.replace(
-        config, simulator=dataclasses.replace(config.simulator, containers=4, size=64)
-    )
-    first = train_network(config, tmp_path / "run")
-    path.unlink()
-    result = train_network(with_train(config, epochs=2), tmp_path / "run")
-    assert len(result.history) == 2
-    tensors = torch_tensors()
-    for state in (first.state, result.state):
-        found = state.params[encoder_name(MODEL)]
-        np.testing.assert_array_equal(found["norm1"]["var"], tensors["bn1.running_var"])
-        scale = tensors["bn1.weight"]
-        np.testing.assert_allclose(found["norm1"]["scale"], scale, atol=0.05)
-        assert (np.asarray(found["norm1"]["scale"]) != scale).any()
-    saved = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert saved["train"]["start"] == str(path)
-
-
 def test_a_model_file_and_the_layers_of_a_network_know_its_encoder(tmp_path, state):
     model = create_predictor(state, CONFIG)
     write_model(tmp_path / "model.safetensors", model)
@@ -194,9 +160,8 @@ def test_a_model_file_and_the_layers_of_a_network_know_its_encoder(tmp_path, sta
     assert features["head"].shape == (32, 32, 8)
 
 
-@pytest.mark.parametrize("kind", ["resnet50", "efficientnet_lite0"])
-def test_an_encoder_can_be_exported_for_images_of_any_size(kind):
-    model = dataclasses.replace(MODEL, encoder_kind=kind)
+def test_an_encoder_can_be_exported_for_images_of_any_size():
+    model = dataclasses.replace(MODEL, encoder_kind="efficientnet_lite0")
     image = jax.ShapeDtypeStruct((1, 32, 32, 1), np.float32)
     shapes = jax.eval_shape(create_unet(model).init, jax.random.key(0), image)["params"]
     params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)

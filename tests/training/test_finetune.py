@@ -107,11 +107,6 @@ def test_training_starts_from_given_parameters_and_does_not_consume_them():
         create_train_state(TINY, np.ones(2), 10, tile=16, init=init)
 
 
-def test_the_settings_of_the_encoder_are_checked():
-    with pytest.raises(ConfigError, match=r"train\.steps"):
-        TrainConfig(steps=-1)
-
-
 @pytest.mark.parametrize("crops", [1, 4, 28, 268, 5000])
 @pytest.mark.parametrize("steps", [0, 1, 400])
 def test_a_run_has_at_least_its_steps_and_hardly_more(crops, steps):

