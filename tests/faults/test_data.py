@@ -137,10 +137,9 @@ def test_a_single_value_that_is_not_finite_is_found(tmp_path, monkeypatch, name,
 
 def test_a_data_set_without_any_neuron_is_said(tmp_path):
     folder = write_folder(tmp_path / "data", rois=0)
-    options = (*as_arguments(SHORT), "--config.data.source", folder)
-    text = run(
-        "train", "--workdir", tmp_path / "run", *options, "--config.loss.class-weights", "none"
-    )
+    config = with_data(SHORT, source=str(folder))
+    options = (*as_arguments(config), "--config.loss.class-weights", "none")
+    text = run("train", "--workdir", tmp_path / "run", *options)
     # Every score is undefined then, and a line says so before hours are spent.
     assert "WARNING: the training masks hold no neuron pixel" in text.partition("epoch ")[0]
     check_scores(tmp_path / "run")
