@@ -20,7 +20,7 @@ from fluxseg.cli.formats import convert
 from fluxseg.cli.project import project
 from fluxseg.config import Config, DataConfig
 from fluxseg.console import run_guarded
-from fluxseg.data.cache import entry_from_json
+from fluxseg.data.cache import CacheEntry
 from fluxseg.data.recording import Recording
 from fluxseg.errors import FluxsegError, WorkdirError
 from fluxseg.formats.export import export_images
@@ -30,6 +30,7 @@ from fluxseg.inference.inputs import plan_jobs
 from fluxseg.inference.predict_files import predict_files
 from fluxseg.io.files import write_json
 from fluxseg.io.names import MAX_NAME, distinct_name, safe_name
+from fluxseg.io.schema import from_plain
 from fluxseg.io.tables import write_csv
 from fluxseg.report.workdir import read_run
 from fluxseg.training.writers import write_history
@@ -203,7 +204,7 @@ def test_files_name_no_paths_elsewhere(tmp_path, name):
         "valid_pixels": [],
     }  # fmt: skip
     with pytest.raises(WorkdirError, match="shard"):
-        entry_from_json(entry)
+        from_plain(entry, CacheEntry, "index.json")
 
 
 def test_names_do_not_steer_the_terminal(output, tmp_path, capsys):
