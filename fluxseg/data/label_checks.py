@@ -115,7 +115,8 @@ def find_better_fit(image: np.ndarray, label: np.ndarray) -> str:
 def _reduce(values: np.ndarray, step: int) -> np.ndarray:
     """Add up blocks of `step` x `step` px; slice by slice, which is 20 times as fast as a mean."""
     height, width = (side - side % step for side in values.shape)
-    rows = values[0:height:step, :width].astype(np.float32)
+    # Large numbers of 64 bits would overflow in 32.
+    rows = values[0:height:step, :width].astype(np.promote_types(values.dtype, np.float32))
     for offset in range(1, step):
         rows += values[offset:height:step, :width]
     result: np.ndarray = rows[:, ::step].copy()

@@ -77,10 +77,10 @@ def test_the_main_job_begins_there_and_a_resumed_one_does_not(tmp_path):
 
 
 def test_more_epochs_of_few_crops_need_as_many_more_steps(tmp_path):
-    config = with_train(TINY, epochs=1, steps=40)
+    config = with_train(TINY, epochs=1, steps=12)
     result = train_network(config, tmp_path)
-    assert result.history[-1]["step"] >= 40
+    assert result.history[-1]["step"] >= 12
     with pytest.raises(WorkdirError, match=r"train\.steps"):
         train_network(with_train(config, epochs=2), tmp_path)
-    result = train_network(with_train(config, epochs=2, steps=80), tmp_path)
+    result = train_network(with_train(config, epochs=2, steps=24), tmp_path)
     assert result.history[-1]["step"] == 2 * result.history[0]["step"]
