@@ -207,6 +207,10 @@ def test_recordings_and_outputs_of_predict_are_read(tmp_path, recording, model):
         told["features"]["confidence"], made[1]["features"]["confidence"], atol=1e-4
     )
     assert layers.get_reader(str(output / "a_overlay.png")) is None
+    damaged = output / "b_prediction.npz"
+    damaged.write_bytes((output / "a_prediction.npz").read_bytes()[:2000])
+    with pytest.raises(RecordingError, match=r"b_prediction\.npz: is damaged"):
+        layers.read_layers(damaged)
 
 
 def test_labels_in_doubt_leave_the_image(tmp_path, recording):

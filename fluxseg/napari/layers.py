@@ -5,6 +5,7 @@ A layer is what npe2 takes for one: (array `[H, W]`, settings, type).
 
 import csv
 import dataclasses
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from fluxseg.formats.imagej import write_imagej
 from fluxseg.formats.label_names import is_label_name, stem_of
 from fluxseg.formats.labels import label_components, masks_from_labels, merge_labels
 from fluxseg.formats.npy import naming_file
+from fluxseg.formats.npz import MAX_BYTES
 from fluxseg.formats.own import is_prediction
 from fluxseg.formats.pixels import read_pixels, write_label_tiff
 from fluxseg.formats.sources import read_recording
@@ -180,6 +182,10 @@ def _read_prediction(path: Path) -> list[LayerData]:
     name = path.name.removesuffix(FILES["npz"])
     with naming_file(path):
         try:
+            with zipfile.ZipFile(path) as archive:
+                size = sum(member.file_size for member in archive.infolist())
+            if size > MAX_BYTES:
+                raise ValueError(f"its arrays would take {size / 2**30:.0f} GiB")
             with np.load(path, allow_pickle=False) as file:
                 values = [file[key] for key in ("probability", "labels", "confidence")]
         except Exception as error:

@@ -179,7 +179,7 @@ class FindNeurons(widgets.Container):
             features=layer.features, probability=known.get("probability"),
             replace=self.replace.value,
         )  # fmt: skip
-        self.told.value = f"written: {path}"
+        self.told.value = f"written: {path.absolute()}"
 
     @_shown
     def _tune(self) -> None:
