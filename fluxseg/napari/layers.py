@@ -19,6 +19,7 @@ from fluxseg.formats.convert import detect_format
 from fluxseg.formats.imagej import write_imagej
 from fluxseg.formats.label_names import is_label_name, stem_of
 from fluxseg.formats.labels import label_components, masks_from_labels, merge_labels
+from fluxseg.formats.metadata import roi_quality
 from fluxseg.formats.npy import naming_file
 from fluxseg.formats.npz import MAX_BYTES
 from fluxseg.formats.own import is_prediction
@@ -102,9 +103,7 @@ def layers_of_recording(recording: Recording) -> list[LayerData]:
     settings = {"name": recording.id, "metadata": {KEY: known}, **limits}
     layers: list[LayerData] = [(image, settings, "image")]
     if recording.masks is not None:
-        told = recording.metadata.get("roi_quality")
-        told = told if isinstance(told, list) and len(told) == len(recording.masks) else None
-        labels = merge_labels(recording.masks)
+        labels, told = merge_labels(recording.masks), roi_quality(recording)
         layers.append(layer_of_neurons(f"{recording.id} neurons", labels, told, known))
     return layers
 
