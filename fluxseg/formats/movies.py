@@ -185,6 +185,16 @@ def _open_array(path: Path) -> tuple[np.ndarray, MovieFacts]:
     return array, facts
 
 
+def _read_part(path: Path, array: np.ndarray, start: int, length: int) -> np.ndarray:
+    """Read frames of a mapped array; mapped pages would count as the memory of the process."""
+    if not isinstance(array, np.memmap) or not array.flags.c_contiguous:
+        return np.asarray(array[start : start + length])
+    size = math.prod(array.shape[1:])
+    offset = array.offset + start * size * array.itemsize
+    count = min(length, len(array) - start) * size
+    return np.fromfile(path, array.dtype, count, offset=offset).reshape(-1, *array.shape[1:])
+
+
 def _read_facts(path: Path, pick: Pick) -> MovieFacts:
     kind = _kind(path)
     if kind == "HDF5":
@@ -220,7 +230,7 @@ def _read_frames(path: Path, length: int, pick: Pick, begin: int) -> Iterator[np
         with naming_file(path):
             array, facts = _open_array(path)
             for start in range(begin, facts.frames, length):
-                yield np.asarray(array[start : start + length]).astype(facts.dtype, copy=False)
+                yield _read_part(path, array, start, length).astype(facts.dtype, copy=False)
         return
     with naming_file(path), open_tiff(path) as tiff:
         stack = read_stack(path, tiff, pick)

@@ -30,7 +30,7 @@ NEUROPIL_SHARE = 0.7
 """Share of the neuropil's fluorescence that is taken off a cell's."""
 RATE_HZ = 30.0
 """Frames per second where nothing tells."""
-_TILE, _LINE = 4096, 16
+_TILE, _LINE = 8192, 16
 _FRAMES = 32
 _ROWS = 64
 
@@ -176,18 +176,15 @@ def check_times(rate: float | None, tau: float | None) -> float | None:
 def create_matrix(footprints: Footprints) -> sparse.csr_array:
     """Return the weights `[2 N, H W]` float32 of the cells and, below, of their neuropil."""
     parts = [create_cell_matrix(footprints), create_neuropil_matrix(footprints)]
-    matrix = sparse.csr_array(sparse.vstack(parts))
-    # Half the memory traffic.
-    matrix.indices, matrix.indptr = (a.astype(np.int32) for a in (matrix.indices, matrix.indptr))
-    return matrix
+    return sparse.csr_array(sparse.vstack(parts))
 
 
 def sum_blocks(blocks: Iterable[np.ndarray], matrix: sparse.csr_array) -> Iterator[np.ndarray]:
     """Yield weighted sums of the pixels of each frame.
 
-    The product of a sparse matrix runs along the frames of a block: several times faster than one
-    frame after another, and than gathering pixels on the device, which XLA does not vectorise on
-    CPUs (`python -m experiments.benchmarks.extract`).
+    The sparse product runs along the frames of a block, tile by tile, so that all stays in the
+    cache. That is faster than one frame after another, and than gathering pixels in JAX
+    (`python -m experiments.benchmarks.extract`).
 
     Args:
         blocks: `[T, H, W]` of any real dtype. Pixels that are not finite count as missing: the
@@ -197,22 +194,24 @@ def sum_blocks(blocks: Iterable[np.ndarray], matrix: sparse.csr_array) -> Iterat
     Yields:
         `[T, M]` float32 of each block; NaN where all pixels of a sum are missing.
     """
-    pixels = matrix.shape[1]
+    count, pixels = matrix.shape
     weighted = np.diff(matrix.indptr) > 0
+    tiles = _cut(matrix)
     frame_major = np.empty((_FRAMES, _TILE + _LINE), np.float32)
-    pixel_major = np.empty((pixels, _FRAMES), np.float32)
+    pixel_major = np.empty((_TILE, _FRAMES), np.float32)
 
     def multiply(frames: np.ndarray) -> np.ndarray:
-        count = len(frames)
-        for start in range(0, pixels, _TILE):
-            part = frames[:, start : start + _TILE]
+        length = len(frames)
+        sums = np.zeros((count, length), np.float32)
+        for start, rows, part in tiles:
             # Contiguous, and its rows not a power of two apart: a transposed copy of the frames
             # themselves would miss the cache with each pixel.
-            tile = frame_major[:count, : part.shape[1]]
-            tile[:] = part
-            pixel_major[start : start + part.shape[1], :count] = tile.T
-        right = pixel_major if count == _FRAMES else pixel_major[:, :count].copy()
-        return (matrix @ right).T
+            tile = frame_major[:length, : part.shape[1]]
+            tile[:] = frames[:, start : start + part.shape[1]]
+            turned = pixel_major[: part.shape[1], :length]
+            turned[:] = tile.T
+            sums[rows] += part @ turned
+        return sums.T
 
     for block in blocks:
         flat = block.reshape(len(block), pixels)
@@ -227,6 +226,21 @@ def sum_blocks(blocks: Iterable[np.ndarray], matrix: sparse.csr_array) -> Iterat
             lost = (seen <= 1e-6) & weighted
             parts.append(np.where(lost, np.nan, sums / np.maximum(seen, 1e-6)))
         yield np.concatenate(parts).astype(np.float32, copy=False)
+
+
+def _cut(matrix: sparse.csr_array) -> list[tuple[int, np.ndarray, sparse.csr_array]]:
+    """Cut a matrix into tiles of pixels: the first pixel, the rows with weights, and these."""
+    columns = sparse.csc_array(matrix)
+    tiles = []
+    for start in range(0, matrix.shape[1], _TILE):
+        part = sparse.csr_array(columns[:, start : start + _TILE])
+        rows = np.flatnonzero(np.diff(part.indptr))
+        if len(rows):
+            part = part[rows]
+            # Half the memory of the indices that slicing gives.
+            part.indices, part.indptr = (a.astype("i4") for a in (part.indices, part.indptr))
+            tiles.append((start, rows, part))
+    return tiles
 
 
 def create_traces(

@@ -7,7 +7,7 @@ from scipy import ndimage
 
 MOST_SHIFT_PX = 1.5
 """Blocks further away from the mean image look unregistered."""
-MOST_DRIFT = 0.15
+MOST_DRIFT = 0.2
 """So does the light fade or drift if its first and last tenth differ by more."""
 LEAST_SATURATED = 1e-4
 """Pixels at one largest value, as a share, that are no chance."""
@@ -106,14 +106,16 @@ def measure_shifts(blocks: list[np.ndarray], mean: np.ndarray) -> np.ndarray:
         mean: `[H, W]`.
 
     Returns:
-        `[N, 2]`, down and right, px, in tenths.
+        `[N, 2]`, down and right, px, in tenths; without blocks that are empty.
     """
     from skimage.registration import phase_cross_correlation  # slow to import
 
     reference = _prepare(_middle(mean))
+    # What is empty is shifted by nothing.
+    shown = [block for block in map(_prepare, blocks) if block.any() and reference.any()]
     shifts = [
-        phase_cross_correlation(reference, _prepare(b), upsample_factor=10, normalization=None)[0]
-        for b in blocks
+        phase_cross_correlation(reference, block, upsample_factor=10, normalization=None)[0]
+        for block in shown
     ]
     return -np.array(shifts).reshape(-1, 2)
 

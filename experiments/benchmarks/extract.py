@@ -1,0 +1,151 @@
+"""How fast traces are extracted, against reading the movie once and against Suite2p's extraction.
+
+What: 300 ROIs with their neuropil in a movie of 512 x 512 px, uint16, in the system's cache, as
+    TIFF (a page a frame) and as one array. Reading alone; reading and the sums as `fluxseg extract`
+    makes them, masks included; the same sums by gathering pixels in JAX; and `extraction_wrapper`
+    of Suite2p with the same ROIs on the array, on the CPU, if `--suite2p` names a Python that has
+    it. Processes in turn on one core; the processor's time counts, so that other load does not.
+Command: taskset -c 0 python -m experiments.benchmarks.extract --suite2p PYTHON
+Takes: 5 minutes.
+"""
+
+import argparse
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.benchmarks.measure import (
+    Variant,
+    create_parser,
+    print_json,
+    print_table,
+    run_interleaved,
+    summarise,
+    write_results,
+)
+
+SIDE, ROIS = 512, 300
+SUITE2P = """
+import runpy, sys, time
+sys.meta_path.append(runpy.run_path("tests/traces/suite2p_reference.py")["_Absent"]())
+import numpy as np, torch
+from suite2p import default_settings, extraction
+from suite2p.detection import roi_stats
+labels, movie = np.load(sys.argv[1] + "/labels.npy"), np.load(sys.argv[1] + "/movie.npy", "r+")
+stat = []
+for number in range(1, labels.max() + 1):
+    y, x = np.nonzero(labels == number)
+    stat.append({"ypix": y, "xpix": x, "lam": np.ones(len(y), np.float32)})
+stat = roi_stats(np.array(stat), *labels.shape, max_overlap=0.99)
+began = time.process_time()
+extraction.extraction_wrapper(
+    stat, movie, settings=default_settings()["extraction"], device=torch.device("cpu")
+)
+print(time.process_time() - began)
+"""
+"""Arguments: a folder."""
+
+
+def write_movie(folder: Path, frames: int) -> None:
+    """Write a movie as TIFF and as an array, and the labels of its ROIs."""
+    import tifffile
+
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:SIDE, :SIDE]
+    labels = np.zeros((SIDE, SIDE), np.uint16)
+    while labels.max() < ROIS:
+        row, column, radius = *rng.uniform(6, SIDE - 6, 2), rng.uniform(5, 8)
+        cell = (np.hypot(y - row, x - column) < radius) & (labels == 0)
+        if cell.sum() > 60:
+            labels[cell] = labels.max() + 1
+    block = rng.poisson(100 + 200 * (labels > 0), (50, SIDE, SIDE)).astype(np.uint16)
+    movie = np.lib.format.open_memmap(folder / "movie.npy", "w+", np.uint16, (frames, SIDE, SIDE))
+    for start in range(0, frames, len(block)):
+        movie[start : start + len(block)] = block[: frames - start]
+    tifffile.imwrite(folder / "movie.tif", movie, photometric="minisblack")
+    np.save(folder / "labels.npy", labels)
+
+
+def gather(blocks: Iterable[np.ndarray], matrix: Any) -> Iterator[np.ndarray]:
+    """Yield the sums of `fluxseg.traces.extract.sum_blocks`, made in JAX."""
+    import jax
+    import jax.numpy as jnp
+
+    rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+
+    @jax.jit
+    def add(frames: Any, weights: Any, pixels: Any, rows: Any) -> Any:
+        values = frames.astype(jnp.float32)[:, pixels] * weights
+        one = lambda value: jax.ops.segment_sum(value, rows, matrix.shape[0], True)  # noqa: E731
+        return jax.vmap(one)(values)
+
+    arrays = [jnp.asarray(a) for a in (matrix.data, matrix.indices, rows)]
+    for block in blocks:
+        yield np.asarray(add(block.reshape(len(block), -1), *arrays))
+
+
+def run_worker(worker: str, folder: Path, frames: int, suite2p: str) -> dict[str, float]:
+    """Do one variant's work once; return `cpu_ms` of a frame."""
+    if worker == "suite2p":
+        command = [suite2p, "-W", "ignore", "-c", SUITE2P, str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        return {"cpu_ms": 1000 * float(done.stdout.split()[-1]) / frames}
+    from fluxseg.formats.movies import iterate_frames
+    from fluxseg.traces.extract import create_matrix, sum_blocks
+    from fluxseg.traces.masks import create_footprints
+
+    kind, _, what = worker.partition("-")
+    labels = np.load(folder / "labels.npy")
+    began = time.process_time()
+    blocks = iterate_frames(folder / f"movie.{kind}")
+    if what != "read":
+        matrix = create_matrix(create_footprints(labels, labels.shape))
+        blocks = (gather if what == "jax" else sum_blocks)(blocks, matrix)
+    count = sum(len(part) for part in blocks)
+    return {"cpu_ms": 1000 * (time.process_time() - began) / count}
+
+
+def main() -> None:
+    """Run the benchmark, or one worker of it."""
+    parser = create_parser(__doc__, "extract", 5)
+    parser.add_argument("--frames", type=int, default=1000)
+    parser.add_argument("--suite2p", default="", help="Python of an environment with suite2p")
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        figures = run_worker(
+            arguments.worker, arguments.folder, arguments.frames, arguments.suite2p
+        )
+        print_json(figures)
+        return
+    workers = {
+        "TIFF, read": "tif-read", "TIFF, traces": "tif-traces", "array, read": "npy-read",
+        "array, traces": "npy-traces", "array, traces in JAX": "npy-jax",
+    }  # fmt: skip
+    if arguments.suite2p:
+        workers["array, Suite2p"] = "suite2p"
+    with tempfile.TemporaryDirectory() as folder:
+        write_movie(Path(folder), arguments.frames)
+        this = (
+            "-m", "experiments.benchmarks.extract", "--folder", folder, "--frames",
+            str(arguments.frames), "--suite2p", arguments.suite2p, "--worker",
+        )  # fmt: skip
+        variants = [Variant(name, (*this, worker)) for name, worker in workers.items()]
+        results = run_interleaved(variants, arguments.rounds)
+    summary = {
+        f"Against {name}": summarise(results, "cpu_ms", name, larger_is_better=False)
+        for name in ("TIFF, read", "array, read", "array, Suite2p")
+        if name in results
+    }
+    for title, rows in summary.items():
+        print_table(title, rows, "ms/frame")
+    write_results(arguments.output, results, summary)
+
+
+if __name__ == "__main__":
+    main()
