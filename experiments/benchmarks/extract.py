@@ -78,15 +78,14 @@ def gather(blocks: Iterable[np.ndarray], matrix: Any) -> Iterator[np.ndarray]:
 
     rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
 
-    @jax.jit
-    def add(frames: Any, weights: Any, pixels: Any, rows: Any) -> Any:
-        values = frames.astype(jnp.float32)[:, pixels] * weights
-        one = lambda value: jax.ops.segment_sum(value, rows, matrix.shape[0], True)  # noqa: E731
-        return jax.vmap(one)(values)
+    def add(frame: Any, weights: Any, pixels: Any, rows: Any) -> Any:
+        values = frame.astype(jnp.float32)[pixels] * weights
+        return jax.ops.segment_sum(values, rows, matrix.shape[0], indices_are_sorted=True)
 
+    add_all = jax.jit(jax.vmap(add, (0, None, None, None)))
     arrays = [jnp.asarray(a) for a in (matrix.data, matrix.indices, rows)]
     for block in blocks:
-        yield np.asarray(add(block.reshape(len(block), -1), *arrays))
+        yield np.asarray(add_all(block.reshape(len(block), -1), *arrays))
 
 
 def run_worker(worker: str, folder: Path, frames: int, suite2p: str) -> dict[str, float]:

@@ -160,7 +160,7 @@ def _open_array(path: Path) -> tuple[np.ndarray, MovieFacts]:
     """Map a movie that is one array into memory."""
     if path.suffix != ".bin":
         array = open_npy(path)
-        if array.ndim != 3 or array.dtype.kind not in "biuf":
+        if array.ndim != 3 or array.dtype.kind == "c":
             what = f"{list(array.shape)} of {array.dtype}"
             raise RecordingError("", f"must be [T, H, W] of real numbers, got {what}")
         count, height, width = array.shape

@@ -120,8 +120,11 @@ def open_npy(path: Path) -> np.ndarray:
         code, fortran, shape, used = _read_header(file, size)
     dtype = create_dtype(code)
     needed = byte_count(shape, dtype)
-    if needed > size - used:
-        raise RecordingError("", f"is truncated: {list(shape)} need {needed} bytes")
+    if not 0 < needed <= size - used or dtype.kind not in "iufc":
+        raise RecordingError(
+            "",
+            f"must hold {needed} bytes of numbers {list(shape)}, {size - used} of {dtype} follow",
+        )
     return np.memmap(path, dtype, "r", used, shape, "F" if fortran else "C")
 
 

@@ -140,11 +140,19 @@ def _movie(folder: Path) -> None:
         file.create_dataset("mov", data=frames, chunks=(1, 12, 16), compression="gzip")
 
 
+def _array_movies(folder: Path) -> None:
+    frames = np.stack([create_recording().image] * 5).astype(np.int16)
+    np.save(folder / "a.npy", frames)
+    ops = {"Ly": frames.shape[1], "Lx": frames.shape[2], "nframes": 5, "fs": 7.5}
+    np.save(folder / "ops.npy", np.array(ops, dtype=object))
+    frames.tofile(folder / "data.bin")
+
+
 def movie_files() -> list[Files]:
-    """Movies in HDF5 and TIFF, of one channel, and of several with planes."""
+    """Movies in HDF5, TIFF, `.npy` and `data.bin`; of one channel, and of several with planes."""
     import tifffile
 
-    found = [_written(_movie), *tiff_files()[1:4]]
+    found = [_written(_movie), _written(_array_movies), *tiff_files()[1:4]]
     five = np.tile(create_recording().image[:12, :16], (2, 3, 2, 1, 1))
     scanimage = "scanimage.SI.hChannels.channelSave = [1;2]\nSI.hFastZ.enable = 1\n"
     scanimage += "SI.hStackManager.numSlices = 2\nSI.hFastZ.numFramesPerVolume = 3\n"

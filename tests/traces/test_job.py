@@ -226,7 +226,7 @@ def bad_movie(kind, folder):
         ("size", "page 41 is"),
         ("channels", "holds 2 channels (1, 2); choose one with --channel"),
         ("array", "must be [T, H, W]"),
-        ("cut", "is truncated"),
+        ("cut", "must hold 518400 bytes of numbers"),
         ("empty", "rois.tif: holds no ROI"),
         ("unlike", "rois.tif: rois: are of a field of [60, 60] px, the movie has [48, 60] px"),
         ("outside", "lies outside of 48 x 60 px"),
