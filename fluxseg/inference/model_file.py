@@ -22,7 +22,6 @@ from fluxseg.errors import FluxsegError
 from fluxseg.inference.predict import Predictor, pooling_stride
 from fluxseg.io.files import atomic_path
 from fluxseg.io.schema import from_plain
-from fluxseg.model.unet import create_unet
 
 FORMAT_VERSION = 5
 """Raised whenever the meaning of a field changes, one is added, or `ModelConfig` gains one.
@@ -221,6 +220,8 @@ def _read_config(settings: dict[str, Any]) -> ModelConfig:
 
 
 def _check_shapes(config: ModelConfig, tensors: dict[str, np.ndarray]) -> None:
+    from fluxseg.model.unet import create_unet
+
     if len(config.features) > 10 or (side := pooling_stride(config)) > 1024:
         raise FluxsegError("is damaged: model.features in its header is out of range")
     convolutions = config.convs * (2 * len(config.features) - 1) + config.bottleneck_convs

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from fluxseg.compilation import enable_compilation_cache
 from fluxseg.config import Config, ModelConfig
 from fluxseg.data.recording import check_image
 from fluxseg.data.resample import choose_zoom, resample_image, zoomed_shape
@@ -19,8 +18,8 @@ from fluxseg.inference.probability import (
     ApplyFn,
     predict_probability,
 )
+from fluxseg.inference.programs import apply_of, network_probability
 from fluxseg.io.markup import render_table
-from fluxseg.model.unet import create_unet
 
 if TYPE_CHECKING:
     from fluxseg.inference.objects.rois import Rois
@@ -90,7 +89,7 @@ class Predictor:
     @property
     def apply_fn(self) -> ApplyFn:
         """Function `apply_fn({"params": params}, image, train)` -> logits; one object per model."""
-        return _apply_of(self.config)
+        return apply_of(self.config)
 
     @property
     def side_multiple(self) -> int:
@@ -219,9 +218,8 @@ class Predictor:
         return normalize_image(image, self.low_percentile, self.high_percentile)
 
     def _probability(self, normal: np.ndarray, **settings: Any) -> np.ndarray:
-        enable_compilation_cache()
         return predict_probability(
-            self.apply_fn,
+            functools.partial(network_probability, self.config),
             self.params,
             normal,
             multiple=self.side_multiple,
@@ -281,8 +279,3 @@ def create_predictor(
 def pooling_stride(config: ModelConfig) -> int:
     """Pixels of the image beneath one pixel of the coarsest level of the network."""
     return config.stem * 2 ** (len(config.features) - 1)
-
-
-@functools.cache
-def _apply_of(config: ModelConfig) -> ApplyFn:
-    return create_unet(config).apply

@@ -29,7 +29,7 @@ ApplyFn = Callable[..., Any]
 
 
 def predict_probability(
-    apply_fn: ApplyFn,
+    network: ApplyFn,
     params: Any,
     image: np.ndarray,
     *,
@@ -45,7 +45,7 @@ def predict_probability(
     blended by raised cosines, and no more than two batches of tiles are on the device.
 
     Args:
-        apply_fn: `apply_fn({"params": params}, image [B, H, W, 1], False)` -> logits.
+        network: `network(params, images [B, H, W, 1], temperature)` -> probabilities `[B, H, W]`.
         params: its parameters.
         image: `[H, W]` float32, normalised.
         tta: average over the first `VIEWS` of `SYMMETRIES`.
@@ -73,7 +73,7 @@ def predict_probability(
         plan = plan_tiles((height, width), tile, overlap, multiple)
         tiles = cut_tiles(pad_image(rotated, plan.padded), plan)
         predicted = _predict_tiles(
-            functools.partial(neuron_probability, apply_fn, params, temperature=temperature),
+            lambda images: network(params, images, temperature),
             tiles,
             len(plan.positions),
         )
@@ -107,7 +107,8 @@ def neuron_probability(
     """Apply a network to normalised images.
 
     Args:
-        apply_fn: see `predict_probability`; equal functions share the compiled program.
+        apply_fn: `apply_fn({"params": params}, images, False)` -> logits `[B, H, W, C]`; equal
+            functions share the compiled program.
         params: its parameters.
         images: `[B, H, W, 1]` float32.
         temperature: what log-odds are divided by (see `fluxseg.model.calibration`); 1 leaves the

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import subprocess
 import sys
 
@@ -16,7 +17,7 @@ from fluxseg.inference.evaluate import load_run
 from fluxseg.inference.model_file import read_model, write_model
 from fluxseg.inference.objects.rois import find_rois
 from fluxseg.inference.predict import Predictor
-from fluxseg.inference.probability import predict_probability
+from fluxseg.inference.probability import neuron_probability, predict_probability
 from fluxseg.inference.run_model import load_model, operating_point_of_run, write_run_model
 from fluxseg.inference.tiling import blend_tiles, blend_weights, cut_tiles, pad_image, plan_tiles
 from fluxseg.model.unet import create_unet
@@ -124,7 +125,10 @@ def test_an_image_is_brought_to_the_size_of_cells_that_the_model_knows(predictor
     np.testing.assert_array_equal(knowing.predict(image, diameter=11), predictor.predict(image))
     normal = normalize_image(image)
     half = predict_probability(
-        predictor.apply_fn, predictor.params, resample_image(normal, (32, 48)), multiple=32
+        functools.partial(neuron_probability, predictor.apply_fn),
+        predictor.params,
+        resample_image(normal, (32, 48)),
+        multiple=32,
     )
     found = knowing.predict(image, diameter=20)
     np.testing.assert_array_equal(found, resample_image(half, (64, 96)))
@@ -158,7 +162,8 @@ def test_a_large_image_needs_few_tiles_in_memory(predictor):
         sizes.append(images.shape)
         return predictor.apply_fn(variables, images, train)
 
-    predict_probability(apply_fn, predictor.params, np.zeros((700, 700), np.float32), tile=128)
+    network = functools.partial(neuron_probability, apply_fn)
+    predict_probability(network, predictor.params, np.zeros((700, 700), np.float32), tile=128)
     assert max(shape[0] * shape[1] * shape[2] for shape in sizes) <= 4 * 128 * 128
 
 

@@ -1,0 +1,53 @@
+"""Compiled networks are kept whole, and a damaged or foreign one is compiled anew."""
+
+import jax
+import numpy as np
+import pytest
+
+from fluxseg.config import ModelConfig
+from fluxseg.inference.predict import Predictor
+from fluxseg.inference.programs import network_probability
+from fluxseg.model.unet import create_unet
+
+CONFIG = ModelConfig(features=(4, 8), convs=1, stem=1)
+
+
+@pytest.fixture
+def params():
+    return create_unet(CONFIG).init(jax.random.key(0), np.zeros((1, 32, 32, 1), np.float32))[
+        "params"
+    ]
+
+
+@pytest.fixture
+def folder(monkeypatch, tmp_path):
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    monkeypatch.setattr("fluxseg.inference.programs._programs", {})
+    yield tmp_path
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+def test_a_kept_network_gives_the_same_and_damage_is_passed_over(params, folder, monkeypatch):
+    model, image = Predictor(CONFIG, params), np.random.default_rng(0).random((40, 50))
+    expected = model.predict(image)
+    (path,) = folder.glob("fluxseg-*")
+    kept = path.read_bytes()
+    for content in (kept, kept[:1000], b"", b"\x80\x04K\x01."):
+        path.write_bytes(content)
+        monkeypatch.setattr("fluxseg.inference.programs._programs", {})
+        np.testing.assert_array_equal(model.predict(image), expected)
+        # The very program where it is whole, else a new one in its place.
+        assert (path.read_bytes() == kept) or content != kept
+        assert len(path.read_bytes()) > 1000
+
+
+def test_the_probability_is_that_of_the_network(params, folder):
+    images = np.random.default_rng(0).random((1, 32, 64, 1), np.float32)
+    logits = create_unet(CONFIG).apply({"params": params}, images)
+    found = network_probability(CONFIG, params, images, 2.0)
+    expected = jax.nn.sigmoid((logits[..., 1] - logits[..., 0]) / 2)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    other = network_probability(CONFIG, jax.tree.map(np.asarray, params), images[:, :, :32], 1.0)
+    assert other.shape == (1, 32, 32)
+    assert len(list(folder.glob("fluxseg-*"))) == 2
