@@ -8,6 +8,7 @@ import os
 
 import numpy as np
 import pytest
+import tifffile
 
 import fluxseg
 from fluxseg.adapt.few_shot import FewShot
@@ -156,6 +157,10 @@ def test_files_are_read_and_labels_written(viewer, told, tmp_path):
     viewer.open(tmp_path / "bad.tif", plugin="fluxseg")
     assert len(viewer.layers) == 2
     assert "bad.tif" in told[0]
+    movie = np.zeros((4, 8, 8), np.uint8)
+    tifffile.imwrite(tmp_path / "movie.tif", movie, photometric="minisblack")
+    viewer.open(tmp_path / "movie.tif", plugin="fluxseg")
+    assert told[1].endswith("own reader, and split or project it")
 
 
 def test_the_picture_of_the_page(viewer, widget, qtbot):

@@ -54,9 +54,9 @@ def read(path: str) -> list[Any]:
     try:
         return read_layers(Path(path))
     except FluxsegError as error:
-        _show(
-            error, "; napari's own reader can open it, then split it" if "--" in str(error) else ""
-        )
+        # What names an option of the command line is done with the mouse here.
+        more = "; or open it with napari's own reader, and split or project it"
+        _show(error, more if "--" in str(error) else "")
         return [(None,)]  # no layer
 
 

@@ -12,12 +12,14 @@ import numpy as np
 from magicgui import widgets
 from napari.layers import Image, Labels
 from napari.qt.threading import create_worker
+from napari.utils.colormaps import CyclicLabelColormap
 from napari.utils.notifications import show_error
 from qtpy.QtCore import QObject, Signal
 
 from fluxseg import pretrained
 from fluxseg.data.recording import Recording
 from fluxseg.errors import FluxsegError, InterruptedRunError, RecordingError
+from fluxseg.formats.own import palette
 from fluxseg.napari import neurons
 from fluxseg.napari.layers import KEY, LayerData, rename
 
@@ -133,6 +135,7 @@ class FindNeurons(widgets.Container):
                 layer.visible = False
         layer = self._viewer.add_labels(data, **settings)
         layer.contour, layer.opacity = 2, 1
+        layer.colormap = CyclicLabelColormap(colors=palette() / 255)
         self.reset_choices()
         self.neurons.value = layer
         self.cut.value = cut
