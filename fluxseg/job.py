@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fluxseg.compilation import enable_compilation_cache
 from fluxseg.config import Config
+from fluxseg.model.score_names import OBJECT_DIALECTS, TITLES
 from fluxseg.model.score_table import score_table
 from fluxseg.processes import gather_values, run_in_all, run_in_first
 from fluxseg.training.dataset import Dataset, prepare_dataset
@@ -36,8 +37,6 @@ logger = logging.getLogger(__name__)
 
 Crops = Mapping[str, Sequence[tuple[str, int]]]
 """Split -> (key, crop number) of its crops."""
-
-OBJECT_TITLES = {"object_f1": "F1", "object_precision": "precision", "object_recall": "recall"}
 
 
 class JobResult(NamedTuple):
@@ -258,9 +257,9 @@ def log_scores(scores: Mapping[str, Any]) -> None:
         logger.info("Scores of the checkpoint of epoch %s:", checkpoint["epoch"])
     for split, row in scores["splits"].items():
         parts = []
-        for name, title in (("macro_iou", "macro IoU"), ("neuron_iou", "neuron IoU")):
+        for name in ("macro_iou", "neuron_iou"):
             value, interval = row["scores"][name], row["intervals"].get(name)
-            text = f"{title} {'undefined' if value is None else f'{value:.4f}'}"
+            text = f"{TITLES[name]} {'undefined' if value is None else f'{value:.4f}'}"
             parts.append(text + (f" [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else ""))
         counts = f"{row['n_recordings']} recordings, {row['n_groups']} groups"
         logger.info("  %-8s %s (%s)", split, ", ".join(parts), counts)
@@ -273,9 +272,9 @@ def log_scores(scores: Mapping[str, Any]) -> None:
             logger.info(text, "", *errors)
         found = row.get("objects", {}).get("scores", {})
         parts = [
-            f"{title} {found[name]:.4f}"
-            for name, title in OBJECT_TITLES.items()
-            if found.get(name) is not None
+            f"{score.title} {found[score.name]:.4f}"
+            for score in OBJECT_DIALECTS[0][2]
+            if found.get(score.name) is not None
         ]
         if parts:
             logger.info("  %-8s single neurons at IoU 0.5: %s", "", ", ".join(parts))

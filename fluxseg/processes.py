@@ -6,7 +6,6 @@ nothing here does anything, and JAX is not even imported.
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import os
 import re
@@ -155,21 +154,6 @@ def gather_values(value: Any, name: str) -> list[Any]:
     rows = np.asarray(multihost_utils.process_allgather(padded))
     pairs = zip(rows, lengths, strict=True)
     return [json.loads(row[:length].tobytes()) for row, length in pairs]
-
-
-def find_disagreement(items: Sequence[str], name: str) -> tuple[int, int, int] | None:
-    """Look whether every process is about to work on the same items.
-
-    Returns:
-        The count of the first process, and the number and the count of one that has other items;
-        None if all have the same.
-    """
-    text = "\n".join(items).encode("utf-8", "surrogateescape")
-    digest = hashlib.blake2b(text, digest_size=16).hexdigest()
-    everyone = gather_values([digest, len(items)], name)
-    others = (n for n, (other, _) in enumerate(everyone) if other != everyone[0][0])
-    number = next(others, None)
-    return None if number is None else (everyone[0][1], number, everyone[number][1])
 
 
 def wait_until_seen(read: Callable[[], T | None]) -> T | None:

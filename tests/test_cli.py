@@ -109,7 +109,7 @@ def test_evaluate_gives_the_scores_again(trained):
     output = run("evaluate", "--workdir", workdir)
     assert json.loads((workdir / "scores.json").read_text()) == before
     assert (workdir / "report.html").exists()
-    assert "macro IoU" in output
+    assert "Macro IoU" in output
 
 
 def test_evaluate_other_data_and_notice_what_was_trained_on(trained, folder, tmp_path):

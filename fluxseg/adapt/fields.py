@@ -80,8 +80,9 @@ def explain_groups(groups: Sequence[str]) -> str:
         return ""
     fields = f"{len(groups)} labelled field{'' if len(groups) == 1 else 's'}"
     if count == 1:
+        show = f"The {fields} shows" if len(groups) == 1 else f"All {fields} show"
         return (
-            f"All {fields} show the tissue of one group ({groups[0]}), so none can be held out "
+            f"{show} the tissue of one group ({groups[0]}), so none can be held out "
             "that the model would not have been tuned on: there is no honest score before and "
             "after, and no learning curve. Label at least a field of another animal or place."
         )

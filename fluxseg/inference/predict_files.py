@@ -22,7 +22,6 @@ from fluxseg.inference.predict import Predictor
 from fluxseg.io.files import read_json, write_json
 from fluxseg.processes import (
     current_process,
-    find_disagreement,
     gather_values,
     run_in_all,
     run_in_first,
@@ -281,13 +280,15 @@ def _save(output: Path, settings: Mapping[str, Any], outcomes: Sequence[Outcome]
 
 def _check_agreement(jobs: Sequence[Job]) -> None:
     """Raise in every process if they are about to predict different images."""
-    items = [f"{job.path} {job.name} {job.error}" for job in jobs]
-    found = find_disagreement(items, "listing the images")
-    if found:
-        raise WorkdirError(
-            f"the processes of this job see different images: process 0 lists {found[0]}, process "
-            f"{found[1]} {found[2]}; all must see the same folders"
-        )
+    text = "\n".join(f"{job.path} {job.name} {job.error}" for job in jobs)
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+    everyone = gather_values([digest, len(jobs)], "listing the images")
+    for number, (other, count) in enumerate(everyone):
+        if other != everyone[0][0]:
+            raise WorkdirError(
+                f"the processes of this job see different images: process 0 lists "
+                f"{everyone[0][1]}, process {number} {count}; all must see the same folders"
+            )
 
 
 def _gather(jobs: Sequence[Job], mine: Sequence[Outcome]) -> list[Outcome]:

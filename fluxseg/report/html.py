@@ -116,7 +116,8 @@ def write_figures(run: RunFiles) -> Figures:
         raise WorkdirError(f"{folder}: cannot be written: {error.strerror or error}") from error
     names = ("curves", "scores", "reliability", "examples", "tuning")
     figures: dict[str, list[Mapping[str, Any]]] = {name: [] for name in names}
-    if run.history:
+    # Of one epoch a curve is a point.
+    if len(run.history) > 1:
         figure = plot_curves(run.history, best_epoch(run))
         alt = "Loss, accuracy, macro IoU and neuron IoU over the epochs"
         figures["curves"].append(write_figure(figure, folder, "curves", alt))

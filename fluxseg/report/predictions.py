@@ -36,6 +36,9 @@ def write_predictions_page(
     Raises:
         WorkdirError: if it cannot be written.
     """
+    folders = {outcome.job.path.parent for outcome in outcomes}
+    # Of one folder the names alone tell more.
+    above = f"{folders.pop()}/" if len(folders) == 1 else ""
     rows = []
     pictured = 0
     for outcome in outcomes:
@@ -44,7 +47,13 @@ def write_predictions_page(
         if pictured < SHOWN and overlay.name in outcome.files:
             picture = _shrink(overlay, f"Outlines of the neurons found in {outcome.job.name}")
             pictured += 1
-        rows.append({"title": str(outcome.job.path), "picture": picture, "found": outcome})
+        rows.append(
+            {
+                "title": str(outcome.job.path).removeprefix(above),
+                "picture": picture,
+                "found": outcome,
+            }
+        )
     text = render_template(
         "predictions.html", rows=rows, unused=format_unused(unused), model=model, mark=MARK
     )

@@ -130,9 +130,9 @@ def find_disagreements(
     if "doubtful" in kinds:
         found += _doubtful(table, inside, rois.labels > 0, seen, max_overlap)
     if "merged" in kinds:
-        found += _merged(table, rois)
+        found += _several("merged", table.of_label, table.roi, table, rois)
     if "split" in kinds:
-        found += _split(table, rois)
+        found += _several("split", table.of_roi, table.label, table, rois)
     sure = [one for one in found if one.confidence >= min_confidence]
     return sorted(sure, key=lambda one: (-one.confidence, -one.quality, one.centre, one.kind))
 
@@ -233,30 +233,27 @@ def _doubtful(
     return found
 
 
-def _merged(table: _Table, rois: Rois) -> list[Disagreement]:
-    found = []
-    inside = table.of_label >= MIN_SHARE
-    numbers, counts = np.unique(table.roi[inside], return_counts=True)
-    for number in numbers[counts >= 2]:
-        pairs = inside & (table.roi == number)
-        sure, quality = rois.probability[number], rois.quality[number]
-        labels, mask = np.unique(table.label[pairs]), rois.labels == number + 1
-        overlap, iou = table.of_label[pairs].max(), table.iou[pairs].max()
-        found.append(_create("merged", sure, quality, [number], labels, mask, overlap, iou))
-    return found
+def _several(
+    kind: Kind, share: np.ndarray, whole: np.ndarray, table: _Table, rois: Rois
+) -> list[Disagreement]:
+    """Find the cells, or the labels, in which several of the others lie.
 
-
-def _split(table: _Table, rois: Rois) -> list[Disagreement]:
+    Args:
+        kind: "merged" or "split".
+        share: share of each pair's part that lies in the whole.
+        whole: number of the whole of each pair.
+        table: the pairs.
+        rois: predicted cells.
+    """
     found = []
-    inside = table.of_roi >= MIN_SHARE
-    numbers, counts = np.unique(table.label[inside], return_counts=True)
+    inside = share >= MIN_SHARE
+    numbers, counts = np.unique(whole[inside], return_counts=True)
     for number in numbers[counts >= 2]:
-        pairs = inside & (table.label == number)
-        parts = np.unique(table.roi[pairs])
-        sure, quality = rois.probability[parts].min(), rois.quality[parts].min()
-        mask = np.isin(rois.labels, parts + 1)
-        overlap, iou = table.of_roi[pairs].max(), table.iou[pairs].max()
-        found.append(_create("split", sure, quality, parts, [number], mask, overlap, iou))
+        pairs = inside & (whole == number)
+        labels, cells = np.unique(table.label[pairs]), np.unique(table.roi[pairs])
+        sure, quality = rois.probability[cells].min(), rois.quality[cells].min()
+        mask, iou = np.isin(rois.labels, cells + 1), table.iou[pairs].max()
+        found.append(_create(kind, sure, quality, cells, labels, mask, share[pairs].max(), iou))
     return found
 
 
