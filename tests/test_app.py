@@ -5,7 +5,9 @@ import sys
 
 import pytest
 
+from fluxseg.arguments import check_options
 from fluxseg.cli.app import VERBS, format_verbs, main, read_verb
+from fluxseg.formats.pick import Pick, parse_pick
 from fluxseg.main import parse_main
 from tests.commands import run
 
@@ -92,3 +94,28 @@ def test_too_little_memory_is_one_line():
     assert done.returncode == 2
     assert done.stderr.startswith("error: predict needs 3 GiB of address space, and the limit is 0")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        "predict",
+        "check",
+        "finetune",
+        "project",
+        "convert",
+        "review",
+        "evaluate",
+        "prepare",
+        "extract",
+    ],
+)
+def test_every_verb_that_reads_images_takes_what_is_read(verb):
+    check_options(
+        verb, read_verb(verb), ["--channel", "2", "--plane=1", "--key", "a", "--axes", "YX"]
+    )
+
+
+def test_a_run_keeps_what_is_read():
+    read = parse_main(["--workdir", "w", "--channel", "green", "--plane", "2"], "fluxseg train")
+    assert parse_pick(read.config.data.pick) == Pick("green", "2")
