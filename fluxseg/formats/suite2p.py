@@ -231,7 +231,7 @@ def write_suite2p(path: Path | str, recording: Recording) -> tuple[str, ...]:
     masks = annotated_masks(recording)
     kept = np.flatnonzero(masks.any(axis=(1, 2)))
     path = Path(path)
-    _check_foreign(path)
+    check_foreign(path)
     remarks = [
         "no traces without the movie: F.npy, Fneu.npy and spks.npy hold zeros",
         "no weights: those of all pixels of a ROI are equal; Vcorr, skew, std and snr are 0",
@@ -275,7 +275,7 @@ def write_suite2p_traces(
     """
     path = Path(path)
     masks = annotated_masks(recording)
-    _check_foreign(path)
+    check_foreign(path)
     stat = _create_entries(recording, np.arange(len(masks)), weights)
     for name, values in measures.items():
         for entry, value in zip(stat, values.tolist(), strict=True):
@@ -302,8 +302,8 @@ def _write_files(path: Path, files: Mapping[str, Any]) -> None:
             )
 
 
-def _check_foreign(path: Path) -> None:
-    """Raise rather than replace the traces of a movie by zeros."""
+def check_foreign(path: Path) -> None:
+    """Raise `WorkdirError` if a folder holds results of Suite2p itself, or what is unreadable."""
     if not any((path / f"{name}.npy").exists() for name in ("F", "spks", "stat", "ops")):
         return
     try:

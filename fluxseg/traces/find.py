@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from fluxseg.data.recording import Recording
 from fluxseg.errors import RecordingError
 from fluxseg.formats.convert import NEED_IMAGE, detect_format, read_any
 from fluxseg.formats.labels import masks_from_labels
+from fluxseg.formats.metadata import roi_quality
 from fluxseg.formats.npy import naming_file
 from fluxseg.formats.pick import NO_PICK, Pick
 from fluxseg.formats.pixels import read_pixels, write_image_tiff
@@ -85,39 +87,37 @@ def read_rois(path: Path, shape: tuple[int, int], plane: str, folder: Path) -> F
     Raises:
         RecordingError: naming the file, if it holds no ROIs or those of another field.
     """
-    kind = detect_format(path)
-    weights = None
     with naming_file(path):
-        if kind == "image":
-            masks, names = masks_from_labels(read_pixels(path, labels=True)[0])
-            quality: object = None
-            remarks: tuple[str, ...] = ()
-        else:
-            if kind == "suite2p":
-                recording, weights = read_suite2p_weights(path, plane=plane)
-            elif kind in NEED_IMAGE and not (kind == "neurofinder" and path.is_dir()):
-                field = folder / "field.tif"
-                write_image_tiff(field, np.zeros(shape, np.uint8))
-                recording = read_any(path, field)
-            else:
-                recording = read_any(path, pick=Pick(plane=plane) if kind == "nwb" else NO_PICK)
-            if recording.masks is None:
-                raise RecordingError("", "holds no ROIs")
-            masks, names = recording.masks, recording.roi_ids
-            quality = recording.metadata.get("roi_quality")
-            remarks = ()
-        footprints = create_footprints(masks, shape)
-    confidence = np.ones(len(masks))
-    if isinstance(quality, list | tuple) and len(quality) == len(masks):
-        known = [v if isinstance(v, int | float) else 1.0 for v in quality]
-        confidence = np.clip(np.nan_to_num(np.array(known, np.float64), nan=1.0), 0, 1)
+        recording, weights = _read(path, shape, plane, folder)
+        if recording.masks is None:
+            raise RecordingError("", "holds no ROIs")
+        footprints = create_footprints(recording, shape)
+    quality = roi_quality(recording)
+    confidence = np.ones(len(footprints)) if quality is None else np.array(quality, np.float64)
     kept = np.flatnonzero([len(pixels) > 0 for pixels in footprints.pixels])
-    if len(kept) < len(masks):
-        remarks = (*remarks, f"{len(masks) - len(kept)} ROIs lie outside of the field: left out")
-    parts = footprints.weights if weights is None else tuple(weights)
+    lost = len(footprints) - len(kept)
+    parts = footprints.weights if weights is None else weights
+    pixels, chosen = (tuple(each[k] for k in kept) for each in (footprints.pixels, parts))
     return Found(
-        Footprints(
-            tuple(footprints.pixels[k] for k in kept), tuple(parts[k] for k in kept), shape
-        ),
-        tuple(names[k] for k in kept), confidence[kept], remarks,
-    )  # fmt: skip
+        Footprints(pixels, chosen, shape),
+        tuple(recording.roi_ids[k] for k in kept),
+        confidence[kept],
+        (f"{lost} ROIs lie outside of the field: left out",) if lost else (),
+    )
+
+
+def _read(
+    path: Path, shape: tuple[int, int], plane: str, folder: Path
+) -> tuple[Recording, list[np.ndarray] | None]:
+    """Return the ROIs, and what their pixels weigh, if a file tells."""
+    kind = detect_format(path)
+    if kind == "image":
+        labels = read_pixels(path, labels=True)[0]
+        return Recording(path.stem, labels, *masks_from_labels(labels)), None
+    if kind == "suite2p":
+        return read_suite2p_weights(path, plane=plane)
+    if kind in NEED_IMAGE and not path.is_dir():
+        field = folder / "field.tif"
+        write_image_tiff(field, np.zeros(shape, np.uint8))
+        return read_any(path, field), None
+    return read_any(path, pick=Pick(plane=plane) if kind == "nwb" else NO_PICK), None

@@ -15,7 +15,7 @@ from fluxseg.formats.pick import NO_PICK, Pick
 from fluxseg.io.files import TEMPORARY, read_json, write_json
 from fluxseg.traces.extract import RATE_HZ, Traces, create_matrix, create_traces
 from fluxseg.traces.find import Found, read_rois
-from fluxseg.traces.outputs import TracesFormat, write_traces
+from fluxseg.traces.outputs import TracesFormat, check_formats, write_traces
 from fluxseg.traces.passes import Progressed, Projections, project_movie, sum_movie
 
 RECORD = "extract.json"
@@ -67,6 +67,7 @@ def extract_movie(
     earlier = None if overwrite else _read_earlier(folder, settings)
     if earlier is not None:
         return [f"{earlier['line']} (done before)", *_indent(earlier["remarks"])]
+    check_formats(folder, formats)
     work = folder / _WORK
     # Before the first pass, as it takes long: a file that cannot be used is told at once.
     given = read_rois(find, facts.shape, pick.plane, work) if isinstance(find, Path) else None

@@ -1,5 +1,6 @@
 """What is written for a movie: Suite2p's folder, traces, a table, and files for other tools."""
 
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -13,7 +14,7 @@ from fluxseg.formats.convert import write_recording
 from fluxseg.formats.finite import finite_image
 from fluxseg.formats.formats import ENDINGS
 from fluxseg.formats.nwb_write import write_nwb
-from fluxseg.formats.suite2p import write_suite2p_traces
+from fluxseg.formats.suite2p import check_foreign, write_suite2p_traces
 from fluxseg.io.files import atomic_path
 from fluxseg.io.tables import write_csv
 from fluxseg.traces.extract import Traces
@@ -32,6 +33,21 @@ _COLUMNS = (
     "neuron", "x_px", "y_px", "area_px", "diameter_px", "confidence", "mean_f", "mean_neuropil",
     "skew", "snr", "noise",
 )  # fmt: skip
+
+
+def check_formats(folder: Path, formats: Sequence[TracesFormat]) -> None:
+    """Raise at once what `write_traces` would raise after hours.
+
+    Raises:
+        ConfigError: if a format needs a package that is not there, or does not exist.
+        WorkdirError: if the folder holds results of Suite2p itself.
+    """
+    if unknown := sorted(set(formats) - set(get_args(TracesFormat))):
+        raise ConfigError(f"there is no format {unknown[0]!r}")
+    if "suite2p" in formats:
+        check_foreign(folder / SUITE2P)
+    if "nwb" in formats and importlib.util.find_spec("pynwb") is None:
+        raise ConfigError("--format nwb needs the package pynwb: pip install pynwb")
 
 
 def write_traces(
@@ -56,11 +72,8 @@ def write_traces(
         Their names, relative to the folder.
 
     Raises:
-        ConfigError: if a format needs a package that is not there, or does not exist.
         WorkdirError: if a file cannot be written.
     """
-    if unknown := sorted(set(formats) - set(get_args(TracesFormat))):
-        raise ConfigError(f"there is no format {unknown[0]!r}")
     metadata: dict[str, Any] = {"roi_quality": np.round(found.confidence, 4).tolist()}
     if images.facts.um_per_px is not None:
         metadata["um_per_px"] = images.facts.um_per_px
