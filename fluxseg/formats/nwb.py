@@ -122,8 +122,6 @@ def _read(
         raise RecordingError("image", "is missing")
     transposed, drawn = _orient(image.shape, masks, order, image_order, remarks)
     image = image.T if transposed else image
-    if drawn is not None and order is None and image_order is None:
-        _compare_swapped(image, drawn, remarks)
     values, plane_remarks = _describe(file, found, suite2p)
     _add_quality(values, found, drawn)
     if drawn is None and values.get("annotated") is True:
@@ -228,21 +226,6 @@ def _orient(
     if order == "xy":
         drawn = np.ascontiguousarray(drawn.transpose(0, 2, 1))
     return (order == "xy") == wanted, drawn
-
-
-def _compare_swapped(image: np.ndarray, masks: np.ndarray, remarks: list[str]) -> None:
-    """Remark if the ROIs lie on brighter pixels with their axes swapped; both would be possible."""
-    if image.shape[0] != image.shape[1] or not masks.any():
-        return
-    values = np.where(np.isfinite(image), image, -np.inf).astype(np.float64)
-    rank = np.empty(values.size)
-    rank[np.argsort(values, axis=None, kind="stable")] = np.linspace(0, 1, values.size)
-    union, ranks = masks.any(0), rank.reshape(values.shape)
-    if ranks[union.T].mean() > ranks[union].mean() + 0.1:
-        remarks.append(
-            "the ROIs would fit the image better with their axes swapped: compare order and "
-            "image_order"
-        )
 
 
 def _describe(

@@ -1,6 +1,6 @@
 """What `fluxseg predict` has written, told by what is in it: it is never taken for an input.
 
-Every output holds `MARK`, most near their begin or end. Labels, NWB files, and the folders of
+Every output holds `MARK`, most near their begin or end. Labels, NWB and COCO files, and folders of
 Suite2p and Neurofinder also hold a checksum of the labels: once somebody has corrected them they
 are labels like any others.
 """
@@ -46,6 +46,8 @@ def is_prediction(path: Path) -> bool:
     if MARK.encode() not in start:
         return start.replace(b'"', b"").startswith(",".join(TABLE_COLUMNS[:6]).encode())
     found = _SUM.search(start)
+    if found and path.suffix.lower() == ".json":
+        return _is_own_recording(path)
     return found is None or _checksum_of(path) == found[1].decode()
 
 
@@ -58,8 +60,9 @@ def sign_masks(labels: np.ndarray) -> str:
 
 
 def _is_own_recording(path: Path) -> bool:
-    """Tell of an NWB file, or a folder of Suite2p or Neurofinder."""
+    """Tell of a file of NWB or COCO, or a folder of Suite2p or Neurofinder."""
     # Slow to import, and needed for few files.
+    from fluxseg.formats.coco import read_coco
     from fluxseg.formats.hdf5 import open_hdf5, read_plain
     from fluxseg.formats.neurofinder import read_neurofinder
     from fluxseg.formats.nwb import read_nwb
@@ -72,6 +75,8 @@ def _is_own_recording(path: Path) -> bool:
             for name, read in readers.items():
                 if (path / name).is_file() and MARK.encode() in (path / name).read_bytes():
                     recording = read(path)
+        elif path.suffix.lower() == ".json":
+            recording = read_coco(path)
         else:
             with open_hdf5(path) as file:
                 marked = MARK in str(read_plain(file, "general/notes"))

@@ -43,7 +43,7 @@ FILES = {
     "npz": "_prediction.npz",
 }
 """What the name of an image is followed by in the names of the own formats."""
-SIGNED = ("suite2p", "nwb", "neurofinder")
+SIGNED = ("suite2p", "nwb", "neurofinder", "coco")
 """Formats that keep all metadata, by which it is told whether somebody has corrected the masks."""
 
 WITH_IMAGE = ("cellpose", "coco")

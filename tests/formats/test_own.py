@@ -11,7 +11,9 @@ from fluxseg.formats.own import OWN, is_prediction
 from fluxseg.formats.sources import FolderSource, survey
 from fluxseg.inference.outputs import Prediction, write_prediction
 
-FILES = {"suite2p": "a_suite2p", "nwb": "a.nwb", "neurofinder": "a_neurofinder"}
+FILES = {
+    "suite2p": "a_suite2p", "nwb": "a.nwb", "neurofinder": "a_neurofinder", "coco": "a.json"
+}  # fmt: skip
 
 
 def predict(folder, kind, blobs=3):
@@ -31,7 +33,9 @@ def test_own_output_is_known_until_it_is_corrected(tmp_path, kind, blobs):
     path = tmp_path / FILES[kind]
     predict(tmp_path, kind, blobs)
     assert is_prediction(path)
-    assert survey(tmp_path).recordings == ()
+    # Beside a COCO file is its image.
+    images = (tmp_path / "a.tif",) if kind == "coco" else ()
+    assert survey(tmp_path).recordings == images
     assert survey(tmp_path).unused == {path: OWN}
     # What is not corrected is written again.
     assert predict(tmp_path, kind, blobs)[2] == (() if blobs else ("no neuron was found",))
@@ -47,18 +51,23 @@ def test_own_output_is_known_until_it_is_corrected(tmp_path, kind, blobs):
             row = pixels[0]
             row["x"] += 1
             pixels[0] = row
+    elif kind == "coco":
+        values = json.loads(path.read_text())
+        path.write_text(json.dumps({**values, "annotations": values["annotations"][1:]}))
     else:
         regions = json.loads((path / "regions" / "regions.json").read_text())
         (path / "regions" / "regions.json").write_text(json.dumps(regions[1:]))
     assert not is_prediction(path)
-    assert FolderSource(str(tmp_path)).keys() == [path.name]
+    key = "a.tif" if kind == "coco" else path.name
+    assert FolderSource(str(tmp_path)).keys() == [key]
+    assert len(FolderSource(str(tmp_path)).read(key).masks) in (2, 3)
     assert "kept as it is" in predict(tmp_path, kind, blobs)[2][0]
 
 
 @pytest.mark.parametrize("kind", ["suite2p", "nwb", "coco"])
 def test_confidence_goes_out_and_comes_back(tmp_path, kind):
     predict(tmp_path, kind)
-    path = tmp_path / {**FILES, "coco": "a.json"}[kind]
+    path = tmp_path / FILES[kind]
     quality = read_any(path).metadata["roi_quality"]
     assert len(quality) == 3
     assert all(0 < value <= 1 for value in quality)
