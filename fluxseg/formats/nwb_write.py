@@ -76,10 +76,10 @@ def _create_file(recording: Recording, kind: str, remarks: list[str]) -> Any:
     notes["annotated"] = recording.masks is not None
     digest = hashlib.sha256(json.dumps(notes).encode() + recording.image.tobytes()).hexdigest()
     file = NWBFile(
-        session_description=str(metadata.get("session_type") or "Two-photon calcium imaging"),
+        session_description=_text(metadata.get("session_type") or "Two-photon calcium imaging"),
         identifier=f"fluxseg-{digest[:32]}",
         session_start_time=_start_time(metadata, remarks),
-        session_id=recording.id.replace("/", "-"),
+        session_id=_text(recording.id).replace("/", "-"),
         notes=json.dumps({NOTES: notes}),
         keywords=["two-photon", "calcium imaging", "segmentation"],
         subject=_create_subject(recording, metadata, remarks),
@@ -105,6 +105,11 @@ def _create_file(recording: Recording, kind: str, remarks: list[str]) -> Any:
                 CONFIDENCE, "How sure it is that the ROI is a cell, 0 to 1", data=quality
             )
     return file
+
+
+def _text(value: Any) -> str:
+    """Return text without NUL, which HDF5 cannot hold; the notes keep it, escaped."""
+    return str(value).replace("\0", "\ufffd")
 
 
 def _start_time(metadata: dict[str, Any], remarks: list[str]) -> datetime.datetime:
@@ -142,7 +147,7 @@ def _create_subject(recording: Recording, metadata: dict[str, Any], remarks: lis
         # An open range is how NWB files say that an age is not known; they must say something.
         facts["age"] = "P0D/"
         remarks.append("the age of the subject is not known: at least 0 days")
-    return Subject(**{key: str(value) for key, value in facts.items() if value})
+    return Subject(**{key: _text(value) for key, value in facts.items() if value})
 
 
 def _create_imaging_plane(file: Any, metadata: dict[str, Any], remarks: list[str]) -> Any:
@@ -165,11 +170,11 @@ def _create_imaging_plane(file: Any, metadata: dict[str, Any], remarks: list[str
         optical_channel=channel,
         device=file.create_device(
             name="Microscope",
-            description=str(metadata.get("device") or "Two-photon microscope"),
+            description=_text(metadata.get("device") or "Two-photon microscope"),
         ),
         excitation_lambda=float(excitation) if number and excitation else np.nan,
-        indicator=str(metadata.get("indicator") or "unknown"),
-        location=str(metadata.get("targeted_structure") or "unknown"),
+        indicator=_text(metadata.get("indicator") or "unknown"),
+        location=_text(metadata.get("targeted_structure") or "unknown"),
         **spacing,
     )
 
@@ -197,7 +202,9 @@ def _add_rois(
             roi["pixel_mask"] = np.stack([x, y, np.ones(len(x))], axis=1)
         table.add_roi(**roi)
     if not numbered:
-        table.add_column("roi_name", "Name of the ROI", data=list(recording.roi_ids))
+        table.add_column(
+            "roi_name", "Name of the ROI", data=[_text(name) for name in recording.roi_ids]
+        )
     return table
 
 

@@ -1,5 +1,6 @@
 """NWB files: written as the schema asks, read however others write them."""
 
+import dataclasses
 import datetime
 import sys
 import warnings
@@ -98,6 +99,13 @@ def test_what_is_written_is_read(recording, tmp_path_factory):
         np.testing.assert_array_equal(found.image, recording.image)
     else:
         assert_same(found, recording)
+
+
+def test_texts_that_hdf5_cannot_hold_come_back(tmp_path):
+    recording = dataclasses.replace(NAMED, id="a\0b", group="g\0h")
+    write_nwb(tmp_path / "a.nwb", recording)
+    found = read_nwb(tmp_path / "a.nwb")
+    assert (found.id, found.group) == ("a\0b", "g\0h")
 
 
 @pytest.mark.parametrize("kind", ["pixel", "image"])
