@@ -66,7 +66,7 @@ def extract_movie(
     }  # fmt: skip
     earlier = None if overwrite else _read_earlier(folder, settings)
     if earlier is not None:
-        return [f"{earlier['line']} (done before)", *_indent(earlier["remarks"])]
+        return earlier
     check_formats(folder, formats)
     work = folder / _WORK
     # Before the first pass, as it takes long: a file that cannot be used is told at once.
@@ -74,12 +74,10 @@ def extract_movie(
     images = project_movie(movie.paths, pick, work, progress[0])
     found = given or find(images.largest)  # type: ignore[operator]
     if not len(found.footprints):
-        raise RecordingError(
-            str(find if given else movie.paths[0]),
-            "holds no ROI"
-            if given
-            else "no neuron is found: lower --min-confidence, or give --rois",
-        )
+        if given:
+            raise RecordingError(str(find), "holds no ROI")
+        why = "no neuron is found: lower --min-confidence, or give --rois"
+        raise RecordingError(str(movie.paths[0]), why)
     matrix = create_matrix(found.footprints)
     sums = sum_movie(movie.paths, pick, facts, matrix, work, progress[1])
     remarks = [*images.remarks, *found.remarks]
@@ -88,6 +86,8 @@ def extract_movie(
     used = rate or facts.rate or RATE_HZ
     traces = create_traces(sums, found.footprints, matrix, used, tau)
     remarks += traces.remarks
+    # From here on the folder is not what the record of an earlier call says.
+    (folder / RECORD).unlink(missing_ok=True)
     files = write_traces(folder, movie.name, images, found, traces, formats)
     page = write_page(folder, movie.name, images, found, traces, remarks)
     size = f"{facts.frames} frames of {facts.shape[0]} x {facts.shape[1]} px"
@@ -115,14 +115,13 @@ def _stamp(path: Path) -> str:
     return f"{path} {status.st_size} {status.st_mtime_ns}".encode("utf-8", "replace").decode()
 
 
-def _read_earlier(folder: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the record of a call with the same settings whose files are all there."""
+def _read_earlier(folder: Path, settings: dict[str, Any]) -> list[str] | None:
+    """Return the lines of a call with the same settings whose files are all there."""
     try:
         record = read_json(folder / RECORD)
         same = all(record[name] == value for name, value in settings.items())
-        there = all((folder / file).exists() for file in record["files"])
-        return (
-            record if same and there and record["line"] and record["remarks"] is not None else None
-        )
+        if same and all((folder / file).exists() for file in record["files"]):
+            return [f"{record['line']} (done before)", *_indent(record["remarks"])]
     except (FluxsegError, KeyError, TypeError):
-        return None
+        pass
+    return None
