@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -44,11 +45,11 @@ def tiny() -> Config:
     return TINY
 
 
-def with_train(config: Config, **changes) -> Config:
+def with_train(config: Config, **changes: Any) -> Config:
     return dataclasses.replace(config, train=dataclasses.replace(config.train, **changes))
 
 
-def with_data(config: Config, **changes) -> Config:
+def with_data(config: Config, **changes: Any) -> Config:
     return dataclasses.replace(config, data=dataclasses.replace(config.data, **changes))
 
 
@@ -70,7 +71,14 @@ def as_arguments(config: Config) -> list[str]:
     return arguments
 
 
-def train_network(config, workdir, callbacks=None, init=None, *, profile=False):
+def train_network(
+    config: Config,
+    workdir: str | Path,
+    callbacks: Any = None,
+    init: Any = None,
+    *,
+    profile: bool = False,
+) -> Any:
     """Do the training of `fluxseg.train_and_evaluate` alone: no neurons, model file or report."""
     # Imported only now: most tests need no training.
     from fluxseg.training.dataset import prepare_dataset
