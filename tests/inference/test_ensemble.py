@@ -1,6 +1,5 @@
 import json
 
-import jax
 import numpy as np
 import pytest
 import tifffile
@@ -12,16 +11,14 @@ from fluxseg.inference.inputs import plan_jobs
 from fluxseg.inference.model_file import write_model
 from fluxseg.inference.predict import Predictor
 from fluxseg.inference.predict_files import predict_files
-from fluxseg.model.unet import create_unet
+from tests.inference.models import random_params
 
 IMAGE = np.random.default_rng(0).integers(0, 4000, (40, 50)).astype(np.uint16)
 
 
 def make_model(seed, features=(4, 8), **fields):
     config = ModelConfig(features=features, convs=1, stem=1, norm="none")
-    start = np.zeros((1, 16, 16, 1), np.float32)
-    params = create_unet(config).init(jax.random.key(seed), start, train=False)["params"]
-    return Predictor(config, params, **fields)
+    return Predictor(config, random_params(config, seed), **fields)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@ import dataclasses
 import hashlib
 import json
 
-import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load, save
@@ -11,15 +10,14 @@ from fluxseg.config import ModelConfig
 from fluxseg.errors import FluxsegError
 from fluxseg.inference.model_file import CHECKSUM, ENTRY, FORMAT_VERSION, read_model, write_model
 from fluxseg.inference.predict import Predictor
-from fluxseg.model.unet import create_unet
+from tests.inference.models import random_params
 
 CONFIG = ModelConfig(features=(4, 8), convs=1, stem=1)
 
 
 @pytest.fixture(scope="module")
 def content(tmp_path_factory):
-    image = np.zeros((1, 16, 16, 1), np.float32)
-    params = create_unet(CONFIG).init(jax.random.key(1), image, train=False)["params"]
+    params = random_params(CONFIG, seed=1)
     path = tmp_path_factory.mktemp("model") / "m.safetensors"
     write_model(path, Predictor(CONFIG, params, info={"seed": 1}))
     return path.read_bytes()

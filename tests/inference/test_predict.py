@@ -20,8 +20,8 @@ from fluxseg.inference.predict import Predictor
 from fluxseg.inference.probability import neuron_probability, predict_probability
 from fluxseg.inference.run_model import load_model, operating_point_of_run, write_run_model
 from fluxseg.inference.tiling import blend_tiles, blend_weights, cut_tiles, pad_image, plan_tiles
-from fluxseg.model.unet import create_unet
 from tests.conftest import TINY, train_network, with_train
+from tests.inference.models import random_params
 
 CONFIG = ModelConfig(features=(4, 8), convs=1, stem=1, norm="none")
 RNG = np.random.default_rng(0)
@@ -29,8 +29,7 @@ RNG = np.random.default_rng(0)
 
 @pytest.fixture(scope="module")
 def predictor():
-    image = np.zeros((1, 32, 32, 1), np.float32)
-    params = create_unet(CONFIG).init(jax.random.key(1), image, train=False)["params"]
+    params = random_params(CONFIG, seed=1)
     return Predictor(CONFIG, params, threshold=0.4, um_per_px=0.8, info={"seed": 1})
 
 

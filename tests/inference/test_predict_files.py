@@ -1,7 +1,6 @@
 import csv
 import json
 
-import jax
 import numpy as np
 import pytest
 import tifffile
@@ -18,7 +17,7 @@ from fluxseg.inference.objects.rois import find_rois
 from fluxseg.inference.predict import Predictor
 from fluxseg.inference.predict_files import predict_files
 from fluxseg.inference.shown import find_doubts
-from fluxseg.model.unet import create_unet
+from tests.inference.models import random_params
 
 CONFIG = ModelConfig(features=(4, 8), convs=1, stem=1, norm="none")
 IMAGE = np.random.default_rng(0).integers(0, 4000, (40, 50)).astype(np.uint16)
@@ -26,9 +25,7 @@ IMAGE = np.random.default_rng(0).integers(0, 4000, (40, 50)).astype(np.uint16)
 
 @pytest.fixture(scope="module")
 def model():
-    image = np.zeros((1, 16, 16, 1), np.float32)
-    params = create_unet(CONFIG).init(jax.random.key(1), image, train=False)["params"]
-    return Predictor(CONFIG, params, threshold=0.5)
+    return Predictor(CONFIG, random_params(CONFIG, seed=1), threshold=0.5)
 
 
 @pytest.fixture

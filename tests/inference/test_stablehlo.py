@@ -15,7 +15,7 @@ from fluxseg.inference.predict import Predictor
 from fluxseg.inference.stablehlo import describe_program, export_program, write_stablehlo
 from fluxseg.model.unet import create_unet
 from tests.commands import run
-from tests.inference.models import tiny_model
+from tests.inference.models import random_params, tiny_model
 
 ALONE = """
 import json, sys
@@ -78,13 +78,13 @@ def test_the_program_runs_with_jax_alone_and_predicts_the_same(tmp_path):
 def test_every_architecture_can_be_exported(config):
     image = np.random.default_rng(1).random((2, 64, 128)).astype(np.float32)
     unet = create_unet(config)
-    params = unet.init(jax.random.key(0), image[:1, :64, :64, None])["params"]
+    params = random_params(config, side=64)
     model = Predictor(config, params)
     multiple = describe_program(model)["side_multiple"]
     assert 64 % multiple == 0
     program = jax.export.deserialize(bytearray(export_program(model)))
     assert program.platforms == ("cpu", "cuda", "tpu")
-    expected = jax.nn.softmax(unet.apply({"params": params}, image[..., None]), -1)[..., 1]
+    expected = jax.nn.softmax(jax.jit(unet.apply)({"params": params}, image[..., None]), -1)[..., 1]
     np.testing.assert_allclose(program.call(image), expected, atol=1e-5)
     with pytest.raises(ValueError, match=r"divi|multiple|height"):
         program.call(image[:, :33])

@@ -2,15 +2,14 @@
 
 import itertools
 
-import jax
 import numpy as np
 import pytest
 
 from fluxseg.config import ModelConfig, SimulatorConfig
 from fluxseg.inference.predict import Predictor
 from fluxseg.inference.tiling import plan_tiles
-from fluxseg.model.unet import create_unet
 from fluxseg.simulation.sessions import SimulatedSource
+from tests.inference.models import random_params
 
 SIZE, TILE, OVERLAP = 384, 224, 64
 
@@ -18,9 +17,7 @@ SIZE, TILE, OVERLAP = 384, 224, 64
 @pytest.fixture(scope="module")
 def predictions():
     config = ModelConfig(dtype="float32")
-    image = np.zeros((1, 32, 32, 1), np.float32)
-    params = create_unet(config).init(jax.random.key(0), image, train=False)["params"]
-    predictor = Predictor(config, params)
+    predictor = Predictor(config, random_params(config))
     source = SimulatedSource(SimulatorConfig(containers=1, sessions=1, size=SIZE))
     field = source.read(source.keys()[0]).image
     blended = predictor.predict(field, tile=TILE, overlap=OVERLAP)

@@ -39,9 +39,9 @@ def test_a_network_begins_with_it(shape):
     image = np.random.default_rng(2).random((1, *shape, 1)).astype(np.float32)
     plain = create_unet(ModelConfig(features=(4, 8), convs=1))
     local = create_unet(ModelConfig(features=(4, 8), convs=1, local_px=9.0))
-    params = plain.init(jax.random.key(0), image)["params"]
-    found = local.apply({"params": params}, image)
-    expected = plain.apply({"params": params}, normalise_locally(image, 9.0))
+    params = jax.jit(plain.init)(jax.random.key(0), image)["params"]
+    found = jax.jit(local.apply)({"params": params}, image)
+    expected = jax.jit(plain.apply)({"params": params}, normalise_locally(image, 9.0))
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert np.isfinite(found).all()
 
