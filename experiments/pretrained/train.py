@@ -7,20 +7,12 @@ What: the preset network, a little wider at its coarse levels, begins with a loc
     on either side of the border are background and weigh more, so that cells come apart. No real
     image is learnt from; which of these choices to take, and the threshold and least confidence,
     was decided on real fields (`experiments.pretrained.real_fields`).
-Result: `docs/results-real.md` and the model card, `fluxseg/pretrained/card.md`.
-    The network in the package came of four runs in a row, each from the averaged weights of the
-    one before (`--start`); the last is this command, the others' settings were:
-    1. `git show 02df772:fluxseg/pretrained/model.safetensors`, the first that shipped: 5,600 steps
-       of its own script at that commit.
-    2. 2,600 steps, seed 1, 1,488 crops, no local normalisation, outlines 3 % wider in radius,
-       ranges without FAINT and with fewer processes in DENSE and RINGS (its first 400 steps had
-       rate 5e-4, 368 crops and a blur of at most 1.2 px).
-    3. 750 of 1,500 steps at rate 7e-4, seed 2, crops as now, no local normalisation.
-    4. The command below, which starts from them.
-    Steps 2 and 3 can be made again from these settings alone, not to the last bit.
-Hardware: 2 CPU cores shared with others; 1.1 s a step, 25 minutes.
+Result: `docs/results-real.md` and the model card, `fluxseg/pretrained/card.md`. FIRST is the first
+    network that shipped, made by its own script at that commit:
+    `git show 02df772:fluxseg/pretrained/model.safetensors > FIRST`.
+Hardware: one CPU core (AMD EPYC), 0.71 s a step, 71 minutes.
 Command: python -m experiments.pretrained.train --workdir runs/pretrained --pool runs/crops
-    --crops 1200 --seed 2 --steps 1250 --rate 8e-4 [--start FILE]
+    --crops 3200 --seed 3 --steps 6000 --rate 1e-3 --start FIRST
 """
 
 import argparse

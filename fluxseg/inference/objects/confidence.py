@@ -3,8 +3,8 @@
 import numpy as np
 
 FEATURES = ("probability", "edge", "smaller", "roundness")
-WEIGHTS = (2.74, 3.11, -3.63, 1.55)
-BIAS = -2.94
+WEIGHTS = (2.44, 2.87, -3.8, 1.74)
+BIAS = -2.63
 """A logistic, fitted by `experiments/pretrained/confidence.py`."""
 FEW = 5
 """With fewer cells than this a field has no typical size."""
