@@ -151,17 +151,18 @@ def create_train_state(
     draw = jax.jit(
         lambda k, x: model.init(k, x, train=False)["params"], compiler_options=_quick_to_compile()
     )
-    params = draw(init_key, image)
-    if init is not None:
-        check_initial(params, init)
+    if init is None:
+        params = draw(init_key, image)
+    else:
+        check_initial(jax.eval_shape(draw, init_key, image), init)
         # Copied, as steps consume their state.
-        params = jax.tree.map(lambda leaf: jnp.array(leaf, jnp.float32, copy=True), init)
+        params = _copy(jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), init))
     tx = create_optimizer(config.train, total_steps)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         opt_state=jax.jit(tx.init)(params),
-        ema_params=jax.tree.map(jnp.copy, params) if config.train.ema_decay else None,
+        ema_params=_copy(params) if config.train.ema_decay else None,
         class_weights=jnp.asarray(class_weights, jnp.float32),
         key=step_key,
         ema_decay=config.train.ema_decay,
@@ -169,6 +170,12 @@ def create_train_state(
         loss_fn=_loss_of(config.loss),
         tx=tx,
     )
+
+
+@jax.jit
+def _copy(tree: Any) -> Any:
+    # One program: copied one by one, each shape of an array would need its own.
+    return jax.tree.map(jnp.copy, tree)
 
 
 def count_parameters(state: TrainState) -> int:
