@@ -14,6 +14,7 @@ import fluxseg.pretrained
 from experiments.pretrained.crops import Crops, find_borders, training_ranges
 from experiments.pretrained.scores import count_found, score_settings, simulate_held_out
 from fluxseg.data.resample import resample_image, zoomed_shape
+from fluxseg.inference.model_file import read_model
 from fluxseg.inference.objects.counts import ObjectCounts
 from fluxseg.inference.run_model import MODEL_NAME
 from tests.commands import run
@@ -47,6 +48,8 @@ def test_it_is_in_the_package_that_is_installed():
 
 
 def test_it_knows_what_it_is(model):
+    # `load_model` takes for granted that its parameters fit its architecture.
+    assert read_model(FOLDER / MODEL_NAME).config == model.config
     assert fluxseg.load_model("pretrained").info == model.info
     assert model.licence == "Apache-2.0"
     assert model.diameter_px == 14
