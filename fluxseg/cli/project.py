@@ -74,7 +74,7 @@ def _project_one(
     progress: Callable[[int, int], None],
 ) -> list[str]:
     """Write the projections of a movie; return the lines that tell of it."""
-    from fluxseg.formats.movies import iterate_frames, read_movie_facts
+    from fluxseg.formats.movies import iterate_frames, read_ahead, read_movie_facts
     from fluxseg.formats.npy import naming_file
     from fluxseg.formats.pixels import write_image_tiff
     from fluxseg.formats.projections import CorrelationImage, MaxProjection, MeanProjection
@@ -85,7 +85,7 @@ def _project_one(
     }  # fmt: skip
     images = {kind: starts[kind] for kind in kinds}
     done = 0
-    for frames in iterate_frames(movie.paths, 0, pick):
+    for frames in read_ahead(iterate_frames(movie.paths, 0, pick)):
         with naming_file(movie.paths[0]):
             for kind in images:
                 images[kind] = images[kind].add(frames)

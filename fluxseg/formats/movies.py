@@ -6,7 +6,8 @@ TIFF and HDF5 files, arrays in `.npy` files, and the `data.bin` of Suite2p.
 import dataclasses
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,16 @@ def iterate_frames(
                 del block[:length]
     if block:
         yield np.stack(block)
+
+
+def read_ahead(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Yield blocks; while one is worked on, a thread reads and decodes the next."""
+    coming = iter(blocks)
+    with ThreadPoolExecutor(1) as pool:
+        block = pool.submit(next, coming, None)
+        while (found := block.result()) is not None:
+            block = pool.submit(next, coming, None)
+            yield found
 
 
 def _parts(path: Path | str | Sequence[Path]) -> list[Path]:

@@ -142,9 +142,15 @@ class CorrelationImage:
         frames = _check(frames, self._mean)
         if not len(frames):
             return self
-        values = _masked(frames.astype(np.float64))
-        mean = values.mean(0)
-        values -= mean
+        if frames.dtype.kind in "iu" and frames.dtype.itemsize <= 2:
+            # Differences of small integers lose nothing that matters, in half of the time.
+            mean = frames.mean(0)
+            values = np.empty(frames.shape, np.float32)
+            np.subtract(frames, mean, out=values, casting="same_kind")
+        else:
+            values = _masked(frames.astype(np.float64))
+            mean = values.mean(0)
+            values -= mean
         moments = _moments(values)
         count = self._count + len(frames)
         if self._mean is not None:

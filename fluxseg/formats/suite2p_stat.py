@@ -89,6 +89,32 @@ def crop_soma(distances: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return soma if soma.any() else everything
 
 
+def measure_soma(
+    rows: np.ndarray, columns: np.ndarray, weights: np.ndarray
+) -> tuple[list[int], np.ndarray, float, float]:
+    """Measure the soma of a ROI.
+
+    Args:
+        rows: `[K]` of its pixels.
+        columns: `[K]`.
+        weights: `[K]` float32.
+
+    Returns:
+        [y, x] of the pixel that is closest to the median, `[K]` bool for the pixels of the soma,
+        and the radii of its longer and shorter axis, two standard deviations of the weights, px.
+    """
+    closest = np.argmin(_squared_distances(rows, columns))
+    center = [int(rows[closest]), int(columns[closest])]
+    soma = crop_soma(np.hypot(rows - center[0], columns - center[1]), weights)
+    share = weights[soma].astype(np.float64) / weights[soma].sum(dtype=np.float64)
+    y, x = rows[soma] - share @ rows[soma], columns[soma] - share @ columns[soma]
+    # The eigenvalues of the matrix of covariances.
+    middle = share @ (y**2 + x**2) / 2
+    spread = np.hypot(share @ (y**2 - x**2) / 2, share @ (y * x))
+    longer, shorter = np.maximum([middle + spread, middle - spread], 0)
+    return center, soma, float(2 * np.sqrt(longer)), float(2 * np.sqrt(shorter))
+
+
 def _describe(
     mask: np.ndarray,
     given: np.ndarray | None,
@@ -99,15 +125,12 @@ def _describe(
     rows, columns = np.nonzero(mask)
     count = len(rows)
     weights = np.full(count, 1 / count, np.float32) if given is None else given.astype(np.float32)
-    closest = np.argmin(_squared_distances(rows, columns))
-    center = [int(rows[closest]), int(columns[closest])]
-    soma = crop_soma(np.hypot(rows - center[0], columns - center[1]), weights)
+    center, soma, major, minor = measure_soma(rows, columns, weights)
     y, x = rows[soma], columns[soma]
     # The mean distance from the median, against that of a disc with as many pixels.
     mrs = float(np.sqrt(_squared_distances(y, x)).mean()) / diameter
     mrs0 = float(disc[: len(y)].mean())
-    variances = np.linalg.eigvalsh(np.cov(np.stack([y, x]), bias=True, aweights=weights[soma]))
-    minor, major = 2 * np.sqrt(np.maximum(variances, 0)) / diameter
+    minor, major = minor / diameter, major / diameter
     return {
         "ypix": rows.astype(np.int32),
         "xpix": columns.astype(np.int32),

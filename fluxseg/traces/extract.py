@@ -10,7 +10,7 @@ import numpy as np
 from scipy import sparse
 
 from fluxseg.errors import ConfigError, RecordingError
-from fluxseg.formats.movies import BLOCK_BYTES, iterate_frames, read_movie_facts
+from fluxseg.formats.movies import BLOCK_BYTES, iterate_frames, read_ahead, read_movie_facts
 from fluxseg.io.markup import render_table
 from fluxseg.traces.masks import (
     Footprints,
@@ -213,7 +213,7 @@ def sum_blocks(blocks: Iterable[np.ndarray], matrix: sparse.csr_array) -> Iterat
             sums[rows] += part @ turned
         return sums.T
 
-    for block in blocks:
+    for block in read_ahead(blocks):
         flat = block.reshape(len(block), pixels)
         parts = []
         for start in range(0, len(flat), _FRAMES):

@@ -12,7 +12,7 @@ from scipy import ndimage, sparse
 
 from fluxseg.data.recording import Recording, annotated_masks, check_masks
 from fluxseg.errors import RecordingError
-from fluxseg.formats.suite2p_stat import create_stat
+from fluxseg.formats.suite2p_stat import measure_soma
 
 INNER_PX = 2
 """Pixels around a ROI that belong to neither it nor its neuropil."""
@@ -215,7 +215,5 @@ def _median_radius(footprints: Footprints) -> float:
         if not len(pixels):
             continue
         y, x = np.divmod(pixels, footprints.shape[1])
-        mask = np.zeros((1, np.ptp(y) + 1, np.ptp(x) + 1), bool)
-        mask[0, y - y.min(), x - x.min()] = True
-        radii.append(create_stat(mask, 1.0, [weights])[0]["radius"])
+        radii.append(measure_soma(y, x, weights)[2])
     return float(np.median(radii))

@@ -16,7 +16,13 @@ import numpy as np
 from scipy import sparse
 
 from fluxseg.errors import FluxsegError, WorkdirError
-from fluxseg.formats.movies import BLOCK_BYTES, MovieFacts, iterate_frames, read_movie_facts
+from fluxseg.formats.movies import (
+    BLOCK_BYTES,
+    MovieFacts,
+    iterate_frames,
+    read_ahead,
+    read_movie_facts,
+)
 from fluxseg.formats.npy import naming_file
 from fluxseg.formats.pick import Pick
 from fluxseg.formats.projections import CorrelationImage, MaxProjection, MeanProjection
@@ -74,7 +80,7 @@ def project_movie(
     means, maxima, correlations = MeanProjection(), MaxProjection(), CorrelationImage()
     check = MovieCheck(facts.frames)
     done = 0
-    for frames in iterate_frames(paths, 0, pick):
+    for frames in read_ahead(iterate_frames(paths, 0, pick)):
         with naming_file(paths[0]):
             means, maxima = means.add(frames), maxima.add(frames)
             correlations = correlations.add(frames)
