@@ -19,6 +19,7 @@ class Activity:
         change: `[N, T]` float32, true dF/F of each cell.
         spikes: `[N, T]` int, spikes in each frame.
         rate: frames per second.
+        cells: `[N]` int, their numbers in the tissue, the same in all of its sessions.
     """
 
     movie: np.ndarray
@@ -26,6 +27,7 @@ class Activity:
     change: np.ndarray
     spikes: np.ndarray
     rate: float
+    cells: np.ndarray
 
 
 def simulate_movie(
@@ -88,7 +90,7 @@ def simulate_movie(
         image += np.tensordot(light[:, frame].astype(np.float32), shapes, 1)
         image = ndimage.shift(image, shifts[frame], order=1, mode="nearest")
         movie[frame] = rng.poisson(photons * np.maximum(image, 0)) * 8 + 20
-    return Activity(movie, shapes > 0.5, change, spikes, rate)
+    return Activity(movie, shapes > 0.5, change, spikes, rate, field.cell[shown])
 
 
 def _wander(rng: np.random.Generator, frames: int, smooth: float) -> np.ndarray:

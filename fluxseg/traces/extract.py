@@ -30,7 +30,7 @@ NEUROPIL_SHARE = 0.7
 """Share of the neuropil's fluorescence that is taken off a cell's."""
 RATE_HZ = 30.0
 """Frames per second where nothing tells."""
-_TILE, _LINE = 8192, 16
+_TILE, _LINE = 16384, 16
 _FRAMES = 32
 _ROWS = 64
 

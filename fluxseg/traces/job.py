@@ -79,12 +79,15 @@ def extract_movie(
         why = "no neuron is found: lower --min-confidence, or give --rois"
         raise RecordingError(str(movie.paths[0]), why)
     matrix = create_matrix(found.footprints)
-    sums = sum_movie(movie.paths, pick, facts, matrix, work, progress[1])
     remarks = [*images.remarks, *found.remarks]
     if not (rate or facts.rate):
         remarks.append(f"the frame rate is not known: taken as {RATE_HZ:g} Hz; give --rate")
     used = rate or facts.rate or RATE_HZ
-    traces = create_traces(sums, found.footprints, matrix, used, tau)
+    # The sums are as large as F and Fneu, and held by nobody once these are made.
+    traces = create_traces(
+        sum_movie(movie.paths, pick, facts, matrix, work, progress[1]), found.footprints, matrix,
+        used, tau,
+    )  # fmt: skip
     remarks += traces.remarks
     # From here on the folder is not what the record of an earlier call says.
     (folder / RECORD).unlink(missing_ok=True)

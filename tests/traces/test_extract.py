@@ -62,6 +62,20 @@ def test_anything_that_slices_is_a_movie_and_blocks_change_no_bit(tmp_path):
         np.testing.assert_array_equal(sums[:, :3].T, expected.f)
 
 
+@pytest.mark.parametrize("kind", ["zarr", "dask"])
+def test_arrays_in_chunks_are_movies(kind):
+    frames = movie()
+    library = pytest.importorskip(
+        {"zarr": "zarr", "dask": "dask.array"}[kind], reason=f"{kind} is not installed"
+    )
+    if kind == "zarr":
+        chunked = library.array(frames, chunks=(16, 32, 32))
+    else:
+        chunked = library.from_array(frames, chunks=(16, 32, 32))
+    expected = fluxseg.extract(frames, labels())
+    np.testing.assert_array_equal(fluxseg.extract(chunked, labels()).f, expected.f)
+
+
 def test_pixels_that_are_not_finite_are_missing():
     frames = movie(dtype=np.float32)
     expected = fluxseg.extract(frames, labels())
