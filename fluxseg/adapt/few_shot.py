@@ -24,10 +24,9 @@ from fluxseg.inference.field_scores import (
     split_of_fields,
     summarise_fields,
 )
-from fluxseg.inference.model_file import write_model
+from fluxseg.inference.model_file import MODEL_NAME, TUNING_NAME, write_model
 from fluxseg.inference.predict import Predictor
 from fluxseg.inference.run_model import (
-    MODEL_NAME,
     training_pixel_size,
     training_summary,
 )
@@ -43,6 +42,10 @@ HEAVIER = AugmentConfig(gain=0.3, offset=0.15, gamma=0.3, noise=0.07, blur=1.0)
 """With a handful of fields the network would soon know each pixel of them."""
 AVERAGED = 0.98
 """Decay per step of the averaged parameters: as good at any length, with no schedule to plan."""
+BLENDED = 0.5
+"""Share of the tuned parameters in the result; the rest are those that the tuning began from. Half
+way between, a network keeps what it knew of other fields (Wortsman et al. 2022, "Robust fine-tuning
+of zero-shot models"); measured by `experiments/studies/few_labels.py`."""
 JUDGED = ("object_f1", "macro_iou")
 """The scores that say whether a tuned model is better than the one it began from."""
 PICTURES = "before_after.npz"
@@ -139,10 +142,10 @@ def train_on(
         callbacks: see `fluxseg.training.train.train`.
 
     Returns:
-        What training returned, and the model: other parameters, and all else as it was. The
-        threshold stays, as the best one on fields held out hardly moves, and fields that a
-        network was tuned on would choose one that suits them alone (see
-        `experiments/studies/few_labels.py`).
+        What training returned, and the model: its parameters blended with the old ones (see
+        `BLENDED`), and all else as it was. The threshold stays, as the best one on fields held out
+        hardly moves, and fields that a network was tuned on would choose one that suits them
+        alone (see `experiments/studies/few_labels.py`).
     """
     callbacks = callbacks or Callbacks()
     with open_run(config, workdir, init=True) as checkpoints:
@@ -151,8 +154,22 @@ def train_on(
     scale = training_pixel_size(dataset.index, dataset.crops("train"))
     # A model that brings images to a size of its own says nothing about their pixels.
     scale = None if model.diameter_px else scale or model.um_per_px
-    params = result.state.eval_params
+    params = blend_params(model.params, result.state.eval_params, BLENDED)
     return result, dataclasses.replace(model, params=params, um_per_px=scale)
+
+
+def blend_params(first: Any, second: Any, share: float) -> Any:
+    """Blend the parameters of two networks of one architecture.
+
+    Args:
+        first: a tree of arrays.
+        second: one of the same structure.
+        share: weight of the second, 0 to 1.
+
+    Returns:
+        The tree of `(1 - share) * first + share * second`.
+    """
+    return jax.tree.map(lambda a, b: (1 - share) * a + share * b, first, second)
 
 
 def finetune(
@@ -329,7 +346,7 @@ def claim_folder(output: Path, origin: Mapping[str, Any]) -> None:
     Raises:
         WorkdirError: if it holds a run that began from another one, or from none.
     """
-    path = output / "finetune.json"
+    path = output / TUNING_NAME
     if path.exists():
         if read_json(path).get("parameters_sha256") != origin["parameters_sha256"]:
             raise WorkdirError(

@@ -18,6 +18,7 @@ from fluxseg.data.fingerprint import decode_fingerprint
 from fluxseg.data.splits import SPLITS, manifest_from_json
 from fluxseg.errors import FluxsegError, WorkdirError
 from fluxseg.formats.sources import open_source
+from fluxseg.inference.model_file import MODEL_NAME, TUNING_NAME, read_model
 from fluxseg.io.files import read_json, write_json
 from fluxseg.training.checkpoints import open_checkpoints, restore_checkpoint
 from fluxseg.training.dataset import open_cache
@@ -69,7 +70,13 @@ def load_run(workdir: str | Path) -> TrainedRun:
         state, progress = restore_checkpoint(checkpoints.best, state)
     finally:
         checkpoints.close()
-    return TrainedRun(workdir, config, state, mesh, progress["best"] or {})
+    best = progress["best"] or {}
+    if (workdir / TUNING_NAME).exists() and (workdir / MODEL_NAME).exists():
+        # A tuned network is blended with the one that it began from; its model file holds that.
+        model = read_model(workdir / MODEL_NAME)
+        if model.info.get("checkpoint") == best:
+            state = state.replace(ema_params=replicate(model.params, mesh))
+    return TrainedRun(workdir, config, state, mesh, best)
 
 
 def run_index(run: TrainedRun) -> CacheIndex:

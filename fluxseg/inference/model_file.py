@@ -23,6 +23,8 @@ from fluxseg.inference.predict import Predictor, pooling_stride
 from fluxseg.io.files import atomic_path
 from fluxseg.io.schema import from_plain
 
+MODEL_NAME, TUNING_NAME = "model.safetensors", "finetune.json"
+"""Names in a workdir: the model file, and the note of what a fine-tuning began from."""
 FORMAT_VERSION = 5
 """Raised whenever the meaning of a field changes, one is added, or `ModelConfig` gains one.
 

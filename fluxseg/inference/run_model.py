@@ -16,7 +16,7 @@ from fluxseg.inference.calibrate import (
     group_histograms,
     pool_histograms,
 )
-from fluxseg.inference.model_file import read_model, write_model
+from fluxseg.inference.model_file import MODEL_NAME, read_model, write_model
 from fluxseg.inference.predict import Predictor, create_predictor
 from fluxseg.io.files import read_json
 
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from fluxseg.data.cache import CacheIndex
     from fluxseg.inference.evaluate import TrainedRun
     from fluxseg.training.state import TrainState
-
-MODEL_NAME = "model.safetensors"
-"""Name of the model file in a workdir."""
 
 logger = logging.getLogger(__name__)
 

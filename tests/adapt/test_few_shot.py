@@ -1,8 +1,10 @@
 """Scores before and after a fine-tuning, and its learning curve, as plain values."""
 
 import dataclasses
+import functools
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -90,7 +92,7 @@ def tuned(model, tmp_path_factory):
 
 
 def test_a_model_is_tuned_at_the_magnification_that_it_predicts_at(tuned):
-    folder, _, result, _ = tuned
+    folder, start, result, _ = tuned
     saved = json.loads((folder / "run" / "config.json").read_text())
     assert saved["data"]["diameter_px"] == 8
     for entry in result.dataset.index.entries:
@@ -99,6 +101,10 @@ def test_a_model_is_tuned_at_the_magnification_that_it_predicts_at(tuned):
     for loaded in (load_model(folder / "run"), model_of_run(load_run(folder / "run"))):
         assert (loaded.diameter_px, loaded.um_per_px) == (8, None)
     assert load_model(folder / "run").tta
+    # Half way between the first network and the tuned one, whichever file it is read from.
+    halves = jax.tree.map(lambda a, b: (a + b) / 2, start.params, result.state.eval_params)
+    for read in (load_model(folder / "run").params, load_run(folder / "run").state.eval_params):
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), read, halves)
     image = read_discs(7).image
     assert load_model(folder / "run").predict(image).shape == NATIVE
     assert load_model(folder / "run").predict(image, diameter=20).shape == NATIVE

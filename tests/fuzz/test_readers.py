@@ -73,7 +73,9 @@ def test_only_documented_errors_come_out_and_nothing_else_happens(run, guard, na
 
     def look(files):
         outcome = guard.observe(reader.read, files)
-        assert outcome.kind != "finding", f"{outcome.where}: {outcome.what}\n{outcome.trace}"
+        told = f"{outcome.where}: {outcome.what}\n{outcome.trace}"
+        # The workers of the tests pass on no text with half a surrogate pair.
+        assert outcome.kind != "finding", told.encode("ascii", "backslashreplace").decode()
         kinds[outcome.kind] += 1
 
     @settings(

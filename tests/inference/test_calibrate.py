@@ -16,12 +16,11 @@ from fluxseg.inference.calibrate import (
     pool_histograms,
 )
 from fluxseg.inference.evaluate import evaluate_run, load_run, run_crops, run_index
-from fluxseg.inference.model_file import write_model
+from fluxseg.inference.model_file import MODEL_NAME, write_model
 from fluxseg.inference.objects.run_scores import write_object_scores
 from fluxseg.inference.predict import create_predictor
 from fluxseg.inference.probability import neuron_probability
 from fluxseg.inference.run_model import (
-    MODEL_NAME,
     load_model,
     operating_point_of_run,
     training_pixel_size,

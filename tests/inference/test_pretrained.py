@@ -14,9 +14,8 @@ import fluxseg.pretrained
 from experiments.pretrained.crops import Crops, find_borders, training_ranges
 from experiments.pretrained.scores import count_found, score_settings, simulate_held_out
 from fluxseg.data.resample import resample_image, zoomed_shape
-from fluxseg.inference.model_file import read_model
+from fluxseg.inference.model_file import MODEL_NAME, read_model
 from fluxseg.inference.objects.counts import ObjectCounts
-from fluxseg.inference.run_model import MODEL_NAME
 from tests.commands import run
 from tests.conftest import REPOSITORY
 
