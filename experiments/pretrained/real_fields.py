@@ -113,11 +113,12 @@ def label_visibility(image: np.ndarray, masks: np.ndarray) -> np.ndarray:
     return measure_visibility(image.astype(np.float32), index, light, outline, bodies, radius)[0]
 
 
-def cache_name(place: str) -> str:
+def cache_name(place: str, tta: bool) -> str:
     """Return what the predictions of a model file, as it is used now, are stored under."""
     path = pretrained.PATH if place == pretrained.NAME else Path(place)
     zooms = "_".join(map(str, scale.ZOOMS))
-    return f"{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}-{probability.VIEWS}-{zooms}"
+    views = probability.VIEWS if tta else 1
+    return f"{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}-{views}-{zooms}"
 
 
 def predict_field(
@@ -258,10 +259,11 @@ def main() -> None:
     parser.add_argument(
         "--fields", type=int, default=0, help="overlays of this many of each source"
     )
-    parser.add_argument("--views", type=int, default=probability.VIEWS, help="flips averaged over")
+    parser.add_argument("--views", type=int, help="flips averaged over; default the model's own")
     parser.add_argument("--zooms", type=float, nargs="+", default=scale.ZOOMS, help="looked at")
     arguments = parser.parse_args()
-    probability.VIEWS, scale.ZOOMS = arguments.views, tuple(arguments.zooms)
+    probability.VIEWS = arguments.views or probability.VIEWS
+    scale.ZOOMS = tuple(arguments.zooms)
     fields = read_fields(arguments.data)
     tables: dict[str, str] = {}
     scores: dict[str, Any] = {}
@@ -269,7 +271,9 @@ def main() -> None:
     for text in arguments.model:
         name, _, place = text.rpartition("=")
         model = load_model(place)
-        digest = cache_name(place)
+        if arguments.views:
+            model = dataclasses.replace(model, tta=arguments.views > 1)
+        digest = cache_name(place, model.tta)
         rows, drawn = [], dict.fromkeys((field.row for field in fields), 0)
         for field in fields:
             found = predict_field(model, digest, field, arguments.output / "cache")

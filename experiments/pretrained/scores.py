@@ -117,15 +117,13 @@ def score_settings(
     }
 
 
-def predict_all(
-    model: Predictor, fields: Sequence[HeldOut], *, tta: bool = True
-) -> list[tuple[np.ndarray, float]]:
+def predict_all(model: Predictor, fields: Sequence[HeldOut]) -> list[tuple[np.ndarray, float]]:
     """Predict fields, whose diameter is estimated."""
     found = []
     for field in fields:
         diameter = model.find_diameter(field.image)
         assert diameter is not None
-        found.append((model.predict(field.image, tta=tta, diameter=diameter), diameter))
+        found.append((model.predict(field.image, diameter=diameter), diameter))
     return found
 
 

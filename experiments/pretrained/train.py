@@ -150,7 +150,7 @@ def describe_model(state: Any, config: Config, steps: int, seconds: float) -> Pr
         "seed": config.train.seed,
     }
     model = create_predictor(jax.device_get(state), config, threshold=0.3, info=info)
-    return dataclasses.replace(model, diameter_px=DIAMETER_PX, tta=True, licence="Apache-2.0")
+    return dataclasses.replace(model, diameter_px=DIAMETER_PX, licence="Apache-2.0")
 
 
 def main() -> None:

@@ -9,7 +9,6 @@ import tyro
 from fluxseg import pretrained
 from fluxseg.arguments import PickOptions
 from fluxseg.console import configure_logging, create_console, progress_bars
-from fluxseg.errors import ConfigError
 from fluxseg.formats.pick import NO_PICK
 from fluxseg.joined import joined
 from fluxseg.processes import Processes, run_in_first
@@ -29,7 +28,6 @@ def predict(
     pick: PickOptions = NO_PICK,
     diameter: float | None = None,
     tta: bool = False,
-    fast: bool = False,
     threshold: float | None = None,
     min_confidence: float | None = None,
     tile: int | None = None,
@@ -61,9 +59,7 @@ def predict(
         pick: What is read of files that hold several channels, planes or arrays.
         diameter: Typical diameter of the cells, px, for the model that comes with fluxseg; by
             default it is estimated from each image.
-        tta: Average over the 8 flips and turns of each image: eight times slower. The model that
-            comes with fluxseg does so by default.
-        fast: Never do so.
+        tta: Average over the 8 flips and turns of each image: eight times slower, hardly better.
         threshold: Least probability of a neuron pixel; by default the one stored with the model,
             chosen on validation.
         min_confidence: Neurons of less confidence are left out, 0 to 1; by default the value stored
@@ -81,8 +77,6 @@ def predict(
     from fluxseg.report.predictions import write_predictions_page
 
     with joined(processes) as console:
-        if tta and fast:
-            raise ConfigError("--tta and --fast exclude each other; give one of them")
         loaded = load_models(model)
         jobs, unused = plan_jobs(inputs, pick)
         with progress_bars(console, ("Predicting", "images")) as (progress,):
@@ -93,7 +87,7 @@ def predict(
                 format,
                 threshold=threshold,
                 min_confidence=min_confidence,
-                tta=True if tta else False if fast else None,
+                tta=tta or None,
                 tile=tile,
                 diameter=diameter,
                 numbers=numbers,

@@ -33,7 +33,6 @@ def extract(
     model: tuple[str, ...] = (pretrained.NAME,),
     min_confidence: float | None = None,
     diameter: float | None = None,
-    fast: bool = False,
     format: tuple[TracesFormat, ...] = ("suite2p", "npz"),
     rate: float | None = None,
     tau: float | None = None,
@@ -58,7 +57,6 @@ def extract(
         model: See fluxseg predict.
         min_confidence: See fluxseg predict.
         diameter: See fluxseg predict.
-        fast: See fluxseg predict.
         format: What to write for each movie. suite2p: a folder for Suite2p's GUI (suite2p/plane0);
             npz: traces.npz with F, Fneu, dF/F and spikes; csv: traces.csv, dF/F; nwb: NAME.nwb;
             labels, cellpose, imagej, neurofinder, coco: the ROIs for that tool.
@@ -88,11 +86,10 @@ def extract(
             load_models(model),
             min_confidence=min_confidence,
             diameter=diameter,
-            tta=False if fast else None,
         )
         settings = {
             "rois": rois and stamp_of(rois), "model": [stamp_of(Path(one)) for one in model],
-            "min_confidence": min_confidence, "diameter": diameter, "fast": fast,
+            "min_confidence": min_confidence, "diameter": diameter,
         }  # fmt: skip
         one = functools.partial(
             extract_movie, find=find, formats=format, write_page=write_traces_page,

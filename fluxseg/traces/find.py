@@ -44,7 +44,6 @@ def find_in_image(
     *,
     min_confidence: float | None = None,
     diameter: float | None = None,
-    tta: bool | None = None,
 ) -> Found:
     """Find neurons in a projection, as `fluxseg predict` does.
 
@@ -53,14 +52,13 @@ def find_in_image(
         image: `[H, W]`, any real dtype.
         min_confidence: least confidence of a neuron; None for the model's own.
         diameter: typical diameter of the cells, px; None to estimate it.
-        tta: see `Predictor.predict`.
 
     Raises:
         ConfigError: if a setting is out of its range.
     """
     diameter = model.find_diameter(image) if diameter is None else diameter
     # Of several models the first map is the mean.
-    predicted: Any = model.predict(image, diameter=diameter, tta=tta)
+    predicted: Any = model.predict(image, diameter=diameter)
     cut = model.min_confidence if min_confidence is None else min_confidence
     rois = find_rois(
         predicted[0] if isinstance(model, Ensemble) else predicted,

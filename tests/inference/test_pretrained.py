@@ -105,7 +105,7 @@ def test_the_verb_needs_no_model_and_writes_what_the_library_finds(model, fields
     expected = model.segment(fields[0].image[:200, :230], diameter=14)
     np.testing.assert_array_equal(labels, expected.labels)
     summary = json.loads((tmp_path / "out" / "predictions.json").read_text())
-    assert summary["tta"] is True
+    assert summary["tta"] is False
     assert summary["images"][0]["diameter_px"] == 14
 
 

@@ -284,7 +284,7 @@ def test_the_command_finds_and_extracts(tmp_path):
     bad = tmp_path / "bad.tif"
     bad.write_bytes(b"II*\x00")
     out = tmp_path / "out"
-    options = ("--output", out, "--fast", "--rate", "10", "--min-confidence", "0")
+    options = ("--output", out, "--rate", "10", "--min-confidence", "0")
     text = run("extract", tmp_path / "m.npy", bad, *options, code=1)
     assert "1 movies extracted" in text
     assert f"failed: {bad}" in text
