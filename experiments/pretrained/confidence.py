@@ -5,8 +5,8 @@ What: a logistic of four measures of each found cell (`fluxseg.inference.objects
     each source left out in turn; threshold and least confidence are chosen on the real fields by
     the mean F1 over sources, and again with each source left out. Predictions of the real fields
     are those that the yardstick has stored.
-Result: averaged over 8 views, at threshold 0.45, the logistic of simulated fields, as shipped, has a
-    mean F1 of 0.547 at the cut 0.65 (at each field's best cut 0.561, average precision 0.433),
+Result: averaged over 8 views, at threshold 0.45, the logistic of simulated fields, which ships, has
+    a mean F1 of 0.547 at the cut 0.65 (at each field's best cut 0.561, average precision 0.433),
     that of real ones 0.545 at 0.25 (0.556, 0.433). With each source left out the cut is 0.6 to 0.7,
     and the left-out source has 0.757 (allen_275), 0.242 (janelia_00), 0.552 (janelia_02) and 0.625
     (princeton), as good as with the logistic of the other real sources. Thresholds of 0.4 and 0.5
