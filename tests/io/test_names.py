@@ -109,6 +109,8 @@ def test_distinct_names_are_distinct_whatever_the_system_makes_of_their_case(nam
 
 @pytest.mark.parametrize("kind", get_args(Format))
 def test_recordings_are_converted_into_the_folder_only(output, tmp_path, kind):
+    if kind == "nwb":
+        pytest.importorskip("pynwb", reason="pynwb is in the extra nwb only")
     for number, name in enumerate(HOSTILE[:12] if kind == "nwb" else HOSTILE):
         write_npz(tmp_path / "source" / f"{number:02d}.npz", field(name))
     (tmp_path / "source" / ".hidden.npz").unlink(missing_ok=True)
