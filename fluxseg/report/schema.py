@@ -129,7 +129,7 @@ class _Point(msgspec.Struct):
 class ScoresFile(msgspec.Struct):
     """What the report shows of `scores.json`."""
 
-    splits: dict[str, _Split] = {}
+    splits: dict[str, _Split]
     checkpoint: _Checkpoint | None = None
     operating_point: _Point | None = None
     finetune: TuningEntry | None = None

@@ -49,12 +49,16 @@ class TuningEntry(msgspec.Struct):
     before: _Part | None
     after: _Part | None
 
+    def __post_init__(self) -> None:
+        if self.before and self.after and len(self.before.recordings) != len(self.after.recordings):
+            raise ValueError("before and after are of other numbers of recordings")
+
 
 def summarize_tuning(entry: Mapping[str, Any]) -> dict[str, Any]:
     """Arrange for the page what a tuning changed; `entry` has the fields of `TuningEntry`."""
     parts = [entry["before"], entry["after"]]
     known = None not in parts
-    pairs = zip(*(part["recordings"] for part in parts), strict=False) if known else ()
+    pairs = zip(*(part["recordings"] for part in parts), strict=True) if known else ()
     return {
         "name": entry["from"]["name"],
         "verdict": entry["verdict"],

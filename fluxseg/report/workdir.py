@@ -57,11 +57,11 @@ def read_run(workdir: Path) -> RunFiles:
     Raises:
         WorkdirError: naming the file that is missing or damaged.
     """
-    if not any((workdir / f"{name}.json").exists() for name in ("config", "scores")):
-        raise WorkdirError(f"{workdir}: holds no run: neither config.json nor scores.json is there")
-    trained = (workdir / "config.json").exists()
     path, examples = workdir / "scores.json", workdir / "examples" / "examples.json"
-    scores = _read(path, ScoresFile, {})
+    trained = (workdir / "config.json").exists()
+    if not trained and not path.exists():
+        raise WorkdirError(f"{workdir}: holds no run: neither config.json nor scores.json is there")
+    scores = _read(path, ScoresFile, {"splits": {}})
     return RunFiles(
         workdir,
         _read(workdir / "config.json", dict[str, dict[str, Any]], {}),
@@ -176,7 +176,7 @@ def _complete_split(path: Path, name: str, split: dict[str, Any]) -> dict[str, A
     parts: list[tuple[dict[str, Any], Sequence[Score]]] = [(split, PIXEL_SCORES)]
     if objects:
         parts.append((objects, OBJECT_SCORES))
-        objects |= objects["counts"]
+        objects |= {**objects["counts"], "distance_unit": objects["distance_unit"] or "px"}
         objects["recordings"] = {
             row["key"]: _named(row["scores"], OBJECT_SCORES) for row in objects["recordings"]
         }

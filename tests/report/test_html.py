@@ -190,6 +190,18 @@ def test_an_evaluation_on_other_data_needs_neither_config_nor_history(workdir):
     assert "Training curves" not in text
 
 
+UNEQUAL = json.dumps(
+    {
+        "splits": {},
+        "finetune": {
+            "from": {"name": "a"}, "verdict": "", "better": None, "remarks": [],
+            "before": {"scores": {}, "recordings": []},
+            "after": {"scores": {}, "recordings": [{"id": "x", "scores": {}}]},
+        },
+    }
+).encode()  # fmt: skip
+
+
 @pytest.mark.parametrize(("file", "content"), [
     ("metrics.jsonl", None), ("metrics.jsonl", b'{"epoch": 1, "step": 4}\n{"epoch": 2, "st'),
     ("metrics.jsonl", b'{"step": 4}\n'),
@@ -199,6 +211,7 @@ def test_an_evaluation_on_other_data_needs_neither_config_nor_history(workdir):
     ("scores.json", b'{"splits": {"../test": {}}}'),
     ("scores.json", b'{"checkpoint": {"epoch": 2}, "splits": {}}'), ("scores.json", b"[]"),
     ("scores.json", b"{"), ("config.json", b'{"train": 3}'),
+    ("scores.json", b"{}"), ("scores.json", UNEQUAL),
     ("data.json", b'{"n_files": "many"}'), ("examples/examples.json", b'[{"id": "a"}]'),
     ("examples/000.npz", b"PK not really"), ("examples/000.npz", None),
 ])  # fmt: skip
