@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
+import optax
 
 from fluxseg.adapt.fields import FEWEST_GROUPS, explain_groups
 from fluxseg.config import AugmentConfig, Config, DataConfig, TrainConfig
@@ -154,22 +155,8 @@ def train_on(
     scale = training_pixel_size(dataset.index, dataset.crops("train"))
     # A model that brings images to a size of its own says nothing about their pixels.
     scale = None if model.diameter_px else scale or model.um_per_px
-    params = blend_params(model.params, result.state.eval_params, BLENDED)
+    params = optax.incremental_update(result.state.eval_params, model.params, BLENDED)
     return result, dataclasses.replace(model, params=params, um_per_px=scale)
-
-
-def blend_params(first: Any, second: Any, share: float) -> Any:
-    """Blend the parameters of two networks of one architecture.
-
-    Args:
-        first: a tree of arrays.
-        second: one of the same structure.
-        share: weight of the second, 0 to 1.
-
-    Returns:
-        The tree of `(1 - share) * first + share * second`.
-    """
-    return jax.tree.map(lambda a, b: (1 - share) * a + share * b, first, second)
 
 
 def finetune(

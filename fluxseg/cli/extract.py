@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import tyro
 
@@ -11,6 +11,7 @@ from fluxseg import pretrained
 from fluxseg.arguments import PickOptions
 from fluxseg.console import progress_bars
 from fluxseg.errors import ConfigError, RecordingError
+from fluxseg.formats.formats import TracesFormat
 from fluxseg.formats.pick import NO_PICK
 from fluxseg.joined import joined
 from fluxseg.processes import Processes, gather_values, run_in_all, share_of
@@ -19,10 +20,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from fluxseg.formats.movie_files import Movie
-
-TracesFormat = Literal[
-    "suite2p", "npz", "csv", "nwb", "labels", "cellpose", "imagej", "neurofinder", "coco"
-]
 
 
 def extract(

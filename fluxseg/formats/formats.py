@@ -6,6 +6,10 @@ Format = Literal[
     "allen", "npz", "labels", "cellpose", "cellpose-pair", "suite2p", "imagej", "nwb",
     "neurofinder", "coco",
 ]  # fmt: skip
+TracesFormat = Literal[
+    "suite2p", "npz", "csv", "nwb", "labels", "cellpose", "imagej", "neurofinder", "coco"
+]
+"""What `fluxseg extract` writes."""
 ENDINGS: dict[Format, str] = {
     "allen": ".npy",
     "npz": ".npz",

@@ -24,6 +24,7 @@ from fluxseg.formats.pairs import (
 from fluxseg.formats.pick import NO_PICK, Pick, parse_pick
 from fluxseg.formats.series import collapse_frames
 from fluxseg.formats.suite2p import PLANE_FILES, is_combined, is_suite2p
+from fluxseg.io.files import stamp_file
 
 SUFFIXES = (*RECORDING_SUFFIXES, *IMAGE_SUFFIXES)
 """Endings of the files that a folder is searched for, in lower case; upper case counts as well."""
@@ -202,12 +203,12 @@ class FolderSource:
         with naming_file(path):
             if path.is_dir():
                 parts = [path / name for name in _DATASET_FILES if (path / name).is_file()]
-                return "+".join(f"{part.name}:{_stamp(part)}" for part in parts)
-            stamps = [_stamp(path)]
+                return "+".join(f"{part.name}:{stamp_file(part)}" for part in parts)
+            stamps = [stamp_file(path)]
             try:
                 image = find_image(path) if path.suffix.lower() not in IMAGE_SUFFIXES else None
                 beside = (image,) if image else find_labels(path)
-                stamps += [f"{one.name}:{_stamp(one)}" for one in beside]
+                stamps += [f"{one.name}:{stamp_file(one)}" for one in beside]
             except RecordingError as error:
                 # Reading says so; here their names tell when that changes.
                 stamps.append(error.reason)
@@ -237,11 +238,6 @@ def _is_dataset(folder: Path) -> bool:
 
 def _is_text(key: str) -> bool:
     return key.isascii() or key.encode("utf-8", "replace").decode() == key
-
-
-def _stamp(path: Path) -> str:
-    status = path.stat()
-    return f"{status.st_size}-{status.st_mtime_ns}"
 
 
 def _raise(error: OSError) -> None:

@@ -18,7 +18,7 @@ from fluxseg.data.fingerprint import decode_fingerprint
 from fluxseg.data.splits import SPLITS, manifest_from_json
 from fluxseg.errors import FluxsegError, WorkdirError
 from fluxseg.formats.sources import open_source
-from fluxseg.inference.model_file import MODEL_NAME, TUNING_NAME, read_model
+from fluxseg.inference.model_file import TUNING_NAME, read_stored_model
 from fluxseg.io.files import read_json, write_json
 from fluxseg.training.checkpoints import open_checkpoints, restore_checkpoint
 from fluxseg.training.dataset import open_cache
@@ -71,11 +71,9 @@ def load_run(workdir: str | Path) -> TrainedRun:
     finally:
         checkpoints.close()
     best = progress["best"] or {}
-    if (workdir / TUNING_NAME).exists() and (workdir / MODEL_NAME).exists():
-        # A tuned network is blended with the one that it began from; its model file holds that.
-        model = read_model(workdir / MODEL_NAME)
-        if model.info.get("checkpoint") == best:
-            state = state.replace(ema_params=replicate(model.params, mesh))
+    # A tuned network is blended with the one that it began from; its model file holds that.
+    if (workdir / TUNING_NAME).exists() and (model := read_stored_model(workdir, best)):
+        state = state.replace(ema_params=replicate(model.params, mesh))
     return TrainedRun(workdir, config, state, mesh, best)
 
 

@@ -1,5 +1,6 @@
 """Files to predict: which ones files, folders and patterns name, and how each is read."""
 
+import collections
 import contextlib
 import dataclasses
 import glob
@@ -14,7 +15,7 @@ from fluxseg.formats.own import is_prediction
 from fluxseg.formats.pairs import frames_of, sort_folder
 from fluxseg.formats.pick import NO_PICK, Pick
 from fluxseg.formats.pixels import MAGICS, read_pixels
-from fluxseg.formats.series import collapse_frames
+from fluxseg.formats.series import FEWEST, collapse_frames
 from fluxseg.formats.sources import read_recording, survey
 from fluxseg.io.names import distinct_name, safe_name
 
@@ -54,9 +55,12 @@ def plan_jobs(inputs: Sequence[str], pick: Pick = NO_PICK) -> tuple[list[Job], d
     for text in inputs:
         found += _find(text, unused, pick)
     frames: dict[Path, str] = {}
-    for folder in {path.parent for path, error in found if not error and path.is_file()}:
-        with contextlib.suppress(OSError):
-            frames |= frames_of(sort_folder(folder), pick)
+    folders = collections.Counter(p.parent for p, error in found if not error and p.is_file())
+    for folder, count in folders.items():
+        # Fewer files are no movie, and a large folder takes long to look through.
+        if count >= FEWEST:
+            with contextlib.suppress(OSError):
+                frames |= frames_of(sort_folder(folder), pick)
     movies, others = collapse_frames([path for path, error in found if not error], frames)
     found = [(path, movies.get(path, error)) for path, error in found if path not in others]
     unused |= others

@@ -118,6 +118,21 @@ def write_model(path: str | Path, model: Predictor) -> None:
         temporary.write_bytes(content)
 
 
+def read_stored_model(workdir: Path, checkpoint: Mapping[str, Any]) -> Predictor | None:
+    """Read the model file of a run; None if there is none, or it is of another checkpoint.
+
+    Args:
+        workdir: folder of the run.
+        checkpoint: epoch, step, monitored figure and its value.
+
+    Raises:
+        FluxsegError: if it is damaged.
+    """
+    path = workdir / MODEL_NAME
+    model = read_model(path) if path.exists() else None
+    return model if model and model.info.get("checkpoint") == dict(checkpoint) else None
+
+
 def read_model(path: str | Path, *, known: bool = False) -> Predictor:
     """Read a model that `write_model` wrote; nothing in the file is executed.
 

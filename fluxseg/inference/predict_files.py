@@ -19,7 +19,7 @@ from fluxseg.inference.ensemble import Ensemble
 from fluxseg.inference.inputs import Job, read_input, without_path
 from fluxseg.inference.outputs import DEFAULT_FORMATS, OutputFormat, Prediction, write_prediction
 from fluxseg.inference.predict import Predictor
-from fluxseg.io.files import read_json, write_json
+from fluxseg.io.files import read_json, stamp_file, write_json
 from fluxseg.processes import (
     current_process,
     gather_values,
@@ -236,10 +236,9 @@ def _digest(model: Predictor | Ensemble) -> str:
 
 def _stamp(job: Job) -> str:
     try:
-        status = job.path.stat()
+        return stamp_file(job.path)
     except OSError:
         return ""
-    return f"{status.st_size}-{status.st_mtime_ns}"
 
 
 def _read_earlier(

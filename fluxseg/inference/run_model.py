@@ -16,7 +16,7 @@ from fluxseg.inference.calibrate import (
     group_histograms,
     pool_histograms,
 )
-from fluxseg.inference.model_file import MODEL_NAME, read_model, write_model
+from fluxseg.inference.model_file import MODEL_NAME, read_model, read_stored_model, write_model
 from fluxseg.inference.predict import Predictor, create_predictor
 from fluxseg.io.files import read_json
 
@@ -51,7 +51,7 @@ def load_model(path: str | Path = pretrained.NAME) -> Predictor:
     from fluxseg.inference.evaluate import load_run
 
     run = load_run(path)
-    return _stored_model(run) or model_of_run(run)
+    return read_stored_model(run.workdir, run.checkpoint) or model_of_run(run)
 
 
 def model_of_run(run: "TrainedRun") -> Predictor:
@@ -102,16 +102,10 @@ def operating_point_of_run(run: "TrainedRun") -> tuple[OperatingPoint, float | N
 
 
 def _stored_point(run: "TrainedRun", split: str | None) -> OperatingPoint:
-    model = _stored_model(run)
+    model = read_stored_model(run.workdir, run.checkpoint)
     if model is None or (model.temperature, model.threshold) == (1.0, 0.5):
         return OperatingPoint()
     return OperatingPoint(model.temperature, model.threshold, split)
-
-
-def _stored_model(run: "TrainedRun") -> Predictor | None:
-    path = run.workdir / MODEL_NAME
-    model = read_model(path) if path.exists() else None
-    return model if model and model.info.get("checkpoint") == dict(run.checkpoint) else None
 
 
 def update_run_model(run: "TrainedRun", point: OperatingPoint) -> None:
@@ -121,7 +115,7 @@ def update_run_model(run: "TrainedRun", point: OperatingPoint) -> None:
         run: from `load_run`; without a model file of its checkpoint nothing happens.
         point: what its scores are made with.
     """
-    model = _stored_model(run)
+    model = read_stored_model(run.workdir, run.checkpoint)
     temperature, threshold = point.temperature, point.threshold
     if model and (model.temperature, model.threshold) != (temperature, threshold):
         model = dataclasses.replace(model, temperature=temperature, threshold=threshold)

@@ -2,6 +2,9 @@
 
 import math
 import re
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +13,27 @@ from fluxseg.errors import RecordingError
 
 MAX_DIMENSIONS = 32
 _CODE = re.compile(r"[<>|=]?([biufcSU]\d{1,9}|[?]|[mM]8?(\[\d{0,9}[A-Za-z]{0,7}\])?)")
+
+
+def read_arrays(path: Path, names: Sequence[str], most: int) -> list[np.ndarray]:
+    """Read arrays of an `.npz` file; nothing in it is executed.
+
+    Args:
+        path: the file.
+        names: of the arrays.
+        most: bytes that all arrays of the file may take in memory; a small packed file can
+            declare any number.
+
+    Raises:
+        ValueError: if it declares more.
+        Exception: of a damaged file, whatever zipfile, zlib and numpy come upon.
+    """
+    with zipfile.ZipFile(path) as archive:
+        size = sum(member.file_size for member in archive.infolist())
+    if size > most:
+        raise ValueError(f"it would take {size} bytes, the limit is {most}")
+    with np.load(path, allow_pickle=False) as file:
+        return [np.asarray(file[name]) for name in names]
 
 
 def create_dtype(code: str) -> np.dtype:

@@ -78,6 +78,16 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise WorkdirError(f"{path}: is not valid JSON: {error}") from error
 
 
+def stamp_file(path: Path) -> str:
+    """Return size and time of change of a file, by which it is known again.
+
+    Raises:
+        OSError: if there is none.
+    """
+    status = path.stat()
+    return f"{status.st_size}-{status.st_mtime_ns}"
+
+
 def add_checksum(values: Mapping[str, Any]) -> dict[str, Any]:
     """Add to plain values, as `CHECKSUM`, what `has_checksum` compares."""
     return {**values, CHECKSUM: _checksum(values)}

@@ -5,7 +5,6 @@ A layer is what npe2 takes for one: (array `[H, W]`, settings, type).
 
 import csv
 import dataclasses
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from fluxseg.formats.pixels import read_pixels, write_label_tiff
 from fluxseg.formats.sources import read_recording
 from fluxseg.inference.inputs import read_input
 from fluxseg.inference.outputs import FILES
+from fluxseg.io.arrays import read_arrays
 from fluxseg.simulation.sessions import simulate_recording
 
 LayerData = tuple[Any, dict[str, Any], str]
@@ -181,16 +181,12 @@ def _read_prediction(path: Path) -> list[LayerData]:
     name = path.name.removesuffix(FILES["npz"])
     with naming_file(path):
         try:
-            with zipfile.ZipFile(path) as archive:
-                size = sum(member.file_size for member in archive.infolist())
-            if size > MAX_BYTES:
-                raise ValueError(f"its arrays would take {size / 2**30:.0f} GiB")
-            with np.load(path, allow_pickle=False) as file:
-                values = [file[key] for key in ("probability", "labels", "confidence")]
+            names = ("probability", "labels", "confidence")
+            probability, labels, confidence = read_arrays(path, names, MAX_BYTES)
         except Exception as error:
             # Damaged files meet the library with exceptions of any kind.
             raise RecordingError("", f"is damaged: {error}") from error
-        for array in values[:2]:
+        for array in (probability, labels):
             check_image(array)
     shown = {"name": f"{name} probability", "contrast_limits": (0, 1)}
-    return [(values[0], shown, "image"), layer_of_neurons(f"{name} neurons", *values[1:])]
+    return [(probability, shown, "image"), layer_of_neurons(f"{name} neurons", labels, confidence)]

@@ -1,6 +1,5 @@
 """A fine-tuning in the report: scores before and after side by side, and pictures of both."""
 
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from matplotlib.lines import Line2D
 from fluxseg.data.recording import outline_masks
 from fluxseg.errors import WorkdirError
 from fluxseg.inference.field_scores import DETAILS
+from fluxseg.io.arrays import read_arrays
 from fluxseg.report.plots import DPI, STYLE, printable
 
 LABELLED, FOUND, BOTH = "#30D158", "#FF453A", "#FFD60A"
@@ -89,11 +89,8 @@ def read_picture(path: Path, number: int) -> Picture:
         WorkdirError: naming the file, if it is missing or damaged.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            if sum(member.file_size for member in archive.infolist()) > MAX_BYTES:
-                raise ValueError(f"it would take more than {MAX_BYTES} bytes")
-        with np.load(path, allow_pickle=False) as file:
-            image, label, before, after = (file[f"{part}_{number}"] for part in PARTS)
+        names = [f"{part}_{number}" for part in PARTS]
+        image, label, before, after = read_arrays(path, names, MAX_BYTES)
         arrays = (image, label, before, after)
         if len({array.shape for array in arrays}) != 1 or arrays[0].ndim != 2:
             raise ValueError("it must hold arrays [H, W] of one size for each field")

@@ -2,7 +2,6 @@
 
 import json
 import math
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ import msgspec
 import numpy as np
 
 from fluxseg.errors import WorkdirError
+from fluxseg.io.arrays import read_arrays
 from fluxseg.io.files import read_json
 from fluxseg.io.names import is_plain_name
 from fluxseg.io.schema import from_plain
@@ -125,12 +125,7 @@ def read_example(path: Path) -> list[np.ndarray]:
         WorkdirError: naming the file, if it is missing or damaged.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(member.file_size for member in archive.infolist())
-        if size > MAX_BYTES:
-            raise ValueError(f"it would take {size} bytes, the limit is {MAX_BYTES}")
-        with np.load(path, allow_pickle=False) as file:
-            arrays = [np.asarray(file[name]) for name in ARRAYS]
+        arrays = read_arrays(path, ARRAYS, MAX_BYTES)
     except Exception as error:  # a damaged archive raises whatever zipfile and zlib come upon
         raise WorkdirError(
             f"{path}: cannot be read ({type(error).__name__}: {error}); "

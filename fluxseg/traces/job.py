@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from fluxseg.errors import FluxsegError, RecordingError
+from fluxseg.formats.formats import TracesFormat
 from fluxseg.formats.movie_files import Movie
 from fluxseg.formats.movies import read_movie_facts
 from fluxseg.formats.pick import NO_PICK, Pick
-from fluxseg.io.files import TEMPORARY, read_json, write_json
+from fluxseg.io.files import TEMPORARY, read_json, stamp_file, write_json
 from fluxseg.traces.extract import RATE_HZ, Traces, create_matrix, create_traces
 from fluxseg.traces.find import Found, read_rois
-from fluxseg.traces.outputs import TracesFormat, check_formats, write_traces
+from fluxseg.traces.outputs import check_formats, write_traces
 from fluxseg.traces.passes import Progressed, Projections, project_movie, sum_movie
 
 RECORD = "extract.json"
@@ -71,7 +72,7 @@ def extract_movie(
     work = folder / _WORK
     # Before the first pass, as it takes long: a file that cannot be used is told at once.
     given = read_rois(find, facts.shape, pick.plane, work) if isinstance(find, Path) else None
-    images = project_movie(movie.paths, pick, work, progress[0])
+    images = project_movie(movie.paths, pick, facts, work, progress[0])
     found = given or find(images.largest)  # type: ignore[operator]
     if not len(found.footprints):
         if given:
@@ -114,8 +115,7 @@ def stamp_of(path: Path) -> str:
 
 
 def _stamp(path: Path) -> str:
-    status = path.stat()
-    return f"{path} {status.st_size} {status.st_mtime_ns}".encode("utf-8", "replace").decode()
+    return f"{path} {stamp_file(path)}".encode("utf-8", "replace").decode()
 
 
 def _read_earlier(folder: Path, settings: dict[str, Any]) -> list[str] | None:

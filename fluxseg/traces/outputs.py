@@ -3,7 +3,7 @@
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from fluxseg.data.resample import disc_diameter
 from fluxseg.errors import ConfigError
 from fluxseg.formats.convert import write_recording
 from fluxseg.formats.finite import finite_image
-from fluxseg.formats.formats import ENDINGS
+from fluxseg.formats.formats import ENDINGS, TracesFormat
 from fluxseg.formats.nwb_write import write_nwb
 from fluxseg.formats.suite2p import check_foreign, write_suite2p_traces
 from fluxseg.io.files import atomic_path
@@ -21,12 +21,6 @@ from fluxseg.traces.extract import Traces
 from fluxseg.traces.find import Found
 from fluxseg.traces.passes import Projections
 
-TracesFormat = Literal[
-    "suite2p", "npz", "csv", "nwb", "labels", "cellpose", "imagej", "neurofinder", "coco"
-]
-"""suite2p: `suite2p/plane0`, which Suite2p's GUI opens. npz: `traces.npz`, `F`, `Fneu`, `dff` and
-`spks`, each `[N, T]`. csv: `traces.csv`, dF/F, a row a frame. nwb: `NAME.nwb` with Fluorescence and
-DfOverF. The others: the ROIs without traces, see `fluxseg.formats.formats`."""
 SUITE2P = "suite2p/plane0"
 TABLE = "neurons.csv"
 _COLUMNS = (
@@ -66,7 +60,10 @@ def write_traces(
         images: its projections.
         found: N ROIs.
         traces: of these.
-        formats: which files; the table `neurons.csv` is always written.
+        formats: suite2p: `suite2p/plane0`, which Suite2p's GUI opens; npz: `traces.npz`, `F`,
+            `Fneu`, `dff` and `spks`, each `[N, T]`; csv: `traces.csv`, dF/F, a row a frame; nwb:
+            `NAME.nwb` with Fluorescence and DfOverF; the others: the ROIs without traces. The
+            table `neurons.csv` is always written.
 
     Returns:
         Their names, relative to the folder.

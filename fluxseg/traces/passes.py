@@ -21,12 +21,11 @@ from fluxseg.formats.movies import (
     MovieFacts,
     iterate_frames,
     read_ahead,
-    read_movie_facts,
 )
 from fluxseg.formats.npy import naming_file
 from fluxseg.formats.pick import Pick
 from fluxseg.formats.projections import CorrelationImage, MaxProjection, MeanProjection
-from fluxseg.io.files import atomic_path, read_json, write_json
+from fluxseg.io.files import atomic_path, read_json, stamp_file, write_json
 from fluxseg.traces.extract import sum_blocks
 from fluxseg.traces.quality import MovieCheck, find_doubts
 
@@ -56,13 +55,14 @@ class Projections:
 
 
 def project_movie(
-    paths: Sequence[Path], pick: Pick, folder: Path, progress: Progressed
+    paths: Sequence[Path], pick: Pick, facts: MovieFacts, folder: Path, progress: Progressed
 ) -> Projections:
     """Make the projections of a movie; what is there from an earlier call is taken.
 
     Args:
         paths: the parts of the movie.
         pick: see `iterate_frames`.
+        facts: of the movie.
         folder: for what the next call goes on with.
         progress: called with (frames done, frames in all).
 
@@ -70,7 +70,6 @@ def project_movie(
         RecordingError: naming the file, if it is no movie or damaged.
         WorkdirError: if the folder cannot be written.
     """
-    facts = read_movie_facts(paths, pick)
     stored = folder / f"projections-{_digest(paths, pick)}.npz"
     if stored.exists():
         with np.load(stored) as found:
@@ -174,8 +173,7 @@ def _digest(paths: Sequence[Path], pick: Pick, matrix: sparse.csr_array | None =
     digest = hashlib.blake2b(digest_size=8)
     for path in paths:
         with naming_file(path):
-            status = path.stat()
-        stamp = f"{path.name} {status.st_size} {status.st_mtime_ns}\n"
+            stamp = f"{path.name} {stamp_file(path)}\n"
         digest.update(stamp.encode(errors="replace"))
     digest.update(repr(pick).encode(errors="replace"))
     if matrix is not None:
