@@ -33,7 +33,8 @@ KEYS_PER_TASK = 8
 
 NOT_ANNOTATED = "not annotated: usable for prediction, not for training"
 LIKE_LABELS = "the image looks like labels, not like a picture"
-LEFT_OVER = f"{LIKE_LABELS}, and no image is found for it: name labels NAME_masks"
+LEFT_OVER = f"{LIKE_LABELS}, and no image is found for it: name labels NAME_masks, \
+or put them in a folder masks"
 COMMON = (NO_GROUP, NOT_ANNOTATED)
 """What many files share; it is told once, with their number."""
 

@@ -4,16 +4,25 @@ import re
 from pathlib import Path
 
 IMAGE_SUFFIXES = (
-    ".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".gif", ".lsm", ".btf",
+    ".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".gif", ".lsm", ".stk", ".btf", ".tf8",
 )  # fmt: skip
 """Endings of image files, in lower case; upper case is known as well."""
 MICROSCOPE_SUFFIXES = (".czi", ".nd2", ".lif", ".oib", ".oif", ".oir", ".vsi", ".ims", ".sld")
 """Endings of formats of microscopes that are not read."""
 SAVE_AS_TIFF = "a format of a microscope that is not read: save it as TIFF, as Fiji does"
+SUITE2P_FILES = (
+    "stat.npy", "iscell.npy", "ops.npy", "F.npy", "Fneu.npy", "spks.npy", "redcell.npy",
+    "F_chan2.npy", "Fneu_chan2.npy",
+)  # fmt: skip
+"""Files of a plane of Suite2p, of which none is anything without the others."""
 SEG_ENDING = "_seg.npy"
 """What follows the name of an image in the name of the file of Cellpose's GUI."""
 
-_WORDS = r"(?:cp_)?masks?|labels?|seg|segmentations?|gt|ground[_\- ]?truth|annotations?"
+# ImageJ names what it makes of a.tif "Mask of a.tif".
+_WORDS = (
+    r"(?:cp_|count )?masks?(?: of)?|labels?|label[_\- ]?(?:image|map)|lbl|seg|segmentations?|gt|"
+    r"ground[_\- ]?truth|annotations?"
+)
 _GAP = r"[_\-. ]+"
 
 
@@ -76,6 +85,8 @@ def label_names(path: Path) -> list[str]:
     names = [] if rest is None else [rest, rest.casefold()]
     # ROIs may be named just like their image, even if that has a word in its name.
     names += [stem, stem.casefold()] if rest is None or not is_image_name(path) else []
+    # Some add to the whole name of the image: a.tif.zip.
+    names += [stem_of(Path(name)) for name in names if is_image_name(Path(name))]
     return list(dict.fromkeys(names))
 
 

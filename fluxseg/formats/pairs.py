@@ -8,7 +8,7 @@ ending). WORD is `mask`, `masks`, `label`, `labels`, `seg`, `segmentation`, `gt`
 |---|---|
 | `NAME_WORD.tif`, `WORD_NAME.tif` | label image of NAME, `NAME_img`, `AVG_NAME`, or `NAME_max` |
 | `NAME_cp_masks.tif` (Cellpose) | label image of NAME, unless there is `NAME_seg.npy` |
-| `WORD.tif`, `RoiSet.zip` | labels of `image.tif`, or of the only image in the folder |
+| `WORD.tif`, `RoiSet*.zip` | labels of `image.tif`, or of the only image in the folder |
 | `masks/NAME.tif` | label image of NAME in `images` beside, or in the folder above; also \
 with a WORD, and in `train_masks`, `labels`, `GT`, ... beside `train_images` or `train`; also in \
 `masks/train` beside `images/train` |
@@ -16,7 +16,7 @@ with a WORD, and in `train_masks`, `labels`, `GT`, ... beside `train_images` or 
 | several images in `masks` | one ROI each, of the only image in `images` (DSB 2018) |
 | `NAME_seg.npy` | masks of NAME, from Cellpose's GUI |
 | `NAME.zip`, `RoiSet_NAME.zip` | ROIs of NAME, if they hold ImageJ ROIs; also `NAME_rois`, ... |
-| `.roi` files | ROIs of the image of their name, or all of them of the only image |
+| `.roi` files | ROIs of the image of their name, or of the only image; in a folder NAME, of NAME |
 | a folder `RoiSet` or `rois` | ROI sets and `.roi` files of the images in the folder above |
 | JSON of COCO | ROIs of the images that it lists, in its folder, in one beside or below it |
 | JSON of Neurofinder's regions | ROIs of NAME |
@@ -31,6 +31,7 @@ Labels without an image, and several for one image, are an error that says what 
 """
 
 import dataclasses
+import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -43,6 +44,7 @@ from fluxseg.formats.label_names import (
     MICROSCOPE_SUFFIXES,
     SAVE_AS_TIFF,
     SEG_ENDING,
+    SUITE2P_FILES,
     image_names,
     image_of_cellpose,
     is_image_name,
@@ -58,6 +60,7 @@ RECORDING_SUFFIXES = (".npy", ".npz", ".nwb", ".mat")
 """Endings of recordings that are no images."""
 SETTLED = 2.0
 """Seconds without a change after which it is remembered what is in a folder."""
+_ROI_SET = re.compile(r"roi[ _-]?sets?.*\.zip", re.IGNORECASE)
 _LABELS = ("labels", "seg", "rois", "roi", "coco")
 _ROLES = ("image", "recording", *_LABELS)
 
@@ -156,10 +159,16 @@ def _sort(folder: Path) -> Sorted:
     unused = {path: kind for path, kind in kinds.items() if kind not in _ROLES}
     others = [path for path, kind in kinds.items() if kind == "recording"]
     owners = image_folders(folder)
+    if not owners and "roi" in kinds.values() and "image" not in kinds.values():
+        above = [path for path in files_in(folder.parent) if is_image_name(path)]
+        owners = [folder.parent] if _rois_in_folders(folder.parent, above, [folder]) else []
     if owners:
         wrong = _without_image(kinds, owners)
         return Sorted({}, {}, tuple(others), wrong, unused, {}, (folder, folder.parent, *owners))
     stems = {stem_of(path).casefold() for path, kind in kinds.items() if kind == "image"}
+    if folder.name in ("flows", "outlines"):
+        # Cellpose can write into folders of these names.
+        stems |= {stem_of(path).casefold() for path in files_in(folder.parent)}
     images: list[Path] = []
     for path, kind in kinds.items():
         if kind == "image" and image_of_cellpose(path).casefold() in stems:
@@ -168,10 +177,11 @@ def _sort(folder: Path) -> Sorted:
             images.append(path)
     named = [path for path, kind in kinds.items() if kind in _LABELS]
     folders = label_folders(folder)
-    listed, above = _listed(folder, kinds) if images else ({}, ())
+    listed, listing = _listed(folder, kinds) if images else ({}, ())
     labels, doubts = _pair(images, named, folders, listed)
     if len(images) == 1 and not labels[images[0]] and not doubts:
         labels[images[0]] = _labels_of_only(kinds, named, folders)
+    labels |= _rois_in_folders(folder, [image for image in images if not labels[image]])
     used = {path for files in labels.values() for path in files}
     wrong = {}
     for path in named:
@@ -188,7 +198,7 @@ def _sort(folder: Path) -> Sorted:
         elif kinds[path] != "coco" or not any(_images_below(path)):
             wrong[path] = _complain(path, kinds[path], images)
     bare = [image for image in images if not labels[image] and image not in doubts]
-    places = (folder, *folders, *above)
+    places = (folder, *folders, *listing, *({p.parent for p in used} - {folder, *folders}))
     return Sorted(labels, doubts, tuple(others), wrong, unused, find_frames(bare), places)
 
 
@@ -199,6 +209,8 @@ def _kind(path: Path) -> str:
         return OWN
     if path.name.endswith(SEG_ENDING):
         return "seg"
+    if path.name in SUITE2P_FILES:
+        return "of Suite2p: stat.npy and ops.npy must be beside each other"
     if is_image_name(path):
         return "labels" if is_label_name(path) else "image"
     if suffix in RECORDING_SUFFIXES:
@@ -237,7 +249,8 @@ def _without_image(kinds: Mapping[Path, str], owners: Sequence[Path]) -> dict[Pa
 def _listed(folder: Path, kinds: Mapping[Path, str]) -> tuple[dict[str, Path], tuple[Path, ...]]:
     """Return the COCO file of each image name that one lists, and the folders above with such."""
     files = {path: folder for path, kind in kinds.items() if kind == "coco"}
-    above = (folder.parent, folder.parent / "annotations") if folder.name else ()
+    # COCO's own folders are annotations and images/train.
+    above = [folder.parent, *(p / "annotations" for p in folder.parents[:2])] if folder.name else []
     for place in above:
         files |= {p: place for p in files_in(place) if p.suffix.lower() == ".json"}
     found: dict[str, Path] = {}
@@ -250,7 +263,10 @@ def _listed(folder: Path, kinds: Mapping[Path, str]) -> tuple[dict[str, Path], t
 def _images_below(path: Path) -> Iterable[Path]:
     """Yield the images that a COCO file lists, in its folder and in those beside and below it."""
     names = set(listed_names(path))
-    places = [path.parent, *folders_in(path.parent), *folders_in(path.parent.parent)]
+    places = [path.parent, *folders_in(path.parent)]
+    if path.parent.name.casefold() == "annotations":
+        beside = folders_in(path.parent.parent)
+        places += [*beside, *(inner for place in beside for inner in folders_in(place))]
     return (image for place in places for image in files_in(place) if image.name in names)
 
 
@@ -298,7 +314,8 @@ def _pair(
         if len(mine) > 1:
             doubts[image] = f"several files of labels are beside it: {_list(mine)}; keep one"
         elif len(rivals) > 1:
-            doubts[image] = f"{mine[0].name} could belong to several images: {_list(rivals)}"
+            told = f"{mine[0].name} could belong to several images: {_list(rivals)}"
+            doubts[image] = f"{told}; keep one of them"
     return labels, doubts
 
 
@@ -311,12 +328,26 @@ def _labels_of_only(
     inside = [path for folder in folders for path in files_in(folder)]
     singles = singles or [path for path in inside if path.suffix.lower() == ".roi"]
     wordy += [p for p in inside if _is_roi_set(p) and "" in label_names(p)] if not wordy else []
+    wordy = wordy or [path for path in named if _ROI_SET.match(path.name)]
     objects = [path for path in inside if is_image_name(path) and not is_prediction(path)]
     if singles:
         return tuple(singles)
     if len(wordy) == 1:
         return tuple(wordy)
     return tuple(objects) if len(objects) > 1 else ()
+
+
+def _rois_in_folders(
+    folder: Path, images: Sequence[Path], inside: Sequence[Path] | None = None
+) -> Labels:
+    """Return the `.roi` files of those images beside which they lie in a folder of the name."""
+    named = {name: image for image in images for name in image_names(image)}
+    found: Labels = {}
+    for place in folders_in(folder) if inside is None and named else inside or ():
+        owners = [named[name] for name in label_names(place) if name in named]
+        rois = tuple(p for p in files_in(place) if p.suffix.lower() == ".roi") if owners else ()
+        found |= {owners[0]: rois} if rois else {}
+    return found
 
 
 def _is_roi_set(path: Path) -> bool:

@@ -15,7 +15,7 @@ from fluxseg.formats.pixels import read_pixels
 from fluxseg.formats.stacks import read_stack
 from fluxseg.formats.tiff import open_tiff
 
-TIFFS = (".tif", ".tiff", ".btf", ".tf8", ".lsm")
+TIFFS = (".tif", ".tiff", ".btf", ".tf8", ".lsm", ".stk")
 FEWEST = 10
 """So many images of one field of view are taken for the frames of a movie."""
 _LOOKED_AT = 16

@@ -31,7 +31,7 @@ def put(folder, *names, labels=LABELS):
     for name in names:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        words = ("mask", "label", "gt", "seg", "annotation", "truth")
+        words = ("mask", "label", "lbl", "gt", "seg", "annotation", "truth")
         values = labels if any(word in name.lower() for word in words) else IMAGE
         if path.suffix.lower() == ".png":
             Image.fromarray(values.astype(np.uint8)).save(path)
@@ -69,6 +69,8 @@ def annotated(source):
         ("imagesTr/case_000_0000.tif", "labelsTr/case_000.tif"), ("a.tif", "masks/a.tif"),
         ("a.tif", "a ground truth.tif"), ("a_max.tif", "a_mask.tif"),
         ("images/train/a.tif", "masks/train/a.tif"), ("train/a.tif", "train_masks/a.tif"),
+        ("a.tif", "Mask of a.tif"), ("a.tif", "Count Masks of a.tif"), ("a.tif", "a-lbl.tif"),
+        ("a.tif", "a.tif_mask.png"), ("field.tif", "Label Image.tif"),
     ],
 )  # fmt: skip
 def test_labels_are_found_in_every_spelling(tmp_path, image, labels):
@@ -120,6 +122,8 @@ def test_one_file_for_each_object(tmp_path):
         ("AVG_m1.tif", "RoiSet_AVG_m1.zip"),
         ("AVG_mouse 1.tif", "RoiSet mouse 1.zip"),
         ("a.tif", "RoiSet.zip"),
+        ("a.tif", "RoiSet_0001.zip"),
+        ("a.tif", "a.tif.zip"),
     ],
 )
 def test_roi_sets_find_their_image(tmp_path, image, name):
@@ -183,6 +187,12 @@ def test_single_rois_are_a_set(tmp_path):
     )
     assert annotated(FolderSource(str(folder.parent))) == {"field.tif": 2}
     shutil.rmtree(folder.parent)
+    for name in ("s0", "RoiSet_s1"):
+        put(tmp_path / "each", f"{name[-2:]}.tif")
+        (tmp_path / "each" / name).mkdir()
+        shutil.copy(tmp_path / "0000-0100.roi", tmp_path / "each" / name)
+    assert annotated(FolderSource(str(tmp_path / "each"))) == {"s0.tif": 1, "s1.tif": 1}
+    shutil.rmtree(tmp_path / "each")
     put(tmp_path, "other.tif")
     assert source.keys() == ["0000-0100.roi", "0001-0100.roi", "field.tif", "other.tif"]
     with pytest.raises(RecordingError, match=r"its image is not there: looked for 0000-0100\.\*"):
@@ -214,9 +224,17 @@ def test_overlays_of_imagej_are_labels(tmp_path):
     assert any("ImageJ has saved inside" in remark for remark in found.remarks)
 
 
-@pytest.mark.parametrize("place", ["coco.json", "annotations/coco.json", "images/coco.json"])
-def test_coco_of_many_images(tmp_path, place):
-    source = put(tmp_path, "images/a.tif", "images/b.tif", "images/c.tif")
+@pytest.mark.parametrize(
+    ("place", "folder"),
+    [
+        ("coco.json", "images"),
+        ("annotations/coco.json", "images"),
+        ("images/coco.json", "images"),
+        ("annotations/coco.json", "images/train"),
+    ],
+)
+def test_coco_of_many_images(tmp_path, place, folder):
+    source = put(tmp_path, *(f"{folder}/{name}.tif" for name in "abc"))
     square = [[5, 5, 12, 5, 12, 12, 5, 12]]
     values = {
         "images": [{"id": n, "file_name": f"images/{name}.tif"} for n, name in enumerate("ab")],
@@ -226,7 +244,28 @@ def test_coco_of_many_images(tmp_path, place):
     }
     (tmp_path / place).parent.mkdir(exist_ok=True)
     (tmp_path / place).write_text(json.dumps(values))
-    assert annotated(source) == {"images/a.tif": 1, "images/b.tif": 2, "images/c.tif": None}
+    found = {f"{folder}/a.tif": 1, f"{folder}/b.tif": 2, f"{folder}/c.tif": None}
+    assert annotated(source) == found
+
+
+def test_files_of_coco_without_their_images_are_wrong(tmp_path):
+    source = put(tmp_path, "one/a.tif", "two/b.tif")
+    values = {"images": [{"id": 1, "file_name": "b.tif"}], "annotations": []}
+    (tmp_path / "one" / "c.json").write_text(json.dumps(values))
+    assert list(source.survey().wrong) == [tmp_path / "one" / "c.json"]
+
+
+def test_what_is_left_of_suite2p_is_no_image(tmp_path):
+    source = put(tmp_path, "a.tif")
+    for name in ("F.npy", "spks.npy", "iscell.npy", "ops.npy"):
+        np.save(tmp_path / name, IMAGE)
+    assert annotated(source) == {"a.tif": None}
+    assert "stat.npy and ops.npy" in format_unused(source.survey().unused)[0]
+
+
+def test_folders_that_cellpose_writes(tmp_path):
+    source = put(tmp_path, "m.tif", "masks/m_cp_masks.png", "flows/m_dP.tif", "flows/other.tif")
+    assert annotated(source) == {"m.tif": 2, "flows/other.tif": None}
 
 
 def test_sidecars_are_nothing(tmp_path):
