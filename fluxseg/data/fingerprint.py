@@ -181,7 +181,8 @@ def _texture(means: np.ndarray, weighting: _Weights) -> np.ndarray:
 
     detail = blur(means - blur(means, _BACKGROUND), _DETAIL)
     detail -= blur(detail, _BACKGROUND)
-    contrast = np.sqrt(blur(detail**2, _CONTRAST))
+    # Rounding can leave less than 0.
+    contrast = np.sqrt(np.maximum(blur(detail**2, _CONTRAST), 0))
     inside = weights > 0
     # 1e-4 of the image's contrast is rounding, not texture.
     if not inside.any() or contrast.max() < 1e-4:

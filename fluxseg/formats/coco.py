@@ -121,6 +121,10 @@ def read_coco(path: Path | str, image: Path | str | None = None, pick: Pick = NO
         mine = [
             a for a in annotations if isinstance(a, dict) and a.get("image_id") == entry.get("id")
         ]
+        if mine and not any(a.get("segmentation") for a in mine):
+            raise RecordingError("segmentation", "is empty: these are boxes, no outlines of ROIs")
+        crowds = sum(bool(a.get("iscrowd")) for a in mine)
+        several = (f"{crowds} ROIs are marked as several neurons (iscrowd)",) * (crowds > 0)
     pixels, facts = read_image_for(path, image, str(entry.get("file_name", "")), pick)
     shape = (pixels.shape[0], pixels.shape[1])
     with naming_file(path):
@@ -146,7 +150,7 @@ def read_coco(path: Path | str, image: Path | str | None = None, pick: Pick = NO
             roi_ids=tuple(name or str(number) for number, name in enumerate(names)),
             group=group,
             metadata=metadata,
-            remarks=unnamed,
+            remarks=(*unnamed, *several),
         )
 
 

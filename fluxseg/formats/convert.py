@@ -84,11 +84,8 @@ def detect_format(path: Path | str) -> str:
         if neurofinder.is_neurofinder(path):
             return "neurofinder"
         raise RecordingError(str(path), "is a folder of no known kind (Suite2p, Neurofinder)")
-    with naming_file(path):
-        with open_regular(path) as (file, _):
-            start = file.read(64)
-        if not start:
-            raise RecordingError("", "is empty")
+    with naming_file(path), open_regular(path) as (file, _):
+        start = file.read(64)
     if start.startswith(NPY_MAGIC):
         return "cellpose" if path.name.endswith(SEG_ENDING) else "allen"
     if start.startswith(tuple(IMAGE_MAGICS)):

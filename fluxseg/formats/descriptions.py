@@ -133,6 +133,9 @@ def _read_imagej(told: dict[str, Any], count: int, pick: Pick) -> Told:
         # ImageJ calls the images of a stack slices until it is told otherwise.
         planes = 1
         remarks = ("it tells of slices and no frames: they are taken for frames",) * (count > 1)
+    saved = _read_scanimage(str(told.get("Info", "")).replace("\r", "\n")).channels
+    if len(saved) > max(channels, 1):
+        remarks += (f"ScanImage tells of {len(saved)} channels, ImageJ of {channels}",)
     interval = number("finterval", float)
     rate = number("fps", float) or (1 / interval if interval else None)
     return Told("TZC", (planes, channels), declared, rate=rate, remarks=remarks)
@@ -168,8 +171,8 @@ def _read_scanimage(text: str) -> Told:
     saved = re.search(r"(?m)(?:^|\.)(?:channelSave|channelsSave)\s*=\s*(.*)$", text)
     channels = tuple(re.findall(r"\d+", saved[1])) if saved else ()
     if not channels:
-        count = max(whole("acq.numberOfChannelsSave"), 1)
         on = [str(n) for n in range(1, 17) if whole(f"acq.savingChannel{n}") == 1]
+        count = whole("acq.numberOfChannelsSave") or len(on) or 1
         channels = tuple(on) if len(on) == count else tuple(str(n + 1) for n in range(count))
     planes = whole("hStackManager.actualNumSlices") or whole(
         "hStackManager.numSlices", "SI4.stackNumSlices", "SI5.stackNumSlices", "acq.numberOfZSlices"

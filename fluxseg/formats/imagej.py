@@ -8,6 +8,7 @@ knows the format itself.
 
 import contextlib
 import io
+import logging
 import struct
 import zipfile
 import zlib
@@ -30,6 +31,8 @@ from fluxseg.io.files import atomic_path
 if TYPE_CHECKING:
     from roifile import ImagejRoi
 
+# What it cannot read is told by remarks and errors.
+logging.getLogger("roifile").disabled = True
 MAX_ROIS = 100_000
 MAX_BYTES = 2**31
 """Bytes that the masks, or the archive's members, may take."""

@@ -18,14 +18,11 @@ from fluxseg.data.recording import NO_GROUP, Recording, check_image
 from fluxseg.errors import RecordingError
 from fluxseg.formats.imagej import read_overlay
 from fluxseg.formats.label_names import stem_of
-from fluxseg.formats.labels import label_components, masks_from_labels
+from fluxseg.formats.labels import PICTURE, SMOOTH, label_components, masks_from_labels
 from fluxseg.formats.npy import naming_file
 from fluxseg.formats.pairs import find_labels
 from fluxseg.formats.pick import NO_PICK, Pick
 from fluxseg.formats.pixels import read_pixels
-
-SMOOTH = 0.2
-"""Least share of unlike neighbours in a mask with smooth edges or a picture; labels only touch."""
 
 
 def read_image(
@@ -101,24 +98,27 @@ def _read_masks(
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     labels, kind = _read_labels(path, (image.shape[0], image.shape[1]))
     with naming_file(path):
+        if labels.dtype.kind == "f" and not np.isfinite(labels).all():
+            raise RecordingError("masks", "hold NaN or infinity; 0 must stand for outside")
         if kind == "JPEG" or _is_smooth(labels):
             what = "are a JPEG file" if kind == "JPEG" else "have smooth edges"
             labels = labels > labels.max() / 2
             remarks.append(f"the masks {what}: cut at half of the largest value")
         elif equal_neighbours(labels) < 1 - SMOOTH:
-            swapped = "; image and labels seem to be swapped" if looks_like_labels(image) else ""
-            raise RecordingError("masks", f"are a picture, no label image{swapped}")
+            hint = "each ROI must have one number, and 0 is outside"
+            hint = "image and labels seem to be swapped" if looks_like_labels(image) else hint
+            raise RecordingError("masks", f"{PICTURE}; {hint}")
         if _is_binary(labels) and not path.stem.lower().endswith(("_labels", "_label")):
             labels = label_components(labels != 0)
         return masks_from_labels(labels)
 
 
 def _is_smooth(labels: np.ndarray) -> bool:
-    """Tell whether 8-bit labels are a mask whose edges were drawn smoothly from 0 to 255."""
-    if labels.dtype != np.uint8 or labels.max() != 255:
-        return False
-    flat = equal_neighbours(labels)
-    return bool(flat < 1 - SMOOTH and np.bincount(labels[labels > 0]).argmax() == 255)
+    """Tell whether labels are a mask whose edges were drawn smoothly, from 0 to the largest."""
+    outside = np.count_nonzero(labels == 0)
+    inside = np.count_nonzero(labels >= 0.95 * labels.max())
+    most = 5 * inside > labels.size - outside and 2 * outside > labels.size
+    return bool(most and equal_neighbours(labels) < 1 - SMOOTH)
 
 
 def _is_binary(labels: np.ndarray) -> Any:

@@ -4,8 +4,9 @@ from typing import Any
 
 import numpy as np
 
+from fluxseg.data.label_checks import equal_neighbours
 from fluxseg.errors import RecordingError
-from fluxseg.formats.labels import label_components, masks_from_labels
+from fluxseg.formats.labels import PICTURE, SMOOTH, label_components, masks_from_labels
 
 SOFT = 0.2
 """Pixels of a soft footprint count from this share of its maximum on."""
@@ -34,6 +35,8 @@ def masks_from_array(
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
         raise RecordingError(field, "must be an array of numbers")
     if array.shape == shape:
+        if equal_neighbours(array) < 1 - SMOOTH:
+            raise RecordingError(field, PICTURE)
         if "label" not in field.lower() and len(np.unique(array)) == 2 and not array.min():
             remarks.append(f"{field} has two values: its connected parts are the ROIs")
             array = label_components(array != 0)

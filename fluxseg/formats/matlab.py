@@ -67,11 +67,13 @@ def read_mat(path: Path | str, pick: Pick = NO_PICK) -> Recording:
             # Each session has a file of this name.
             name = plane_name(path.parent) if path.stem == "Fall" else path.stem
             return recording_from_suite2p(values["ops"], stat, iscell, name)
-        arrays = {
+        arrays: dict[str, tuple[tuple[int, ...], Callable[[], Any]]] = {
             name: (shape, functools.partial(_load_one, path, name))
             for name, (shape, kind) in known.items()
             if len(shape) >= 2 and kind not in ("cell", "struct", "object", "char", "opaque")
         }
+        for name in (name for name, (_, kind) in known.items() if kind == "struct"):
+            arrays |= _list_struct(name, _load_one(path, name))
         return recording_from_arrays(arrays, path.stem, pick)
 
 
@@ -97,9 +99,12 @@ def recording_from_arrays(arrays: Arrays, name: str, pick: Pick) -> Recording:
         chosen = usual[0]
     else:
         # ROIs are no image, though they may be an array of the same size.
-        flat = [key for key in flat if key.rsplit("/")[-1].lower() not in MASKS]
-        if len(flat) != 1:
-            choose("key", names, "" if len(names) > 1 else "image")
+        flat = [key for key in flat if not _holds_rois(key, arrays)]
+        if not flat:
+            held = ", ".join(f"{key} {list(shape)}" for key, (shape, _) in arrays.items())
+            raise RecordingError("", f"holds no image [H, W]: {held[:500] or 'no array'}")
+        if len(flat) > 1:
+            choose("key", names, "")
         chosen = flat[0]
         remarks.append(f"the array {chosen} is taken for the image")
     image = np.asarray(arrays[chosen][1]())
@@ -107,7 +112,7 @@ def recording_from_arrays(arrays: Arrays, name: str, pick: Pick) -> Recording:
     image = np.ascontiguousarray(image, image.dtype.newbyteorder("="))
     shape = (image.shape[0], image.shape[1])
     rois = [key for word in MASKS for key in names if key.rsplit("/")[-1].lower() == word]
-    rois = [key for key in rois if key != chosen]
+    rois = [key for key in rois if key != chosen and _holds_rois(key, arrays)]
     if masks_key:
         rois = [names[choose("key", names, masks_key)]]
     masks: np.ndarray | None = None
@@ -115,6 +120,23 @@ def recording_from_arrays(arrays: Arrays, name: str, pick: Pick) -> Recording:
     if rois:
         masks, ids = masks_from_array(arrays[rois[0]][1](), shape, rois[0], remarks)
     return Recording(name, image, masks, ids, remarks=tuple(remarks))
+
+
+def _list_struct(name: str, values: Any) -> Arrays:
+    """List the arrays in a struct."""
+    fields = values.items() if isinstance(values, dict) else ()
+    return {
+        f"{name}/{field}": (value.shape, functools.partial(np.asarray, value))
+        for field, value in fields
+        if isinstance(value, np.ndarray) and value.ndim > 1 and value.dtype.kind in "biuf"
+    }
+
+
+def _holds_rois(key: str, arrays: Arrays) -> bool:
+    """Tell by its name whether an array is of ROIs; `A` only if its rows are the pixels."""
+    name = key.rsplit("/")[-1].lower()
+    sizes = [math.prod(shape) for shape, _ in arrays.values() if len(shape) == 2]
+    return name in MASKS and (name != "a" or arrays[key][0][0] in sizes)
 
 
 def _list_variables(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -148,8 +170,12 @@ def _read_turned(dataset: h5py.Dataset) -> np.ndarray:
 def _damage() -> Iterator[None]:
     try:
         yield
-    except (RecordingError, OSError, MemoryError):
+    except (RecordingError, MemoryError):
         raise
+    except OSError as error:
+        if error.errno:
+            raise
+        raise RecordingError("", f"is damaged: {error}") from error
     except Exception as error:
         # The library meets damaged files with exceptions of any kind.
         raise RecordingError("", f"is damaged: {type(error).__name__}: {error}") from error

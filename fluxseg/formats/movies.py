@@ -306,7 +306,9 @@ def _axes_of(dataset: h5py.Dataset, pick: Pick) -> str:
         return "TXY"
     if len(shape) != 3 or (shape[0] == shape[1] != shape[2]):
         raise RecordingError(
-            str(dataset.name), f"is {shape}: say which axis is time (T), as --axes TYX or YXT"
+            str(dataset.name),
+            f"is {shape}: say which axis is time (T), as --axes "
+            + ("TYX or YXT" if len(shape) == 3 else "TCYX or TZYX"),
         )
     return "TYX"
 

@@ -46,13 +46,15 @@ def open_regular(path: Path) -> Iterator[tuple[BinaryIO, int]]:
     """Open a file for reading and give it with its size in bytes.
 
     Raises:
-        RecordingError: if it is a folder, a pipe or a device, which could block for ever.
+        RecordingError: if it is empty, or a folder, a pipe or a device, which could block for ever.
         OSError: if it cannot be opened.
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
         raise RecordingError("", f"is {kind}")
+    if not status.st_size:
+        raise RecordingError("", "is empty")
     with path.open("rb") as file:
         yield file, status.st_size
 
@@ -132,8 +134,7 @@ def _read_header(file: BinaryIO, size: int) -> tuple[Any, bool, tuple[int, ...],
     """Return dtype code, order, shape, and the number of bytes that were read."""
     start = file.read(8)
     if len(start) < 8 or start[:6] != MAGIC:
-        what = "is empty" if size == 0 else "does not begin as a .npy file does"
-        raise RecordingError("", what)
+        raise RecordingError("", "does not begin as a .npy file does")
     if start[6:] not in (b"\x01\x00", b"\x02\x00"):
         raise RecordingError("", f"has the .npy version {start[6]}.{start[7]}; 1.0, 2.0 are known")
     width = 2 if start[6] == 1 else 4

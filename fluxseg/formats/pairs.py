@@ -223,7 +223,7 @@ def _kind(path: Path) -> str:
     if suffix in (".h5", ".hdf5"):
         from fluxseg.formats.caiman import holds_caiman  # slow to import
 
-        return "recording" if holds_caiman(path) else "HDF5, not of CaImAn; a movie?"
+        return "recording" if holds_caiman(path) else "HDF5; a movie? fluxseg project"
     if suffix in MICROSCOPE_SUFFIXES:
         return SAVE_AS_TIFF
     return "roi" if suffix == ".roi" else "ending that is not read"

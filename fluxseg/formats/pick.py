@@ -92,7 +92,9 @@ def choose(what: str, names: Sequence[str], wanted: str) -> int:
     ):
         if len(known) == 1:
             return known[0]
-    if re.fullmatch(r"\d{1,9}", wanted) and 1 <= int(wanted) <= len(names):
+    # Of channels 1 and 3 no number is a place.
+    numbered = re.fullmatch(r"\d{1,9}", wanted) and not all(name.isdecimal() for name in names)
+    if numbered and 1 <= int(wanted) <= len(names):
         return int(wanted) - 1
     raise RecordingError("", f"has no {what} {wanted!a}: {list_names(what, names)}")
 

@@ -65,6 +65,9 @@ def read_pixels(
         if kind == "TIFF":
             with open_tiff(path) as tiff:
                 stack = read_stack(path, tiff, pick)
+                if labels and len(stack.numbers) > 1:
+                    what = f"holds {len(stack.numbers)} images: labels must be one image"
+                    raise RecordingError("", f"{what}, with a number for each ROI")
                 numbers = stack.select(pick)
                 if len(numbers) > 1:
                     raise RecordingError("", _movie_text(len(numbers)))
@@ -117,22 +120,26 @@ def read_image_of(
         alpha = image.shape[2] - 3 if colour and kind != 5 and image.shape[2] > 3 else alpha
         image = image[..., : image.shape[2] - alpha] if alpha < image.shape[2] else image
         names = COLOURS if colour and image.shape[2] == 3 else ()
-        image = one_channel(image, names, pick.channel if stack.samples else "")
+        image = one_channel(image, names, pick.channel if stack.samples else "", labels)
     if kind == 3 and not labels and page.colormap is not None:
         table = np.asarray(page.colormap).T
         return _apply_palette(image, table >> 8 if table.max() > 255 else table)
-    if kind == 0 and (not labels or page.bitspersample == 1):
+    # Programs differ about masks of one bit; that most of the field is no ROI is sure.
+    if kind == 0 and (image.mean() > 0.5 if labels and page.bitspersample == 1 else not labels):
         return _invert(image, page.bitspersample)
     return image
 
 
-def one_channel(image: np.ndarray, names: Sequence[str] = (), wanted: str = "") -> np.ndarray:
+def one_channel(
+    image: np.ndarray, names: Sequence[str] = (), wanted: str = "", labels: bool = False
+) -> np.ndarray:
     """Return the channel `[H, W]` that is wanted, or the only one in use.
 
     Args:
         image: `[H, W, C]`.
         names: of the channels; numbered without.
         wanted: see `fluxseg.formats.pick.choose`.
+        labels: whether the values are labels, of which there are never several channels.
 
     Raises:
         RecordingError: if there are several.
@@ -143,6 +150,8 @@ def one_channel(image: np.ndarray, names: Sequence[str] = (), wanted: str = "") 
         used = [channel for channel in channels if (channel != channel.flat[0]).any()]
         if all((channel == used[0]).all() for channel in used[1:]):
             return used[0] if used else channels[0]
+    if labels:
+        raise RecordingError("", "is in colours: labels must be one number for each ROI")
     found: np.ndarray = channels[choose("channel", names, wanted)]
     return found
 
@@ -177,10 +186,10 @@ def _apply_palette(image: np.ndarray, table: np.ndarray) -> np.ndarray:
 
 def _read_picture(path: Path, kind: str, start: bytes, labels: bool, pick: Pick) -> np.ndarray:
     """Read what is no TIFF."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     if kind == "PNG" and start[24:25] == b"\x10" and start[25:26] in (b"\x02", b"\x04", b"\x06"):
-        return _read_deep_png(path, start, pick)
+        return _read_deep_png(path, start, labels, pick)
     try:
         # Its warning about large images comes before its error; the limit here is lower.
         with quiet(), Image.open(path, formats=(kind,)) as picture:
@@ -195,6 +204,8 @@ def _read_picture(path: Path, kind: str, start: bytes, labels: bool, pick: Pick)
             else:
                 image = np.asarray(picture)
             palette = picture.getpalette("RGB") if picture.mode == "P" else None
+    except UnidentifiedImageError as error:
+        raise RecordingError("", f"is damaged: it begins as {kind} does, but is none") from error
     except (RecordingError, OSError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
@@ -207,12 +218,12 @@ def _read_picture(path: Path, kind: str, start: bytes, labels: bool, pick: Pick)
     choose("plane", ("1",), pick.plane)
     if image.ndim == 3:
         image = image[..., :-1] if image.shape[2] in (2, 4) else image
-        return one_channel(image, COLOURS if image.shape[2] == 3 else (), pick.channel)
+        return one_channel(image, COLOURS if image.shape[2] == 3 else (), pick.channel, labels)
     choose("channel", ("1",), pick.channel)
     return image
 
 
-def _read_deep_png(path: Path, start: bytes, pick: Pick) -> np.ndarray:
+def _read_deep_png(path: Path, start: bytes, labels: bool, pick: Pick) -> np.ndarray:
     """Read a PNG of 16 bits with several channels, of which Pillow would keep 8."""
     import imagecodecs
 
@@ -224,7 +235,7 @@ def _read_deep_png(path: Path, start: bytes, pick: Pick) -> np.ndarray:
         # The library meets damaged files with exceptions of any kind.
         raise RecordingError("", f"is damaged: {error}") from error
     image = image[..., :-1] if image.ndim == 3 and image.shape[2] in (2, 4) else image
-    return one_channel(image.reshape(height, width, -1), COLOURS, pick.channel)
+    return one_channel(image.reshape(height, width, -1), COLOURS, pick.channel, labels)
 
 
 def write_label_tiff(path: Path | str, labels: np.ndarray) -> None:

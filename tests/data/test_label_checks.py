@@ -75,6 +75,30 @@ def test_masks_with_smooth_edges_are_cut_at_half(tmp_path):
     found = read_image(tmp_path / "a.tif")
     assert any("smooth edges: cut at half" in remark for remark in found.remarks)
     assert np.mean(found.masks.any(0) != (labels > 0)) < 0.01
+    (tmp_path / "a_mask.png").unlink()
+    for values in (smooth.astype(np.uint16) * 257, smooth / np.float32(255), smooth * (7 / 255)):
+        tifffile.imwrite(tmp_path / "a_mask.tif", values)
+        again = read_image(tmp_path / "a.tif").masks
+        assert np.mean(again.any(0) != found.masks.any(0)) < 1e-3
+
+
+def test_what_is_no_label_image_is_said(tmp_path):
+    image, labels = field()
+    tifffile.imwrite(tmp_path / "a.tif", image)
+    colours = np.random.default_rng(0).integers(1, 255, (labels.max() + 1, 3)).astype(np.uint8)
+    for values, reason in (
+        (colours[labels], "is in colours: labels must be one number"),
+        (np.where(labels, labels, np.nan).astype("f4"), "NaN or infinity; 0 must stand for"),
+        (np.stack([labels == 1, labels == 2]).astype("u1"), "holds 2 images: labels must be one"),
+    ):
+        kind = "rgb" if values.shape[-1] == 3 else "minisblack"
+        tifffile.imwrite(tmp_path / "a_masks.tif", values, photometric=kind)
+        with pytest.raises(RecordingError, match=reason):
+            read_image(tmp_path / "a.tif")
+    # Of masks of one bit, programs differ about which value is white.
+    for inside in (True, False):
+        tifffile.imwrite(tmp_path / "a_masks.tif", (labels > 0) == inside, photometric="miniswhite")
+        np.testing.assert_array_equal(read_image(tmp_path / "a.tif").masks.any(0), labels > 0)
 
 
 def test_swapped_and_transposed_files_are_errors(tmp_path):

@@ -144,6 +144,14 @@ def test_coco_of_others_with_polygons_and_several_images(tmp_path):
     assert found.masks.sum((1, 2)).tolist() == [35, 5]
     assert found.masks[0, 3:8, 2:9].all()
     assert found.masks[1, 5:10, 2].all()
+    values["annotations"][1]["iscrowd"] = 1
+    (tmp_path / "x.json").write_text(json.dumps(values))
+    assert "1 ROIs are marked" in read_coco(tmp_path / "x.json", tmp_path / "b.tif").remarks[-1]
+    for annotation in values["annotations"]:
+        annotation["segmentation"] = []
+    (tmp_path / "x.json").write_text(json.dumps(values))
+    with pytest.raises(RecordingError, match="these are boxes, no outlines"):
+        read_coco(tmp_path / "x.json", tmp_path / "b.tif")
 
 
 def test_neurofinder_in_either_order_and_from_frames(tmp_path):

@@ -57,7 +57,7 @@ def test_roifile_reads_what_we_wrote_with_area_and_names(tmp_path):
     assert members == ["1.roi", "2.roi", "3.roi"]
 
 
-def test_other_kinds_of_rois_are_read_and_lines_named(tmp_path):
+def test_other_kinds_of_rois_are_read_and_lines_named(tmp_path, caplog):
     kinds = []
     for number, kind in enumerate((roifile.ROI_TYPE.RECT, roifile.ROI_TYPE.OVAL)):
         roi = roifile.ImagejRoi()
@@ -67,7 +67,9 @@ def test_other_kinds_of_rois_are_read_and_lines_named(tmp_path):
     freehand = roifile.ImagejRoi.frompoints(np.array([[1.5, 1.5], [6.5, 1.5], [6.5, 6.5]]))
     line = roifile.ImagejRoi()
     line.roitype, line.name = roifile.ROI_TYPE.LINE, "a line"
-    roifile.roiwrite(tmp_path / "RoiSet.zip", [*kinds, freehand, line], mode="w")
+    nothing = roifile.ImagejRoi()
+    nothing.roitype, nothing.name = roifile.ROI_TYPE.NOROI, "nothing"
+    roifile.roiwrite(tmp_path / "RoiSet.zip", [*kinds, freehand, line, nothing], mode="w")
     masks, names, remarks = read_imagej_rois(tmp_path / "RoiSet.zip", (40, 60))
     assert len(masks) == 3
     assert names[:2] == ("RECT", "OVAL")
@@ -77,6 +79,7 @@ def test_other_kinds_of_rois_are_read_and_lines_named(tmp_path):
     np.testing.assert_array_equal(masks[1], ((x - 30) / 5) ** 2 + ((y - 16) / 6) ** 2 < 1)
     assert masks[2].any()
     assert any("a line" in remark for remark in remarks)
+    assert not caplog.records
 
 
 def test_a_set_is_read_with_the_image_of_its_name(tmp_path):

@@ -239,7 +239,7 @@ def test_what_is_not_one_image_is_said(tmp_path):
     )
     cases["movie.png"] = "is a movie of 2 frames"
     for name, data, reason in (
-        ("empty.png", b"", "is no image file"),
+        ("empty.png", b"", "is empty"),
         ("text.png", b"hello", "is no image file"),
         ("colour16.png", png_with_header(6, 6, 16, 2), "is damaged"),
         ("large.png", png_with_header(2**20, 2**20), "declares more than the limit"),

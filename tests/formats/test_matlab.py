@@ -63,6 +63,21 @@ def test_images_and_rois_of_every_form(tmp_path, save, form):
     np.testing.assert_array_equal(found.image, IMAGE * 2)
     np.testing.assert_array_equal(found.masks, MASKS)
     assert read_any(path, pick=Pick(key="first")).masks is None
+    # An array A holds ROIs only if its rows are the pixels.
+    with pytest.raises(RecordingError, match=r"keys \(.*A.*\); choose one with --key"):
+        read_any(save(tmp_path / "c.mat", A=IMAGE, B=IMAGE * 2))
+    with pytest.raises(RecordingError, match=r"holds no image \[H, W\]: movie \[12, 9, 5\]"):
+        read_any(save(tmp_path / "d.mat", movie=np.zeros((12, 9, 5))))
+    found = read_any(save(tmp_path / "e.mat", image=IMAGE, A=PIXELS.astype("f8")))
+    np.testing.assert_array_equal(found.masks, MASKS)
+
+
+def test_arrays_in_a_struct_are_found(tmp_path):
+    path = tmp_path / "a.mat"
+    io.savemat(path, {"data": {"meanImg": IMAGE, "masks": LABELS, "name": "m"}})
+    found = read_any(path)
+    np.testing.assert_array_equal(found.image, IMAGE)
+    np.testing.assert_array_equal(found.masks, MASKS)
 
 
 def test_fall_mat_is_a_suite2p_folder(tmp_path):

@@ -97,7 +97,7 @@ def test_formats_are_told_by_content_not_by_name(tmp_path):
         (b"PK\x05\x06" + bytes(18), "empty or split .zip"),
         (b"PK\x03\x04" + bytes(18), "is a damaged .zip file"),
         (b"II*\x00", "is damaged"),
-        (png_with_header(0, 5), "cannot be read"),
+        (png_with_header(0, 5), "is damaged"),
     ],
 )
 def test_other_content_is_said(tmp_path, content, reason):

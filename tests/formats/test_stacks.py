@@ -95,6 +95,11 @@ def test_scanimage_channels(tmp_path, version):
     np.testing.assert_array_equal(read(path, channel="1"), movie[:, 0])
     np.testing.assert_array_equal(read(path, channel="2"), movie[:, 1])
     assert read_movie_facts(path, Pick("2")).rate == 15.5
+    if version == "3.8":
+        # Older ones do not tell the number.
+        older = description.replace("state.acq.numberOfChannelsSave=2\r", "")
+        found = read(save(tmp_path / "c.tif", movie, older), channel="2")
+        np.testing.assert_array_equal(found, movie[:, 1])
     one = description.replace("numberOfChannelsSave=2", "numberOfChannelsSave=1"), software
     one = [(text or "").replace("[1;2]", "2").replace("Channel1=1", "Channel1=0") for text in one]
     path = save(tmp_path / "b.tif", movie[:, 0], one[0], one[1] or None)
@@ -180,6 +185,13 @@ def test_stale_descriptions_are_read_as_far_as_they_go(tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+def test_imagej_has_forgotten_the_channels_of_scanimage(tmp_path):
+    info = {"Info": "SI.hChannels.channelSave = [1;2]\nSI.hStackManager.numSlices = 1\n"}
+    tifffile.imwrite(tmp_path / "a.tif", FIVE[:, 0, 0], imagej=True, metadata=info)
+    remarks = read_movie_facts(tmp_path / "a.tif").remarks
+    assert "ScanImage tells of 2 channels, ImageJ of 1" in remarks
+
+
 def test_slices_of_imagej_are_frames_unless_a_plane_is_wanted(tmp_path):
     path = save(tmp_path / "a.tif", FIVE[:, 0, 0], "ImageJ=1.53t\nimages=5\nslices=5\n")
     np.testing.assert_array_equal(read(path), FIVE[:, 0, 0])
@@ -202,6 +214,9 @@ def test_picks_are_texts_and_back(pick):
 def test_one_of_several_is_chosen_by_name_end_or_number():
     names = ("a/mean", "b/max", "b/mean", "3")
     assert [choose("key", names, w) for w in ("b/max", "MAX", "1", "3")] == [1, 1, 0, 3]
+    assert choose("channel", ("1", "3"), "3") == 1
+    with pytest.raises(RecordingError, match=r"has no channel '2': holds 2 channels \(1, 3\)"):
+        choose("channel", ("1", "3"), "2")
     for wanted in ("mean", "5", "0", "x"):
         with pytest.raises(RecordingError, match=f"has no key '{wanted}': holds 4 keys"):
             choose("key", names, wanted)
