@@ -4,7 +4,7 @@ A training step asks for some hundred megabytes and gives them back, again and a
 glibc (the C library of most Linux systems) returns such memory to the system at once, which then
 has to hand out and clear every page anew; that is a quarter to a third of a step on a CPU. With
 these settings the process keeps what it has freed, to use it again, until it ends: its memory
-stays at its peak between steps. `experiments/benchmarks/allocator.py` measures it.
+stays at its peak between steps. `experiments/benchmarks/train_step.py` measures it.
 
 `FLUXSEG_ALLOCATOR=default` switches this off. Malloc settings of the user's own, in
 `GLIBC_TUNABLES` or the older `MALLOC_...` variables, and other allocators in `LD_PRELOAD` are

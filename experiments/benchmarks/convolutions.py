@@ -5,22 +5,12 @@ What: duration of the convolution and of the gradient of its kernel in XLA's own
 Command: python -m experiments.benchmarks.convolutions
 """
 
+import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-from experiments.benchmarks.measure import (
-    MALLOC_SETTINGS,
-    Results,
-    Row,
-    Variant,
-    create_parser,
-    print_json,
-    print_table,
-    run_interleaved,
-    summarise,
-    write_results,
-)
+from experiments.benchmarks import measure
 
 SHAPES = (
     "2,256,256,1,16",
@@ -37,15 +27,7 @@ SHAPES = (
 
 
 def measure_shape(shape: tuple[int, ...], seconds: float) -> dict[str, float]:
-    """Time both forms of the convolution and of the gradient of its kernel.
-
-    Args:
-        shape: batch, height, width, channels, features.
-        seconds: at least so long for each of the four.
-
-    Returns:
-        Name -> duration, seconds.
-    """
+    """Return the duration of both forms of the convolution and of the gradient of its kernel, s."""
     import jax
 
     from fluxseg.model.convolutions import convolve_fast, convolve_plain, kernel_gradient
@@ -78,42 +60,34 @@ def measure_shape(shape: tuple[int, ...], seconds: float) -> dict[str, float]:
     return best
 
 
-def gains(results: Results) -> Mapping[str, list[Row]]:
-    """Return how many times faster the fast forms are, shape by shape."""
-    tables = {"convolution": ("plain", "fast"), "gradient": ("plain_gradient", "fast_gradient")}
-    summary = {}
-    for title, (plain, fast) in tables.items():
-        rows = []
-        for name, rounds in results.items():
-            both = {
-                "plain": [{"t": figures[plain]} for figures in rounds],
-                name: [{"t": figures[fast]} for figures in rounds],
-            }
-            rows.append(summarise(both, "t", "plain", larger_is_better=False)[1])
-        summary[title] = rows
-    return summary
-
-
 def main() -> None:
     """Run the benchmark, or one worker of it."""
-    parser = create_parser(__doc__, "convolutions", 3)
+    parser = measure.create_parser(__doc__, "convolutions", 3, seconds=0.3)
     parser.add_argument("--shapes", nargs="+", default=SHAPES)
-    parser.add_argument("--seconds", type=float, default=0.3, help="of measuring for each form")
     arguments = parser.parse_args()
     if arguments.worker:
         shape = tuple(int(size) for size in arguments.worker.split(","))
-        print_json(measure_shape(shape, arguments.seconds))
+        print(json.dumps(measure_shape(shape, arguments.seconds)))
         return
-    module, seconds = "experiments.benchmarks.convolutions", str(arguments.seconds)
+    settings, seconds = measure.MALLOC_SETTINGS, arguments.seconds
     variants = [
-        Variant(shape, ("-m", module, "--worker", shape, "--seconds", seconds), MALLOC_SETTINGS)
+        measure.make_worker(shape, "convolutions", shape, settings, seconds=seconds)
         for shape in arguments.shapes
     ]
-    results = run_interleaved(variants, arguments.rounds)
-    summary = gains(results)
-    for title, rows in summary.items():
-        print_table(f"{title}: fast form against plain", rows, "s")
-    write_results(arguments.output, results, summary)
+    results = measure.run_interleaved(variants, arguments.rounds)
+    summary: dict[str, list[measure.Row]] = {}
+    for title, end in (("convolution", ""), ("gradient", "_gradient")):
+        summary[title] = []
+        for name, rounds in results.items():
+            both = {
+                form: [{"seconds": figures[kind + end]} for figures in rounds]
+                for form, kind in (("plain", "plain"), (name, "fast"))
+            }
+            summary[title] += measure.summarise(both, "seconds", "plain", larger_is_better=False)[
+                1:
+            ]
+        measure.print_table(f"{title}: fast form against plain", summary[title], "s")
+    measure.write_results(arguments.output, results, summary)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ Takes: 5 minutes.
 """
 
 import argparse
+import json
 import subprocess
 import tempfile
 import time
@@ -19,15 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.benchmarks.measure import (
-    Variant,
-    create_parser,
-    print_json,
-    print_table,
-    run_interleaved,
-    summarise,
-    write_results,
-)
+from experiments.benchmarks import measure
 
 SIDE, ROIS = 512, 300
 SUITE2P = """
@@ -111,16 +104,14 @@ def run_worker(worker: str, folder: Path, frames: int, suite2p: str) -> dict[str
 
 def main() -> None:
     """Run the benchmark, or one worker of it."""
-    parser = create_parser(__doc__, "extract", 5)
+    parser = measure.create_parser(__doc__, "extract", 5)
     parser.add_argument("--frames", type=int, default=1000)
     parser.add_argument("--suite2p", default="", help="Python of an environment with suite2p")
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
-        figures = run_worker(
-            arguments.worker, arguments.folder, arguments.frames, arguments.suite2p
-        )
-        print_json(figures)
+        chosen = (arguments.worker, arguments.folder, arguments.frames, arguments.suite2p)
+        print(json.dumps(run_worker(*chosen)))
         return
     workers = {
         "TIFF, read": "tif-read", "TIFF, traces": "tif-traces", "array, read": "npy-read",
@@ -130,20 +121,18 @@ def main() -> None:
         workers["array, Suite2p"] = "suite2p"
     with tempfile.TemporaryDirectory() as folder:
         write_movie(Path(folder), arguments.frames)
-        this = (
-            "-m", "experiments.benchmarks.extract", "--folder", folder, "--frames",
-            str(arguments.frames), "--suite2p", arguments.suite2p, "--worker",
-        )  # fmt: skip
-        variants = [Variant(name, (*this, worker)) for name, worker in workers.items()]
-        results = run_interleaved(variants, arguments.rounds)
-    summary = {
-        f"Against {name}": summarise(results, "cpu_ms", name, larger_is_better=False)
-        for name in ("TIFF, read", "array, read", "array, Suite2p")
-        if name in results
-    }
-    for title, rows in summary.items():
-        print_table(title, rows, "ms/frame")
-    write_results(arguments.output, results, summary)
+        options = {"folder": folder, "frames": arguments.frames, "suite2p": arguments.suite2p}
+        variants = [
+            measure.make_worker(name, "extract", worker, **options)
+            for name, worker in workers.items()
+        ]
+        results = measure.run_interleaved(variants, arguments.rounds)
+    summary: dict[str, list[measure.Row]] = {}
+    for name in ("TIFF, read", "array, read", "array, Suite2p"):
+        if name in results:
+            title = f"Against {name}"
+            summary |= measure.compare(results, title, "cpu_ms", name, "ms/frame", False)
+    measure.write_results(arguments.output, results, summary)
 
 
 if __name__ == "__main__":

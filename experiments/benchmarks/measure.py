@@ -6,6 +6,7 @@ benchmark says; absolute figures belong to one machine on one day.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import datetime
 import importlib.metadata
@@ -16,8 +17,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +47,9 @@ Results = dict[str, list[Figures]]
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """One contestant.
+    """One contestant: arguments of the Python interpreter, and variables that it alone gets.
 
-    Attributes:
-        name: what tables call it.
-        command: arguments of the Python interpreter; the last line that the process prints is a
-            JSON object of figures, or nothing at all.
-        environment: variables that are set for it alone.
+    The last line that its process prints is a JSON object of figures, or nothing at all.
     """
 
     name: str
@@ -61,16 +59,9 @@ class Variant:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A figure of one variant over all rounds.
+    """Median, least and largest of a figure of one variant over all rounds.
 
-    Attributes:
-        name: the variant.
-        median: of the figure.
-        low: its minimum.
-        high: its maximum.
-        ratio: median over rounds of how many times better than the reference it was.
-        ratio_low: its minimum.
-        ratio_high: its maximum.
+    And those of how many times better than the reference it was in the same round.
     """
 
     name: str
@@ -84,10 +75,6 @@ class Row:
 
 def run_interleaved(variants: Sequence[Variant], rounds: int) -> Results:
     """Run every variant once a round, each as a process of its own, in alternating order.
-
-    Args:
-        variants: the contestants.
-        rounds: how often each is run.
 
     Returns:
         Their figures, with `wall_seconds`, `cpu_seconds` and `peak_mb` of the processes.
@@ -105,8 +92,8 @@ def run_interleaved(variants: Sequence[Variant], rounds: int) -> Results:
     return results
 
 
-def run_variant(variant: Variant) -> Figures:
-    """Run one variant once; see `run_interleaved`."""
+def run_variant(variant: Variant, timeout: float | None = None) -> Figures:
+    """Run one variant once, for so many seconds at most; see `run_interleaved`."""
     # The allocator is the variant's own choice: fluxseg's launchers must not change it.
     environment = {SWITCH: "default", **os.environ, **variant.environment}
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
@@ -118,6 +105,10 @@ def run_variant(variant: Variant) -> Figures:
             stdin=subprocess.DEVNULL,
             env=environment,
         )
+        if timeout is not None:
+            timer = threading.Timer(timeout, process.kill)
+            timer.daemon = True
+            timer.start()
         _, status, usage = os.wait4(process.pid, 0)
         wall = time.perf_counter() - began
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -137,21 +128,58 @@ def run_variant(variant: Variant) -> Figures:
     }
 
 
-def print_json(figures: Mapping[str, float]) -> None:
-    """Print the figures of a worker, as its last line."""
-    print(json.dumps(figures), flush=True)
+def make_worker(
+    name: str,
+    benchmark: str,
+    worker: str,
+    environment: Mapping[str, str] | None = None,
+    **options: Any,
+) -> Variant:
+    """Return the variant that runs a benchmark with `--worker` and other options."""
+    texts = [text for key, value in options.items() for text in (f"--{key}", str(value))]
+    command = ("-m", f"experiments.benchmarks.{benchmark}", "--worker", worker, *texts)
+    return Variant(name, command, environment or {})
+
+
+def time_steps(step: Callable[[], Any], seconds: float) -> float:
+    """Return the median duration of a step, after two that are not counted, in seconds."""
+    for _ in range(2):
+        step()
+    durations: list[float] = []
+    while sum(durations) < seconds or len(durations) < 2:
+        began = time.perf_counter()
+        step()
+        durations.append(time.perf_counter() - began)
+    return statistics.median(durations)
+
+
+def rate_of(
+    step: Callable[[], Any], seconds: float, wait: Callable[[Any], Any] = lambda result: result
+) -> float:
+    """Return how often a second a step is done, after three that are not counted.
+
+    Args:
+        step: what is measured.
+        seconds: at least so long.
+        wait: waits for the result of a step that only asks for the work.
+    """
+    for _ in range(3):
+        wait(step())
+    began, count = time.perf_counter(), 0
+    while count < 2 or time.perf_counter() - began < seconds:
+        last = step()
+        count += 1
+        # Not so many that what has been asked for but not done takes long.
+        if count % 8 == 0:
+            wait(last)
+    wait(last)
+    return count / (time.perf_counter() - began)
 
 
 def summarise(
     results: Results, figure: str, reference: str, larger_is_better: bool = True
 ) -> list[Row]:
-    """Compute medians, spreads, and ratios to a reference, round by round.
-
-    Args:
-        results: from `run_interleaved`.
-        figure: name of the figure.
-        reference: variant that the others are compared with.
-        larger_is_better: whether twice the figure is twice as good, or half as good.
+    """Compute medians, spreads, and ratios to a reference variant, round by round.
 
     Returns:
         A row for each variant; a ratio above 1 is better than the reference.
@@ -162,18 +190,23 @@ def summarise(
         others = [figures[figure] for figures in results[reference]]
         pairs = zip(values, others, strict=True)
         ratios = [a / b if larger_is_better else b / a for a, b in pairs]
-        rows.append(
-            Row(
-                name,
-                statistics.median(values),
-                min(values),
-                max(values),
-                statistics.median(ratios),
-                min(ratios),
-                max(ratios),
-            )
-        )
+        spread = [f(part) for part in (values, ratios) for f in (statistics.median, min, max)]
+        rows.append(Row(name, *spread))
     return rows
+
+
+def compare(
+    results: Results,
+    title: str,
+    figure: str,
+    reference: str,
+    unit: str,
+    larger_is_better: bool = True,
+) -> dict[str, list[Row]]:
+    """Summarise a figure, print it as a table, and return it under its title; see `summarise`."""
+    rows = summarise(results, figure, reference, larger_is_better)
+    print_table(title, rows, unit)
+    return {title: rows}
 
 
 def print_table(title: str, rows: Sequence[Row], unit: str) -> None:
@@ -193,27 +226,21 @@ def print_table(title: str, rows: Sequence[Row], unit: str) -> None:
 
 
 def write_results(
-    path: str | Path,
+    path: Path,
     results: Results,
     summary: Mapping[str, Sequence[Row]] | None = None,
     note: str = "",
     more: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write the record of a benchmark: figures, ratios, versions, machine, command.
-
-    Args:
-        path: file to write.
-        results: from `run_interleaved`.
-        summary: title -> rows of `summarise`.
-        note: what a reader must know.
-        more: further entries.
-    """
+    """Write the record of a benchmark: figures, ratios, versions, machine, command."""
+    spec = sys.modules["__main__"].__spec__
+    assert spec is not None, "a benchmark is run with python -m"
     record = {
-        "command": "python -m " + " ".join([_module_name(), *sys.argv[1:]]),
+        "command": "python -m " + " ".join([spec.name, *sys.argv[1:]]),
         "date": datetime.date.today().isoformat(),
         "note": note,
         "machine": describe_machine(),
-        "versions": collect_versions(),
+        "versions": {"python": platform.python_version(), **collect_versions(PACKAGES)},
         "summary": {
             title: [dataclasses.asdict(row) for row in rows]
             for title, rows in (summary or {}).items()
@@ -221,7 +248,6 @@ def write_results(
         "rounds": results,
         **(more or {}),
     }
-    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=1) + "\n")
     print(f"Record: {path}")
@@ -247,24 +273,21 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
-def collect_versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that are measured."""
-    versions = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
+def collect_versions(names: Sequence[str]) -> dict[str, str]:
+    """Return the versions of those packages that are installed."""
+    versions = {}
+    for name in names:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return versions
 
 
-def create_parser(module_doc: str | None, name: str, rounds: int) -> argparse.ArgumentParser:
-    """Create the arguments that every benchmark has: `--rounds`, `--output` and `--worker`.
+def create_parser(
+    module_doc: str | None, name: str, rounds: int, seconds: float = 0.0
+) -> argparse.ArgumentParser:
+    """Create the arguments that benchmarks have: `--rounds`, `--output`, `--worker`, `--seconds`.
 
-    Args:
-        module_doc: docstring of the benchmark, for `--help`.
-        name: its name.
-        rounds: default number of rounds.
+    Rounds and seconds, of measuring in each process, are defaults; 0 seconds: no such option.
     """
     parser = argparse.ArgumentParser(
         prog=f"python -m experiments.benchmarks.{name}",
@@ -274,9 +297,6 @@ def create_parser(module_doc: str | None, name: str, rounds: int) -> argparse.Ar
     parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--output", type=Path, default=RESULTS / f"{name}.json")
     parser.add_argument("--worker", default="", help=argparse.SUPPRESS)
+    if seconds:
+        parser.add_argument("--seconds", type=float, default=seconds, help="of measuring in each")
     return parser
-
-
-def _module_name() -> str:
-    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
-    return spec.name if spec is not None else Path(sys.argv[0]).stem

@@ -10,9 +10,8 @@ Takes: a minute, and 1.3 GB in the folder for temporary files.
 
 import argparse
 import dataclasses
+import json
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,16 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.benchmarks.measure import (
-    Results,
-    Variant,
-    create_parser,
-    print_json,
-    print_table,
-    run_interleaved,
-    summarise,
-    write_results,
-)
+from experiments.benchmarks import measure
 from fluxseg.config import DataConfig, SimulatorConfig
 from fluxseg.data.recording import Recording
 
@@ -38,7 +28,11 @@ KINDS = {"uint8": 8, "bool": 4, "float32": 2}
 """Type of the masks -> number of files, each of which take about half a gigabyte or less."""
 LOAD, PREPARE, CHECK = "np.load", "fluxseg prepare", "fluxseg check"
 WORKERS = {LOAD: "load", PREPARE: "prepare", CHECK: "check"}
-FIGURES = {"seconds": "wall time", "cpu": "processor time"}
+FIGURES = {
+    "seconds": ("Wall time for each file", "s"),
+    "cpu": ("Processor time for each file", "s"),
+    "peak_mb": ("Peak memory", "MB"),
+}
 PASSES = 5
 
 
@@ -54,15 +48,7 @@ def crowd(recording: Recording, count: int) -> Recording:
 
 
 def write_files(folder: Path, kind: str, count: int, size: int = 512, rois: int = ROIS) -> None:
-    """Write recordings with masks of a type.
-
-    Args:
-        folder: to write to; it is created.
-        kind: dtype of the masks.
-        count: number of recordings.
-        size: height and width, px.
-        rois: ROIs of each.
-    """
+    """Write recordings of so many ROIs, with masks of a dtype, to a new folder."""
     from fluxseg.formats.allen import write_allen_npy
     from fluxseg.simulation.sessions import simulate_recording
 
@@ -121,47 +107,39 @@ def time_job(name: str, folder: Path, passes: int = PASSES) -> dict[str, float]:
     return {"seconds": statistics.median(wall), "cpu": statistics.median(cpu)}
 
 
-def run_all(rounds: int, folder: Path) -> Results:
+def run_all(rounds: int, folder: Path) -> measure.Results:
     """Write the files of each type to a folder and run all variants on them."""
     variants = []
     for kind in KINDS:
-        this = ("-m", "experiments.benchmarks.prepare", "--folder", str(folder / kind))
         # By another process: the peak memory of a process counts in its children, too.
-        subprocess.run([sys.executable, *this, "--worker", "write"], check=True)
+        measure.run_variant(measure.make_worker("", "prepare", "write", folder=folder / kind))
         variants += [
-            Variant(f"{name}, {kind} masks", (*this, "--worker", worker))
+            measure.make_worker(f"{name}, {kind} masks", "prepare", worker, folder=folder / kind)
             for name, worker in WORKERS.items()
         ]
-    return run_interleaved(variants, rounds)
+    return measure.run_interleaved(variants, rounds)
 
 
 def main() -> None:
     """Run the benchmark, or one worker of it."""
-    parser = create_parser(__doc__, "prepare", 3)
+    parser = measure.create_parser(__doc__, "prepare", 3)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker == "write":
         write_files(arguments.folder, arguments.folder.name, KINDS[arguments.folder.name])
         return
     if arguments.worker:
-        print_json(time_job(arguments.worker, arguments.folder))
+        print(json.dumps(time_job(arguments.worker, arguments.folder)))
         return
     with tempfile.TemporaryDirectory() as folder:
         results = run_all(arguments.rounds, Path(folder))
-    summary = {}
+    summary: dict[str, list[measure.Row]] = {}
     for kind in KINDS:
-        chosen = {
-            name: rounds for name, rounds in results.items() if name.endswith(f"{kind} masks")
-        }
-        reference = f"{LOAD}, {kind} masks"
-        for figure, meaning in FIGURES.items():
-            title = f"{meaning.capitalize()} for each file, {kind} masks"
-            summary[title] = summarise(chosen, figure, reference, larger_is_better=False)
-            print_table(title, summary[title], "s")
-        title = f"Peak memory, {kind} masks"
-        summary[title] = summarise(chosen, "peak_mb", reference, larger_is_better=False)
-        print_table(title, summary[title], "MB")
-    write_results(arguments.output, results, summary)
+        chosen = {name: found for name, found in results.items() if name.endswith(f"{kind} masks")}
+        for figure, (meaning, unit) in FIGURES.items():
+            title, reference = f"{meaning}, {kind} masks", f"{LOAD}, {kind} masks"
+            summary |= measure.compare(chosen, title, figure, reference, unit, False)
+    measure.write_results(arguments.output, results, summary)
 
 
 if __name__ == "__main__":

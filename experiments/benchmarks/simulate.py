@@ -11,6 +11,7 @@ Takes: 3 minutes.
 
 import argparse
 import functools
+import json
 import multiprocessing
 import os
 import tempfile
@@ -20,15 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.benchmarks.measure import (
-    Variant,
-    create_parser,
-    print_json,
-    print_table,
-    run_interleaved,
-    summarise,
-    write_results,
-)
+from experiments.benchmarks import measure
 from experiments.benchmarks.prepare import write_files
 
 FILES, ROIS = 6, 240
@@ -89,28 +82,26 @@ def run_worker(worker: str, folder: Path, fields: int) -> dict[str, float]:
 
 def main() -> None:
     """Run the benchmark, or one worker of it."""
-    parser = create_parser(__doc__, "simulate", 3)
+    parser = measure.create_parser(__doc__, "simulate", 3)
     parser.add_argument("--fields", type=int, default=60, help="fields of each variant")
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
-        print_json(run_worker(arguments.worker, arguments.folder, arguments.fields))
+        print(json.dumps(run_worker(arguments.worker, arguments.folder, arguments.fields)))
         return
     with tempfile.TemporaryDirectory() as folder:
         recordings = Path(folder) / "recordings"
         write_files(recordings, "uint8", FILES, 512, ROIS)
-        module = ("-m", "experiments.benchmarks.simulate")
-        this = (*module, "--folder", str(recordings), "--fields", str(arguments.fields), "--worker")
+        options = {"folder": recordings, "fields": arguments.fields}
         workers = {READ: "read", RECORDING: "recording", ONE: "one", ALL: "all"}
-        variants = [Variant(name, (*this, worker), THREADS) for name, worker in workers.items()]
-        results = run_interleaved(variants, arguments.rounds)
-    summary = {
-        "Fields of 512 x 512": summarise(results, "fields_per_second", READ),
-        "Processor time of a field": summarise(results, "cpu_ms", READ, larger_is_better=False),
-    }
-    for (title, rows), unit in zip(summary.items(), ("fields/s", "ms"), strict=True):
-        print_table(title, rows, unit)
-    write_results(arguments.output, results, summary)
+        variants = [
+            measure.make_worker(name, "simulate", worker, THREADS, **options)
+            for name, worker in workers.items()
+        ]
+        results = measure.run_interleaved(variants, arguments.rounds)
+    summary = measure.compare(results, "Fields", "fields_per_second", READ, "fields/s")
+    summary |= measure.compare(results, "Processor time of a field", "cpu_ms", READ, "ms", False)
+    measure.write_results(arguments.output, results, summary)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ Takes: 4 minutes; most of it is the compilation of each cold start.
 """
 
 import argparse
+import itertools
+import json
 import os
 import re
 import subprocess
@@ -21,16 +23,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from experiments.benchmarks.measure import (
-    Results,
-    Variant,
-    create_parser,
-    print_json,
-    print_table,
-    run_interleaved,
-    summarise,
-    write_results,
-)
+from experiments.benchmarks import measure
+from experiments.benchmarks.measure import Results, Variant, run_interleaved
+from experiments.benchmarks.prepare import load_files
 from fluxseg.allocator import SWITCH
 
 RECORDINGS = 20
@@ -71,8 +66,7 @@ def wait_for_first_step(cache: Path, home: Path) -> dict[str, float]:
         home: cache folder of the user, which holds the compiled programs.
 
     Returns:
-        `seconds` since the command, and `step_seconds`, the share of the step with the
-        compilation of its programs.
+        `seconds` since the command, and `step_seconds` of the step and its compilation.
     """
     environment = {**os.environ, "XDG_CACHE_HOME": str(home)}
     environment.pop(SWITCH, None)
@@ -94,14 +88,6 @@ def wait_for_first_step(cache: Path, home: Path) -> dict[str, float]:
                 process.wait()
                 return {"seconds": seconds, "step_seconds": float(found[1])}
     raise RuntimeError("the main job took no step:\n" + "".join(seen))
-
-
-def load_all(folder: Path) -> None:
-    """Read every recording of a folder once."""
-    import numpy as np
-
-    for path in sorted(folder.glob("*.npy")):
-        np.load(path, allow_pickle=True).item()
 
 
 def time_predictions(rounds: int, folder: Path) -> Results:
@@ -137,22 +123,23 @@ def time_first_steps(rounds: int, folder: Path) -> Results:
     prepare = ("prepare", "simulator", "--output", str(folder / "cache"))
     subprocess.run([*FLUXSEG, *prepare], check=True, stdout=subprocess.DEVNULL)
     wait_for_first_step(folder / "cache", folder / "warm")
-    this = ("-m", "experiments.benchmarks.startup", "--folder", str(folder), "--worker")
-    results = run_interleaved(
-        (Variant(LIBRARIES, ("-c", IMPORTS)), Variant(WARM, (*this, "warm"))), rounds
+    warm, cold = (
+        measure.make_worker(name, "startup", worker, folder=folder)
+        for name, worker in ((WARM, "warm"), (COLD, "cold"))
     )
+    results = run_interleaved((Variant(LIBRARIES, ("-c", IMPORTS)), warm), rounds)
     # Compiling takes so long that two rounds must do.
-    return results | run_interleaved((Variant(COLD, (*this, "cold")),), min(rounds, 2))
+    return results | run_interleaved((cold,), min(rounds, 2))
 
 
 def time_checks(rounds: int, folder: Path) -> Results:
     """Run `fluxseg check` of some recordings."""
-    recordings = str(folder / "recordings")
-    simulate = ("simulate", recordings, "--simulator.containers", str(RECORDINGS // 2))
+    recordings = folder / "recordings"
+    simulate = ("simulate", str(recordings), "--simulator.containers", str(RECORDINGS // 2))
     subprocess.run([*FLUXSEG, *simulate], check=True, stdout=subprocess.DEVNULL)
-    load = ("-m", "experiments.benchmarks.startup", "--folder", recordings, "--worker", "load")
-    check = ("-m", "fluxseg", "check", recordings)
-    return run_interleaved((Variant(LOAD, load), Variant(CHECK, check)), rounds)
+    load = measure.make_worker(LOAD, "startup", "load", folder=recordings)
+    check = Variant(CHECK, ("-m", "fluxseg", "check", str(recordings)))
+    return run_interleaved((load, check), rounds)
 
 
 def time_help(rounds: int, _: Path) -> Results:
@@ -171,34 +158,32 @@ PARTS = {
 
 def main() -> None:
     """Run the benchmark, or one worker of it."""
-    parser = create_parser(__doc__, "startup", 5)
+    parser = measure.create_parser(__doc__, "startup", 5)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker == "load":
-        load_all(arguments.folder)
-    elif arguments.worker == "warm":
-        print_json(wait_for_first_step(arguments.folder / "cache", arguments.folder / "warm"))
-    elif arguments.worker == "cold":
-        with tempfile.TemporaryDirectory() as home:
-            print_json(wait_for_first_step(arguments.folder / "cache", Path(home)))
-    else:
-        results: Results = {}
-        summary = {}
-        for part in arguments.parts:
-            with tempfile.TemporaryDirectory() as folder:
-                found = PARTS[part](arguments.rounds, Path(folder))
-            for runs in found.values():
-                for figures in runs:
-                    figures.setdefault("seconds", figures["wall_seconds"])
-            results |= found
-            for figure in ("seconds", "cpu_seconds"):
-                title = f"{part}, {figure}"
-                least = min(map(len, found.values()))
-                both = {name: runs[:least] for name, runs in found.items()}
-                summary[title] = summarise(both, figure, next(iter(found)), larger_is_better=False)
-                print_table(title, summary[title], "s")
-        write_results(arguments.output, results, summary)
+        load_files(arguments.folder)
+        return
+    if arguments.worker:
+        with tempfile.TemporaryDirectory() as empty:
+            home = arguments.folder / "warm" if arguments.worker == "warm" else Path(empty)
+            print(json.dumps(wait_for_first_step(arguments.folder / "cache", home)))
+        return
+    results: Results = {}
+    summary: dict[str, list[measure.Row]] = {}
+    for part in arguments.parts:
+        with tempfile.TemporaryDirectory() as folder:
+            found = PARTS[part](arguments.rounds, Path(folder))
+        for figures in itertools.chain(*found.values()):
+            figures.setdefault("seconds", figures["wall_seconds"])
+        results |= found
+        least = min(map(len, found.values()))
+        both = {name: runs[:least] for name, runs in found.items()}
+        for figure in ("seconds", "cpu_seconds"):
+            title, reference = f"{part}, {figure}", next(iter(found))
+            summary |= measure.compare(both, title, figure, reference, "s", False)
+    measure.write_results(arguments.output, results, summary)
 
 
 if __name__ == "__main__":

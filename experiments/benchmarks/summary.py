@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from experiments.benchmarks import epoch, startup
+from experiments.benchmarks import epoch
 from experiments.benchmarks.measure import RESULTS, summarise
 
 FLUXSEG, NAIVE = "fluxseg, {} allocator", "flax-naive, {} allocator"
@@ -25,7 +25,7 @@ class Target:
         aim: what would be good.
         record: name of the file in `results`.
         ours: the variant that is judged.
-        reference: the one that it is compared with; empty: the figure itself is judged.
+        reference: the one that it is compared with.
         figure: what is compared.
         larger_is_better: whether a larger figure is better.
         unit: behind the number.
@@ -36,7 +36,7 @@ class Target:
     aim: str
     record: str
     ours: str
-    reference: str = ""
+    reference: str
     figure: str = "crops_per_second"
     larger_is_better: bool = True
     unit: str = "x"
@@ -72,10 +72,6 @@ TARGETS = (
            "the loader alone", epoch.FLUXSEG),
     Target("the same without augmentation", "50", "200", "epoch",
            "the loader alone, no augmentation", epoch.FLUXSEG),
-    Target("from the command to the first step, compile cache warm", "< 6 s", "< 3 s", "startup",
-           startup.WARM, figure="seconds", unit=" s"),
-    Target("`fluxseg --help`", "< 0.5 s", "< 0.2 s", "startup", startup.HELP, figure="seconds",
-           unit=" s"),
     *(
         Target(f"peak memory against PyTorch at its best, {model}", "<= 1", "0.5", "train_step",
                f"{model}, {TUNED}", f"{model}, {BEST}", "peak_mb", unit="")
@@ -94,16 +90,9 @@ def read_record(name: str, folder: Path = RESULTS) -> dict[str, Any]:
 def format_row(target: Target, folder: Path = RESULTS) -> str:
     """Format a target and what its record says of it."""
     rounds = read_record(target.record, folder)["rounds"]
-    reference = target.reference or target.ours
-    names = dict.fromkeys((reference, target.ours))
-    rows = summarise(
-        {name: rounds[name] for name in names}, target.figure, reference, target.larger_is_better
-    )
-    ours = rows[-1]
-    if target.reference:
-        found = f"{ours.ratio:.2f}{target.unit} ({ours.ratio_low:.2f} to {ours.ratio_high:.2f})"
-    else:
-        found = f"{ours.median:.2f}{target.unit} ({ours.low:.2f} to {ours.high:.2f})"
+    both = {name: rounds[name] for name in (target.reference, target.ours)}
+    ours = summarise(both, target.figure, target.reference, target.larger_is_better)[1]
+    found = f"{ours.ratio:.2f}{target.unit} ({ours.ratio_low:.2f} to {ours.ratio_high:.2f})"
     return f"| {target.what} | {target.must} | {target.aim} | {found} |"
 
 

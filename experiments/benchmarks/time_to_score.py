@@ -25,21 +25,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from experiments.benchmarks.measure import (
-    FIGURES,
-    MALLOC_SETTINGS,
-    Row,
-    Variant,
-    create_parser,
-    print_table,
-    run_interleaved,
-    summarise,
-    write_results,
-)
+from experiments.benchmarks import measure
 from experiments.configs.reference import get_config as reference_config
 from fluxseg.config import Config
 from fluxseg.data.pipeline import CropSource, iterate_evaluation, make_batches, steps_per_epoch
-from fluxseg.io.files import read_json
+from fluxseg.io.files import atomic_path, read_json
 from fluxseg.model.losses import class_weights
 from fluxseg.model.metrics import scores_from_confusion
 from fluxseg.training.dataset import Dataset, prepare_dataset
@@ -54,7 +44,7 @@ def train_torch(folder: Path, epochs: int, bfloat16: bool) -> None:
     """Train the reference protocol in PyTorch, one line an epoch into `torch.jsonl`; resumes."""
     import torch
 
-    from experiments.benchmarks.torch_unet import TorchUNet
+    from experiments.benchmarks.torch_unet import TorchUNet, to_torch
 
     config = reference_config()
     dataset = prepare_dataset(Config(), folder / "data")
@@ -77,14 +67,13 @@ def train_torch(folder: Path, epochs: int, bfloat16: bool) -> None:
         batches = make_batches(source, size, seed=epoch, epochs=1)
         for _ in range(steps_per_epoch(len(source), size)):
             batch = next(batches)
+            # -1 is not learnt.
+            label = np.where(batch["valid"] > 0, batch["label"].astype(np.int64), -1)
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bfloat16):
-                logits = network(_torch_image(batch["image"])).float()
-            losses = torch.nn.functional.cross_entropy(
-                logits, torch.from_numpy(batch["label"]).long(), weights, reduction="none"
+                logits = network(to_torch(batch["image"])).float()
+            loss = torch.nn.functional.cross_entropy(
+                logits, torch.from_numpy(label), weights, ignore_index=-1
             )
-            valid = torch.from_numpy(batch["valid"]).float()
-            label = torch.from_numpy(batch["label"]).long()
-            loss = (losses * valid).sum() / (weights[label] * valid).sum()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -94,35 +83,24 @@ def train_torch(folder: Path, epochs: int, bfloat16: bool) -> None:
         row |= {f"{s}_neuron_iou": _score_torch(network, dataset, s) for s in ("val", "test")}
         rows.append(row)
         # The log is written after the state: a row without its state would be lost work.
-        temporary = saved.with_suffix(".tmp")
-        torch.save(
-            {
-                "network": network.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "epoch": epoch + 1,
-            },
-            temporary,
-        )
-        temporary.replace(saved)
+        parts = {"network": network, "optimizer": optimizer}
+        states: dict[str, Any] = {name: part.state_dict() for name, part in parts.items()}
+        with atomic_path(saved) as temporary:
+            torch.save({**states, "epoch": epoch + 1}, temporary)
         log.write_text("".join(json.dumps(row) + "\n" for row in rows))
         print(json.dumps(row), flush=True)
-
-
-def _torch_image(image: np.ndarray) -> Any:
-    import torch
-
-    tensor = torch.from_numpy(image.transpose(0, 3, 1, 2))
-    return tensor.contiguous(memory_format=torch.channels_last)
 
 
 def _score_torch(network: Any, dataset: Dataset, split: str) -> float:
     import torch
 
+    from experiments.benchmarks.torch_unet import to_torch
+
     network.eval()
     confusion = np.zeros((2, 2), np.int64)
     with torch.inference_mode():
         for batch in iterate_evaluation(CropSource(dataset.index, dataset.crops(split)), 8):
-            found = network(_torch_image(batch["image"])).argmax(1).numpy()
+            found = network(to_torch(batch["image"])).argmax(1).numpy()
             inside = batch["valid"] > 0
             pairs = 2 * batch["label"][inside].astype(int) + found[inside]
             confusion += np.bincount(pairs, minlength=4).reshape(2, 2)
@@ -138,38 +116,33 @@ def train_fluxseg(folder: Path) -> None:
     subprocess.run(
         [sys.executable, "-m", "fluxseg.main", "--workdir", str(folder / "fluxseg"), *settings],
         check=True,
-        env={**os.environ, **MALLOC_SETTINGS},
+        env={**os.environ, **measure.MALLOC_SETTINGS},
     )
 
 
-def measure_steps(rounds: int) -> dict[str, Row]:
-    """Measure the training step of both in turn, for times that no other load disturbs.
-
-    Args:
-        rounds: of the measurement.
-
-    Returns:
-        "PyTorch" and "fluxseg", median crops a second in float32.
-    """
-    module = "experiments.benchmarks.train_step"
-    contestants = {
-        PYTORCH: ("torch-channels-last", "--models", "reference", "--batch", "16"),
-        FLUXSEG: ("fluxseg", "--models", "preset", "--batch", "8", "--micro", "4"),
-    }
+def measure_steps(rounds: int) -> dict[str, float]:
+    """Measure crops a second of both in turn, for times that no other load disturbs."""
+    settings = measure.MALLOC_SETTINGS
     variants = [
-        Variant(name, ("-m", module, "--seconds", "5", "--worker", *options), MALLOC_SETTINGS)
-        for name, options in contestants.items()
-    ]
-    results = run_interleaved(variants, rounds)
-    rows = summarise(results, "crops_per_second", PYTORCH)
-    print_table("Training steps", rows, "crops/s")
-    return {row.name: row for row in rows}
+        measure.make_worker(
+            PYTORCH, "train_step", "torch-channels-last", settings,
+            models="reference", batch=16, seconds=5.0,
+        ),
+        measure.make_worker(
+            FLUXSEG, "train_step", "fluxseg", settings,
+            models="fluxseg", batch=8, micro=4, seconds=5.0,
+        ),
+    ]  # fmt: skip
+    results = measure.run_interleaved(variants, rounds)
+    title = "Training steps"
+    rows = measure.compare(results, title, "crops_per_second", PYTORCH, "crops/s")[title]
+    return {row.name: row.median for row in rows}
 
 
 def find_times(
     curves: Mapping[str, Sequence[float]], rates: Mapping[str, float], crops: int
 ) -> dict[str, dict[str, float | None]]:
-    """Find the training time after which each first has a score.
+    """Find the training time after which each first has the goal, and the reference's final score.
 
     Args:
         curves: neuron IoU of the test split after each epoch, for "PyTorch" and "fluxseg".
@@ -177,8 +150,7 @@ def find_times(
         crops: training crops of an epoch.
 
     Returns:
-        For the goal, and for the reference's final score, the seconds of each and their ratio;
-        None where it is never reached.
+        The seconds of each and their ratio; None where a score is never reached.
     """
     final = curves[PYTORCH][-1]
     times: dict[str, dict[str, float | None]] = {}
@@ -225,7 +197,7 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Run both, or one worker, and print the table."""
-    parser = create_parser(__doc__, "time_to_score", 3)
+    parser = measure.create_parser(__doc__, "time_to_score", 3)
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--epochs", type=int, default=18, help="of the reference protocol")
     parser.add_argument(
@@ -238,7 +210,9 @@ def main() -> None:
         train_torch(folder, arguments.epochs, arguments.bfloat16)
         return
     command = ["-m", "experiments.benchmarks.time_to_score", *sys.argv[1:], "--worker", "torch"]
-    subprocess.run([sys.executable, *command], check=True, env={**os.environ, **MALLOC_SETTINGS})
+    subprocess.run(
+        [sys.executable, *command], check=True, env={**os.environ, **measure.MALLOC_SETTINGS}
+    )
     train_fluxseg(folder)
     _report(arguments)
 
@@ -253,7 +227,7 @@ def _report(arguments: argparse.Namespace) -> None:
         name: [row["test_neuron_iou"] for row in _read_rows(path)] for name, path in paths.items()
     }
     crops = read_json(folder / "data" / "data.json")["splits"]["train"]["crops"]
-    rates = {name: row.median for name, row in measure_steps(arguments.rounds).items()}
+    rates = measure_steps(arguments.rounds)
     times = find_times(curves, rates, crops)
     table = Table(title="Seconds of training steps until the test split has a score")
     for heading in ("", "score", PYTORCH, FLUXSEG, "times faster"):
@@ -262,13 +236,13 @@ def _report(arguments: argparse.Namespace) -> None:
         shown = ["never" if value is None else f"{value:.3g}" for value in row.values()]
         table.add_row(title, *shown)
     Console(width=100).print(table)
-    draw_curves(FIGURES / "time_to_score.png", curves, rates, crops)
+    draw_curves(measure.FIGURES / "time_to_score.png", curves, rates, crops)
     note = "The scores of the reference were trained in " + (
         "bfloat16 with float32 parameters; its time is that of its steps in float32."
         if arguments.bfloat16
         else "float32."
     )
-    write_results(
+    measure.write_results(
         arguments.output,
         {},
         note=note,

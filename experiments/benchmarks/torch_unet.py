@@ -4,7 +4,7 @@ Written as a PyTorch user would: modules from `torch.nn`, NCHW, nothing hand-tun
 brings fluxseg's parameters over, so that both frameworks can be shown to compute the same.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -76,6 +76,31 @@ class TorchUNet(nn.Module):
             size = 4 if self.config.up == "reference" else 2
             return nn.ConvTranspose2d(channels, width, size, stride=2, padding=(size - 2) // 2)
         return nn.Sequential(nn.Conv2d(channels, 4 * width, 1), nn.PixelShuffle(2))
+
+
+def to_torch(image: np.ndarray, layout: Any = torch.channels_last) -> torch.Tensor:
+    """Turn `[B, H, W, 1]` float into a tensor `[B, 1, H, W]` in a memory layout."""
+    return torch.from_numpy(image.transpose(0, 3, 1, 2).copy()).contiguous(memory_format=layout)
+
+
+def make_torch_trainer(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    layout: Any = torch.channels_last,
+    weights: torch.Tensor | None = None,
+) -> Callable[[Mapping[str, np.ndarray]], float]:
+    """Make a training step: takes a batch as fluxseg has it, and returns the loss."""
+
+    def train(batch: Mapping[str, np.ndarray]) -> float:
+        label = torch.from_numpy(batch["label"]).long()
+        optimizer.zero_grad()
+        logits = network(to_torch(batch["image"], layout))
+        loss = torch.nn.functional.cross_entropy(logits, label, weights)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return train
 
 
 def load_flax(model: TorchUNet, params: Mapping[str, Any]) -> None:

@@ -4,8 +4,7 @@ What: `fluxseg finetune` with its defaults, from the network that comes with flu
     on real fields with human labels, divided by mouse (a source without mice: by plane). Each
     model learns from n fields and is scored on at most 3 fields of other mice, whole, just as
     `fluxseg predict` would find their cells; n = 0 is the model as it came, on the same fields.
-    Scores are means over fields: F1 of neurons at IoU 0.5, and macro IoU. `--set` tries other
-    settings of the tuning, in a workdir of its own.
+    Scores are means over fields: F1 of neurons at IoU 0.5, and macro IoU.
     `--across` answers another question: is a model that was tuned on the labels of several
     laboratories better for one that is not among them? It learns from all sources but one, and
     is scored on that one (docs/howto-public-labels.md).
@@ -23,13 +22,12 @@ Command: python -m experiments.studies.few_labels --data FOLDER --workdir runs/f
 import argparse
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from experiments.studies.tables import describe
 from fluxseg.allocator import tune_allocator
 from fluxseg.io.files import read_json, write_json
 
@@ -63,15 +61,12 @@ SCORES = {"object_f1": "F1", "macro_iou": "macro IoU"}
 
 
 def choose_fields(groups: Mapping[str, str], size: int, seed: int) -> tuple[list[str], list[str]]:
-    """Choose the fields to learn from, whole groups as far as the size allows; others score.
+    """Choose fields to learn from, whole groups as far as the size allows, and others to score.
 
     Args:
         groups: key -> group of each field.
         size: number of fields to learn from.
         seed: which group comes first; the others follow in their order, in a ring.
-
-    Returns:
-        Keys to learn from, and keys of at most `MOST` fields of other groups.
     """
     names = sorted(set(groups.values()))
     ring = [names[(seed + number) % len(names)] for number in range(len(names))]
@@ -84,14 +79,9 @@ def choose_fields(groups: Mapping[str, str], size: int, seed: int) -> tuple[list
 def run_job(
     model: Any, folder: Path, job: tuple[str, int, int], workdir: Path, settings: Any
 ) -> None:
-    """Tune and score one model, and write its figures to the workdir; nothing if that is done.
+    """Tune and score one model, and write SOURCE-FIELDS-SEED.json; nothing if that is done.
 
-    Args:
-        model: to start from.
-        folder: holds a folder for each source.
-        job: source, number of fields (0: all fields of the other sources), seed.
-        workdir: gets SOURCE-FIELDS-SEED.json.
-        settings: of the tuning.
+    A job is a source, a number of fields (0: all fields of the other sources) and a seed.
     """
     from fluxseg.adapt.few_shot import create_config
     from fluxseg.adapt.learning_curve import tune_part
@@ -148,6 +138,15 @@ def read_rows(workdir: Path, sizes: Mapping[str, Sequence[int]] = SIZES) -> list
     return rows
 
 
+def describe(values: Iterable[float]) -> str:
+    """Return mean and standard deviation of one value for each seed; nothing if there is none."""
+    array = np.array(list(values))
+    if not array.size:
+        return ""
+    spread = f" ± {array.std(ddof=1):.3f}" if len(array) > 1 else ""
+    return f"{array.mean():.3f}{spread}"
+
+
 def write_table(path: Path, rows: Sequence[Mapping[Any, Any]]) -> str:
     """Write and return the table as Markdown; ± is the standard deviation over seeds."""
     lines = [
@@ -200,25 +199,19 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--model", default="pretrained")
-    parser.add_argument("--jobs", type=int, default=len(JOBS), help="how many of them")
     parser.add_argument("--across", action="store_true")
-    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE")
     parser.add_argument("--report", action="store_true")
     parser.add_argument("--figures", type=Path, default=FIGURES)
     arguments = parser.parse_args()
-    kinds = {
-        field.name: type(getattr(FewShot(), field.name)) for field in dataclasses.fields(FewShot)
-    }
-    pairs = (text.split("=", 1) for text in arguments.set)
-    changes: dict[str, Any] = {name: kinds[name](value) for name, value in pairs}
-    workdir, figures, jobs, sizes = arguments.workdir, arguments.figures, JOBS, SIZES
+    workdir, figures = arguments.workdir, arguments.figures
+    settings, jobs, sizes = FewShot(), JOBS, SIZES
     if arguments.across:
-        changes = {"steps": ACROSS_STEPS, **changes}
+        settings = FewShot(steps=ACROSS_STEPS)
         jobs, sizes = tuple((name, 0, 0) for name in ACROSS), dict.fromkeys(ACROSS, (0,))
     if not arguments.report:
         tune_allocator()
-        model, settings = load_model(arguments.model), FewShot(**changes)
-        for job in jobs[: arguments.jobs]:
+        model = load_model(arguments.model)
+        for job in jobs:
             run_job(model, arguments.data, job, workdir, settings)
             print(time.strftime("%H:%M:%S"), *job, flush=True)
             print(write_table(workdir / "table.md", read_rows(workdir, sizes)), flush=True)

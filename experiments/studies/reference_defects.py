@@ -30,7 +30,7 @@ import numpy as np
 from PIL import Image
 
 from experiments.configs.reference import get_config
-from experiments.studies.tables import describe
+from experiments.studies.few_labels import describe
 from fluxseg.allocator import tune_allocator
 from fluxseg.compilation import enable_compilation_cache
 from fluxseg.config import Config, DataConfig, SimulatorConfig
@@ -79,15 +79,9 @@ def read_crops(source: Any, keys: Sequence[str]) -> dict[str, np.ndarray]:
 
 
 def divide(count: int, kind: str, seed: int) -> dict[str, np.ndarray]:
-    """Divide the crops of fields among the splits: whole fields, or one by one.
+    """Divide the crops of so many fields among the splits: one by one ("crops"), or whole fields.
 
-    Args:
-        count: number of fields.
-        kind: "crops" shuffles crops; any other leaves fields whole.
-        seed: which fields, or crops, come first.
-
-    Returns:
-        Split -> numbers of its crops.
+    The seed says which fields, or crops, come first.
     """
     each = PER_SIDE**2
     order = np.arange(count * each)

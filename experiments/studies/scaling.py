@@ -38,13 +38,7 @@ BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "
 
 
 class Collective(NamedTuple):
-    """A message between devices in a compiled program.
-
-    Attributes:
-        kind: such as "all-reduce".
-        dtype: of its values.
-        values: how many values its results have on each device.
-    """
+    """A message between devices in a compiled program: so many values on each device."""
 
     kind: str
     dtype: str
@@ -57,14 +51,7 @@ class Collective(NamedTuple):
 
 
 def list_collectives(program: str) -> list[Collective]:
-    """List the messages between devices in the text of a compiled program.
-
-    Args:
-        program: HLO, from `compiled.as_text()`.
-
-    Returns:
-        One for each instruction and dtype, in their order.
-    """
+    """List the messages between devices in the text of a program, from `compiled.as_text()`."""
     found = []
     for line in program.splitlines():
         match = re.match(rf"\s*(?:ROOT )?\S+ = (.*?) ({KINDS})(?:-start)?\(", line)
@@ -89,7 +76,7 @@ def compile_step(
         tile: side of the crops, px.
 
     Returns:
-        For the step and for the evaluation the collectives; the bytes and FLOPs of one device.
+        For the step and for the evaluation the collectives; the bytes of one device.
     """
     import jax
 
@@ -131,7 +118,6 @@ def compile_step(
         "evaluation": make_eval_step(mesh).lower(shapes, batch).compile(),
     }
     memory = programs["step"].memory_analysis()
-    costs = programs["step"].cost_analysis()
     return {
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
         "collectives": {
@@ -142,26 +128,15 @@ def compile_step(
             "arguments": memory.argument_size_in_bytes,
             "temporary": memory.temp_size_in_bytes,
         },
-        "flops_per_crop": costs["flops"],
-        "bytes_per_crop": costs["bytes accessed"],
     }
 
 
 def run_with_devices(count: int, arguments: Sequence[str]) -> Any:
     """Run a Python module in a process with virtual devices; return the JSON that it prints."""
-    environment = {
-        **os.environ,
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}",
-        "JAX_PLATFORMS": "cpu",
-    }
-    done = subprocess.run(
-        [sys.executable, "-m", *arguments],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment,
-        cwd=ROOT,
-        check=True,
-    )
+    flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
+    environment = {**os.environ, **flags, "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-m", *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, env=environment, cwd=ROOT, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 

@@ -8,8 +8,7 @@ The ranges are wider than any one laboratory's data. Sources, by the names used 
 - Optics: Zipfel et al. 2003, Nat Biotechnol 21:1369; Helmchen & Denk 2005, Nat Methods 2:932.
 - GCaMP: Chen et al. 2013, Nature 499:295; Dana et al. 2019, Nat Methods 16:649.
 - Density: Keller et al. 2018, Front Neuroanat 12:83 (neurons per volume of mouse cortex).
-- Seen: set to make the images look and measure like real projections
-  (`experiments/studies/fidelity.py`).
+- Seen: set to make the images look and measure like real projections (docs/simulator.md).
 """
 
 import dataclasses

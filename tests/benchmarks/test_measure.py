@@ -62,7 +62,7 @@ def test_times_to_scores_are_read_off_the_curves():
 
 
 SMALL = {
-    "train_step": ("--models", "narrow", "--brief", "--contestants", "flax-naive", "fluxseg",
+    "train_step": ("--models", "fluxseg", "--brief", "--contestants", "flax-naive", "fluxseg",
                    "--batch", "2", "--seconds", "0.1", "--allocators", "default"),
     "convolutions": ("--shapes", "1,64,64,8,8", "--seconds", "0.01"),
     "epoch": ("--contestants", "the loader alone", "fluxseg, data and training", "--containers",
