@@ -7,7 +7,9 @@ from pathlib import Path
 
 from fluxseg.errors import ConfigError, RecordingError
 from fluxseg.formats.label_names import stem_of
-from fluxseg.formats.movies import is_suite2p_movie, read_movie_facts
+from fluxseg.formats.microscope_xml import is_accessory, recorded_in
+from fluxseg.formats.movies import find_raw, is_suite2p_movie, read_movie_facts
+from fluxseg.formats.npy import naming_file
 from fluxseg.formats.pick import NO_PICK, Pick
 from fluxseg.formats.series import TIFFS, split_series
 from fluxseg.formats.suite2p import plane_name
@@ -48,7 +50,7 @@ def find_movies(inputs: Sequence[Path], pick: Pick = NO_PICK) -> list[Movie]:
         if bins:
             movies += [Movie(plane_name(file.parent), (file,)) for file in bins]
         elif path.is_dir():
-            found = [f for f in path.iterdir() if _is_movie(f)]
+            found = [f for f in path.iterdir() if _is_movie(f) and not is_accessory(f)]
             if not found:
                 wanted = ", ".join(f"*{suffix}" for suffix in SUFFIXES)
                 raise RecordingError(str(path), f"is a folder without any of {wanted}")
@@ -88,13 +90,14 @@ def name_movies(inputs: Sequence[Path], pick: Pick, verb: str) -> list[Movie]:
 
 
 def _is_movie(path: Path) -> bool:
-    known = path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-    return known and path.is_file()
+    known = path.suffix.lower() in SUFFIXES or find_raw(path) is not None
+    return known and not path.name.startswith(".") and path.is_file()
 
 
 def _group(files: Sequence[Path], pick: Pick, parts: bool) -> list[Movie]:
-    tiffs = {path for path in files if path.suffix.lower() in TIFFS}
-    movies = [Movie(stem_of(path), (path,)) for path in sorted(set(files) - tiffs)]
+    movies, told = _list_recorded(files, pick)
+    tiffs = {path for path in files if path.suffix.lower() in TIFFS} - told
+    movies += [Movie(stem_of(path), (path,)) for path in sorted(set(files) - tiffs - told)]
     for name, paths, digits in split_series(list(tiffs)):
         numbered = parts and digits >= _DIGITS
         if len(paths) > 1 and (numbered or _are_frames(paths, pick)):
@@ -103,6 +106,22 @@ def _group(files: Sequence[Path], pick: Pick, parts: bool) -> list[Movie]:
             movies += [Movie(stem_of(path), (path,)) for path in paths]
     order = {path: place for place, path in enumerate(sorted(files) if parts else files)}
     return sorted(movies, key=lambda movie: order[movie.paths[0]])
+
+
+def _list_recorded(files: Sequence[Path], pick: Pick) -> tuple[list[Movie], set[Path]]:
+    """Return the movies of which a microscope tells in an XML file, and all files of these."""
+    movies: list[Movie] = []
+    told: set[Path] = set()
+    for folder in dict.fromkeys(path.parent for path in files):
+        for one in recorded_in(folder):
+            mine = [path for path in files if path.parent == folder and path.name in one.files]
+            told |= set(mine)
+            if mine:
+                with naming_file(folder):
+                    paths = tuple(one.choose_files(sorted(mine), pick))
+                alone = len(mine) == 1 < len(one.files)
+                movies.append(Movie(stem_of(mine[0]) if alone else one.name, paths))
+    return movies, told
 
 
 def _are_frames(paths: Sequence[Path], pick: Pick) -> bool:

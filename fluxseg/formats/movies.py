@@ -26,6 +26,7 @@ from fluxseg.formats.hdf5 import (
     read_attribute,
 )
 from fluxseg.formats.label_names import MICROSCOPE_SUFFIXES, SAVE_AS_TIFF
+from fluxseg.formats.microscope_xml import Recorded, find_recorded, open_raw
 from fluxseg.formats.npy import MAGIC as NPY_MAGIC
 from fluxseg.formats.npy import naming_file, open_npy, open_regular
 from fluxseg.formats.nwb import read_spacing
@@ -153,7 +154,7 @@ def _kind(path: Path) -> str:
         start = file.read(512 + len(MAGIC))
         if start.startswith(MAGIC) or start[512:] == MAGIC:
             return "HDF5"
-        if start.startswith(NPY_MAGIC) or is_suite2p_movie(path):
+        if start.startswith(NPY_MAGIC) or is_suite2p_movie(path) or find_raw(path):
             return "array"
         if MAGICS.get(start[:4]) != "TIFF":
             if path.suffix.lower() in MICROSCOPE_SUFFIXES:
@@ -167,8 +168,19 @@ def is_suite2p_movie(path: Path) -> bool:
     return path.suffix == ".bin" and (path.parent / "ops.npy").is_file()
 
 
-def _open_array(path: Path) -> tuple[np.ndarray, MovieFacts]:
+def find_raw(path: Path) -> Recorded | None:
+    """Return the recording of a raw file of ThorImage; None of any other file."""
+    return find_recorded(path) if path.suffix.lower() == ".raw" else None
+
+
+def _open_array(path: Path, pick: Pick) -> tuple[np.ndarray, MovieFacts]:
     """Map a movie that is one array into memory."""
+    if recorded := find_raw(path):
+        array = open_raw(path, recorded, pick)
+        facts = MovieFacts(
+            len(array), recorded.raw[1:], array.dtype, recorded.um_per_px, "", recorded.rate
+        )
+        return array, facts
     if path.suffix != ".bin":
         array = open_npy(path)
         if array.ndim != 3 or array.dtype.kind == "c":
@@ -213,7 +225,7 @@ def _read_facts(path: Path, pick: Pick) -> MovieFacts:
             return _describe_dataset(_choose(file, pick.key), pick)[0]
     if kind == "array":
         with naming_file(path):
-            return _check(_open_array(path)[1])
+            return _check(_open_array(path, pick)[1])
     with naming_file(path), open_tiff(path) as tiff:
         stack, page = read_stack(path, tiff, pick), get_page(tiff, 0)
         dtype = page.dtype.newbyteorder("=")
@@ -239,7 +251,7 @@ def _read_frames(path: Path, length: int, pick: Pick, begin: int) -> Iterator[np
         return
     if kind == "array":
         with naming_file(path):
-            array, facts = _open_array(path)
+            array, facts = _open_array(path, pick)
             for start in range(begin, facts.frames, length):
                 yield _read_part(path, array, start, length).astype(facts.dtype, copy=False)
         return

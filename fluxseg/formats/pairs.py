@@ -23,6 +23,7 @@ with a WORD, and in `train_masks`, `labels`, `GT`, ... beside `train_images` or 
 | what `fluxseg predict` has written | nothing, unless somebody has corrected the labels |
 | `NAME_flows.tif`, `NAME_cp_output.png` | nothing (Cellpose) |
 | `.h5`, `.hdf5` with the results of CaImAn | recordings |
+| files that `NAME.xml` (Bruker) or `Experiment.xml` (Thor) tell of | one recording, or a movie |
 | ten or more numbered TIFF files of one field, or parts of a movie | a movie, to project |
 | other `.zip` and `.json`, other endings | nothing |
 | other images, `.npy`, `.npz`, `.nwb`, `.mat` | recordings |
@@ -52,6 +53,7 @@ from fluxseg.formats.label_names import (
     label_names,
     stem_of,
 )
+from fluxseg.formats.microscope_xml import is_accessory, recorded_in
 from fluxseg.formats.own import OWN, is_prediction
 from fluxseg.formats.pick import IMAGE_AXES, Pick
 from fluxseg.formats.series import find_frames
@@ -197,7 +199,8 @@ def _sort(folder: Path) -> Sorted:
             others.append(path)
         elif kinds[path] != "coco" or not any(_images_below(path)):
             wrong[path] = _complain(path, kinds[path], images)
-    bare = [image for image in images if not labels[image] and image not in doubts]
+    told = {name for recorded in recorded_in(folder) for name in recorded.files}
+    bare = [i for i in images if not labels[i] and i not in doubts and i.name not in told]
     places = (folder, *folders, *listing, *({p.parent for p in used} - {folder, *folders}))
     return Sorted(labels, doubts, tuple(others), wrong, unused, find_frames(bare), places)
 
@@ -211,6 +214,10 @@ def _kind(path: Path) -> str:
         return "seg"
     if path.name in SUITE2P_FILES:
         return "of Suite2p: stat.npy and ops.npy must be beside each other"
+    if is_accessory(path):
+        return "settings or a preview of ThorImage or PrairieView"
+    if suffix == ".raw" and recorded_in(path.parent):
+        return "a movie of ThorImage: fluxseg project"
     if is_image_name(path):
         return "labels" if is_label_name(path) else "image"
     if suffix in RECORDING_SUFFIXES:

@@ -4,6 +4,8 @@ import dataclasses
 import re
 from collections.abc import Sequence
 
+import numpy as np
+
 from fluxseg.config import Config
 from fluxseg.errors import ConfigError, RecordingError
 
@@ -111,3 +113,38 @@ def list_names(what: str, names: Sequence[str]) -> str:
         )
     listed = [ascii(name)[1:-1][:80] for name in names[:_MOST_LISTED]]
     return f"holds {count} {plural} ({', '.join(listed)}{', ...' * (count > _MOST_LISTED)})"
+
+
+def choose_places(places: np.ndarray, channels: Sequence[str], pick: Pick) -> np.ndarray:
+    """Choose the images of one channel of one plane.
+
+    Args:
+        places: `[N, 3]` int, the time, plane and channel of each image, from 0.
+        channels: their names; numbered from 1 without.
+        pick: which channel and plane.
+
+    Returns:
+        `[M]` int, the indices of the images, in the order of time.
+
+    Raises:
+        RecordingError: listing what there is, if there are several and none is picked.
+    """
+    kept = np.ones(len(places), bool)
+    told, options = [], []
+    for what, column, names in (("channel", 2, channels), ("plane", 1, ())):
+        wanted = getattr(pick, what)
+        there = np.unique(places[:, column]).tolist()
+        listed = [names[n] if n < len(names) else str(n + 1) for n in there]
+        if len(there) > 1 and not wanted:
+            told.append(list_names(what, listed))
+            options.append(f"--{what}")
+            continue
+        # Numbers count all channels, also where a file holds one of them only.
+        number = int(wanted) - 1 if re.fullmatch(r"[0-9]{1,9}", wanted) else -1
+        known = number in there and names and not any(name.isdecimal() for name in names)
+        kept &= places[:, column] == (number if known else there[choose(what, listed, wanted)])
+    if told:
+        text = " and ".join(told).replace("and holds", "and")
+        raise RecordingError("", f"{text}; choose with {' and '.join(options)}")
+    order = np.argsort(places[kept, 0], kind="stable")
+    return np.flatnonzero(kept)[order]

@@ -11,6 +11,7 @@ from fluxseg.config import Config
 from fluxseg.data.recording import Recording, Source
 from fluxseg.errors import ConfigError, RecordingError
 from fluxseg.formats.label_names import IMAGE_SUFFIXES
+from fluxseg.formats.microscope_xml import set_aside
 from fluxseg.formats.neurofinder import REGIONS, is_neurofinder
 from fluxseg.formats.npy import naming_file
 from fluxseg.formats.own import OWN, is_prediction
@@ -114,6 +115,8 @@ def survey(root: Path, pick: Pick = NO_PICK) -> Survey:
         else:
             found = sort_folder(folder)
             movies, frames = collapse_frames(list(found.labels), frames_of(found, pick))
+            sets, parts = set_aside(found.labels, pick)
+            movies, frames = movies | sets, frames | parts
             images = [path for path in found.labels if path not in movies and path not in frames]
             recordings += [*images, *found.others]
             wrong |= {**found.wrong, **movies}
@@ -189,6 +192,8 @@ class FolderSource:
             found = None if path.is_dir() else sort_folder(path.parent)
             frames = {} if found is None or self._is_one() else frames_of(found, self.pick)
             reason = frames.get(path) or (found and found.wrong.get(path))
+            if found and not self._is_one():
+                reason = set_aside(found.labels, self.pick)[0].get(path) or reason
             if reason:
                 raise RecordingError("", reason)
         return read_recording(path, pick=self.pick)

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from fluxseg.errors import RecordingError
-from fluxseg.formats.descriptions import read_description
-from fluxseg.formats.pick import Pick, choose, list_names
+from fluxseg.formats.descriptions import Told, read_description
+from fluxseg.formats.microscope_xml import find_recorded
+from fluxseg.formats.pick import Pick, choose_places
 from fluxseg.formats.tiff import check_end, get_page, read_scale
 
 
@@ -48,23 +49,8 @@ class Stack:
         Raises:
             RecordingError: listing what there is, if there are several and none is picked.
         """
-        _, planes, channels = (np.unique(column) for column in self.places.T)
-        lists = {
-            "channel": [
-                self.channels[c] if c < len(self.channels) else str(c + 1) for c in channels
-            ],
-            "plane": [str(p + 1) for p in planes],
-        }
-        wanted = {"channel": "" if self.samples else pick.channel, "plane": pick.plane}
-        open_ones = [what for what, names in lists.items() if len(names) > 1 and not wanted[what]]
-        if open_ones:
-            told = " and ".join(list_names(what, lists[what]) for what in open_ones)
-            options = " and ".join(f"--{what}" for what in open_ones)
-            raise RecordingError("", f"{told.replace('and holds', 'and')}; choose with {options}")
-        channel, plane = (choose(what, lists[what], wanted[what]) for what in lists)
-        kept = (self.places[:, 2] == channels[channel]) & (self.places[:, 1] == planes[plane])
-        order = np.argsort(self.places[kept, 0], kind="stable")
-        return self.numbers[kept][order]
+        wanted = dataclasses.replace(pick, channel="") if self.samples else pick
+        return self.numbers[choose_places(self.places, self.channels, wanted)]
 
 
 def read_stack(path: Path, tiff: Any, pick: Pick) -> Stack:
@@ -81,7 +67,14 @@ def read_stack(path: Path, tiff: Any, pick: Pick) -> Stack:
     page = get_page(tiff, 0)
     count = len(tiff.pages)
     check_end(path, tiff, count)
-    told = read_description(path, tiff, page, count, pick)
+    recorded = None if pick.axes else find_recorded(path)
+    if recorded is None:
+        told = read_description(path, tiff, page, count, pick)
+    else:
+        told = Told(
+            channels=recorded.channels, places=dict(recorded.files[path.name]),
+            um_per_px=recorded.um_per_px, rate=recorded.rate,
+        )  # fmt: skip
     remarks = list(told.remarks)
     offset = None
     if count == 1 and told.declared > 1 and page.compression == 1 and told.places is None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from fluxseg.errors import RecordingError, UnsafeFileError
+from fluxseg.formats.microscope_xml import set_aside
 from fluxseg.formats.npy import MAGIC, naming_file, read_npy
 from fluxseg.formats.own import is_prediction
 from fluxseg.formats.pairs import frames_of, sort_folder
@@ -61,7 +62,11 @@ def plan_jobs(inputs: Sequence[str], pick: Pick = NO_PICK) -> tuple[list[Job], d
         if count >= FEWEST:
             with contextlib.suppress(OSError):
                 frames |= frames_of(sort_folder(folder), pick)
-    movies, others = collapse_frames([path for path, error in found if not error], frames)
+    images = [path for path, error in found if not error]
+    movies, others = collapse_frames(images, frames)
+    if len(images) > 1:
+        sets, parts = set_aside(dict.fromkeys(images), pick)
+        movies, others = movies | sets, others | parts
     found = [(path, movies.get(path, error)) for path, error in found if path not in others]
     unused |= others
     jobs: list[Job] = []

@@ -100,6 +100,20 @@ def read_movies(folder: Path, output: Path) -> None:
             assert block.ndim == 3
 
 
+def read_recorded(folder: Path, output: Path) -> None:
+    """Read a folder of ThorImage or PrairieView as `fluxseg project` and `predict` do."""
+    from fluxseg.formats.movie_files import find_movies
+    from fluxseg.formats.movies import iterate_frames
+    from fluxseg.formats.pick import Pick
+    from fluxseg.inference.inputs import plan_jobs
+
+    pick = Pick(channel="1", plane="1")
+    plan_jobs([str(folder)], pick)
+    for movie in find_movies([folder], pick):
+        for block in itertools.islice(iterate_frames(movie.paths, 0, pick), 50):
+            assert block.ndim == 3
+
+
 def read_models(folder: Path, output: Path) -> None:
     """Read each file as a model."""
     from fluxseg.inference.model_file import read_model
@@ -215,6 +229,7 @@ READERS = {
     "jpeg": Reader(read_images, lambda: seeds.picture_files(".jpg")),
     "nwb": Reader(read_any_file, seeds.hdf5_files, examples=50),
     "movie": Reader(read_movies, seeds.movie_files),
+    "microscope": Reader(read_recorded, seeds.microscope_files),
     "suite2p": Reader(read_recordings, seeds.suite2p_files),
     "cellpose": Reader(read_recordings, seeds.cellpose_files),
     "json": Reader(read_any_file, seeds.json_files),

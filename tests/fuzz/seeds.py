@@ -4,7 +4,7 @@ import io
 import shutil
 import tempfile
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from fluxseg.data.recording import Recording
 from fluxseg.formats.convert import write_recording
 from fluxseg.formats.pixels import write_label_tiff
 from tests.formats.malicious import greedy, npy, unsafe
+from tests.formats.test_microscope_xml import prairie, thor
 from tests.fuzz.folders import Files, read_folder
 
 CANARY = "canary"
@@ -165,6 +166,17 @@ def movie_files() -> list[Files]:
         tifffile.imwrite(buffer, five, **options)
         found.append({"a.tif": buffer.getvalue()})
     return found
+
+
+def microscope_files() -> list[Files]:
+    """Folders of ThorImage and PrairieView, with the XML beside their files."""
+    movie = np.tile(create_recording().image[:12, :16], (2, 3, 2, 1, 1))
+    found = [
+        _written(lambda folder: prairie(folder / "a", movie)),
+        _written(lambda folder: thor(folder / "a", movie)),
+        _written(lambda folder: thor(folder / "a", movie, raw=True)),
+    ]
+    return [{PurePosixPath(n).name: c for n, c in files.items()} for files in found]
 
 
 def _mat(folder: Path) -> None:
