@@ -18,15 +18,8 @@ def augment_crop(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rotate and flip a square crop with its mask, and change the intensities of the image alone.
 
-    Args:
-        image: `[H, H]` float32, normalised (see `normalize_image`).
-        label: `[H, H]`, any dtype.
-        valid: `[H, H]`, any dtype; false where a pixel must not count.
-        rng: source of all randomness.
-        config: strengths of the changes.
-
-    Returns:
-        `(image, label, valid)`, the image as float32 within the normalised range.
+    Returns image `[H, H]` float32 within the normalised range, label and valid `[H, H]` of the same
+    dtype as before (`valid` is false where a pixel must not count).
     """
     if config.flips:
         symmetry = int(rng.integers(8))
@@ -37,17 +30,10 @@ def augment_crop(
 def augment_intensity(
     image: np.ndarray, rng: np.random.Generator, config: AugmentConfig
 ) -> np.ndarray:
-    """Change gain, offset, gamma, sharpness and noise of an image.
+    """Change gain, offset, gamma, sharpness and noise of a normalised image `[H, W]` float32.
 
-    Gain and gamma are log-uniform, so that each strength is as likely as its inverse.
-
-    Args:
-        image: `[H, W]` float32, normalised.
-        rng: source of all randomness.
-        config: strengths of the changes; a strength of 0 leaves its aspect as it is.
-
-    Returns:
-        A new `[H, W]` float32 array within the normalised range.
+    Gain and gamma are log-uniform, so that each strength is as likely as its inverse; one of 0
+    leaves its aspect as it is. The result is a new array within the normalised range.
     """
     # All strengths are drawn first: the same generator gives the same crop parameters
     # whichever of the changes are switched on.
@@ -72,17 +58,10 @@ def augment_intensity(
 
 
 def draw_noise(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """Draw noise of mean 0 and standard deviation 1 that is Gaussian to the eye.
+    """Draw float32 noise of a shape, of mean 0 and standard deviation 1, Gaussian to the eye.
 
     Each value counts the ones of 32 random bits, scaled: eight times as fast as normal variates,
     which took a third of the loader's time.
-
-    Args:
-        shape: of the result.
-        rng: source of the bits.
-
-    Returns:
-        `[*shape]` float32.
     """
     count = math.prod(shape)
     words = rng.integers(0, 2**64, -(-count // 2), np.uint64)

@@ -40,8 +40,7 @@ class CacheEntry:
         valid_pixels: per crop, pixels that count.
         shard: file name of its shard.
         first: number of its first crop within the shard.
-        um_per_px: size of a pixel of the crops, um; None if unknown, or if it was prepared by a
-            version that did not note it.
+        um_per_px: size of a pixel of the crops, um; None if unknown.
     """
 
     key: str
@@ -133,23 +132,14 @@ def cache_difference(index: CacheIndex, stamps: Mapping[str, str], config: DataC
     return f"recordings: {', '.join(words)}" if words else ""
 
 
-def index_to_json(index: CacheIndex) -> dict[str, Any]:
-    """Return the index as plain values."""
+def write_index(index: CacheIndex) -> None:
+    """Write the index, with a checksum, which makes the cache complete, or raise `WorkdirError`.
+
+    A shard needs none: its format has one for every block, which is compared whenever it is read.
+    """
     values = dataclasses.asdict(index)
     del values["directory"]
-    return values
-
-
-def write_index(index: CacheIndex) -> None:
-    """Write the index, which makes the cache complete.
-
-    It holds a checksum of its own. A shard needs none: its format has one for every block, which
-    is compared whenever a crop is read.
-
-    Raises:
-        WorkdirError: if the folder cannot be written.
-    """
-    write_json(index.directory / INDEX_NAME, add_checksum(index_to_json(index)))
+    write_json(index.directory / INDEX_NAME, add_checksum(values))
 
 
 def read_index(directory: str | Path) -> CacheIndex | None:
@@ -194,13 +184,7 @@ def _size_of(path: Path) -> int | None:
 
 
 def damaged_shard(index: CacheIndex, name: str, what: str = "is damaged") -> WorkdirError:
-    """Return the error that names a shard, and says how to have it alone made again.
-
-    Args:
-        index: the cache.
-        name: file name of the shard.
-        what: what is wrong with it.
-    """
+    """Return the error that says what is wrong with a shard, and how to have it made again."""
     where = index.directory
     root = shlex.quote(str(index.source.get("root", "SOURCE")))
     return WorkdirError(
@@ -211,12 +195,7 @@ def damaged_shard(index: CacheIndex, name: str, what: str = "is damaged") -> Wor
 
 
 def find_damage(index: CacheIndex, name: str) -> str:
-    """Read a whole shard, and say what is wrong with it; empty if nothing is.
-
-    Args:
-        index: the cache.
-        name: file name of the shard.
-    """
+    """Read a whole shard, and say what is wrong with it; empty if nothing is."""
     path = index.directory / name
     size, crops = index.shards[name]
     try:
@@ -232,7 +211,7 @@ def find_damage(index: CacheIndex, name: str) -> str:
     except OSError as error:
         return f"cannot be read: {error.strerror or error}"
     except (RuntimeError, IndexError, ValueError) as error:
-        return f"is damaged: {_first_part(error)}"
+        return f"is damaged: {str(error).partition(';')[0]}"
     return ""
 
 
@@ -249,19 +228,11 @@ def _open_shard(path: Path) -> Iterator[Any]:
             reader.close()
 
 
-def _first_part(error: BaseException) -> str:
-    return str(error).partition(";")[0]
-
-
 def common_pixel_size(entries: Iterable[CacheEntry], tolerance: float = 0.05) -> float | None:
-    """Return the pixel size that recordings have in common, um.
+    """Return the pixel size that recordings have in common, um: the median.
 
-    Args:
-        entries: the recordings.
-        tolerance: the largest may exceed the smallest by this share.
-
-    Returns:
-        The median; None if one of them does not state it, they differ, or there are none.
+    None if one of them does not state it, there are none, or the largest exceeds the smallest by
+    more than the share `tolerance`.
     """
     sizes = [entry.um_per_px for entry in entries]
     known = [size for size in sizes if size is not None]

@@ -157,14 +157,7 @@ def format_report(report: CheckReport) -> list[str]:
 
 
 def inspect_image(image: np.ndarray) -> tuple[str, tuple[str, ...]]:
-    """Look for what makes an image unusable or odd.
-
-    Args:
-        image: `[H, W]`, any real dtype.
-
-    Returns:
-        why it is unusable, or an empty text; and remarks.
-    """
+    """Return why an image `[H, W]` of any real dtype is unusable, or "", and remarks."""
     if min(image.shape) < MIN_SIDE:
         size = f"{image.shape[0]} x {image.shape[1]}"
         return f"image is {size} px, at least {MIN_SIDE} px are needed on each side", ()
@@ -197,16 +190,10 @@ def inspect_masks(
     empty: int = 0,
     known: tuple[str, ...] = (),
 ) -> tuple[str, ...]:
-    """Look for what is odd about the masks of a recording; nothing makes them unusable.
+    """Return remarks on the masks `[N, H, W]` bool of a recording; nothing makes them unusable.
 
-    Args:
-        masks: `[N, H, W]` bool, or None if not annotated.
-        label: `[H, W]` bool, the merged mask, or None.
-        empty: number of masks without any pixel, see `merge_and_count`.
-        known: remarks that the reader has made already; they are not repeated.
-
-    Returns:
-        The remarks.
+    `label` `[H, W]` bool is the merged mask, and `empty` the number of masks without any pixel, see
+    `merge_and_count`. What is `known`, since the reader has remarked on it, is not repeated.
     """
     if masks is None or label is None:
         return (NOT_ANNOTATED,)
@@ -226,13 +213,8 @@ def inspect_masks(
 def check_recording(source: Source, key: str) -> Checked:
     """Read one recording and look at it; runs in any process.
 
-    Args:
-        source: where to read from.
-        key: one of its keys.
-
-    Returns:
-        What was found. A recording that cannot be read becomes an unusable row; an exception
-        other than RecordingError, OSError and MemoryError is a fault of the reader and is raised.
+    A recording that cannot be read becomes an unusable row; an exception other than RecordingError,
+    OSError and MemoryError is a fault of the reader and is raised.
     """
     try:
         recording = source.read(key)
@@ -271,13 +253,8 @@ def check_source(
 ) -> CheckReport:
     """Check every recording of a source, with one recording in the memory of each process.
 
-    Args:
-        source: where the recordings come from.
-        workers: number of processes, see `fluxseg.data.parallel.worker_count`.
-        progress: called with (recordings done, recordings in all).
-
-    Returns:
-        The report; copies and recordings of the same field of view are marked in its rows.
+    `progress` is called with (recordings done, recordings in all). Copies and recordings of the
+    same field of view are marked in the rows.
     """
     found = _check_all(source, worker_count(workers), progress)
     resolved = resolve_duplicates(

@@ -47,16 +47,9 @@ def create_label(
     """Label the pixels of a recording at the magnification of its crops.
 
     The magnification is the one that `fluxseg.inference.predict` chooses for cells as large as
-    these, so that a network is trained on what it will be given.
-
-    Args:
-        masks: `[N, H, W]` bool.
-        merged: `[H, W]` bool, see `merge_masks`.
-        settings: from `crop_settings`.
-
-    Returns:
-        label `[h, w]` bool; the magnification, 1 where recordings are taken as they are; and
-        remarks on why cells are not as large as wanted.
+    these, so that a network is trained on what it will be given. From masks `[N, H, W]` bool and
+    the merged mask `[H, W]` bool it returns the label `[h, w]` bool, the magnification (1 where
+    recordings are taken as they are), and remarks on why cells are not as large as wanted.
     """
     wanted: float = settings.get("diameter_px", 0.0)
     found = median_diameter(masks) if wanted else None
@@ -81,17 +74,11 @@ def _remark_zoom(found: float | None, wanted: float, zoom: float) -> tuple[str, 
 def create_crops(
     image: np.ndarray, label: np.ndarray, settings: Mapping[str, Any]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Cut an image and its semantic mask into normalised crops.
+    """Cut an image `[H, W]` of any real dtype and its label `[h, w]` bool into normalised crops.
 
-    Args:
-        image: `[H, W]`, any real dtype.
-        label: `[h, w]` bool, see `create_label`. The image, once it is normalised, is
-            resampled to its shape, as in prediction.
-        settings: from `crop_settings`.
-
-    Returns:
-        image `[T, t, t]` uint16 (see `quantize`), label `[T, t, t]` bool, valid
-        `[T, t, t]` bool: the pixels that this crop owns (see `grid_ownership`) and that are finite.
+    The image, once normalised, is resampled to the shape of the label, as in prediction. Returns
+    image `[T, t, t]` uint16 (see `quantize`), label `[T, t, t]` bool, and valid `[T, t, t]` bool:
+    the pixels that this crop owns (see `grid_ownership`) and that are finite.
     """
     tile, shape = settings["tile"], (label.shape[0], label.shape[1])
     valid = grid_ownership(shape, tile)
@@ -117,8 +104,7 @@ def encode_crop(image: np.ndarray, label: np.ndarray, valid: np.ndarray) -> byte
 def decode_crop(record: bytes, tile: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Unpack what `encode_crop` packed.
 
-    Returns:
-        image `[t, t]` float32 (normalised), label `[t, t]` uint8, valid `[t, t]` uint8.
+    Returns image `[t, t]` float32 (normalised), label `[t, t]` uint8, valid `[t, t]` uint8.
     """
     pixels = tile * tile
     packed = -(-pixels // 8)

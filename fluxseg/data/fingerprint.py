@@ -44,17 +44,12 @@ class Fingerprint:
 
 
 def fingerprint(image: np.ndarray) -> Fingerprint:
-    """Take the fingerprint of an image.
+    """Take the fingerprint of an image `[H, W]` of any real dtype.
 
     It does not depend on gain, offset or dtype, and hardly on a shift, a crop of the border, or
     pixels that are not finite. Images of 512 and 1024 px that show the same field agree as well:
-    the bins are a power of two of the pixels. It does depend on zoom and rotation.
-
-    Args:
-        image: `[H, W]`, any real dtype.
-
-    Returns:
-        The fingerprint; that of an image without texture is all 0.
+    the bins are a power of two of the pixels. It does depend on zoom and rotation. That of an image
+    without texture is all 0.
     """
     texture = _texture(*_bin(image))
     side = GRID // THUMBNAIL
@@ -71,14 +66,9 @@ def blank_fingerprint() -> Fingerprint:
 
 
 def digest(image: np.ndarray, label: np.ndarray | None = None) -> str:
-    """Hash the content of a recording; equal numbers give equal hashes in every dtype.
+    """Hash an image `[H, W]` and its merged mask `[H, W]` bool, if any, to 32 hexadecimal digits.
 
-    Args:
-        image: `[H, W]`, any real dtype.
-        label: `[H, W]` bool, the merged mask, or None if not annotated.
-
-    Returns:
-        32 hexadecimal digits.
+    Equal numbers give equal hashes in every dtype.
     """
     values = np.array(image, "<f8", order="C")
     if image.dtype.kind == "f":
@@ -100,8 +90,7 @@ def encode_fingerprint(value: Fingerprint) -> str:
 def decode_fingerprint(text: str) -> Fingerprint:
     """Read a fingerprint from its text; the inverse of `encode_fingerprint`.
 
-    Raises:
-        RecordingError: if it is of another version, or damaged.
+    Raises `RecordingError` if it is of another version, or damaged.
     """
     try:
         content = base64.b64decode(text.removeprefix(_ENCODING), validate=True)

@@ -35,15 +35,10 @@ def looks_like_labels(image: np.ndarray) -> bool:
 
 
 def inspect_labels(image: np.ndarray, count: int, label: np.ndarray) -> tuple[str, ...]:
-    """Look for signs that labels were exported or paired wrongly.
+    """Return remarks on signs that labels were exported or paired wrongly.
 
-    Args:
-        image: `[H, W]`, any real dtype.
-        count: number of ROIs, at least one.
-        label: `[H, W]` bool, all of them.
-
-    Returns:
-        Remarks.
+    `image` is `[H, W]` of any real dtype, `label` `[H, W]` bool all ROIs, `count` their number, at
+    least one.
     """
     from scipy import ndimage  # slow to import
 
@@ -64,17 +59,10 @@ def inspect_labels(image: np.ndarray, count: int, label: np.ndarray) -> tuple[st
 
 
 def find_better_fit(image: np.ndarray, label: np.ndarray) -> str:
-    """Say how labels would fit their image better: turned, flipped or shifted.
+    """Say how labels would fit their image better: turned, flipped or shifted, if at all.
 
-    What is correlated are the merged masks and the rank of each pixel's brightness, both less
-    their surroundings.
-
-    Args:
-        image: `[H, W]`, any real dtype.
-        label: `[H, W]` bool.
-
-    Returns:
-        Words, empty if they fit or nothing else would fit clearly better.
+    What is correlated are the merged masks `[H, W]` bool and the rank of each pixel's brightness,
+    both less their surroundings.
     """
     from scipy import ndimage
 

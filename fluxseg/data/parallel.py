@@ -23,16 +23,9 @@ IN_FLIGHT = 2
 
 
 def worker_count(requested: int) -> int:
-    """Return the number of processes to use.
+    """Return the number of processes to use, one for each CPU core open to us if 0 are requested.
 
-    Args:
-        requested: the number asked for; 0 means one for each CPU core open to this process.
-
-    Returns:
-        At least 1.
-
-    Raises:
-        ValueError: if `requested` is negative.
+    Raises `ValueError` if the number is negative.
     """
     if requested < 0:
         raise ValueError(f"need 0 or more workers, got {requested}")
@@ -44,23 +37,12 @@ def worker_count(requested: int) -> int:
 def map_in_processes(
     function: Callable[[Item], Result], items: Sequence[Item], workers: int = 1
 ) -> Iterator[tuple[Item, Result]]:
-    """Apply `function` to every item, each in a worker process, and yield in the order of items.
+    """Apply `function` to every item in worker processes; yield (item, result) in their order.
 
-    Only a few results wait at a time. When the iteration is left early, by an exception or by
-    Ctrl-C, the items not yet begun are cancelled, and those being worked on are waited for.
-
-    Args:
-        function: must be picklable, thus defined at the top of a module.
-        items: picklable.
-        workers: number of processes, see `worker_count`; with 1, or a single item, all runs in
-            this process.
-
-    Yields:
-        (item, result).
-
-    Raises:
-        FluxsegError: if a worker process has died.
-        Exception: what `function` raises.
+    Function and items must be picklable; with one worker, or a single item, all runs in this
+    process. Only a few results wait at a time. When the iteration is left early, by an exception or
+    by Ctrl-C, the items not yet begun are cancelled, and those being worked on are waited for.
+    Raises `FluxsegError` if a worker process has died, and what `function` raises.
     """
     workers = min(worker_count(workers), len(items))
     if workers <= 1:

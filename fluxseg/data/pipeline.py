@@ -1,6 +1,6 @@
 """Grain: from prepared crops to batches, the same ones for any number of threads or processes."""
 
-import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -114,18 +114,9 @@ class _Rows(grain.MapDataset):
         return self._parent[epoch * len(self._parent) + place]
 
 
-@dataclasses.dataclass(frozen=True)
-class Augment:
-    """Callable for `grain.MapDataset.random_map`: augments one crop."""
-
-    config: AugmentConfig
-
-    def __call__(self, crop: Batch, rng: np.random.Generator) -> Batch:
-        """Return the crop with image, label and valid changed (see `augment_crop`)."""
-        image, label, valid = augment_crop(
-            crop["image"], crop["label"], crop["valid"], rng, self.config
-        )
-        return {**crop, "image": image, "label": label, "valid": valid}
+def _augment(config: AugmentConfig, crop: Batch, rng: np.random.Generator) -> Batch:
+    image, label, valid = augment_crop(crop["image"], crop["label"], crop["valid"], rng, config)
+    return {**crop, "image": image, "label": label, "valid": valid}
 
 
 def _add_channel(crop: Batch) -> Batch:
@@ -133,12 +124,8 @@ def _add_channel(crop: Batch) -> Batch:
 
 
 def _padding(tile: int) -> Batch:
-    return {
-        "image": np.zeros((tile, tile, 1), np.float32),
-        "label": np.zeros((tile, tile), np.uint8),
-        "valid": np.zeros((tile, tile), np.uint8),
-        "crop": np.array(-1, np.int32),
-    }
+    image, label = np.zeros((tile, tile, 1), np.float32), np.zeros((tile, tile), np.uint8)
+    return {"image": image, "label": label, "valid": label, "crop": np.array(-1, np.int32)}
 
 
 def steps_per_epoch(n_crops: int, batch_size: int) -> int:
@@ -189,8 +176,9 @@ def make_batches(
     if augment is not None:
         if seed is None:
             raise ValueError("augmentation needs a seed")
-        change = Augment(augment) if isinstance(augment, AugmentConfig) else augment
-        dataset = dataset.random_map(change)
+        if isinstance(augment, AugmentConfig):
+            augment = functools.partial(_augment, augment)
+        dataset = dataset.random_map(augment)
     dataset = _Rows(dataset.map(_add_channel), _padding(crops.tile), batch_size, process)
     dataset = dataset.batch(batch_size // process[1], drop_remainder=True).repeat(epochs)
     if threads < 0:

@@ -1,6 +1,7 @@
 """Prepare recordings for training: their crops as shards on disk, made by worker processes."""
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -38,21 +39,10 @@ def prepare_cache(
 ) -> CacheIndex:
     """Prepare the crops of all recordings, in worker processes with one recording in each.
 
-    A shard that an earlier, interrupted call has finished is not made again. The index is
-    written last, so a folder with an index is complete.
-
-    Args:
-        source: where the recordings come from.
-        directory: folder of the cache; it is created.
-        config: crop size, magnification, normalisation and number of workers.
-        progress: called with (recordings done, recordings in all).
-
-    Returns:
-        The index of the finished cache.
-
-    Raises:
-        WorkdirError: if the folder cannot be written.
-        FluxsegError: if no recording is usable.
+    A shard that an earlier, interrupted call has finished is not made again. The index is written
+    last, so a folder with an index is complete. `progress` is called with (recordings done,
+    recordings in all). Raises `WorkdirError` if the folder cannot be written, `FluxsegError` if no
+    recording is usable.
     """
     directory = Path(directory)
     try:
@@ -83,69 +73,42 @@ def repair_cache(
 ) -> tuple[CacheIndex, tuple[str, ...]]:
     """Read every shard of a cache, and make those again that are damaged or missing.
 
-    Args:
-        source: where its recordings come from.
-        directory: folder of the cache.
-        config: number of workers; all that the crops depend on is taken from the index, if
-            there is one.
-        progress: see `prepare_cache`.
-
-    Returns:
-        The index of the whole cache, and the file names of the shards that were made again.
-
-    Raises:
-        WorkdirError: if the recordings are no longer those that the crops were made from, or see
-            `prepare_cache`.
+    If there is an index, all that the crops depend on is taken from it. Returns the index of the
+    whole cache, and the file names of the shards that were made again. Raises `WorkdirError` if the
+    recordings are no longer those that the crops were made from, or as `prepare_cache` does.
     """
     directory = Path(directory)
-    index = _read_index_to_repair(directory)
+    try:
+        index = read_index_alone(directory)
+    except WorkdirError as error:
+        logger.warning("%s", error)
+        index = None
     if index is None:
         return prepare_cache(source, directory, config, progress), ()
-    settings = index.settings
-    config = dataclasses.replace(
-        config,
-        tile=settings["tile"],
-        low_percentile=settings["low_percentile"],
-        high_percentile=settings["high_percentile"],
-        diameter_px=settings.get("diameter_px", 0.0),
-    )
+    names = ("tile", "low_percentile", "high_percentile", "diameter_px")
+    config = dataclasses.replace(config, **{n: index.settings.get(n, 0.0) for n in names})
     if difference := cache_difference(index, source_stamps(source), config):
         raise WorkdirError(
             f"{directory}: cannot be repaired, as it does not fit what it was made from "
             f"({difference}); prepare it without --repair"
         )
-    items = [(index, name) for name in sorted(index.shards)]
-    damaged = _remove_damaged(items, config.workers)
+    damaged = _remove_damaged(index, config.workers)
     return prepare_cache(source, directory, config, progress), tuple(damaged)
 
 
-def _read_index_to_repair(directory: Path) -> CacheIndex | None:
-    try:
-        return read_index_alone(directory)
-    except WorkdirError as error:
-        logger.warning("%s", error)
-        return None
-
-
-def _remove_damaged(items: Sequence[tuple[CacheIndex, str]], workers: int) -> list[str]:
-    found: list[str] = []
-    for (index, name), what in map_in_processes(_find_damage, items, workers):
-        if what:
-            logger.warning("%s: %s; it is made again", index.directory / name, what)
-            shard = index.directory / name
-            try:
-                shard.unlink(missing_ok=True)
-                shard.with_suffix(".json").unlink(missing_ok=True)
-            except OSError as error:
-                raise WorkdirError(
-                    f"{shard}: cannot be deleted: {error.strerror or error}"
-                ) from error
-            found.append(name)
-    return found
-
-
-def _find_damage(item: tuple[CacheIndex, str]) -> str:
-    return find_damage(*item)
+def _remove_damaged(index: CacheIndex, workers: int) -> list[str]:
+    look = functools.partial(find_damage, index)
+    looked = map_in_processes(look, sorted(index.shards), workers)
+    damaged = {name: what for name, what in looked if what}
+    for name, what in damaged.items():
+        shard = index.directory / name
+        logger.warning("%s: %s; it is made again", shard, what)
+        try:
+            shard.unlink(missing_ok=True)
+            shard.with_suffix(".json").unlink(missing_ok=True)
+        except OSError as error:
+            raise WorkdirError(f"{shard}: cannot be deleted: {error.strerror or error}") from error
+    return list(damaged)
 
 
 def _make_shards(

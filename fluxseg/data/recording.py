@@ -7,17 +7,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fluxseg.data.transforms import normalize_image
+from fluxseg.data.resample import cut_patches
+from fluxseg.data.transforms import normalize_image, to_uint8
 from fluxseg.errors import RecordingError
 from fluxseg.io.markup import picture_address, render_table
 
-GROUP_KEYS = (
-    "experiment_container_id",
-    "specimen_name",
-    "specimen_id",
-    "donor_name",
-    "donor_id",
-)
+GROUP_KEYS = ("experiment_container_id", "specimen_name", "specimen_id", "donor_name", "donor_id")
 """Metadata fields that tell which recordings show the same tissue, the first present one wins.
 
 The Allen Brain Observatory images one field of view in three sessions (an "experiment
@@ -91,10 +86,7 @@ class Recording:
 
 def check_image(image: Any, field: str = "image") -> None:
     """Raise `RecordingError` unless `image` is a non-empty real array `[H, W]`."""
-    if not isinstance(image, np.ndarray) or image.ndim != 2:
-        shape = getattr(image, "shape", None)
-        what = f"shape {list(shape)}" if shape is not None else type(image).__name__
-        raise RecordingError(field, f"must be a 2-D array [H, W], got {what}")
+    _check_axes(image, "[H, W]", field)
     if image.size == 0:
         raise RecordingError(field, f"has no pixels: shape {list(image.shape)}")
     if image.dtype.kind not in "biuf":
@@ -103,10 +95,7 @@ def check_image(image: Any, field: str = "image") -> None:
 
 def check_masks(masks: Any, image_shape: Sequence[int], field: str = "masks") -> None:
     """Raise `RecordingError` unless `masks` is a bool array `[N, H, W]` that fits the image."""
-    if not isinstance(masks, np.ndarray) or masks.ndim != 3:
-        shape = getattr(masks, "shape", None)
-        what = f"shape {list(shape)}" if shape is not None else type(masks).__name__
-        raise RecordingError(field, f"must be a 3-D array [N, H, W], got {what}")
+    _check_axes(masks, "[N, H, W]", field)
     if masks.shape[1:] != tuple(image_shape):
         raise RecordingError(
             field, f"are {list(masks.shape[1:])} pixels, the image is {list(image_shape)}"
@@ -115,12 +104,16 @@ def check_masks(masks: Any, image_shape: Sequence[int], field: str = "masks") ->
         raise RecordingError(field, f"must be bool, got dtype {masks.dtype}")
 
 
-def annotated_masks(recording: Recording) -> np.ndarray:
-    """Return the masks `[N, H, W]` bool of a recording that must have some to be written.
+def _check_axes(array: Any, axes: str, field: str) -> None:
+    count = len(axes.split())
+    if not isinstance(array, np.ndarray) or array.ndim != count:
+        shape = getattr(array, "shape", None)
+        what = f"shape {list(shape)}" if shape is not None else type(array).__name__
+        raise RecordingError(field, f"must be a {count}-D array {axes}, got {what}")
 
-    Raises:
-        RecordingError: if it is not annotated.
-    """
+
+def annotated_masks(recording: Recording) -> np.ndarray:
+    """Return the masks `[N, H, W]` bool of a recording; raises `RecordingError` if it has none."""
     if recording.masks is None:
         raise RecordingError("masks", f"{recording.id} is not annotated: there are no ROIs")
     return recording.masks
@@ -144,67 +137,44 @@ def pixel_size(metadata: Mapping[str, Any]) -> float | None:
 
 
 def outline_masks(masks: np.ndarray) -> np.ndarray:
-    """Mark the border pixels of every ROI: one of the four neighbours is outside of it.
+    """Mark the border pixels of the masks `[N, H, W]` bool, as `[H, W]` bool.
 
-    Args:
-        masks: `[N, H, W]` bool. The border of the image counts as outside.
-
-    Returns:
-        `[H, W]` bool, true where at least one ROI has its border.
+    One of the four neighbours of such a pixel is outside of its ROI; so is what lies outside of the
+    image.
     """
     outlines = np.zeros(masks.shape[1:], bool)
-    for mask in masks:
-        rows, columns = np.nonzero(mask)
-        if not len(rows):
-            continue
-        # A frame of the ROI alone: whole fields of hundreds of ROIs would take seconds.
-        box = np.s_[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
-        padded = np.pad(mask[box], 1)
+    # Of each ROI where it is alone: whole fields of hundreds of ROIs would take seconds.
+    for top, left, mask in cut_patches(masks):
+        padded = np.pad(mask, 1)
         inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-        outlines[box] |= mask[box] & ~inner
+        outlines[top : top + mask.shape[0], left : left + mask.shape[1]] |= mask & ~inner
     return outlines
 
 
 def draw_outlines(
     image: np.ndarray, masks: np.ndarray | None, color: tuple[int, int, int] = YELLOW
 ) -> np.ndarray:
-    """Draw the outlines of ROIs over an image.
+    """Draw the outlines of ROIs `[N, H, W]` bool over an image `[H, W]`, as `[H, W, 3]` uint8.
 
-    Args:
-        image: `[H, W]`, any real dtype; shown from its 1st to its 99.5th percentile.
-        masks: `[N, H, W]` bool, or None.
-        color: red, green and blue, 0 to 255.
-
-    Returns:
-        `[H, W, 3]` uint8.
+    The image is shown from its 1st to its 99.5th percentile; `color` is red, green and blue.
     """
-    gray = np.rint(np.clip(normalize_image(image), 0, 1) * 255).astype(np.uint8)
-    picture = np.repeat(gray[..., None], 3, axis=-1)
+    picture = np.repeat(to_uint8(normalize_image(image))[..., None], 3, axis=-1)
     if masks is not None and len(masks):
         picture[outline_masks(masks)] = color
     return picture
 
 
 class Source(Protocol):
-    """A set of recordings that can be read one at a time, in any process (it is pickled).
-
-    Keys are stable names (a path relative to the folder, or an index), sorted; `stamp` changes
-    when the content behind a key may have changed and costs no full read; `describe` gives the
-    plain settings that make this source what it is.
-    """
+    """A set of recordings that can be read one at a time, in any process (it is pickled)."""
 
     def keys(self) -> list[str]:
         """Return the sorted names of all recordings."""
-        ...
 
     def read(self, key: str) -> Recording:
         """Read one recording; raises `RecordingError` if it is unusable."""
-        ...
 
     def stamp(self, key: str) -> str:
         """Return a text that differs when the content behind `key` may differ."""
-        ...
 
     def describe(self) -> dict[str, Any]:
         """Return plain values that identify the source."""
-        ...

@@ -14,14 +14,9 @@ MOST = 4.0
 
 
 def resample_image(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Resample an image to another number of pixels, without aliasing.
+    """Resample an image `[H, W]` float32 to another number of pixels, without aliasing.
 
-    Args:
-        image: `[H, W]` float32.
-        shape: sides of the result, px.
-
-    Returns:
-        `[*shape]` float32, between the least and the largest value of the image.
+    The values stay between the least and the largest one of the image.
     """
     if image.shape == shape:
         return image
@@ -39,17 +34,10 @@ def zoomed_shape(shape: tuple[int, int], zoom: float) -> tuple[int, int]:
 
 
 def choose_zoom(diameter_px: float, trained_px: float) -> float:
-    """Return the magnification that a network needs for cells of a size.
+    """Return the magnification that a network needs, which is trained on cells of `trained_px`.
 
-    Args:
-        diameter_px: median diameter of the cells in an image, px.
-        trained_px: that of the cells that the network is trained on, px.
-
-    Returns:
-        Magnification; 1 if the sizes differ by no more than `TOLERANCE`.
-
-    Raises:
-        ConfigError: if the diameter is not a finite number of at least 1.
+    It is 1 if the median diameter of the cells in an image, px, differs by no more than
+    `TOLERANCE`. Raises `ConfigError` if that is not a finite number of at least 1.
     """
     if not 1 <= diameter_px < np.inf:
         raise ConfigError(f"diameter must be at least 1 px, got {diameter_px!r}")
@@ -65,26 +53,16 @@ def disc_diameter(area: Any) -> np.ndarray:
 
 
 def median_diameter(masks: np.ndarray) -> float | None:
-    """Return the median diameter of discs with as many pixels as the ROIs, px.
+    """Return the median diameter, px, of discs as large as the ROIs `[N, H, W]` bool.
 
-    Args:
-        masks: `[N, H, W]` bool; empty ones do not count.
-
-    Returns:
-        At least that of one pixel; None if there is no ROI that is not empty.
+    Empty ROIs do not count; None if there is no other.
     """
     areas = [area for mask in masks if (area := np.count_nonzero(mask))]
     return float(np.median(disc_diameter(areas))) if areas else None
 
 
 class Patch(NamedTuple):
-    """The mask of one ROI, without the empty rows and columns around it.
-
-    Attributes:
-        top: first row in the image, px.
-        left: first column in the image, px.
-        mask: `[h, w]` bool.
-    """
+    """The mask `[h, w]` bool of one ROI, cut to where it is, and its place in the image, px."""
 
     top: int
     left: int
@@ -92,11 +70,7 @@ class Patch(NamedTuple):
 
 
 def cut_patches(masks: np.ndarray) -> Iterator[Patch]:
-    """Cut the masks of ROIs to where they are; empty ones are passed over.
-
-    Args:
-        masks: `[N, H, W]` bool, or numbers of which those above 0 belong to the ROI.
-    """
+    """Cut masks `[N, H, W]` (bool, or above 0) to where they are; empty ones are passed over."""
     for mask in masks:
         mask = mask if mask.dtype == np.bool_ else mask > 0
         rows = np.flatnonzero(mask.any(1))
@@ -108,12 +82,7 @@ def cut_patches(masks: np.ndarray) -> Iterator[Patch]:
 
 
 def merge_patches(patches: Iterable[Patch], shape: tuple[int, int]) -> np.ndarray:
-    """Merge patches into one mask `[H, W]` bool, as `merge_masks` does with whole masks.
-
-    Args:
-        patches: they lie within the image.
-        shape: (H, W) of the image, px.
-    """
+    """Merge patches within an image into one mask `[H, W]` bool, see `merge_masks`."""
     merged = np.zeros(shape, bool)
     for top, left, mask in patches:
         merged[top : top + mask.shape[0], left : left + mask.shape[1]] |= mask
@@ -121,18 +90,11 @@ def merge_patches(patches: Iterable[Patch], shape: tuple[int, int]) -> np.ndarra
 
 
 def resample_masks(masks: np.ndarray, shape: tuple[int, int]) -> list[Patch]:
-    """Resample the masks of ROIs as `resample_image` does images.
+    """Resample the masks of ROIs `[N, H, W]` bool as `resample_image` does images.
 
     A ROI gets as many pixels as its area is at the new magnification, at least one: those that it
     covers most. Half of a pixel as the limit would let small ROIs vanish, and make those larger
-    whose outlines run through the middle of pixels.
-
-    Args:
-        masks: `[N, H, W]` bool; empty ones are left out.
-        shape: sides of the result, px.
-
-    Returns:
-        The masks that are not empty, in their order.
+    whose outlines run through the middle of pixels. Empty ones are left out.
     """
     # An identity, resampled, holds the weights: those of rows and of columns are independent.
     down, across = (

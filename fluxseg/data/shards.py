@@ -100,11 +100,7 @@ def read_sidecar(task: ShardTask) -> ShardContent | None:
 
 
 def write_shard(task: ShardTask) -> ShardContent:
-    """Make a shard, and return what it holds; runs in any process.
-
-    Raises:
-        WorkdirError: naming the shard, if it cannot be written.
-    """
+    """Make a shard in any process, and return what it holds, or raise `WorkdirError`, naming it."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
     entries: list[CacheEntry] = []

@@ -91,8 +91,7 @@ class Manifest:
 def manifest_from_json(values: Any, name: str = "manifest") -> Manifest:
     """Read a manifest from the plain values of `Manifest.to_json`.
 
-    Raises:
-        ConfigError: naming the field at fault, or that the content hash does not fit.
+    Raises `ConfigError`, naming the field at fault, or that the content hash does not fit.
     """
     advice = "take a split.json that a run has written"
     manifest = from_plain(values, Manifest, name, advice, ConfigError)
@@ -114,42 +113,27 @@ def create_manifest(
     val_fraction: float = 0.1,
     seed: int = 0,
 ) -> Manifest:
-    """Divide recordings into training, validation and test.
+    """Divide recordings, in any order, into training, validation and test.
 
-    The split of a group (or recording, or crop) follows from a hash of its name alone: it does
-    not depend on the order of the files and stays when others are added. Only if a split that
-    was asked for would be empty, the nearest unit of the training split (or of the only split
+    The split of a group (or recording, or crop) follows from a hash of its name and the seed alone:
+    it does not depend on the order of the files and stays when others are added. Only if a split
+    that was asked for would be empty, the nearest unit of the training split (or of the only split
     that has units to spare) is moved there, which the manifest records.
 
-    Args:
-        items: the recordings, in any order.
-        split_by: "group" never divides a group. "recording" and "crop" let images of the same
-            tissue into several splits and exist to reproduce such protocols.
-        train_fraction: expected share of training units, in (0, 1].
-        val_fraction: expected share of validation units; the rest is the test split.
-        seed: another seed gives another split.
-
-    Raises:
-        ConfigError: if keys repeat, or there are fewer units than splits asked for.
+    "group" never divides a group; "recording" and "crop" let images of the same tissue into several
+    splits and exist to reproduce such protocols. The fractions are the expected shares of units;
+    the rest is the test split. Raises `ConfigError` if keys repeat, or there are fewer units than
+    splits asked for.
     """
     keys = [item.key for item in items]
     if len(set(keys)) != len(keys):
         raise ConfigError("two recordings have the same key")
-    units: dict[str, str] = {}
-    for item in items:
-        for number in range(item.n_crops):
-            units[_unit(item, number, split_by)] = ""
     borders = (train_fraction, train_fraction + val_fraction)
-    fractions = {name: hash_fraction(name, seed) for name in sorted(units)}
-    for name, fraction in fractions.items():
-        units[name] = SPLITS[sum(fraction >= border for border in borders)]
-    wanted = [
-        split
-        for split, share in zip(
-            SPLITS, (train_fraction, val_fraction, 1 - train_fraction - val_fraction), strict=True
-        )
-        if share > 1e-9
-    ]
+    names = sorted({_unit(item, n, split_by) for item in items for n in range(item.n_crops)})
+    fractions = {name: hash_fraction(name, seed) for name in names}
+    units = {name: SPLITS[sum(f >= b for b in borders)] for name, f in fractions.items()}
+    shares = zip(SPLITS, (train_fraction, val_fraction, 1 - borders[1]), strict=True)
+    wanted = [split for split, share in shares if share > 1e-9]
     if len(units) < len(wanted):
         raise ConfigError(
             f"{len(units)} {split_by}(s) cannot be divided into {', '.join(wanted)}: add "
@@ -157,21 +141,11 @@ def create_manifest(
             'remain, or, knowing that it leaks, set data.split_by to "recording" or "crop"'
         )
     moved = _fill_empty_splits(units, fractions, wanted, borders)
-    return Manifest(
-        split_by,
-        train_fraction,
-        val_fraction,
-        seed,
-        {
-            item.key: {
-                "group": item.group,
-                "digest": item.digest,
-                "splits": [units[_unit(item, n, split_by)] for n in range(item.n_crops)],
-            }
-            for item in sorted(items, key=lambda item: item.key)
-        },
-        tuple(moved),
-    )
+    divided: dict[str, ManifestItem] = {}
+    for item in sorted(items, key=lambda item: item.key):
+        splits = [units[_unit(item, n, split_by)] for n in range(item.n_crops)]
+        divided[item.key] = {"group": item.group, "digest": item.digest, "splits": splits}
+    return Manifest(split_by, train_fraction, val_fraction, seed, divided, tuple(moved))
 
 
 def _unit(item: SplitItem, number: int, split_by: SplitBy) -> str:
@@ -205,16 +179,9 @@ def apply_manifest(
 ) -> tuple[Manifest, list[str]]:
     """Use an earlier manifest again for the recordings at hand.
 
-    Args:
-        manifest: the earlier manifest.
-        items: the recordings at hand.
-        name: how error messages call the manifest.
-
-    Returns:
-        The manifest, and the keys of recordings that it does not name and that are left out.
-
-    Raises:
-        ConfigError: if a recording it names is missing, or has other content or other crops.
+    Returns it with the keys of recordings that it does not name and that are left out. Raises
+    `ConfigError`, calling it `name`, if a recording is missing, or has other content or other
+    crops.
     """
     at_hand = {item.key: item for item in items}
     missing = sorted(set(manifest.items) - set(at_hand))
@@ -235,14 +202,9 @@ def apply_manifest(
 def straddling_pairs(
     manifest: Manifest, pairs: Sequence[tuple[str, str, float]]
 ) -> list[dict[str, Any]]:
-    """Audit a split: the near-duplicates of which the two recordings are in different splits.
+    """Audit a split: of the near-duplicates (key, key, similarity) those in different splits.
 
-    Args:
-        manifest: the split.
-        pairs: (key, key, similarity) of near-duplicate recordings.
-
-    Returns:
-        One `{"first", "second", "similarity", "splits"}` for each pair that straddles.
+    Returns a `{"first", "second", "similarity", "splits"}` for each.
     """
     result = []
     for first, second, similarity in pairs:

@@ -6,14 +6,9 @@ import numpy as np
 
 
 def tile_starts(length: int, tile: int) -> list[int]:
-    """First pixels of the fewest tiles that cover a side, evenly spaced, the last one flush.
+    """First pixels of the fewest tiles that cover a side, evenly spaced from 0, the last one flush.
 
-    Args:
-        length: pixels of the side.
-        tile: pixels of a tile; if the side is shorter, the one tile sticks out.
-
-    Returns:
-        Increasing positions; the first is 0.
+    If the side is shorter than a tile, the one tile sticks out.
     """
     count = max(1, -(-length // tile))
     if count == 1:
@@ -23,8 +18,7 @@ def tile_starts(length: int, tile: int) -> list[int]:
 
 def tile_positions(shape: tuple[int, int], tile: int) -> list[tuple[int, int]]:
     """Top left corners (row, column) of all tiles of an image, row-major."""
-    rows, columns = (tile_starts(length, tile) for length in shape)
-    return [(row, column) for row in rows for column in columns]
+    return list(itertools.product(tile_starts(shape[0], tile), tile_starts(shape[1], tile)))
 
 
 def crop_grid(image: np.ndarray, tile: int, pad_mode: str = "reflect") -> np.ndarray:
@@ -53,34 +47,28 @@ def crop_grid(image: np.ndarray, tile: int, pad_mode: str = "reflect") -> np.nda
 
 
 def grid_ownership(shape: tuple[int, int], tile: int) -> np.ndarray:
-    """Tell which pixels of each tile of `crop_grid` are its own.
+    """Tell which pixels of each tile of `crop_grid` are its own: `[T, tile, tile]` bool.
 
-    Where tiles overlap, the border runs through the middle of the overlap, so that each tile
-    owns the pixels of which it sees the most surroundings; padding is owned by none.
-
-    Args:
-        shape: (H, W) of the image.
-        tile: side of a tile, px.
-
-    Returns:
-        `[T, tile, tile]` bool; every pixel of the image is true in exactly one tile.
+    Where tiles overlap, the border runs through the middle of the overlap, so that each tile owns
+    the pixels of which it sees the most surroundings; padding is owned by none, and every pixel of
+    the image `(H, W)` by exactly one tile.
     """
-    owned = [_owned_intervals(length, tile) for length in shape]
-    result = []
-    for row_interval in owned[0]:
-        for column_interval in owned[1]:
-            mask = np.zeros((tile, tile), bool)
-            mask[slice(*row_interval), slice(*column_interval)] = True
-            result.append(mask)
-    return np.stack(result)
+    owned = _owned(shape, tile)
+    result = np.zeros((len(owned), tile, tile), bool)
+    for mask, (rows, columns) in zip(result, owned, strict=True):
+        mask[rows, columns] = True
+    return result
 
 
-def _owned_intervals(length: int, tile: int) -> list[tuple[int, int]]:
-    starts = tile_starts(length, tile)
-    borders = [0]
-    borders += [(left + tile + right) // 2 for left, right in itertools.pairwise(starts)]
-    borders.append(length)
-    return [(borders[i] - start, borders[i + 1] - start) for i, start in enumerate(starts)]
+def _owned(shape: tuple[int, int], tile: int) -> list[tuple[slice, slice]]:
+    """Return the rows and columns of each tile, counted from its corner, that it owns."""
+    sides = []
+    for length in shape:
+        starts = tile_starts(length, tile)
+        middles = ((left + tile + right) // 2 for left, right in itertools.pairwise(starts))
+        borders = itertools.pairwise([0, *middles, length])
+        sides.append([slice(a - s, b - s) for s, (a, b) in zip(starts, borders, strict=True)])
+    return list(itertools.product(*sides))
 
 
 def join_grid(tiles: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
@@ -101,12 +89,6 @@ def join_grid(tiles: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     if len(tiles) != len(positions):
         raise ValueError(f"{shape} needs {len(positions)} tiles of {tile}, got {len(tiles)}")
     image = np.empty(shape, tiles.dtype)
-    owned = grid_ownership(shape, tile)
-    for (row, column), content, mine in zip(positions, tiles, owned, strict=True):
-        rows, columns = np.nonzero(mine.any(1))[0], np.nonzero(mine.any(0))[0]
-        inside = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-        target = np.s_[
-            row + rows[0] : row + rows[-1] + 1, column + columns[0] : column + columns[-1] + 1
-        ]
-        image[target] = content[inside]
+    for (row, column), content, mine in zip(positions, tiles, _owned(shape, tile), strict=True):
+        image[row : row + tile, column : column + tile][mine] = content[mine]
     return image

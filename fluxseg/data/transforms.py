@@ -24,17 +24,7 @@ def merge_masks(masks: np.ndarray) -> np.ndarray:
 
 
 def merge_and_count(masks: np.ndarray) -> tuple[np.ndarray, int]:
-    """Merge masks as `merge_masks` does, and count those that are empty, in one pass.
-
-    Args:
-        masks: see `merge_masks`.
-
-    Returns:
-        `[H, W]` bool, and the number of ROIs without any pixel.
-
-    Raises:
-        RecordingError: if `masks` is not 3-D.
-    """
+    """Merge masks as `merge_masks` does, and count those that are empty, in one pass."""
     if masks.ndim != 3:
         raise RecordingError("masks", f"must be [N, H, W], got shape {list(masks.shape)}")
     merged = np.zeros(masks.shape[1:], bool)
@@ -163,14 +153,15 @@ def _percentile(below: np.ndarray, bottom: int, percent: float) -> float:
     return start + (end - start) * share if share < 0.5 else end - (end - start) * (1 - share)
 
 
+def to_uint8(normalized: np.ndarray) -> np.ndarray:
+    """Map a normalised image to 8 bits: 0 to 0, 1 to 255, clipped (nothing wraps around)."""
+    return np.rint(np.clip(normalized, 0, 1) * 255).astype(np.uint8)
+
+
 def quantize(image: np.ndarray) -> np.ndarray:
     """Store a normalised float image as uint16; more than 14 bits lie between 0 and 1.
 
-    Args:
-        image: float array within `CLIP`; values outside are clipped.
-
-    Returns:
-        uint16 array of the same shape; `dequantize` gives it back within 1 / 32768.
+    Values outside of `CLIP` are clipped; `dequantize` gives it back within 1 / 32768.
     """
     low, high = CLIP
     scaled = (np.clip(image, low, high) - low) * np.float32(65535 / (high - low))
@@ -184,14 +175,9 @@ def dequantize(stored: np.ndarray) -> np.ndarray:
 
 
 def rotate(array: np.ndarray, symmetry: int) -> np.ndarray:
-    """Rotate by quarter turns and perhaps flip: one of the 8 symmetries of the square.
+    """Rotate `[H, W]` or `[H, W, C]` by `symmetry % 4` quarter turns, and flip it from 4 on.
 
-    Args:
-        array: `[H, W]` or `[H, W, C]`.
-        symmetry: 0 to 7; 0 changes nothing, `symmetry % 4` counts the quarter turns.
-
-    Returns:
-        A view of `array`, with H and W exchanged for odd numbers of quarter turns.
+    These are the 8 symmetries of the square; the result is a view.
     """
     rotated = np.rot90(array, symmetry % 4)
     return rotated[:, ::-1] if symmetry >= 4 else rotated

@@ -67,8 +67,7 @@ def unsafe(name: str) -> NoReturn:
 def check_key(key: Any) -> Any:
     """Return a dict key or set member after making sure that its hash is cheap and fixed.
 
-    Raises:
-        RecordingError: if it is anything else than a plain value or a short tuple of them.
+    Raises `RecordingError` unless it is a plain value or a short tuple of them.
     """
     if isinstance(key, np.generic):
         key = key.item()
@@ -84,17 +83,9 @@ def _not_callable(name: str) -> Callable[..., NoReturn]:
 
 def _describe(value: Any) -> str:
     # The text of a container that repeats itself could be endless.
-    return (
-        value.name
-        if type(value) is Symbol
-        else value
-        if type(value) is str
-        else type(value).__name__
-    )
-
-
-def _create_dtype(code: str, align: bool = False, copy: bool = False) -> DtypeNode:
-    return DtypeNode(code)
+    if type(value) is Symbol:
+        return value.name
+    return value if type(value) is str else type(value).__name__
 
 
 def _create_empty_array(kind: Any, shape: Any, code: Any) -> ArrayNode:
@@ -183,9 +174,10 @@ def _create_time(kind: Callable[..., Any]) -> Callable[..., Any]:
     return create
 
 
+_PATHS, _SYSTEMS = ("pathlib", "pathlib._local"), ("Posix", "PurePosix", "Windows", "PureWindows")
 CALLS: dict[str, Callable[..., Any]] = {
     "numpy.ndarray": _not_callable("numpy.ndarray"),
-    "numpy.dtype": _create_dtype,
+    "numpy.dtype": lambda code, align=False, copy=False: DtypeNode(code),
     "numpy.core.multiarray._reconstruct": _create_empty_array,
     "numpy.core.multiarray.scalar": _create_scalar,
     "numpy.core.numeric._frombuffer": _frombuffer,
@@ -197,19 +189,8 @@ CALLS: dict[str, Callable[..., Any]] = {
     "builtins.frozenset": _create_set(frozenset),
     "builtins.getattr": _getattr,
     "collections.OrderedDict": lambda: OrderedDict(),
-    "datetime.datetime": _create_time(datetime.datetime),
-    "datetime.date": _create_time(datetime.date),
-    "datetime.time": _create_time(datetime.time),
-    "datetime.timedelta": _create_time(datetime.timedelta),
-    "datetime.timezone": _create_time(datetime.timezone),
-    **dict.fromkeys(
-        (
-            f"{module}.{kind}Path"
-            for module in ("pathlib", "pathlib._local")
-            for kind in ("Posix", "PurePosix", "Windows", "PureWindows")
-        ),
-        _join_path,
-    ),
+    **{f"datetime.{kind.__name__}": _create_time(kind) for kind in _TIMES},
+    **{f"{module}.{kind}Path": _join_path for module in _PATHS for kind in _SYSTEMS},
     "zoneinfo.ZoneInfo": _not_callable("zoneinfo.ZoneInfo"),
     "zoneinfo.ZoneInfo._unpickle": _create_zone,
 }
@@ -219,8 +200,7 @@ CALLS: dict[str, Callable[..., Any]] = {
 def resolve_dtype(dtype: Any) -> np.dtype | None:
     """Return the dtype that a `DtypeNode` stands for, or None for that of objects.
 
-    Raises:
-        RecordingError: if it is structured, or not a dtype.
+    Raises `RecordingError` if it is structured, or not a dtype.
     """
     if type(dtype) is not DtypeNode or type(dtype.code) is not str:
         raise RecordingError("", "is damaged: an array without a dtype")

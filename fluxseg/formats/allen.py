@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fluxseg.data.recording import NO_GROUP, Recording, check_image, group_of
+from fluxseg.data.recording import NO_GROUP, Recording, annotated_masks, check_image, group_of
 from fluxseg.errors import RecordingError
 from fluxseg.formats.metadata import clean_metadata, plain_text
 from fluxseg.formats.npy import naming_file, read_pickled_dict
@@ -23,15 +23,8 @@ GROUP_FIELD = "fluxseg_group"
 def read_allen_npy(path: Path | str) -> Recording:
     """Read a recording from a `.npy` file that holds a dict; nothing in it is executed.
 
-    Args:
-        path: the file.
-
-    Returns:
-        The recording; see `recording_from_mapping`.
-
-    Raises:
-        UnsafeFileError: if the file asks for anything but plain data, naming it.
-        RecordingError: naming file and field, if it cannot be used.
+    See `recording_from_mapping`. Raises `UnsafeFileError` if the file asks for anything but plain
+    data, and `RecordingError`, naming file and field, if it cannot be used.
     """
     path = Path(path)
     values = read_pickled_dict(path)
@@ -39,29 +32,23 @@ def read_allen_npy(path: Path | str) -> Recording:
         return recording_from_mapping(values, path.stem)
 
 
-def write_allen_npy(path: Path | str, recording: Recording) -> None:
-    """Write a recording as `read_allen_npy` reads it; its remarks are not written.
+def write_allen_npy(path: Path | str, recording: Recording) -> tuple[str, ...]:
+    """Write a recording as `read_allen_npy` reads it, whole or not at all, but for its remarks.
 
-    Args:
-        path: file to write, whole or not at all.
-        recording: with masks.
-
-    Raises:
-        RecordingError: if it has no masks, which this format cannot say.
-        WorkdirError: if the file cannot be written.
+    Raises `RecordingError` if it has no masks, `WorkdirError` if the file cannot be written.
     """
-    if recording.masks is None:
-        raise RecordingError("masks", f"{recording.id} has none, and this format needs some")
+    masks = annotated_masks(recording)
     values: dict[str, Any] = {
         "id": recording.id,
         "metadata": clean_metadata(recording.metadata),
         "max_projection": recording.image,
         "roi_ids": plain_roi_ids(recording.roi_ids),
-        "roi_mask_array": recording.masks.view(np.uint8),
+        "roi_mask_array": masks.view(np.uint8),
         **group_field(recording),
     }
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.save(file, np.array(values, dtype=object), allow_pickle=True)
+    return ()
 
 
 def plain_roi_ids(roi_ids: tuple[str, ...]) -> list[int] | list[str]:
@@ -83,18 +70,10 @@ def recording_from_mapping(
     """Build a recording from the fields of a file in Allen's form.
 
     What is missing but can be done without is replaced and remarked on: an `id` by `name`,
-    `metadata` by nothing, `roi_ids` by the numbers from 0.
-
-    Args:
-        values: the fields, see the docstring of this module; others are ignored.
-        name: id of a recording that does not say its own, the file's name without its ending.
-        annotated: whether `roi_mask_array` must be there; if not, it may be missing.
-
-    Returns:
-        The recording. Where the masks are 0 and 1 already, it shares their memory.
-
-    Raises:
-        RecordingError: naming the field, if image or masks are missing or do not fit together.
+    `metadata` by nothing, `roi_ids` by the numbers from 0, and, unless it should be `annotated`,
+    `roi_mask_array` by None. Where the masks are 0 and 1 already, the recording shares their
+    memory. Raises `RecordingError`, naming the field, if image or masks are missing or do not fit
+    together.
     """
     remarks: list[str] = []
     image = _read_image(values.get("max_projection"))

@@ -21,20 +21,9 @@ import numpy as np
 
 from fluxseg.data.recording import Recording
 from fluxseg.errors import RecordingError
+from fluxseg.formats import hdf5
 from fluxseg.formats.allen import recording_from_mapping
-from fluxseg.formats.hdf5 import (
-    MAGIC,
-    MAX_BYTES,
-    find_dataset,
-    find_group,
-    list_datasets,
-    list_groups,
-    open_hdf5,
-    read_attribute,
-    read_numbers,
-    read_plain,
-    read_texts,
-)
+from fluxseg.formats.labels import zero_masks
 from fluxseg.formats.npy import naming_file, open_regular
 from fluxseg.formats.plane_masks import read_plane_masks
 from fluxseg.formats.tiff import MAX_PIXELS
@@ -60,57 +49,53 @@ _VISUAL_CODING = {
     "fov": "general/fov",
 }
 
+_VISUAL_BEHAVIOR = {
+    "donor_name": "general/subject/subject_id",
+    "genotype": "general/subject/genotype",
+    "sex": "general/subject/sex",
+    "age": "general/subject/age",
+    "session_start_time": "session_start_time",
+    "session_type": "general/session_description",
+}
+
 
 def is_nwb(path: Path | str) -> str:
-    """Tell which kind of NWB file a file is.
+    """Return "nwb" for an NWB 2 file, "allen-1" for an Allen Visual Coding file, "" for any other.
 
-    Args:
-        path: any file.
-
-    Returns:
-        "nwb" for NWB 2, "allen-1" for a Visual Coding file of the Allen Institute, else "".
-
-    Raises:
-        RecordingError: naming the file, if it is an HDF5 file that cannot be read.
+    Raises `RecordingError`, naming the file, if it is an HDF5 file that cannot be read.
     """
     path = Path(path)
     with naming_file(path), open_regular(path) as (file, _):
-        if file.read(len(MAGIC)) != MAGIC:
+        if file.read(len(hdf5.MAGIC)) != hdf5.MAGIC:
             return ""
-    with open_hdf5(path) as opened:
+    with hdf5.open_hdf5(path) as opened:
         return kind_of(opened)
 
 
 def kind_of(file: h5py.Group) -> str:
     """Tell the kind of an open file, see `is_nwb`."""
-    if find_group(file, PIPELINE) is not None:
+    if hdf5.find_group(file, PIPELINE) is not None:
         return "allen-1"
-    version = read_attribute(file, "nwb_version")
+    version = hdf5.read_attribute(file, "nwb_version")
     return "nwb" if str(version).startswith("2") else ""
 
 
 def find_table(file: h5py.Group) -> h5py.Group | None:
     """Return the `cell_specimen_table` of a Visual Behavior file, None for other files."""
     names = (f"{module}/image_segmentation/cell_specimen_table" for module in _TABLES)
-    return next((table for name in names if (table := find_group(file, name)) is not None), None)
+    tables = (hdf5.find_group(file, name) for name in names)
+    return next((table for table in tables if table is not None), None)
 
 
 def read_allen_nwb(path: Path | str) -> Recording:
-    """Read a recording from an NWB file of the Allen Institute, of either layout.
+    """Read a Visual Coding (NWB 1.0) or Visual Behavior (NWB 2) file of the Allen Institute.
 
-    Args:
-        path: a Visual Coding (NWB 1.0) or Visual Behavior (NWB 2) file.
-
-    Returns:
-        The recording: the maximum projection, the ROIs (those of a Visual Behavior file that are
-        not `valid_roi` are left out, with a remark), and the metadata under the names that
-        AllenSDK gives them; `experiment_container_id` is the group.
-
-    Raises:
-        RecordingError: naming file and field, if it cannot be used.
+    The image is the maximum projection; ROIs of a Visual Behavior file that are not `valid_roi` are
+    left out, with a remark. The metadata have the names that AllenSDK gives them, and
+    `experiment_container_id` is the group. Raises `RecordingError`, naming file and field.
     """
     path = Path(path)
-    with open_hdf5(path) as file:
+    with hdf5.open_hdf5(path) as file:
         if kind_of(file) == "allen-1":
             values = _read_visual_coding(file)
             return recording_from_mapping(values, path.stem)
@@ -121,63 +106,62 @@ def read_allen_nwb(path: Path | str) -> Recording:
 
 
 def read_plane_image(group: h5py.Group, path: str) -> np.ndarray | None:
-    """Read an image `[A, B]` of at most `MAX_PIXELS`, None if it is absent.
+    """Read an image `[A, B]` of at most `MAX_PIXELS`, None if absent.
 
-    Raises:
-        RecordingError: naming it, if it is not an image.
+    Raises `RecordingError`, naming it, if it is not an image.
     """
-    dataset = find_dataset(group, path)
+    dataset = hdf5.find_dataset(group, path)
     if dataset is None:
         return None
     if dataset.shape is None or len(dataset.shape) != 2 or dataset.dtype.names:
         raise RecordingError(path, f"must be an image [A, B], got {dataset.shape}")
-    return read_numbers(dataset, MAX_PIXELS * 8)
+    return hdf5.read_numbers(dataset, MAX_PIXELS * 8)
 
 
 def _read_visual_coding(file: h5py.Group) -> dict[str, Any]:
-    segmentation = find_group(file, PIPELINE)
-    plane = None if segmentation is None else find_group(segmentation, "imaging_plane_1")
+    segmentation = hdf5.find_group(file, PIPELINE)
+    plane = None if segmentation is None else hdf5.find_group(segmentation, "imaging_plane_1")
     if segmentation is None or plane is None:
         raise RecordingError(f"{PIPELINE}/imaging_plane_1", "is missing")
     image = read_plane_image(segmentation, _PROJECTION)
     if image is None:
         raise RecordingError(_PROJECTION, "is missing")
-    listed = find_dataset(plane, "roi_list")
+    listed = hdf5.find_dataset(plane, "roi_list")
     if listed is not None:
-        names = read_texts(listed)
+        names = hdf5.read_texts(listed)
     else:
         masks = ("img_mask", "pix_mask")
-        names = [name for name, roi in list_groups(plane) if any(key in roi for key in masks)]
-    if len(names) * image.size > MAX_BYTES:
-        raise RecordingError("roi_list", f"{len(names)} ROIs of {list(image.shape)} px")
-    rois = np.zeros((len(names), *image.shape), bool)
+        names = [name for name, roi in hdf5.list_groups(plane) if any(key in roi for key in masks)]
+    rois = zero_masks(len(names), image.shape)
     for roi, name in zip(rois, names, strict=True):
         _read_roi(plane, name, roi)
-    ids = find_dataset(segmentation, "roi_ids")
+    ids: Any = names
+    if (stored := hdf5.find_dataset(segmentation, "roi_ids")) is not None:
+        text = h5py.check_string_dtype(stored.dtype) is not None
+        ids = hdf5.read_texts(stored) if text else hdf5.read_numbers(stored, 2**26)
     return {
-        "id": read_plain(file, "general/session_id"),
+        "id": hdf5.read_plain(file, "general/session_id"),
         "metadata": _describe_visual_coding(file),
         "max_projection": image,
-        "roi_ids": names if ids is None else _read_ids(ids),
+        "roi_ids": ids,
         "roi_mask_array": rois,
     }
 
 
 def _read_roi(plane: h5py.Group, name: str, mask: np.ndarray) -> None:
     """Draw one ROI into its mask `[H, W]`."""
-    drawn = find_dataset(plane, f"{name}/img_mask")
+    drawn = hdf5.find_dataset(plane, f"{name}/img_mask")
     if drawn is not None:
         if drawn.shape != mask.shape or drawn.dtype.names:
-            raise RecordingError(
-                f"{name}/img_mask", f"is {drawn.shape} px, the image is {list(mask.shape)}"
-            )
-        values = read_numbers(drawn, MAX_PIXELS * 8)
+            reason = f"is {drawn.shape} px, the image is {list(mask.shape)}"
+            raise RecordingError(f"{name}/img_mask", reason)
+        values = hdf5.read_numbers(drawn, MAX_PIXELS * 8)
         mask[:] = np.isfinite(values) & (values != 0)
         return
-    listed = find_dataset(plane, f"{name}/pix_mask")
+    listed = hdf5.find_dataset(plane, f"{name}/pix_mask")
     if listed is None:
         raise RecordingError(name, "has neither img_mask nor pix_mask")
-    pixels = read_numbers(listed, mask.size * 16)
+    pixels = hdf5.read_numbers(listed, mask.size * 16)
     if pixels.ndim != 2 or pixels.shape[1] != 2 or pixels.dtype.kind not in "iu":
         raise RecordingError(f"{name}/pix_mask", f"must be [P, 2], got {list(pixels.shape)}")
     x, y = pixels.T
@@ -186,15 +170,8 @@ def _read_roi(plane: h5py.Group, name: str, mask: np.ndarray) -> None:
     mask[y, x] = True
 
 
-def _read_ids(ids: h5py.Dataset) -> Any:
-    if h5py.check_string_dtype(ids.dtype) is not None:
-        return read_texts(ids)
-    return read_numbers(ids, 2**26)
-
-
 def _describe_visual_coding(file: h5py.Group) -> dict[str, Any]:
-    found = {name: read_plain(file, place) for name, place in _VISUAL_CODING.items()}
-    metadata = {name: value for name, value in found.items() if value is not None}
+    metadata = hdf5.read_places(file, _VISUAL_CODING)
     for name in ("ophys_experiment_id", "experiment_container_id"):
         text = str(metadata.get(name, "")).strip()
         if text.isascii() and text.isdigit() and len(text) < 19:
@@ -223,12 +200,11 @@ def _read_visual_behavior(file: h5py.Group, table: h5py.Group, name: str) -> Rec
     if not masks.fits(image.shape):
         raise RecordingError("image_mask", f"does not fit the image of {list(image.shape)} px")
     metadata = _describe_visual_behavior(file, table)
-    dataset = find_dataset(module, "images/max_projection")
-    resolution = None if dataset is None else read_attribute(dataset, "resolution")
+    resolution = hdf5.read_attribute(module["images/max_projection"], "resolution")
     # AllenSDK writes cm per pixel where the schema asks for pixels per cm.
     if isinstance(resolution, float | int | np.number) and 1e-6 <= resolution <= 5e-3:
         metadata["um_per_px"] = round(float(resolution) * 1e4, 9)
-    identity = metadata.get("ophys_experiment_id") or read_plain(file, "general/session_id")
+    identity = metadata.get("ophys_experiment_id") or hdf5.read_plain(file, "general/session_id")
     recording = recording_from_mapping(
         {
             "id": identity,
@@ -244,22 +220,15 @@ def _read_visual_behavior(file: h5py.Group, table: h5py.Group, name: str) -> Rec
 
 def _describe_visual_behavior(file: h5py.Group, table: h5py.Group) -> dict[str, Any]:
     metadata: dict[str, Any] = {}
-    extension = find_group(file, "general/metadata")
+    extension = hdf5.find_group(file, "general/metadata")
     if extension is not None:
-        metadata |= {name: read_attribute(extension, name) for name in list(extension.attrs)[:200]}
-        for name, _ in list_datasets(extension)[:200]:
-            metadata[name] = read_plain(extension, name)
-    places = {
-        "donor_name": "general/subject/subject_id",
-        "genotype": "general/subject/genotype",
-        "sex": "general/subject/sex",
-        "age": "general/subject/age",
-        "session_start_time": "session_start_time",
-        "session_type": "general/session_description",
-    }
-    metadata |= {name: read_plain(file, place) for name, place in places.items()}
-    for name in ("location", "indicator", "excitation_lambda"):
-        metadata[name] = read_plain(table, f"imaging_plane/{name}")
+        names = list(extension.attrs)[:200]
+        metadata |= {name: hdf5.read_attribute(extension, name) for name in names}
+        datasets = [name for name, _ in hdf5.list_datasets(extension)[:200]]
+        metadata |= hdf5.read_places(extension, {name: name for name in datasets})
+    metadata |= hdf5.read_places(file, _VISUAL_BEHAVIOR)
+    plane = ("location", "indicator", "excitation_lambda")
+    metadata |= hdf5.read_places(table, {name: f"imaging_plane/{name}" for name in plane})
     if metadata.get("ophys_container_id") is not None:
         metadata.setdefault("experiment_container_id", metadata["ophys_container_id"])
     hidden = ("namespace", "neurodata_type", "object_id")

@@ -12,7 +12,7 @@ import numpy as np
 
 from fluxseg.data.recording import NO_GROUP, Recording, check_image
 from fluxseg.errors import RecordingError
-from fluxseg.formats.hdf5 import find_dataset, find_group, open_hdf5, read_numbers
+from fluxseg.formats import hdf5
 from fluxseg.formats.mask_arrays import masks_from_array
 from fluxseg.formats.matlab import read_csc
 from fluxseg.formats.pick import NO_PICK, Pick
@@ -22,36 +22,34 @@ from fluxseg.formats.pixels import read_pixels
 def read_caiman(
     path: Path | str, image: Path | str | None = None, pick: Pick = NO_PICK
 ) -> Recording:
-    """Read the ROIs of CaImAn's results.
+    """Read the ROIs of CaImAn's results, of which only the accepted ones count if it judged them.
 
-    Args:
-        path: the HDF5 file.
-        image: an image of the field; None takes the correlation image in the file.
-        pick: channel and plane of the image, if there are several.
-
-    Returns:
-        The recording. Of the ROIs only those that CaImAn accepted, if it judged them; their names
-        are their numbers in `A`, from 0.
-
-    Raises:
-        RecordingError: naming file and field, if it cannot be used or has no image.
+    `image` is a file of the field; None takes the correlation image in the results. The names of
+    the ROIs are their numbers in `A`, from 0. Raises `RecordingError`, naming file and field.
     """
     path = Path(path)
     remarks = [NO_GROUP]
-    with open_hdf5(path) as file:
-        field = None if image is not None else find_dataset(file, "estimates/Cn")
-        if image is None and (field is None or len(field.shape or ()) != 2):
+    with hdf5.open_hdf5(path) as file:
+        field = hdf5.find_dataset(file, "estimates/Cn")
+        if image is not None:
+            pixels = read_pixels(image, pick=pick)[0]
+        elif field is None:
             raise RecordingError("estimates/Cn", "is missing: name an image (--image FILE)")
-        pixels = read_pixels(image, pick=pick)[0] if image is not None else read_numbers(field)
+        else:
+            pixels = hdf5.read_numbers(field)
         check_image(pixels, "image")
         shape = (pixels.shape[0], pixels.shape[1])
-        dims = find_dataset(file, "dims") or find_dataset(file, "estimates/dims")
-        if dims is not None and tuple(read_numbers(dims, 1024).ravel().tolist()) != shape:
+        dims = hdf5.find_dataset(file, "dims") or hdf5.find_dataset(file, "estimates/dims")
+        if dims is not None and tuple(hdf5.read_numbers(dims, 1024).ravel().tolist()) != shape:
             raise RecordingError("dims", f"the image is {list(shape)} px, the ROIs' field is not")
-        masks, names = _read_footprints(file, shape, remarks)
-        accepted = find_dataset(file, "estimates/idx_components")
+        group = hdf5.find_group(file, "estimates/A")
+        if group is None:
+            raise RecordingError("estimates/A", "is missing: these are no results of CaImAn")
+        matrix = read_csc(group, ("data", "indices", "indptr"), pixels.size)
+        masks, names = masks_from_array(matrix, shape, "estimates/A", remarks)
+        accepted = hdf5.find_dataset(file, "estimates/idx_components")
         if accepted is not None and accepted.dtype.kind in "iu" and accepted.shape:
-            chosen = np.unique(read_numbers(accepted, 2**26).ravel())
+            chosen = np.unique(hdf5.read_numbers(accepted, 2**26).ravel())
             chosen = chosen[(chosen >= 0) & (chosen < len(masks))].astype(int)
             remarks.append(f"{len(masks) - len(chosen)} of {len(masks)} ROIs are not accepted")
             masks, names = masks[chosen], tuple(names[number] for number in chosen)
@@ -61,7 +59,7 @@ def read_caiman(
 def holds_caiman(path: Path) -> bool:
     """Tell whether an HDF5 file holds the results of CaImAn; False if it cannot be read."""
     try:
-        with open_hdf5(path) as file:
+        with hdf5.open_hdf5(path) as file:
             return is_caiman(file)
     except RecordingError:
         return False
@@ -69,14 +67,4 @@ def holds_caiman(path: Path) -> bool:
 
 def is_caiman(file: h5py.Group) -> bool:
     """Tell whether an opened HDF5 file holds the results of CaImAn."""
-    return find_group(file, "estimates/A") is not None
-
-
-def _read_footprints(
-    file: h5py.File, shape: tuple[int, int], remarks: list[str]
-) -> tuple[np.ndarray, tuple[str, ...]]:
-    group = find_group(file, "estimates/A")
-    if group is None:
-        raise RecordingError("estimates/A", "is missing: these are no results of CaImAn")
-    matrix = read_csc(group, ("data", "indices", "indptr"), shape[0] * shape[1])
-    return masks_from_array(matrix, shape, "estimates/A", remarks)
+    return hdf5.find_group(file, "estimates/A") is not None

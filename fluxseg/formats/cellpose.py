@@ -23,11 +23,11 @@ from fluxseg.data.recording import (
 from fluxseg.errors import RecordingError, WorkdirError
 from fluxseg.formats.finite import fill_outside, finite_image, pack_outside, write_image_once
 from fluxseg.formats.label_names import SEG_ENDING, is_image_name, is_label_name, stem_of
-from fluxseg.formats.labels import label_image, label_remarks, masks_from_labels
-from fluxseg.formats.metadata import describe_origin, plain_text, read_origin
+from fluxseg.formats.labels import label_image, masks_from_labels
+from fluxseg.formats.metadata import create_recording, describe_origin, read_metadata
 from fluxseg.formats.npy import naming_file, read_pickled_dict
 from fluxseg.formats.pick import NO_PICK, Pick
-from fluxseg.formats.pixels import read_pixels, write_image_tiff, write_label_tiff
+from fluxseg.formats.pixels import one_channel, read_pixels, write_image_tiff, write_label_tiff
 from fluxseg.io.files import atomic_path
 
 EXTRA = "fluxseg"
@@ -41,18 +41,10 @@ def read_cellpose(
 ) -> Recording:
     """Read a recording from a `NAME_seg.npy` of Cellpose; nothing in it is executed.
 
-    Args:
-        path: the file.
-        image: its image file; None looks beside it for the file name that it tells, then for
-            `NAME.tif` and the other known endings, then for the image in older files themselves.
-        pick: channel and plane of the image, if there are several.
-
-    Returns:
-        The recording; ROIs have their labels as ids, unless fluxseg wrote the file.
-
-    Raises:
-        UnsafeFileError: if the file asks for anything but plain data, naming it.
-        RecordingError: naming the file and the field, if it cannot be used or has no image.
+    Without an `image` file, the file name that it tells is looked for beside it, then `NAME.tif`
+    and the other known endings, then the image in older files themselves. ROIs have their labels as
+    ids, unless fluxseg wrote the file. Raises `UnsafeFileError` if it asks for anything but plain
+    data, and `RecordingError`, naming file and field, if it cannot be used or has no image.
     """
     path = Path(path)
     values = read_pickled_dict(path)
@@ -65,7 +57,7 @@ def read_cellpose(
         pixels, facts = read_pixels(found, pick=pick)
     with naming_file(path):
         if found is None:
-            pixels = _read_inner_image(values)
+            pixels = _read_inner_image(values, pick.channel)
         check_image(pixels)
         if pixels.shape != labels.shape:
             raise RecordingError(
@@ -76,43 +68,27 @@ def read_cellpose(
     ids = extra.get("roi_ids")
     if isinstance(ids, list) and len(ids) == len(names) and all(isinstance(i, str) for i in ids):
         names = tuple(ids)
-    metadata, group, remarks = read_origin(extra)
+    metadata = read_metadata(extra)
     if "um_per_px" in facts:
         metadata.setdefault("um_per_px", facts["um_per_px"])
-    return Recording(
-        id=plain_text(extra.get("id")) or path.name.removesuffix(SEG_ENDING) or path.stem,
-        image=fill_outside(pixels, extra.get("outside")),
-        masks=masks,
-        roi_ids=names,
-        group=group,
-        metadata=metadata,
-        remarks=remarks,
-    )
+    name = path.name.removesuffix(SEG_ENDING) or path.stem
+    pixels = fill_outside(pixels, extra.get("outside"))
+    return create_recording(extra, name, pixels, masks, names, metadata)
 
 
 def write_cellpose(path: Path | str, recording: Recording) -> tuple[str, ...]:
     """Write a recording as `NAME_seg.npy`, with its image as `NAME.tif` beside it.
 
-    Cellpose's GUI opens the file, and needs the image to save its own changes.
-
-    Args:
-        path: file to write, `NAME_seg.npy`, whole or not at all.
-        recording: with masks.
-
-    Returns:
-        Remarks on what the format cannot hold.
-
-    Raises:
-        RecordingError: if the recording is not annotated.
-        WorkdirError: if the file is not named so, cannot be written, or `NAME.tif` is there and
-            holds another image, which is left as it is.
+    Cellpose's GUI opens the file, and needs the image to save its own changes. Returns remarks on
+    what the format cannot hold. Raises `RecordingError` if the recording is not annotated, and
+    `WorkdirError` if the file is not named so, cannot be written, or `NAME.tif` is there and holds
+    another image, which is left as it is.
     """
     path, masks = Path(path), annotated_masks(recording)
     name = path.name.removesuffix(SEG_ENDING)
     if not path.name.endswith(SEG_ENDING) or not name:
         raise WorkdirError(f"{path}: Cellpose knows these files by names as NAME{SEG_ENDING}")
-    labels, lost = label_image(masks)
-    remarks = label_remarks(labels, lost, recording.roi_ids)
+    labels, remarks = label_image(masks, recording.roi_ids)
     labels, kept = _renumber(labels)
     image, changes = finite_image(recording.image)
     write_image_once(path.with_name(f"{name}.tif"), image, pixel_size(recording.metadata))
@@ -140,24 +116,14 @@ def write_cellpose(path: Path | str, recording: Recording) -> tuple[str, ...]:
 def write_cellpose_pair(path: Path | str, recording: Recording) -> tuple[str, ...]:
     """Write a recording as `NAME.tif` and `NAME_masks.tif`, which Cellpose trains on.
 
-    `fluxseg.formats.images.read_image` reads both.
-
-    Args:
-        path: image file to write, `NAME.tif`; each of the two is whole or not there.
-        recording: with masks.
-
-    Returns:
-        Remarks on what the format cannot hold.
-
-    Raises:
-        RecordingError: if the recording is not annotated.
-        WorkdirError: if the file is not named so, or cannot be written.
+    `fluxseg.formats.images.read_image` reads both. Returns remarks on what the format cannot hold.
+    Raises `RecordingError` if the recording is not annotated, and `WorkdirError` if the file is not
+    named so, or cannot be written.
     """
     path, masks = Path(path), annotated_masks(recording)
     if path.suffix not in (".tif", ".tiff") or is_label_name(path):
         raise WorkdirError(f"{path}: must be named as an image: NAME.tif, not as masks")
-    labels, lost = label_image(masks)
-    remarks = label_remarks(labels, lost, recording.roi_ids)
+    labels, remarks = label_image(masks, recording.roi_ids)
     image, changes = finite_image(recording.image)
     write_image_tiff(path, image, pixel_size(recording.metadata))
     write_label_tiff(path.with_name(f"{path.stem}_masks{path.suffix}"), _renumber(labels)[0])
@@ -167,9 +133,7 @@ def write_cellpose_pair(path: Path | str, recording: Recording) -> tuple[str, ..
 def find_cellpose_image(path: Path, values: Mapping[str, Any]) -> Path | None:
     """Return the image that a `NAME_seg.npy` belongs to, in the same folder; None if not there.
 
-    Args:
-        path: the file.
-        values: its content; of the file name in it only the last part counts.
+    Of the file name in its content (`values`) only the last part counts.
     """
     told = values.get("filename")
     name = re.split(r"[\\/]", told)[-1] if isinstance(told, str) else ""
@@ -180,16 +144,10 @@ def find_cellpose_image(path: Path, values: Mapping[str, Any]) -> Path | None:
 
 
 def outline_labels(labels: np.ndarray) -> np.ndarray:
-    """Keep of each ROI the pixels at its outer border, as Cellpose's `masks_to_outlines` does.
+    """Keep of each ROI of a label image `[H, W]` the pixels at its outer border, else 0.
 
-    These are the pixels of which one of the four neighbours is outside of the ROI and not in a
-    hole of it, as the outer contours of OpenCV's `findContours` run.
-
-    Args:
-        labels: `[H, W]` whole numbers, 0 outside.
-
-    Returns:
-        `[H, W]` of the same dtype: the labels of the border pixels, else 0.
+    As Cellpose's `masks_to_outlines`: the pixels of which one of the four neighbours is outside of
+    the ROI and not in a hole of it, as the outer contours of OpenCV's `findContours` run.
     """
     from scipy import ndimage  # slow to import
 
@@ -220,13 +178,10 @@ def _read_labels(values: Mapping[str, Any]) -> np.ndarray:
     return labels + 1 if labels.dtype.kind == "i" and labels.min() == -1 else labels
 
 
-def _read_inner_image(values: Mapping[str, Any]) -> np.ndarray:
+def _read_inner_image(values: Mapping[str, Any], channel: str) -> np.ndarray:
     image = values.get("img")
     if not isinstance(image, np.ndarray) or image.dtype.kind not in "biuf":
         raise RecordingError("image", "is not there; put NAME.tif beside NAME_seg.npy, or name it")
     if image.ndim == 3 and image.size:
-        channels = [c for c in np.moveaxis(image, np.argmin(image.shape), 0) if c.any()]
-        if any((channel != channels[0]).any() for channel in channels[1:]):
-            raise RecordingError("img", "is a colour image; save the channel of the neurons")
-        image = channels[0] if channels else np.moveaxis(image, np.argmin(image.shape), 0)[0]
+        image = one_channel(np.moveaxis(image, np.argmin(image.shape), -1), (), channel)
     return np.ascontiguousarray(image, image.dtype.newbyteorder("="))

@@ -13,19 +13,21 @@ from typing import Any
 import numpy as np
 
 from fluxseg.data.recording import Recording, annotated_masks, pixel_size
+from fluxseg.data.resample import cut_patches
 from fluxseg.errors import RecordingError
 from fluxseg.formats.finite import finite_image, write_image_once
 from fluxseg.formats.json_files import (
-    check_mask_count,
     is_coco,
     read_image_for,
     read_json_file,
 )
+from fluxseg.formats.labels import zero_masks
 from fluxseg.formats.metadata import (
     QUALITY,
+    create_recording,
     describe_origin,
     plain_text,
-    read_origin,
+    read_metadata,
     roi_quality,
     without_quality,
 )
@@ -45,11 +47,7 @@ def encode_counts(mask: np.ndarray) -> list[int]:
 
 
 def decode_counts(counts: list[int], shape: tuple[int, int]) -> np.ndarray:
-    """Return the mask `[H, W]` bool of run lengths.
-
-    Raises:
-        RecordingError: if they do not add up to the size of the image.
-    """
+    """Return the mask `[H, W]` bool of run lengths, which must add up to the size of the image."""
     runs = np.array(counts, np.int64)
     if runs.ndim != 1 or (runs < 0).any() or runs.sum() != shape[0] * shape[1]:
         raise RecordingError("counts", f"do not add up to {shape[0]} x {shape[1]} px")
@@ -72,11 +70,7 @@ def compress_counts(counts: list[int]) -> str:
 
 
 def decompress_counts(text: str) -> list[int]:
-    """Unpack what `compress_counts` packed.
-
-    Raises:
-        RecordingError: if a character is none of the code, or the text ends within a number.
-    """
+    """Unpack what `compress_counts` packed; raises `RecordingError` if the text is damaged."""
     counts: list[int] = []
     value = shift = 0
     for character in text:
@@ -97,19 +91,10 @@ def decompress_counts(text: str) -> list[int]:
 
 
 def read_coco(path: Path | str, image: Path | str | None = None, pick: Pick = NO_PICK) -> Recording:
-    """Read one image of a file of COCO instances.
+    """Read one image of a file of COCO instances, with the ROIs of all categories.
 
-    Args:
-        path: the JSON file.
-        image: image file; of several entries the one that names it counts. None takes the file
-            that the only entry names, in the same folder.
-        pick: channel and plane of the image, if there are several.
-
-    Returns:
-        The recording; ROIs of all categories.
-
-    Raises:
-        RecordingError: naming the file and the entry, if it cannot be used.
+    Of several entries the one that names the `image` file counts; None takes the file that the only
+    entry names, in the same folder. Raises `RecordingError`, naming the file and the entry.
     """
     path = Path(path)
     values = read_json_file(path)
@@ -128,46 +113,29 @@ def read_coco(path: Path | str, image: Path | str | None = None, pick: Pick = NO
     pixels, facts = read_image_for(path, image, str(entry.get("file_name", "")), pick)
     shape = (pixels.shape[0], pixels.shape[1])
     with naming_file(path):
-        check_mask_count(len(mine), shape)
-        masks = np.zeros((len(mine), *shape), bool)
+        masks = zero_masks(len(mine), shape)
         for mask, annotation in zip(masks, mine, strict=True):
-            try:
+            with naming_file(f"annotation {annotation.get('id')!r:.40}"):
                 mask[:] = _decode(annotation.get("segmentation"), shape)
-            except RecordingError as error:
-                where = f"annotation {annotation.get('id')!r:.40}"
-                raise RecordingError(where, error.reason) from error
-        metadata, group, unnamed = read_origin(entry)
+        metadata = read_metadata(entry)
         if (scale := pixel_size(entry) or facts.get("um_per_px")) is not None:
             metadata["um_per_px"] = scale
         scores = [a.get("score") for a in mine]
         if scores and all(isinstance(score, int | float) for score in scores):
             metadata[QUALITY] = scores
         names = [plain_text(a.get("name")) or plain_text(a.get("id")) for a in mine]
-        return Recording(
-            id=plain_text(entry.get("recording")) or Path(str(entry.get("file_name", path))).stem,
-            image=pixels,
-            masks=masks,
-            roi_ids=tuple(name or str(number) for number, name in enumerate(names)),
-            group=group,
-            metadata=metadata,
-            remarks=(*unnamed, *several),
-        )
+        ids = [name or str(number) for number, name in enumerate(names)]
+        extra = {**entry, "id": entry.get("recording")}
+        stem = Path(str(entry.get("file_name", path))).stem
+        return create_recording(extra, stem, pixels, masks, ids, metadata, several)
 
 
 def write_coco(path: Path | str, recording: Recording) -> tuple[str, ...]:
-    """Write a recording as COCO instances `NAME.json` with compressed run lengths.
+    """Write a recording as COCO instances with compressed run lengths, its image as `NAME.tif`.
 
-    Args:
-        path: JSON file to write; its image is written beside it as `NAME.tif`.
-        recording: with masks; they may overlap. If its metadata hold `roi_quality`, that is the
-            `score` of each.
-
-    Returns:
-        Remarks on what was changed.
-
-    Raises:
-        RecordingError: if the recording is not annotated.
-        WorkdirError: if a file cannot be written.
+    Masks may overlap. If its metadata hold `roi_quality`, that is the `score` of each. Returns
+    remarks on what was changed. Raises `RecordingError` if it is not annotated, and `WorkdirError`
+    if a file cannot be written.
     """
     path = Path(path)
     masks = annotated_masks(recording)
@@ -186,25 +154,14 @@ def write_coco(path: Path | str, recording: Recording) -> tuple[str, ...]:
         "recording": recording.id,
         **({} if scale is None else {"um_per_px": scale}),
     }
-    annotations = [
-        {
-            "id": number,
-            "image_id": 1,
-            "category_id": 1,
-            "name": name,
-            "segmentation": {
-                "size": [height, width],
-                "counts": compress_counts(encode_counts(mask)),
-            },
-            "area": int(mask.sum()),
-            "bbox": _box(mask),
-            "iscrowd": 0,
-            **score,
-        }
-        for number, (mask, name, score) in enumerate(
-            zip(masks, recording.roi_ids, scores, strict=True), 1
-        )
-    ]
+    annotations = []
+    rois = zip(masks, recording.roi_ids, scores, strict=True)
+    for number, (mask, name, score) in enumerate(rois, 1):
+        counts = compress_counts(encode_counts(mask))
+        annotation = {"id": number, "image_id": 1, "category_id": 1, "name": name}
+        annotation["segmentation"] = {"size": [height, width], "counts": counts}
+        annotation |= {"area": int(mask.sum()), "bbox": _box(mask), "iscrowd": 0}
+        annotations.append(annotation | score)
     categories = [{"id": 1, "name": "neuron", "supercategory": "cell"}]
     write_json(path, {"images": [entry], "annotations": annotations, "categories": categories})
     write_image_once(path.with_suffix(".tif"), image, scale)
@@ -212,11 +169,8 @@ def write_coco(path: Path | str, recording: Recording) -> tuple[str, ...]:
 
 
 def _box(mask: np.ndarray) -> list[int]:
-    rows, columns = np.nonzero(mask)
-    if not len(rows):
-        return [0, 0, 0, 0]
-    x, y = int(columns.min()), int(rows.min())
-    return [x, y, int(columns.max()) - x + 1, int(rows.max()) - y + 1]
+    boxes = [[left, top, *inner.shape[::-1]] for top, left, inner in cut_patches(mask[None])]
+    return boxes[0] if boxes else [0, 0, 0, 0]
 
 
 def _choose(values: Any, name: str | None) -> dict[str, Any]:
@@ -237,11 +191,8 @@ def _decode(segmentation: Any, shape: tuple[int, int]) -> np.ndarray:
         try:
             rings = [np.array(ring, np.float64).reshape(-1, 2) for ring in segmentation]
         except (TypeError, ValueError) as error:
-            raise RecordingError(
-                "segmentation", "its polygons must be [x, y, x, y, ...]"
-            ) from error
-        if not all(np.isfinite(ring).all() for ring in rings):
-            raise RecordingError("segmentation", "its coordinates are not finite")
+            reason = "its polygons must be [x, y, x, y, ...]"
+            raise RecordingError("segmentation", reason) from error
         # Several polygons of one object are its parts, not its holes.
         parts = [fill_polygons([ring], shape) for ring in rings if len(ring)]
         return np.logical_or.reduce(parts) if parts else np.zeros(shape, bool)

@@ -25,7 +25,7 @@ from fluxseg.formats.label_names import (
     SEG_ENDING,
     is_image_name,
 )
-from fluxseg.formats.labels import label_image, label_remarks
+from fluxseg.formats.labels import label_image
 from fluxseg.formats.matlab import MAGIC as MATLAB_5
 from fluxseg.formats.matlab import MAGIC_HDF5 as MATLAB_73
 from fluxseg.formats.matlab import read_mat
@@ -64,16 +64,10 @@ _GUESSES: dict[str, Format] = {
 
 
 def detect_format(path: Path | str) -> str:
-    """Tell the format of a file or folder by its content.
+    """Tell the format of a file, or folder of Suite2p or Neurofinder, by its content.
 
-    Args:
-        path: file, or folder of Suite2p or Neurofinder.
-
-    Returns:
-        One of `Format`, or "allen-nwb", or "image" for TIFF, PNG and JPEG files.
-
-    Raises:
-        RecordingError: naming the path, if it is in no known format.
+    Returns one of `Format`, "allen-nwb", "caiman" or "mat", or "image" for TIFF, PNG and other
+    images. Raises `RecordingError`, naming the path, if it is in no known format.
     """
     path = Path(path)
     with naming_file(path):
@@ -114,17 +108,9 @@ def detect_format(path: Path | str) -> str:
 def read_any(path: Path | str, image: Path | str | None = None, pick: Pick = NO_PICK) -> Recording:
     """Read a recording from a file or folder in any known format, told by its content.
 
-    Args:
-        path: the file or folder.
-        image: its image, for formats that hold ROIs only; None looks beside the file.
-        pick: which channel, plane or array is read, if there are several.
-
-    Returns:
-        The recording.
-
-    Raises:
-        UnsafeFileError: if a file asks for anything but plain data, naming it.
-        RecordingError: whose text begins with the path, if it cannot be used.
+    `image` is for formats that hold ROIs only; None looks beside the file. Raises `UnsafeFileError`
+    if a file asks for anything but plain data, and `RecordingError`, whose text begins with the
+    path, if it cannot be used.
     """
     path = Path(path)
     kind = detect_format(path)
@@ -157,8 +143,7 @@ def _read_labelled(path: Path, pick: Pick) -> Recording:
 def guess_format(path: Path | str) -> Format:
     """Return the format that the ending of an output's name asks for; a folder is Suite2p's.
 
-    Raises:
-        WorkdirError: if it asks for none.
+    Raises `WorkdirError` if it asks for none.
     """
     name = Path(path).name.lower()
     for ending, kind in _GUESSES.items():
@@ -200,13 +185,9 @@ def write_recording(
         # Frames of an earlier, larger result must not stay beside the new one.
         for name in ("regions", "images"):
             shutil.rmtree(path / name, ignore_errors=True)
-    if kind == "allen":
-        write_allen_npy(path, recording)
-        return ()
-    if kind == "npz":
-        write_npz(path, recording)
-        return ()
     writers: dict[str, Callable[[Path, Recording], tuple[str, ...]]] = {
+        "allen": write_allen_npy,
+        "npz": write_npz,
         "labels": _write_labels,
         "cellpose": write_cellpose,
         "cellpose-pair": write_cellpose_pair,
@@ -228,11 +209,7 @@ def convert(
     pick: Pick = NO_PICK,
     overwrite: bool = False,
 ) -> tuple[str, ...]:
-    """Convert one recording; see `read_any` and `write_recording`.
-
-    Returns:
-        The remarks of the reader and of the writer.
-    """
+    """Convert one recording; returns the remarks of `read_any` and of `write_recording`."""
     kind = format or guess_format(target)
     recording = read_any(source, image, pick)
     return (*recording.remarks, *write_recording(target, recording, kind, overwrite=overwrite))
@@ -243,9 +220,8 @@ def _write_labels(path: Path, recording: Recording) -> tuple[str, ...]:
     write_image_tiff(path, image, pixel_size(recording.metadata))
     if recording.masks is None:
         return (*changes, "it is not annotated: there is no label image")
-    labels, lost = label_image(recording.masks)
+    labels, remarks = label_image(recording.masks, recording.roi_ids)
     write_label_tiff(path.with_name(f"{path.stem}_labels{path.suffix}"), labels)
-    remarks = label_remarks(labels, lost, recording.roi_ids)
     return (*changes, *remarks, "ROI ids, group and metadata have no place in images")
 
 

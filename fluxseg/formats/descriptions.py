@@ -53,17 +53,9 @@ class Told:
 
 
 def read_description(path: Path, tiff: Any, page: Any, count: int, pick: Pick) -> Told:
-    """Tell how the images of a TIFF file are arranged.
+    """Tell how the images of an opened TIFF file are arranged, of which `page` is the first.
 
-    Args:
-        path: the file.
-        tiff: the same, opened.
-        page: its first page.
-        count: number of its pages.
-        pick: see `fluxseg.formats.stacks.read_stack`.
-
-    Raises:
-        RecordingError: if the description is damaged or tells too little.
+    Raises `RecordingError` if the description is damaged or tells too little.
     """
     text = str(page.description)[:_MAX_TEXT]
     if pick.axes not in ("", IMAGE_AXES):

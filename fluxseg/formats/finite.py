@@ -12,11 +12,7 @@ from fluxseg.formats.pixels import read_pixels, write_image_tiff
 def finite_image(image: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
     """Replace what is not finite by the least value: the percentiles of most tools would be NaN.
 
-    Args:
-        image: `[H, W]`, any real dtype.
-
-    Returns:
-        The image, of the same dtype (uint8 for bool), and a remark if something was replaced.
+    Returns the image `[H, W]` of the same dtype (uint8 for bool), and a remark if it was changed.
     """
     image = image.astype(np.uint8) if image.dtype == bool else image
     finite = np.isfinite(image)
@@ -31,8 +27,7 @@ def finite_image(image: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
 def write_image_once(path: Path, image: np.ndarray, um_per_px: float | None) -> None:
     """Write an image as TIFF unless it is there; somebody's own image is never written over.
 
-    Raises:
-        WorkdirError: if another image is there, or it cannot be written.
+    Raises `WorkdirError` if another image is there, or it cannot be written.
     """
     if not path.exists():
         write_image_tiff(path, image, um_per_px)
@@ -49,24 +44,15 @@ def holds_image(path: Path, image: np.ndarray) -> bool:
 
 
 def pack_outside(image: np.ndarray) -> np.ndarray | None:
-    """Return one bit for each pixel of an image `[H, W]`, 1 if it is not finite; None if all are.
-
-    Returns:
-        uint8, as `numpy.packbits` has it.
-    """
+    """Return what of an image is not finite as `numpy.packbits` has it; None if all is finite."""
     outside = ~np.isfinite(image)
     return np.packbits(outside) if outside.any() else None
 
 
 def fill_outside(image: np.ndarray, packed: Any) -> np.ndarray:
-    """Set those pixels of a float image to NaN that `pack_outside` found.
+    """Set those pixels of a float image `[H, W]` to NaN that `pack_outside` found.
 
-    Args:
-        image: `[H, W]`.
-        packed: from a file; what is not from `pack_outside` is ignored.
-
-    Returns:
-        `[H, W]` of the same dtype.
+    `packed` comes from a file; what is not from `pack_outside` is ignored.
     """
     if not isinstance(packed, np.ndarray) or packed.dtype != np.uint8 or image.dtype.kind != "f":
         return image

@@ -12,8 +12,7 @@ SYSTEM = ("thumbs.db", "desktop.ini", "__macosx", "icon\r")
 def list_folder(folder: Path, *, folders: bool = False) -> list[Path]:
     """List the files, or the folders, in a folder, but hidden ones and those of the system.
 
-    Raises:
-        OSError: if the folder cannot be read.
+    Raises `OSError` if it cannot be read.
     """
     with os.scandir(folder) as found:
         names = [entry.name for entry in found if entry.is_dir() == folders]

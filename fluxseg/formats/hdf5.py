@@ -3,7 +3,7 @@
 import contextlib
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 
 from fluxseg.errors import RecordingError
-from fluxseg.formats.npy import naming_file, open_regular
+from fluxseg.formats.npy import explain_damage, naming_file, open_regular
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
 """How HDF5 files begin."""
@@ -30,40 +30,26 @@ _MAX_RATIO = 1032
 
 @contextlib.contextmanager
 def open_hdf5(path: Path) -> Iterator[h5py.File]:
-    """Open an HDF5 file for reading and name it in every error that reading it raises.
-
-    Raises:
-        RecordingError: whose text begins with the path, if it is not such a file or damaged.
-    """
+    """Open an HDF5 file for reading and name it in every error that reading it raises."""
     with naming_file(path):
         with open_regular(path) as (file, _):
             start = file.read(512 + len(MAGIC))
             # MATLAB puts its own header before.
             if not start.startswith(MAGIC) and start[512:] != MAGIC:
                 raise RecordingError("", "does not begin as an HDF5 file does")
-        try:
-            with h5py.File(path, "r", locking=False) as opened:
-                yield opened
-        except (RecordingError, MemoryError):
-            raise
-        except OSError as error:
-            raise RecordingError("", f"cannot be read, or is damaged: {error}") from error
-        except (RuntimeError, LookupError, ValueError, TypeError, ArithmeticError) as error:
-            # The library meets damaged files with exceptions of many kinds.
-            raise RecordingError("", f"is damaged: {type(error).__name__}: {error}") from error
+        with explain_damage():
+            try:
+                with h5py.File(path, "r", locking=False) as opened:
+                    yield opened
+            except OSError as error:
+                raise RecordingError("", f"cannot be read, or is damaged: {error}") from error
 
 
 def find_object(group: h5py.Group, path: str) -> h5py.Group | h5py.Dataset | None:
-    """Return the group or dataset at a path, or None if there is none.
+    """Return the group or dataset at a path (`/`: from the file's root), or None if there is none.
 
-    Links inside of the file are followed, those to other files never.
-
-    Args:
-        group: where to begin; a path that begins with `/` begins at the file's root.
-        path: names with `/` between them.
-
-    Raises:
-        RecordingError: if the path leads to another file, or links form a ring.
+    Links inside of the file are followed, those to other files never. Raises `RecordingError` if
+    the path leads to another file, or links form a ring.
     """
     found = _find(group, path, [_MAX_LINKS])
     return found if isinstance(found, h5py.Group | h5py.Dataset) else None
@@ -110,20 +96,19 @@ def find_dataset(group: h5py.Group, path: str) -> h5py.Dataset | None:
 
 def list_groups(group: h5py.Group | None) -> list[tuple[str, h5py.Group]]:
     """Return the groups in a group with their names, sorted; none for None."""
-    found = [(name, find_object(group, name)) for name in _names(group)] if group else []
-    return [(name, value) for name, value in found if isinstance(value, h5py.Group)]
+    return [(name, value) for name, value in _members(group) if isinstance(value, h5py.Group)]
 
 
 def list_datasets(group: h5py.Group | None) -> list[tuple[str, h5py.Dataset]]:
     """Return the datasets in a group with their names, sorted; none for None."""
-    found = [(name, find_object(group, name)) for name in _names(group)] if group else []
-    return [(name, value) for name, value in found if isinstance(value, h5py.Dataset)]
+    return [(name, value) for name, value in _members(group) if isinstance(value, h5py.Dataset)]
 
 
-def _names(group: h5py.Group) -> list[str]:
-    if len(group) > MAX_ITEMS:
+def _members(group: h5py.Group | None) -> Iterator[tuple[str, Any]]:
+    if group is not None and len(group) > MAX_ITEMS:
         raise RecordingError(str(group.name), f"has {len(group)} members")
-    return sorted(name for name in group if "/" not in name)
+    for name in sorted(name for name in group or () if "/" not in name):
+        yield name, find_object(group, name)
 
 
 def read_attribute(item: h5py.Group | h5py.Dataset, name: str) -> Any:
@@ -136,22 +121,21 @@ def read_attribute(item: h5py.Group | h5py.Dataset, name: str) -> Any:
     return item.attrs[name]
 
 
+def read_text_attribute(item: h5py.Group | h5py.Dataset, name: str) -> str:
+    """Return an attribute as text, "" if it is absent."""
+    value = read_attribute(item, name)
+    value = "" if value is None else value
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
 def _is_text(dtype: np.dtype) -> bool:
     return h5py.check_string_dtype(dtype) is not None
 
 
 def read_numbers(dataset: h5py.Dataset, limit: int = MAX_BYTES) -> np.ndarray:
-    """Read a dataset of numbers, or of records of numbers, as a whole.
+    """Read a dataset of numbers, or of records of numbers, as a whole, of at most `limit` bytes.
 
-    Args:
-        dataset: of any shape.
-        limit: bytes that it may take.
-
-    Returns:
-        The array, with the dtype of the file.
-
-    Raises:
-        RecordingError: naming it, if it is no such dataset, too large, or lies in another file.
+    Raises `RecordingError`, naming it, if it is none, too large, or lies in another file.
     """
     check_dataset(dataset, limit)
     size = math.prod(dataset.shape) * dataset.dtype.itemsize
@@ -163,8 +147,7 @@ def read_numbers(dataset: h5py.Dataset, limit: int = MAX_BYTES) -> np.ndarray:
 def read_texts(dataset: h5py.Dataset) -> list[str]:
     """Read a dataset of texts, one by one, so that no more are held than `MAX_TEXT` characters.
 
-    Raises:
-        RecordingError: naming it, if it is no such dataset or too large.
+    Raises `RecordingError`, naming it, if it is no such dataset or too large.
     """
     _check_storage(dataset)
     if not _is_text(dataset.dtype) or len(dataset.shape) > 1:
@@ -196,16 +179,17 @@ def read_plain(group: h5py.Group, path: str) -> Any:
     return read_numbers(dataset, 1024).reshape(-1)[0].item()
 
 
+def read_places(group: h5py.Group, places: Mapping[str, str]) -> dict[str, Any]:
+    """Return what `read_plain` finds at several places, by their names; without what is absent."""
+    found = {name: read_plain(group, place) for name, place in places.items()}
+    return {name: value for name, value in found.items() if value is not None}
+
+
 def check_dataset(dataset: h5py.Dataset, limit: int = MAX_BYTES) -> None:
-    """Make sure that parts of a dataset of numbers can be read without harm.
+    """Make sure that parts of a dataset of numbers, however large, can be read without harm.
 
-    Args:
-        dataset: of any shape, however large.
-        limit: bytes that one stored chunk may take in memory.
-
-    Raises:
-        RecordingError: naming it, if it is no such dataset, lies in another file, or its chunks
-            are larger or unpack to more than the limit.
+    Raises `RecordingError`, naming it, if it is no such dataset, lies in another file, or a stored
+    chunk of it takes or unpacks to more than `limit` bytes.
     """
     _check_storage(dataset)
     dtype = dataset.dtype

@@ -8,11 +8,10 @@ knows the format itself.
 
 import contextlib
 import io
+import itertools
 import logging
-import struct
 import zipfile
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,8 @@ import numpy as np
 from fluxseg.data.recording import NO_GROUP, Recording, annotated_masks
 from fluxseg.errors import RecordingError
 from fluxseg.formats.label_names import stem_of
-from fluxseg.formats.npy import naming_file, open_regular
+from fluxseg.formats.labels import check_total
+from fluxseg.formats.npy import explain_damage, naming_file, open_regular
 from fluxseg.formats.pick import NO_PICK, Pick
 from fluxseg.formats.pixels import read_pixels
 from fluxseg.formats.polygons import fill_polygons, trace_polygons
@@ -35,15 +35,11 @@ if TYPE_CHECKING:
 logging.getLogger("roifile").disabled = True
 MAX_ROIS = 100_000
 MAX_BYTES = 2**31
-"""Bytes that the masks, or the archive's members, may take."""
+"""Bytes that the members of an archive may take."""
 MAX_MEMBER = 2**22
 """Bytes of one ROI."""
 MAX_INNER = 2**26
 """Bytes of a set within a `.zip` file."""
-_DAMAGED = (
-    zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError,
-    ValueError, IndexError, KeyError, OverflowError, TypeError, UnicodeError,
-)  # fmt: skip
 
 
 def read_imagej(
@@ -54,19 +50,11 @@ def read_imagej(
 ) -> Recording:
     """Read the ROIs of an ImageJ ROI set with the image that they belong to.
 
-    Args:
-        path: `.zip` of ROIs, or one or more `.roi` files.
-        image: image file (see `fluxseg.formats.pairs.find_image`).
-        shape: height and width of the field, px, if there is no image: the image is then all 0,
-            which a remark says.
-        pick: channel and plane of the image, if there are several.
-
-    Returns:
-        The recording; pixels belong to a ROI if their centre lies inside. Points and lines have
-        no pixels: they are left out, and named in the remarks.
-
-    Raises:
-        RecordingError: naming the file, if it cannot be used or there is no image.
+    `path` is a `.zip` of ROIs, or one or more `.roi` files. Without an `image` file (see
+    `fluxseg.formats.pairs.find_image`) but with the `shape` of the field, px, the image is all 0,
+    which a remark says. Pixels belong to a ROI if their centre lies inside. Points and lines have
+    no pixels: they are left out, and named in the remarks. Raises `RecordingError`, naming the
+    file, if it cannot be used or there is no image.
     """
     paths = [Path(path)] if isinstance(path, str | Path) else list(path)
     remarks = [NO_GROUP]
@@ -94,56 +82,20 @@ def read_imagej(
 def read_imagej_rois(
     path: Path | str, shape: tuple[int, int]
 ) -> tuple[np.ndarray, tuple[str, ...], tuple[str, ...]]:
-    """Read the ROIs of an ImageJ ROI set.
+    """Read the ROIs of an ImageJ ROI set in a field `[H, W]`.
 
-    Args:
-        path: `.zip` of ROIs, or one `.roi` file.
-        shape: height and width of the field, px.
-
-    Returns:
-        masks `[N, H, W]` bool, their names, and remarks on ROIs without pixels.
-
-    Raises:
-        RecordingError: naming the file, if it cannot be used.
+    Returns masks `[N, H, W]` bool, their names, and remarks on ROIs without pixels. Raises
+    `RecordingError`, naming the file, if it cannot be used.
     """
-    path = Path(path)
-    masks: list[np.ndarray] = []
-    names: list[str] = []
-    remarks: list[str] = []
     with naming_file(path):
-        for member, roi in _read_rois(path):
-            name = _plain(roi.name) or member
-            try:
-                rings = _rings(roi)
-            except _DAMAGED as error:
-                raise RecordingError(name, f"is damaged or unusual: {error}") from error
-            if rings is None:
-                kind = roi.roitype.name.lower()
-                remarks.append(f"{name} left out: a {kind} has no pixels")
-                continue
-            if (len(masks) + 1) * shape[0] * shape[1] > MAX_BYTES:
-                raise RecordingError("", f"more than {len(masks)} masks would not fit in memory")
-            mask = fill_polygons(rings, shape)
-            if not mask.any():
-                remarks.append(f"{name} has no pixel within {shape[0]} x {shape[1]} px")
-            masks.append(mask)
-            names.append(name)
-    return np.array(masks, bool).reshape(-1, *shape), _distinct(names), tuple(remarks)
+        return _draw(_read_rois(Path(path)), shape)
 
 
 def write_imagej(path: Path | str, recording: Recording) -> tuple[str, ...]:
-    """Write the ROIs of a recording as an ImageJ ROI set.
+    """Write the ROIs of a recording, which may overlap, as an ImageJ ROI set (`.zip`).
 
-    Args:
-        path: `.zip` file to write, whole or not at all.
-        recording: with masks; they may overlap. Its image is not part of the format.
-
-    Returns:
-        Remarks on what the format cannot hold.
-
-    Raises:
-        RecordingError: if the recording is not annotated.
-        WorkdirError: if the file cannot be written.
+    Returns remarks on what the format cannot hold. Raises `RecordingError` if it is not annotated,
+    `WorkdirError` if the file cannot be written.
     """
     masks = annotated_masks(recording)
     remarks = ["an ImageJ ROI set holds no image, group or metadata"]
@@ -164,96 +116,95 @@ def write_imagej(path: Path | str, recording: Recording) -> tuple[str, ...]:
 def holds_rois(path: Path) -> bool:
     """Tell whether a `.zip` file holds ImageJ ROIs, or one that does (zipped again by macOS)."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            names = _members(archive)
-            return bool(names) or _inner(archive) is not None
-    except (*_DAMAGED, OSError):
+        with explain_damage(), zipfile.ZipFile(path) as outer, _opened(outer) as archive:
+            return bool(_members(archive, ".roi"))
+    except (RecordingError, OSError):
         return False
 
 
 def read_overlay(path: Path | str, shape: tuple[int, int]) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Read the overlay that ImageJ has saved inside of a TIFF file, as ROIs.
+    """Read the areas that ImageJ has saved inside of a TIFF file as an overlay.
 
-    Args:
-        path: TIFF file.
-        shape: height and width of the image, px.
-
-    Returns:
-        masks `[N, H, W]` bool and their names; none if there are no areas.
+    Returns masks `[N, H, W]` bool and their names.
     """
     from roifile import ImagejRoi
 
     path = Path(path)
-    with naming_file(path), open_tiff(path) as tiff:
-        stored = (tiff.imagej_metadata or {}).get("Overlays", ())
-    stored = [stored] if isinstance(stored, bytes) else stored
+    with naming_file(path):
+        with open_tiff(path) as tiff:
+            stored = (tiff.imagej_metadata or {}).get("Overlays", ())
+        stored = [stored] if isinstance(stored, bytes) else stored[:MAX_ROIS]
+        rois = ((str(number), ImagejRoi.frombytes(data)) for number, data in enumerate(stored, 1))
+        masks, names, _ = _draw(rois, shape)
+    kept: list[int] = []
+    for number, mask in enumerate(masks):
+        if mask.any() and not any((mask == masks[other]).all() for other in kept):
+            kept.append(number)
+    return masks[kept], tuple(names[number] for number in kept)
+
+
+def _draw(
+    rois: Iterable[tuple[str, "ImagejRoi"]], shape: tuple[int, int]
+) -> tuple[np.ndarray, tuple[str, ...], tuple[str, ...]]:
+    """Return masks, names and remarks of ROIs, of which each comes with a name in reserve."""
     masks: list[np.ndarray] = []
     names: list[str] = []
-    for number, data in enumerate(stored[:MAX_ROIS], 1):
-        with naming_file(path):
-            try:
-                roi = ImagejRoi.frombytes(data)
+    remarks: list[str] = []
+    with explain_damage("is a damaged or unusual ROI set"):
+        for spare, roi in rois:
+            name = _plain(roi.name) or spare
+            with naming_file(name), explain_damage("is damaged or unusual"):
                 rings = _rings(roi)
-            except _DAMAGED as error:
-                raise RecordingError("overlay", f"is damaged or unusual: {error}") from error
-            mask = fill_polygons(rings or [], shape)
-        if mask.any() and not any((mask == other).all() for other in masks):
+            if rings is None:
+                kind = roi.roitype.name.lower()
+                remarks.append(f"{name} left out: a {kind} has no pixels")
+                continue
+            check_total(len(masks) + 1, shape)
+            mask = fill_polygons(rings, shape)
+            if not mask.any():
+                remarks.append(f"{name} has no pixel within {shape[0]} x {shape[1]} px")
             masks.append(mask)
-            names.append(_plain(roi.name) or str(number))
-    return np.array(masks, bool).reshape(-1, *shape), _distinct(names)
+            names.append(name)
+    return np.array(masks, bool).reshape(-1, *shape), _distinct(names), tuple(remarks)
 
 
 def _read_rois(path: Path) -> Iterator[tuple[str, "ImagejRoi"]]:
     from roifile import ImagejRoi
 
     with open_regular(path) as (file, size):
-        try:
-            if file.read(4) == b"Iout":
-                if size > MAX_MEMBER:
-                    raise RecordingError("", f"is {size} bytes large, no ROI is")
-                file.seek(0)
-                yield path.stem, ImagejRoi.frombytes(file.read())
-                return
-            with zipfile.ZipFile(file) as outer, _opened(outer) as archive:
-                members = _members(archive)
-                if not members:
-                    raise RecordingError("", "is no ImageJ ROI set: it holds no .roi files")
-                if len(members) > MAX_ROIS or sum(m.file_size for m in members) > MAX_BYTES:
-                    raise RecordingError("", f"declares more than {MAX_ROIS} ROIs, or too large")
-                for member in members:
-                    if member.file_size > MAX_MEMBER:
-                        raise RecordingError(member.filename, "is larger than any ROI")
-                    stem = member.filename.rsplit("/", 1)[-1][: -len(".roi")]
-                    yield _plain(stem), ImagejRoi.frombytes(archive.read(member))
-        except RecordingError:
-            raise
-        except _DAMAGED as error:
-            raise RecordingError("", f"is a damaged or unusual ROI set ({error})") from error
+        if file.read(4) == b"Iout":
+            if size > MAX_MEMBER:
+                raise RecordingError("", f"is {size} bytes large, no ROI is")
+            file.seek(0)
+            yield path.stem, ImagejRoi.frombytes(file.read())
+            return
+        with zipfile.ZipFile(file) as outer, _opened(outer) as archive:
+            members = _members(archive, ".roi")
+            if not members:
+                raise RecordingError("", "is no ImageJ ROI set: it holds no .roi files")
+            if len(members) > MAX_ROIS or sum(m.file_size for m in members) > MAX_BYTES:
+                raise RecordingError("", f"declares more than {MAX_ROIS} ROIs, or too large")
+            for member in members:
+                if member.file_size > MAX_MEMBER:
+                    raise RecordingError(member.filename, "is larger than any ROI")
+                stem = member.filename.rsplit("/", 1)[-1][: -len(".roi")]
+                yield _plain(stem), ImagejRoi.frombytes(archive.read(member))
 
 
-def _members(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+def _members(archive: zipfile.ZipFile, ending: str) -> list[zipfile.ZipInfo]:
     # macOS puts a file "__MACOSX/._NAME" beside each other one.
-    found = [m for m in archive.infolist() if m.filename.lower().endswith(".roi")]
+    found = [m for m in archive.infolist() if m.filename.lower().endswith(ending)]
     return [m for m in found if not m.filename.rsplit("/", 1)[-1].startswith("._")]
-
-
-def _inner(archive: zipfile.ZipFile) -> zipfile.ZipInfo | None:
-    """Return the ROI set in a `.zip` file that holds one set only, and no ROIs of its own."""
-    found = [m for m in archive.infolist() if m.filename.lower().endswith(".zip")]
-    found = [m for m in found if not m.filename.rsplit("/", 1)[-1].startswith("._")]
-    if len(found) != 1 or _members(archive) or found[0].file_size > MAX_INNER:
-        return None
-    with zipfile.ZipFile(io.BytesIO(archive.read(found[0]))) as inner:
-        return found[0] if _members(inner) else None
 
 
 @contextlib.contextmanager
 def _opened(archive: zipfile.ZipFile) -> Iterator[zipfile.ZipFile]:
-    found = _inner(archive)
-    if found is None:
+    """Give the ROI set in a `.zip` file that holds one only and no ROIs of its own, or itself."""
+    sets = _members(archive, ".zip")
+    if len(sets) != 1 or _members(archive, ".roi") or sets[0].file_size > MAX_INNER:
         yield archive
         return
-    with zipfile.ZipFile(io.BytesIO(archive.read(found))) as inner:
+    with zipfile.ZipFile(io.BytesIO(archive.read(sets[0]))) as inner:
         yield inner
 
 
@@ -321,13 +272,8 @@ def _plain(name: str) -> str:
 
 def _distinct(names: list[str]) -> tuple[str, ...]:
     """Number names that occur more than once."""
-    taken: set[str] = set()
-    result = []
+    taken: dict[str, None] = {}
     for name in names:
-        candidate, number = name, 1
-        while candidate in taken:
-            number += 1
-            candidate = f"{name}-{number}"
-        taken.add(candidate)
-        result.append(candidate)
-    return tuple(result)
+        numbered = (f"{name}-{number}" for number in itertools.count(2))
+        taken[next(n for n in itertools.chain([name], numbered) if n not in taken)] = None
+    return tuple(taken)

@@ -30,18 +30,10 @@ def read_image(
 ) -> Recording:
     """Read a recording from an image file and the mask files that belong to it, if there are any.
 
-    Args:
-        path: image file.
-        labels: label image, or several of one ROI each; None looks for them (`find_labels`).
-        pick: which channel and plane of the image, if there are several.
-
-    Returns:
-        The recording; `masks` is None without a mask file, unless ImageJ has saved ROIs inside of
-        the image, and `metadata` holds `um_per_px` if a TIFF file says so.
-
-    Raises:
-        RecordingError: naming the file, if one of them cannot be used, the mask files cannot be
-            told, or the path is a mask file itself.
+    `labels` are a label image, or several of one ROI each; None looks for them (`find_labels`).
+    Without any, ROIs that ImageJ has saved inside of the image count, else `masks` is None.
+    `metadata` holds `um_per_px` if a TIFF file says so. Raises `RecordingError`, naming the file,
+    if one of them cannot be used, the mask files cannot be told, or the path is a mask file itself.
     """
     path = Path(path)
     with naming_file(path):

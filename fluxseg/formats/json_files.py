@@ -12,20 +12,15 @@ from fluxseg.errors import RecordingError
 from fluxseg.formats.npy import naming_file, open_regular
 from fluxseg.formats.pick import NO_PICK, Pick
 from fluxseg.formats.pixels import read_pixels
+from fluxseg.io.files import stamp_file
 from fluxseg.io.names import is_plain_name
 
 MAX_BYTES = 2**28
 """Bytes of a file; thousands of neurons take a few million."""
-MAX_MASK_BYTES = 2**31
-"""Bytes that the masks of a file may take in memory."""
 
 
 def read_json_file(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        RecordingError: naming the file, if it is too large, too deep, or no JSON.
-    """
+    """Read a JSON file; raises `RecordingError`, naming it, if it is too large, or no JSON."""
     with naming_file(path), open_regular(path) as (file, size):
         if size > MAX_BYTES:
             raise RecordingError("", f"is {size} bytes large, the limit is {MAX_BYTES}")
@@ -59,14 +54,13 @@ def listed_names(path: Path) -> tuple[str, ...]:
 
 def _look_into(path: Path) -> tuple[str, tuple[str, ...]]:
     try:
-        status = path.stat()
+        return _look_once(path, stamp_file(path))
     except OSError:
         return "", ()
-    return _look_once(path, status.st_size, status.st_mtime_ns)
 
 
 @functools.lru_cache(4096)
-def _look_once(path: Path, _size: int, _time: int) -> tuple[str, tuple[str, ...]]:
+def _look_once(path: Path, _stamp: str) -> tuple[str, tuple[str, ...]]:
     # A COCO file may be large, and is asked for at each of its images.
     try:
         values = read_json_file(path)
@@ -82,19 +76,10 @@ def _look_once(path: Path, _size: int, _time: int) -> tuple[str, tuple[str, ...]
 def read_image_for(
     path: Path, image: Path | str | None, name: str = "", pick: Pick = NO_PICK
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """Read the image that a file of ROIs belongs to.
+    """Read the image that a file of ROIs belongs to, see `read_pixels`.
 
-    Args:
-        path: the file of ROIs.
-        image: the image file, if it is known.
-        name: name of the image in the same folder that the file tells; folders in it are ignored.
-        pick: channel and plane of the image, if there are several.
-
-    Returns:
-        See `read_pixels`.
-
-    Raises:
-        RecordingError: naming the file, if there is no image or it cannot be read.
+    Without an `image` file it is the one of the `name` that the file tells, in the same folder.
+    Raises `RecordingError`, naming the file, if there is no image or it cannot be read.
     """
     if image is not None:
         return read_pixels(image, pick=pick)
@@ -102,9 +87,3 @@ def read_image_for(
     if told is not None and told != path and told.is_file():
         return read_pixels(told, pick=pick)
     raise RecordingError(f"{path}: image", "holds ROIs but no image; name it (--image FILE)")
-
-
-def check_mask_count(count: int, shape: tuple[int, ...]) -> None:
-    """Raise `RecordingError` if so many masks of this shape would not fit in memory."""
-    if count * shape[0] * shape[1] > MAX_MASK_BYTES:
-        raise RecordingError("", f"{count} masks of {shape[0]} x {shape[1]} px would not fit")

@@ -91,11 +91,7 @@ def label_names(path: Path) -> list[str]:
 
 
 def folder_role(name: str) -> tuple[str, str]:
-    """Return "images", "labels" or "", and what tells such folders apart: "train" of `train_masks`.
-
-    Args:
-        name: of the folder.
-    """
+    """Return "images", "labels" or "", and what tells such folders apart ("train")."""
     nnunet = _NNUNET.fullmatch(name)
     if nnunet:
         return nnunet[1].lower(), nnunet[2].lower()

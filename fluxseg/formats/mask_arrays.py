@@ -6,28 +6,26 @@ import numpy as np
 
 from fluxseg.data.label_checks import equal_neighbours
 from fluxseg.errors import RecordingError
-from fluxseg.formats.labels import PICTURE, SMOOTH, label_components, masks_from_labels
+from fluxseg.formats.labels import (
+    PICTURE,
+    SMOOTH,
+    label_components,
+    masks_from_labels,
+    zero_masks,
+)
 
 SOFT = 0.2
 """Pixels of a soft footprint count from this share of its maximum on."""
-MAX_BYTES = 2**31
-"""Bytes that the masks may take in memory."""
 
 
 def masks_from_array(
     array: Any, shape: tuple[int, int], field: str, remarks: list[str]
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return masks `[N, H, W]` bool and their names.
+    """Return masks `[N, H, W]` bool and their names, of an array in a form of this module.
 
-    Args:
-        array: numbers of one of the forms that this module names, or a sparse matrix `[H * W, N]`
-            whose pixels run down the columns of the image, as CaImAn and MATLAB have them.
-        shape: height and width of the image.
-        field: name of the array.
-        remarks: where to add what was done to it.
-
-    Raises:
-        RecordingError: naming the field, if it has another form, or is too large.
+    It may also be a sparse matrix `[H * W, N]` whose pixels run down the columns of the image, as
+    CaImAn and MATLAB have them. What was done is added to `remarks`. Raises `RecordingError`,
+    naming the field, if the array has another form, or is too large.
     """
     height, width = shape
     if hasattr(array, "tocsc"):
@@ -76,9 +74,7 @@ def _from_footprints(
     pixels, count = matrix.shape
     if pixels != height * width:
         raise RecordingError(field, f"has {pixels} pixels, the image {height} x {width}")
-    if count * pixels > MAX_BYTES:
-        raise RecordingError(field, f"{count} masks of {height} x {width} px are too large")
-    masks = np.zeros((count, width, height), bool)
+    masks = zero_masks(count, (width, height))
     for number, mask in enumerate(masks.reshape(count, -1)):
         part = slice(*matrix.indptr[number : number + 2])
         values = np.nan_to_num(np.asarray(matrix.data[part], np.float64))

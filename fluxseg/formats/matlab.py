@@ -1,9 +1,8 @@
 """MATLAB's `.mat` files, version 5 by scipy and 7.3 by h5py: Suite2p's `Fall.mat`, and arrays."""
 
-import contextlib
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +11,9 @@ import numpy as np
 
 from fluxseg.data.recording import NO_GROUP, Recording, check_image
 from fluxseg.errors import RecordingError
-from fluxseg.formats.hdf5 import (
-    find_dataset,
-    list_datasets,
-    list_groups,
-    open_hdf5,
-    read_attribute,
-    read_numbers,
-)
+from fluxseg.formats import hdf5
 from fluxseg.formats.mask_arrays import masks_from_array
-from fluxseg.formats.npy import naming_file, open_regular
+from fluxseg.formats.npy import explain_damage, naming_file, open_regular
 from fluxseg.formats.pick import NO_PICK, Pick, choose
 from fluxseg.formats.suite2p import plane_name, recording_from_suite2p
 
@@ -38,24 +30,17 @@ Arrays = Mapping[str, tuple[tuple[int, ...], Callable[[], Any]]]
 
 
 def read_mat(path: Path | str, pick: Pick = NO_PICK) -> Recording:
-    """Read a recording from a `.mat` file.
+    """Read a recording from Suite2p's `Fall.mat`, or a `.mat` file with the image as an array.
 
-    Args:
-        path: `Fall.mat` of Suite2p, or a file with the image, and perhaps the ROIs, as arrays.
-        pick: `key` names the array of the image, or both as IMAGE:MASKS; without it they are known
-            by their usual names.
-
-    Returns:
-        The recording; `masks` is None if there is no array of ROIs.
-
-    Raises:
-        RecordingError: naming the file, and the arrays if it is not told which is the image.
+    The `key` of `pick` names the array of the image, or also that of the ROIs, as IMAGE:MASKS;
+    without it they are known by their usual names. `masks` is None if there is no array of ROIs.
+    Raises `RecordingError`, naming the file, and the arrays if it is not told which is the image.
     """
     path = Path(path)
     with naming_file(path), open_regular(path) as (file, _):
         new = file.read(len(MAGIC_HDF5)) == MAGIC_HDF5
     if new:
-        with open_hdf5(path) as opened:
+        with hdf5.open_hdf5(path) as opened:
             return recording_from_arrays(_list_hdf5(opened), path.stem, pick)
     with naming_file(path):
         known = _list_variables(path)
@@ -80,13 +65,8 @@ def read_mat(path: Path | str, pick: Pick = NO_PICK) -> Recording:
 def recording_from_arrays(arrays: Arrays, name: str, pick: Pick) -> Recording:
     """Build a recording of an image, and perhaps ROIs, among the arrays of a file.
 
-    Args:
-        arrays: of each its shape, and what reads it.
-        name: of the recording.
-        pick: see `read_mat`.
-
-    Raises:
-        RecordingError: listing the arrays, if it is not told which is the image.
+    Of each array there is its shape, and what reads it. Raises `RecordingError`, listing them, if
+    it is not told which is the image.
     """
     remarks = [NO_GROUP]
     image_key, _, masks_key = pick.key.partition(":")
@@ -142,7 +122,7 @@ def _holds_rois(key: str, arrays: Arrays) -> bool:
 def _list_variables(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
     from scipy import io  # slow to import
 
-    with _damage():
+    with explain_damage():
         found = {name: (tuple(shape), kind) for name, shape, kind in io.whosmat(path)}
     for name, (shape, _) in found.items():
         if 8 * math.prod(shape) > 4 * MAX_BYTES:
@@ -153,7 +133,7 @@ def _list_variables(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
 def _load(path: Path, names: list[str]) -> dict[str, Any]:
     from scipy import io  # slow to import
 
-    with _damage():
+    with explain_damage():
         values: dict[str, Any] = io.loadmat(path, variable_names=names, simplify_cells=True)
     return values
 
@@ -162,59 +142,38 @@ def _load_one(path: Path, name: str) -> Any:
     return _load(path, [name])[name]
 
 
-def _read_turned(dataset: h5py.Dataset) -> np.ndarray:
-    return read_numbers(dataset).T
-
-
-@contextlib.contextmanager
-def _damage() -> Iterator[None]:
-    try:
-        yield
-    except (RecordingError, MemoryError):
-        raise
-    except OSError as error:
-        if error.errno:
-            raise
-        raise RecordingError("", f"is damaged: {error}") from error
-    except Exception as error:
-        # The library meets damaged files with exceptions of any kind.
-        raise RecordingError("", f"is damaged: {type(error).__name__}: {error}") from error
-
-
 def _list_hdf5(file: h5py.File) -> dict[str, tuple[tuple[int, ...], Callable[[], Any]]]:
     """List the arrays of a file of version 7.3, whose axes are stored in the reverse order."""
     found: dict[str, tuple[tuple[int, ...], Callable[[], Any]]] = {}
-    for folder, inner in [("", file), *list_groups(file)]:
+    for folder, inner in [("", file), *hdf5.list_groups(file)]:
         if folder.startswith("#"):
             continue
         prefix = f"{folder}/" if folder else ""
-        rows = read_attribute(inner, "MATLAB_sparse")
+        rows = hdf5.read_attribute(inner, "MATLAB_sparse")
         if rows is not None:
-            found[folder] = ((int(rows), 0), functools.partial(_read_sparse, inner))
+            names = ("data", "ir", "jc")
+            read = functools.partial(read_csc, inner, names, int(rows))
+            found[folder] = ((int(rows), 0), read)
             continue
-        for name, data in list_datasets(inner):
+        for name, data in hdf5.list_datasets(inner):
             if data.dtype.kind in "biuf" and data.shape is not None and len(data.shape) >= 2:
-                found[prefix + name] = (data.shape[::-1], functools.partial(_read_turned, data))
+                read = functools.partial(lambda data: hdf5.read_numbers(data).T, data)
+                found[prefix + name] = (data.shape[::-1], read)
     return found
-
-
-def _read_sparse(group: h5py.Group) -> Any:
-    return read_csc(group, ("data", "ir", "jc"), int(read_attribute(group, "MATLAB_sparse")))
 
 
 def read_csc(group: h5py.Group, names: tuple[str, str, str], rows: int) -> Any:
     """Read a sparse matrix: its values, their rows, and where each column begins.
 
-    Raises:
-        RecordingError: if a part is missing or they do not fit together.
+    Raises `RecordingError` if a part is missing or they do not fit together.
     """
     from scipy import sparse  # slow to import
 
-    parts = [find_dataset(group, name) for name in names]
+    parts = [hdf5.find_dataset(group, name) for name in names]
     if parts[2] is None:
         raise RecordingError(str(group.name), "is no sparse matrix: a part is missing")
     data, row, begins = (
-        np.zeros(0) if part is None else read_numbers(part, MAX_BYTES).ravel() for part in parts
+        np.zeros(0) if part is None else hdf5.read_numbers(part).ravel() for part in parts
     )
     columns = max(len(begins) - 1, 0)
     good = len(begins) and begins.dtype.kind in "iu" and (row.dtype.kind in "iu" or not len(row))

@@ -3,7 +3,7 @@
 import datetime
 import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,16 +24,10 @@ _MAX_BITS = 1024
 def clean_metadata(metadata: Mapping[Any, Any]) -> dict[str, Any]:
     """Return metadata as None, booleans, numbers, texts, lists and dicts with texts as keys.
 
-    Dates and times become ISO 8601 texts, numpy scalars Python ones, arrays, tuples and sets
-    lists, bytes and what else there is texts; numbers that are not finite become the texts
-    "nan", "inf" and "-inf". What is deeper or longer than the limits of this module is cut, and
-    "..." stands in its place. No value makes this fail, and a second call changes nothing.
-
-    Args:
-        metadata: any mapping.
-
-    Returns:
-        A new dict.
+    Dates and times become ISO 8601 texts, numpy scalars Python ones, arrays, tuples and sets lists,
+    bytes and what else there is texts; numbers that are not finite become the texts "nan", "inf"
+    and "-inf". What is deeper or longer than the limits of this module is cut, and "..." stands in
+    its place. No value makes this fail, and a second call changes nothing.
     """
     cleaned: dict[str, Any] = _Cleaner().clean_mapping(metadata, 0)
     return cleaned
@@ -42,11 +36,7 @@ def clean_metadata(metadata: Mapping[Any, Any]) -> dict[str, Any]:
 def plain_text(value: Any) -> str | None:
     """Return a name - a text, bytes, or a whole number of any type - as text, None if it is none.
 
-    Args:
-        value: such as the id of a recording or of a ROI; arrays of one element are looked into.
-
-    Returns:
-        The text; None if it is blank or the value is something else.
+    Arrays of one element are looked into; a blank text is none.
     """
     if isinstance(value, np.ndarray) and value.size == 1 and value.dtype != object:
         value = value.reshape(-1)[0]
@@ -84,17 +74,29 @@ def describe_origin(recording: Recording) -> dict[str, Any]:
     }
 
 
-def read_origin(extra: Mapping[str, Any]) -> tuple[dict[str, Any], str, tuple[str, ...]]:
-    """Read what `describe_origin` gave, from a file that may hold anything in its place.
-
-    Returns:
-        The metadata; the group that is told or follows from them, "" if none; and a remark if
-        there is none.
-    """
+def read_metadata(extra: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metadata that `describe_origin` gave, of a file that may hold anything instead."""
     found = extra.get("metadata")
-    metadata = clean_metadata(found if isinstance(found, Mapping) else {})
+    return clean_metadata(found if isinstance(found, Mapping) else {})
+
+
+def create_recording(
+    extra: Mapping[str, Any],
+    name: str,
+    image: np.ndarray,
+    masks: np.ndarray,
+    roi_ids: Sequence[str],
+    metadata: Mapping[str, Any],
+    remarks: Iterable[str] = (),
+) -> Recording:
+    """Create a recording with the id and group that `describe_origin` gave, where a file has them.
+
+    Else the id is `name`, and the group follows from the metadata, or there is none, with a remark.
+    """
     group = plain_text(extra.get("group")) or group_of(metadata, "")
-    return metadata, group, () if group else (NO_GROUP,)
+    remarks = (*(() if group else (NO_GROUP,)), *remarks)
+    identity = plain_text(extra.get("id")) or name
+    return Recording(identity, image, masks, tuple(roi_ids), group, metadata, remarks)
 
 
 class _Cleaner:
@@ -102,14 +104,17 @@ class _Cleaner:
         self.left = MAX_ITEMS
 
     def clean(self, value: Any, depth: int) -> Any:
+        if isinstance(value, np.ndarray):
+            deep = depth + value.ndim > MAX_DEPTH or (value.ndim == 0 and value.dtype == object)
+            if deep or value.size > 1000:
+                return f"array {list(value.shape)} of {value.dtype}"
+            value = list(value) if value.ndim else value[()]
+        if isinstance(value, np.generic) and value.dtype.kind not in "mM":
+            value = float(value) if value.dtype.kind == "f" else value.item()
         if value is None or isinstance(value, bool):
             return value
         if isinstance(value, str | bytes | bytearray):
             return _clean_text(value)
-        if isinstance(value, np.ndarray):
-            return self._clean_array(value, depth)
-        if isinstance(value, np.generic):
-            return self._clean_scalar(value, depth)
         if isinstance(value, int):
             return _clean_int(value)
         if isinstance(value, float):
@@ -148,21 +153,6 @@ class _Cleaner:
             result.append(self.clean(value, depth + 1))
         return result
 
-    def _clean_scalar(self, value: np.generic, depth: int) -> Any:
-        if value.dtype.kind in "mM":
-            return _clean_other(value)
-        if value.dtype.kind == "f":
-            return self.clean(float(value), depth)
-        plain = value.item()
-        return _clean_other(value) if isinstance(plain, np.generic) else self.clean(plain, depth)
-
-    def _clean_array(self, array: np.ndarray, depth: int) -> Any:
-        if array.size > 1000 or depth + array.ndim > MAX_DEPTH:
-            return f"array {list(array.shape)} of {array.dtype}"
-        if array.ndim == 0:
-            return self.clean(array[()], depth) if array.dtype != object else "array []"
-        return self._clean_items(list(array), depth)
-
 
 def _clean_text(value: str | bytes | bytearray) -> str:
     text = value if isinstance(value, str) else bytes(value[:MAX_TEXT]).decode("utf-8", "replace")
@@ -173,9 +163,8 @@ def _clean_text(value: str | bytes | bytearray) -> str:
 
 
 def _clean_int(value: int) -> Any:
-    return (
-        int(value) if value.bit_length() <= _MAX_BITS else f"a number of {value.bit_length()} bits"
-    )
+    bits = value.bit_length()
+    return int(value) if bits <= _MAX_BITS else f"a number of {bits} bits"
 
 
 def _clean_other(value: Any) -> str:

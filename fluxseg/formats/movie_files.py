@@ -30,18 +30,12 @@ class Movie:
 
 
 def find_movies(inputs: Sequence[Path], pick: Pick = NO_PICK) -> list[Movie]:
-    """Find the movies that files, folders and patterns name.
+    """Find the movies that files, folders and patterns (with `*`, `?` or `[...]`) name.
 
     Files that differ in the number at the end of their names are one movie if each is a single
-    frame; in a folder, or as a pattern, also if the number has three digits or more.
-
-    Args:
-        inputs: paths, or patterns with `*`, `?` or `[...]`. Of a folder of Suite2p the registered
-            movies are taken (`data.bin`).
-        pick: channel and plane, without which frames cannot be counted.
-
-    Raises:
-        RecordingError: naming an input that holds no movie.
+    frame; in a folder, or as a pattern, also if the number has three digits or more. Of a folder of
+    Suite2p the registered movies are taken (`data.bin`). Without channel and plane of `pick` frames
+    cannot be counted. Raises `RecordingError`, naming an input that holds no movie.
     """
     movies: list[Movie] = []
     files: list[Path] = []
@@ -75,9 +69,7 @@ def _suite2p_movies(path: Path) -> list[Path]:
 def name_movies(inputs: Sequence[Path], pick: Pick, verb: str) -> list[Movie]:
     """Find movies as `find_movies` does, each with a safe name for its outputs.
 
-    Raises:
-        ConfigError: if there is no input, or two movies have one name.
-        RecordingError: naming an input that holds no movie.
+    Raises `ConfigError` if there is no input, or two movies have one name.
     """
     if not inputs:
         raise ConfigError(f"{verb}: give at least one movie")

@@ -3,10 +3,12 @@
 TIFF and HDF5 files, arrays in `.npy` files, and the `data.bin` of Suite2p.
 """
 
+import contextlib
 import dataclasses
+import functools
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,16 +17,7 @@ import h5py
 import numpy as np
 
 from fluxseg.errors import RecordingError
-from fluxseg.formats.hdf5 import (
-    MAGIC,
-    check_dataset,
-    find_dataset,
-    find_group,
-    list_datasets,
-    list_groups,
-    open_hdf5,
-    read_attribute,
-)
+from fluxseg.formats import hdf5
 from fluxseg.formats.label_names import MICROSCOPE_SUFFIXES, SAVE_AS_TIFF
 from fluxseg.formats.microscope_xml import Recorded, find_recorded, open_raw
 from fluxseg.formats.npy import MAGIC as NPY_MAGIC
@@ -40,6 +33,8 @@ BLOCK_BYTES = 2**24
 """Bytes of a block of frames, if its length is not chosen."""
 MAX_CHUNK = 2**28
 """Bytes that a stored chunk of an HDF5 dataset may take in memory."""
+Read = Callable[[int, int], np.ndarray]
+"""Gives so many frames `[T, H, W]` from a number on, of those that there are."""
 _MAX_DEPTH = 8
 _RATES = ("rate", "fr", "fs", "frame_rate", "framerate")
 _AXES = {
@@ -72,64 +67,54 @@ class MovieFacts:
 
 
 def read_movie_facts(path: Path | str | Sequence[Path], pick: Pick = NO_PICK) -> MovieFacts:
-    """Tell length, size and dtype of a movie without reading its frames.
+    """Tell length, size and dtype of a movie (see `iterate_frames`) without reading its frames.
 
-    Args:
-        path: see `iterate_frames`.
-        pick: see `iterate_frames`.
-
-    Raises:
-        RecordingError: naming the file, if it holds no movie, several, or its parts differ.
+    Raises `RecordingError`, naming the file, if it holds no movie, several, or its parts differ.
     """
-    parts = [(part, _read_facts(part, pick)) for part in _parts(path)]
-    first = parts[0][1]
-    for part, facts in parts[1:]:
-        if (facts.shape, facts.dtype) != (first.shape, first.dtype):
+    parts, found = _parts(path), []
+    for part in parts:
+        with _open(part, pick) as (facts, _, _):
+            found.append(facts)
+        if (facts.shape, facts.dtype) != (found[0].shape, found[0].dtype):
             what = f"{list(facts.shape)} px of {facts.dtype}"
-            raise RecordingError(str(part), f"has frames of {what}, unlike {parts[0][0].name}")
-    remarks = dict.fromkeys(remark for _, facts in parts for remark in facts.remarks)
-    frames = sum(facts.frames for _, facts in parts)
-    return dataclasses.replace(first, frames=frames, remarks=tuple(remarks))
+            raise RecordingError(str(part), f"has frames of {what}, unlike {parts[0].name}")
+    remarks = dict.fromkeys(remark for facts in found for remark in facts.remarks)
+    frames = sum(facts.frames for facts in found)
+    return dataclasses.replace(found[0], frames=frames, remarks=tuple(remarks))
 
 
 def iterate_frames(
     path: Path | str | Sequence[Path], chunk: int = 0, pick: Pick = NO_PICK, start: int = 0
 ) -> Iterator[np.ndarray]:
-    """Yield the frames of a movie in blocks.
+    """Yield the frames of a movie in blocks `[T, H, W]` of its dtype, T at most `chunk`.
 
-    Args:
-        path: TIFF file, with a page for each frame or all frames behind one page (ImageJ's large
-            stacks, BigTIFF included), HDF5 file, `.npy` file of `[T, H, W]`, or `data.bin` with
-            Suite2p's `ops.npy` beside it; several are parts of one movie.
-        chunk: frames of a block; 0: as many as take `BLOCK_BYTES`.
-        pick: channel and plane, if there are several; `key` is the dataset in an HDF5 file, and
-            `axes` the order of its axes, where the file does not tell it: then (time, height,
-            width), but (time, width, height) as the schema says for a series of an NWB file.
-        start: frames to leave out before the first.
+    A movie is a TIFF file, with a page for each frame or all frames behind one page (ImageJ's large
+    stacks, BigTIFF included), an HDF5 file, a `.npy` file of `[T, H, W]`, or `data.bin` with
+    Suite2p's `ops.npy` beside it; several are parts of one movie. With a `chunk` of 0 a block has
+    as many frames as take `BLOCK_BYTES`. The first `start` frames are left out.
 
-    Yields:
-        `[T, H, W]` of the movie's dtype, T at most `chunk`.
-
-    Raises:
-        RecordingError: naming the file, if it holds no movie, or several, or is damaged.
+    The `key` of `pick` is the dataset in an HDF5 file, and `axes` the order of its axes, where the
+    file does not tell it: then (time, height, width), but (time, width, height) as the schema says
+    for a series of an NWB file. Raises `RecordingError`, naming the file, if it holds no movie, or
+    several, or is damaged.
     """
     facts = read_movie_facts(path, pick)
     length = chunk or max(1, BLOCK_BYTES // (math.prod(facts.shape) * facts.dtype.itemsize))
     block: list[np.ndarray] = []
     for part in _parts(path):
-        count = _read_facts(part, pick).frames if start else 0
-        if start and start >= count:
-            start -= count
-            continue
-        begin, start = start, 0
-        for frames in _read_frames(part, length, pick, begin):
-            if len(frames) == length and not block:
-                yield frames
-                continue
-            block += list(frames)
-            while len(block) >= length:
-                yield np.stack(block[:length])
-                del block[:length]
+        with _open(part, pick) as (facts, read, stored):
+            # A stored chunk that two blocks share would be unpacked twice.
+            step = max(1, length // stored) * stored if stored <= 4 * length else length
+            for begin in range(start, facts.frames, step):
+                frames = read(begin, step)
+                if len(frames) == length and not block:
+                    yield frames
+                    continue
+                block += list(frames)
+                while len(block) >= length:
+                    yield np.stack(block[:length])
+                    del block[:length]
+            start = max(start - facts.frames, 0)
     if block:
         yield np.stack(block)
 
@@ -151,8 +136,8 @@ def _parts(path: Path | str | Sequence[Path]) -> list[Path]:
 def _kind(path: Path) -> str:
     """Return HDF5, TIFF or array."""
     with naming_file(path), open_regular(path) as (file, _):
-        start = file.read(512 + len(MAGIC))
-        if start.startswith(MAGIC) or start[512:] == MAGIC:
+        start = file.read(512 + len(hdf5.MAGIC))
+        if start.startswith(hdf5.MAGIC) or start[512:] == hdf5.MAGIC:
             return "HDF5"
         if start.startswith(NPY_MAGIC) or is_suite2p_movie(path) or find_raw(path):
             return "array"
@@ -208,58 +193,46 @@ def _open_array(path: Path, pick: Pick) -> tuple[np.ndarray, MovieFacts]:
     return array, facts
 
 
-def _read_part(path: Path, array: np.ndarray, start: int, length: int) -> np.ndarray:
+def _read_part(
+    path: Path, array: np.ndarray, facts: MovieFacts, start: int, count: int
+) -> np.ndarray:
     """Read frames of a mapped array; mapped pages would count as the memory of the process."""
-    if not isinstance(array, np.memmap) or not array.flags.c_contiguous:
-        return np.asarray(array[start : start + length])
-    size = math.prod(array.shape[1:])
-    offset = array.offset + start * size * array.itemsize
-    count = min(length, len(array) - start) * size
-    return np.fromfile(path, array.dtype, count, offset=offset).reshape(-1, *array.shape[1:])
+    frames = np.asarray(array[start : start + count])
+    if isinstance(array, np.memmap) and array.flags.c_contiguous:
+        offset = array.offset + start * array[0].nbytes
+        stored = np.fromfile(path, array.dtype, frames.size, offset=offset)
+        frames = stored.reshape(frames.shape)
+    return frames.astype(facts.dtype, copy=False)
 
 
-def _read_facts(path: Path, pick: Pick) -> MovieFacts:
+@contextlib.contextmanager
+def _open(path: Path, pick: Pick) -> Iterator[tuple[MovieFacts, Read, int]]:
+    """Open one file; give what is known, what reads it, and how many frames are stored as one."""
     kind = _kind(path)
     if kind == "HDF5":
-        with open_hdf5(path) as file:
-            return _describe_dataset(_choose(file, pick.key), pick)[0]
-    if kind == "array":
-        with naming_file(path):
-            return _check(_open_array(path, pick)[1])
-    with naming_file(path), open_tiff(path) as tiff:
-        stack, page = read_stack(path, tiff, pick), get_page(tiff, 0)
-        dtype = page.dtype.newbyteorder("=")
-        if page.photometric == 3:
-            dtype = np.dtype(np.uint8)
-        return _check(
-            MovieFacts(
-                len(stack.select(pick)), (page.imagelength, page.imagewidth), dtype,
-                stack.um_per_px, "", stack.rate, stack.remarks,
-            )
-        )  # fmt: skip
-
-
-def _read_frames(path: Path, length: int, pick: Pick, begin: int) -> Iterator[np.ndarray]:
-    """Yield the frames of one file from one on, in blocks of any length."""
-    kind = _kind(path)
-    if kind == "HDF5":
-        with open_hdf5(path) as file:
+        with hdf5.open_hdf5(path) as file:
             dataset = _choose(file, pick.key)
-            yield from _read_dataset(
-                dataset, *_describe_dataset(dataset, pick), length, pick, begin
-            )
-        return
-    if kind == "array":
+            facts, axes = _describe_dataset(dataset, pick)
+            stored = dataset.chunks[axes.index("T")] if dataset.chunks else 1
+            yield facts, functools.partial(_read_dataset, dataset, facts, axes, pick), stored
+    elif kind == "array":
         with naming_file(path):
             array, facts = _open_array(path, pick)
-            for start in range(begin, facts.frames, length):
-                yield _read_part(path, array, start, length).astype(facts.dtype, copy=False)
-        return
-    with naming_file(path), open_tiff(path) as tiff:
-        stack = read_stack(path, tiff, pick)
-        for number in stack.select(pick).tolist()[begin:]:
-            frame = read_image_of(path, tiff, stack, number, pick)
-            yield frame.astype(frame.dtype.newbyteorder("="))[None]
+            yield _check(facts), functools.partial(_read_part, path, array, facts), 1
+    else:
+        with naming_file(path), open_tiff(path) as tiff:
+            stack, page = read_stack(path, tiff, pick), get_page(tiff, 0)
+            numbers, shape = stack.select(pick), (page.imagelength, page.imagewidth)
+            dtype = np.dtype(np.uint8) if page.photometric == 3 else page.dtype.newbyteorder("=")
+            scale, rate = stack.um_per_px, stack.rate
+            facts = MovieFacts(len(numbers), shape, dtype, scale, "", rate, stack.remarks)
+
+            def read(start: int, count: int) -> np.ndarray:
+                chosen = numbers[start : start + count].tolist()
+                frames = np.stack([read_image_of(path, tiff, stack, n, pick) for n in chosen])
+                return frames.astype(frames.dtype.newbyteorder("="), copy=False)
+
+            yield _check(facts), read, 1
 
 
 def _check(facts: MovieFacts) -> MovieFacts:
@@ -271,7 +244,8 @@ def _check(facts: MovieFacts) -> MovieFacts:
 
 
 def _choose(file: h5py.Group, wanted: str) -> h5py.Dataset:
-    found = find_dataset(file, wanted) or find_dataset(file, f"{wanted}/data") if wanted else None
+    places = (wanted, f"{wanted}/data") if wanted else ()
+    found = next(filter(None, (hdf5.find_dataset(file, place) for place in places)), None)
     if found is None:
         movies = list(_movies(file, 0))
         names = [str(movie.name).removeprefix("/") for movie in movies]
@@ -283,11 +257,11 @@ def _movies(group: h5py.Group, depth: int) -> Iterator[h5py.Dataset]:
     """Yield the datasets that can be movies; masks and templates of an NWB file are none."""
     if depth > _MAX_DEPTH:
         return
-    for name, dataset in list_datasets(group):
+    for name, dataset in hdf5.list_datasets(group):
         numbers = dataset.dtype.kind in "biuf" and name != "image_mask"
         if numbers and dataset.shape is not None and 3 <= len(dataset.shape) <= 5:
             yield dataset
-    for name, inner in list_groups(group):
+    for name, inner in hdf5.list_groups(group):
         if not (depth == 0 and name in ("stimulus", "specifications")):
             yield from _movies(inner, depth + 1)
 
@@ -296,7 +270,7 @@ def _told_axes(dataset: h5py.Dataset) -> str:
     """Return the letters of the axes that a dataset names itself, "" if it does not."""
     told: Any = [dimension.label for dimension in dataset.dims]
     for name in ("axes", "axis_order", "axistags"):
-        found = read_attribute(dataset, name)
+        found = hdf5.read_attribute(dataset, name)
         if not all(told) and found is not None:
             told = found.decode("utf-8", "replace") if isinstance(found, bytes) else found
             if name == "axistags":
@@ -314,7 +288,7 @@ def _axes_of(dataset: h5py.Dataset, pick: Pick) -> str:
         if len(axes) != len(shape) or "T" not in axes:
             raise RecordingError(str(dataset.name), f"is {shape}: its axes cannot be {axes}")
         return axes
-    if len(shape) == 3 and read_attribute(dataset.parent, "neurodata_type") is not None:
+    if len(shape) == 3 and hdf5.read_attribute(dataset.parent, "neurodata_type") is not None:
         return "TXY"
     if len(shape) != 3 or (shape[0] == shape[1] != shape[2]):
         raise RecordingError(
@@ -327,14 +301,14 @@ def _axes_of(dataset: h5py.Dataset, pick: Pick) -> str:
 
 def _describe_dataset(dataset: h5py.Dataset, pick: Pick) -> tuple[MovieFacts, str]:
     """Return the facts, and the letters of the axes."""
-    check_dataset(dataset, MAX_CHUNK)
+    hdf5.check_dataset(dataset, MAX_CHUNK)
     if not 3 <= len(dataset.shape) <= 5 or dataset.dtype.names:
         raise RecordingError(str(dataset.name), f"must be [T, H, W], got {list(dataset.shape)}")
     axes = _axes_of(dataset, pick)
     sizes = dict(zip(axes, map(int, dataset.shape), strict=True))
     for axis, what, wanted in (("C", "channel", pick.channel), ("Z", "plane", pick.plane)):
         choose(what, [str(n + 1) for n in range(min(sizes.get(axis, 1), 1000))], wanted)
-    imaging = find_group(dataset.parent, "imaging_plane")
+    imaging = hdf5.find_group(dataset.parent, "imaging_plane")
     facts = MovieFacts(
         frames=sizes["T"],
         shape=(sizes["Y"], sizes["X"]),
@@ -347,24 +321,20 @@ def _describe_dataset(dataset: h5py.Dataset, pick: Pick) -> tuple[MovieFacts, st
 
 
 def _read_rate(dataset: h5py.Dataset) -> float | None:
-    start = find_dataset(dataset.parent, "starting_time")
+    start = hdf5.find_dataset(dataset.parent, "starting_time")
     for item in (*([start] if start is not None else []), dataset, dataset.parent, dataset.file):
         for name in _RATES:
-            value = read_attribute(item, name)
+            value = hdf5.read_attribute(item, name)
             if isinstance(value, int | float | np.number) and 0 < float(value) < 1e5:
                 return float(value)
     return None
 
 
 def _read_dataset(
-    dataset: h5py.Dataset, facts: MovieFacts, axes: str, length: int, pick: Pick, begin: int
-) -> Iterator[np.ndarray]:
-    stored = dataset.chunks[axes.index("T")] if dataset.chunks else 1
-    # A stored chunk that two blocks share would be unpacked twice.
-    step = max(1, length // stored) * stored if stored <= 4 * length else length
-    places = {"C": int(pick.channel or 1) - 1, "Z": int(pick.plane or 1) - 1}
+    dataset: h5py.Dataset, facts: MovieFacts, axes: str, pick: Pick, start: int, count: int
+) -> np.ndarray:
+    where: dict[str, Any] = {"C": int(pick.channel or 1) - 1, "Z": int(pick.plane or 1) - 1}
+    where["T"] = slice(start, start + count)
+    frames = np.asarray(dataset[tuple(where.get(axis, slice(None)) for axis in axes)])
     order = [[axis for axis in axes if axis in "TYX"].index(axis) for axis in "TYX"]
-    for start in range(begin, facts.frames, step):
-        where = {**places, "T": slice(start, start + step)}
-        frames = np.asarray(dataset[tuple(where.get(axis, slice(None)) for axis in axes)])
-        yield frames.transpose(order).astype(facts.dtype)
+    return frames.transpose(order).astype(facts.dtype)

@@ -9,16 +9,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fluxseg.data.recording import NO_GROUP, Recording, annotated_masks, group_of, pixel_size
+from fluxseg.data.recording import Recording, annotated_masks, pixel_size
 from fluxseg.errors import RecordingError
 from fluxseg.formats.finite import finite_image
 from fluxseg.formats.json_files import (
-    check_mask_count,
     read_image_for,
     read_json_file,
 )
 from fluxseg.formats.label_names import is_image_name
-from fluxseg.formats.metadata import clean_metadata, plain_text
+from fluxseg.formats.labels import zero_masks
+from fluxseg.formats.metadata import clean_metadata, create_recording, plain_text
 from fluxseg.formats.npy import naming_file
 from fluxseg.formats.pick import NO_PICK, Pick
 from fluxseg.formats.pixels import read_pixels, write_image_tiff
@@ -41,18 +41,10 @@ def read_neurofinder(
 ) -> Recording:
     """Read a dataset folder, or a JSON file of regions with its image.
 
-    Args:
-        path: the folder, or the JSON file.
-        image: image file; None takes the maximum over the frames in `images` of the folder, or
-            the image named like the JSON file.
-        order: whether a coordinate is (row, column) or (column, row).
-        pick: channel and plane of the image, if there are several.
-
-    Returns:
-        The recording; regions have their `id`, else their number from 0, as ids.
-
-    Raises:
-        RecordingError: naming the file and the region, if it cannot be used.
+    Without an `image` file it is the maximum over the frames in `images` of the folder, or the
+    image named like the JSON file. `order` tells whether a coordinate is (row, column) or (column,
+    row). Regions have their `id`, else their number from 0, as ids. Raises `RecordingError`, naming
+    the file and the region.
     """
     path = Path(path)
     info: dict[str, Any] = {}
@@ -61,9 +53,7 @@ def read_neurofinder(
         if (path / "info.json").is_file():
             found = read_json_file(path / "info.json")
             info = found if isinstance(found, dict) else {}
-        pixels = (
-            read_pixels(image, pick=pick)[0] if image is not None else _project(path / "images")
-        )
+        pixels = read_pixels(image, pick=pick)[0] if image else _project(path / "images")
         facts: dict[str, Any] = {}
     else:
         regions_path = path
@@ -78,31 +68,14 @@ def read_neurofinder(
         metadata["um_per_px"] = 1 / per_um
     if (said := pixel_size(info)) is not None:
         metadata["um_per_px"] = said
-    group = plain_text(info.get("group")) or group_of(metadata, "")
-    return Recording(
-        id=plain_text(info.get("id")) or path.stem,
-        image=pixels,
-        masks=masks,
-        roi_ids=names,
-        group=group,
-        metadata=metadata,
-        remarks=() if group else (NO_GROUP,),
-    )
+    return create_recording(info, path.stem, pixels, masks, names, metadata)
 
 
 def write_neurofinder(path: Path | str, recording: Recording) -> tuple[str, ...]:
-    """Write a dataset folder of Neurofinder, or a JSON file of its regions with the image beside.
+    """Write a dataset folder of Neurofinder, or `NAME.json` with its regions and `NAME.tif` beside.
 
-    Args:
-        path: folder to write to, or file `NAME.json`, which gets `NAME.tif`.
-        recording: with masks; they may overlap.
-
-    Returns:
-        Remarks on what the format cannot hold.
-
-    Raises:
-        RecordingError: if the recording is not annotated.
-        WorkdirError: if a file cannot be written.
+    Masks may overlap. Returns remarks on what the format cannot hold. Raises `RecordingError` if it
+    is not annotated, `WorkdirError` if a file cannot be written.
     """
     path = Path(path)
     masks = annotated_masks(recording)
@@ -129,8 +102,7 @@ def _read_regions(
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     if not isinstance(values, list):
         raise RecordingError("", 'must be a list of regions [{"coordinates": [[a, b], ...]}, ...]')
-    check_mask_count(len(values), shape)
-    masks = np.zeros((len(values), *shape), bool)
+    masks = zero_masks(len(values), shape)
     names = []
     for number, (mask, region) in enumerate(zip(masks, values, strict=True)):
         where = f"region {number}"

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from fluxseg.errors import RecordingError
+from fluxseg.errors import FluxsegError, RecordingError
 from fluxseg.formats.pickled import load_pickle
 from fluxseg.io.arrays import byte_count, check_shape, create_array, create_dtype
 
@@ -19,16 +19,10 @@ MAX_HEADER = 10_000
 
 
 @contextlib.contextmanager
-def naming_file(path: Path) -> Iterator[None]:
-    """Name the file in every error that reading it raises.
+def naming_file(path: Path | str) -> Iterator[None]:
+    """Name the file in every error that reading it raises: `RecordingError` begins with the path.
 
     Errors of the system and of the memory become `RecordingError` as well.
-
-    Args:
-        path: file that is read in the block.
-
-    Raises:
-        RecordingError: whose text begins with the path.
     """
     try:
         yield
@@ -42,12 +36,25 @@ def naming_file(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def explain_damage(what: str = "is damaged") -> Iterator[None]:
+    """Turn what libraries raise of damaged files, which may be anything, into `RecordingError`."""
+    try:
+        yield
+    except (FluxsegError, MemoryError):
+        raise
+    except Exception as error:
+        # Errors of the system have a number, those of libraries have none.
+        if isinstance(error, OSError) and error.errno:
+            raise
+        raise RecordingError("", f"{what} ({type(error).__name__}: {error})") from error
+
+
+@contextlib.contextmanager
 def open_regular(path: Path) -> Iterator[tuple[BinaryIO, int]]:
     """Open a file for reading and give it with its size in bytes.
 
-    Raises:
-        RecordingError: if it is empty, or a folder, a pipe or a device, which could block for ever.
-        OSError: if it cannot be opened.
+    Raises `RecordingError` if it is empty, or a folder, a pipe or a device, which could block for
+    ever, and `OSError` if it cannot be opened.
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
@@ -60,22 +67,14 @@ def open_regular(path: Path) -> Iterator[tuple[BinaryIO, int]]:
 
 
 def read_npy(path: Path | str) -> Any:
-    """Read a `.npy` file without executing anything in it.
+    """Read a `.npy` file of any dtype but structured ones without executing anything in it.
 
-    Arrays of numbers, texts and dates are read as numpy writes them. Arrays of objects, which
-    are pickled, are read by `fluxseg.formats.pickled.load_pickle`, and hold plain values and arrays
-    only. Files of numpy 1 and 2 and pickle protocols 2 to 5 are known. No more memory is used
-    than a small multiple of the file's size.
-
-    Args:
-        path: the file.
-
-    Returns:
-        The array, of any dtype but structured ones; it may be read-only.
-
-    Raises:
-        UnsafeFileError: if the file asks for anything that plain data do not need, naming it.
-        RecordingError: naming the file, if it cannot be read.
+    Arrays of numbers, texts and dates are read as numpy writes them; they may be read-only. Arrays
+    of objects, which are pickled, are read by `fluxseg.formats.pickled.load_pickle`, and hold plain
+    values and arrays only. Files of numpy 1 and 2 and pickle protocols 2 to 5 are known. No more
+    memory is used than a small multiple of the file's size. Raises `UnsafeFileError` if the file
+    asks for anything that plain data do not need, and `RecordingError`, naming it, if it cannot be
+    read.
     """
     path = Path(path)
     with naming_file(path), open_regular(path) as (file, size):
@@ -83,19 +82,7 @@ def read_npy(path: Path | str) -> Any:
 
 
 def read_npy_stream(file: BinaryIO, size: int) -> np.ndarray:
-    """Read an array in the `.npy` format from the current position of a file.
-
-    Args:
-        file: opened for reading.
-        size: bytes that are left in it.
-
-    Returns:
-        See `read_npy`.
-
-    Raises:
-        UnsafeFileError: see `read_npy`.
-        RecordingError: if the content is not such an array.
-    """
+    """Read an array as `read_npy` does from an opened file of which `size` bytes are left."""
     code, fortran, shape, used = _read_header(file, size)
     if code in ("O", "|O", "|O8"):
         value = load_pickle(file, size - used)
@@ -114,9 +101,7 @@ def read_npy_stream(file: BinaryIO, size: int) -> np.ndarray:
 def open_npy(path: Path) -> np.ndarray:
     """Map an array of numbers in a `.npy` file into memory, of which only what is used is read.
 
-    Raises:
-        RecordingError: if the file holds no such array.
-        OSError: if it cannot be opened.
+    Raises `RecordingError` if the file holds no such array, `OSError` if it cannot be opened.
     """
     with open_regular(path) as (file, size):
         code, fortran, shape, used = _read_header(file, size)
@@ -152,28 +137,19 @@ def _read_header(file: BinaryIO, size: int) -> tuple[Any, bool, tuple[int, ...],
 
 
 def read_pickled_dict(path: Path | str) -> dict[str, Any]:
-    """Read the dict that a `.npy` file written by `np.save(path, dict)` holds.
+    """Read the dict that `np.save(path, dict)` wrote: plain values and arrays, see `load_pickle`.
 
-    Args:
-        path: the file; an object array of one element is accepted as well.
-
-    Returns:
-        The dict, of plain values and arrays (see `fluxseg.formats.pickled.load_pickle`).
-
-    Raises:
-        UnsafeFileError: see `read_npy`.
-        RecordingError: naming the file, if it cannot be read or does not hold one dict.
+    Raises `UnsafeFileError` as `read_npy` does, and `RecordingError`, naming the file, if it cannot
+    be read or does not hold one dict with texts as keys.
     """
     array = read_npy(path)
     if array.dtype != object or array.size != 1:
-        raise RecordingError(
-            str(path), f"holds an array {list(array.shape)} of {array.dtype} instead of one dict"
-        )
+        what = f"an array {list(array.shape)} of {array.dtype}"
+        raise RecordingError(str(path), f"holds {what} instead of one dict")
     value = array.reshape(-1)[0]
     if not isinstance(value, dict):
-        raise RecordingError(
-            str(path), f"holds a value of type {type(value).__name__} instead of a dict"
-        )
+        what = f"a value of type {type(value).__name__}"
+        raise RecordingError(str(path), f"holds {what} instead of a dict")
     for key in value:
         if type(key) is not str:
             raise RecordingError(str(path), f"has the key {ascii(key)[:60]}, which is not a text")

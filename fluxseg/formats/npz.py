@@ -8,12 +8,10 @@ of the masks there may be `masks_packed`, the bits of `numpy.packbits` over all 
 import ast
 import contextlib
 import dataclasses
+import itertools
 import json
-import lzma
 import math
-import struct
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,7 +28,7 @@ from fluxseg.formats.allen import (
 )
 from fluxseg.formats.mask_arrays import masks_from_array
 from fluxseg.formats.metadata import clean_metadata
-from fluxseg.formats.npy import naming_file, open_regular, read_npy_stream
+from fluxseg.formats.npy import explain_damage, naming_file, open_regular, read_npy_stream
 from fluxseg.formats.pick import NO_PICK, Pick, choose, list_names
 from fluxseg.io.arrays import check_shape
 from fluxseg.io.files import atomic_path
@@ -47,26 +45,15 @@ _FIELDS = (
     "id", "metadata", "max_projection", "roi_ids", "roi_mask_array", "masks_packed", "masks_shape",
     GROUP_FIELD, *_NAMES,
 )  # fmt: skip
-_DAMAGED = (
-    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, NotImplementedError,
-    RuntimeError, ValueError, IndexError, KeyError, OverflowError, TypeError,
-)  # fmt: skip
 
 
 def read_npz(path: Path | str, pick: Pick = NO_PICK) -> Recording:
     """Read a recording from a `.npz` file; nothing in it is executed.
 
-    Args:
-        path: the file.
-        pick: `key` names the array of the image if it has another name, or both as IMAGE:MASKS.
-
-    Returns:
-        The recording; without any masks in the file it is not annotated (`masks` is None).
-
-    Raises:
-        UnsafeFileError: if a field asks for anything but plain data, naming it.
-        RecordingError: naming file and field, if it cannot be used or would take more memory
-            than `MAX_BYTES`.
+    The `key` of `pick` names the array of the image if it has another name, or also that of the
+    masks, as IMAGE:MASKS. Without any masks in the file it is not annotated. Raises
+    `UnsafeFileError` if a field asks for anything but plain data, and `RecordingError`, naming file
+    and field, if it cannot be used or would take more memory than `MAX_BYTES`.
     """
     path = Path(path)
     with naming_file(path):
@@ -92,15 +79,10 @@ def read_npz(path: Path | str, pick: Pick = NO_PICK) -> Recording:
         return dataclasses.replace(found, remarks=(*found.remarks, *remarks))
 
 
-def write_npz(path: Path | str, recording: Recording) -> None:
-    """Write a recording as `read_npz` reads it, compressed; its remarks are not written.
+def write_npz(path: Path | str, recording: Recording) -> tuple[str, ...]:
+    """Write a recording, annotated or not, as `read_npz` reads it, compressed, but for its remarks.
 
-    Args:
-        path: file to write, whole or not at all.
-        recording: with or without masks.
-
-    Raises:
-        WorkdirError: if the file cannot be written.
+    Raises `WorkdirError` if the file cannot be written.
     """
     values: dict[str, Any] = {
         "id": recording.id,
@@ -114,42 +96,35 @@ def write_npz(path: Path | str, recording: Recording) -> None:
         values["roi_ids"] = np.array(plain_roi_ids(recording.roi_ids))
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **values)
+    return ()
 
 
 def _read_fields(path: Path, other: Mapping[str, str]) -> dict[str, Any]:
     """Return the known fields; member names are compared, never used as paths."""
-    with open_regular(path) as (file, _):
-        try:
-            with zipfile.ZipFile(file) as archive:
-                members = {i.filename.removesuffix(".npy"): i for i in archive.infolist()}
-                wanted = {name: members[name] for name in _FIELDS if name in members}
-                names = list(members)
-                for usual, key in other.items():
-                    wanted[usual] = members[names[choose("key", names, key)]]
-                if not wanted:
-                    found = list_names("key", names)
-                    raise RecordingError("", f"{found}, none of a known name; name it with --key")
-                declared = sum(info.file_size for info in wanted.values())
-                if declared > MAX_BYTES:
-                    raise RecordingError("", _too_large(declared))
-                return {name: _read_field(archive, info) for name, info in wanted.items()}
-        except RecordingError:
-            raise
-        except _DAMAGED as error:
-            raise RecordingError("", f"is a damaged or unusual .npz file ({error})") from error
+    damage = explain_damage("is a damaged or unusual .npz file")
+    with open_regular(path) as (file, _), damage, zipfile.ZipFile(file) as archive:
+        members = {i.filename.removesuffix(".npy"): i for i in archive.infolist()}
+        wanted = {name: members[name] for name in _FIELDS if name in members}
+        names = list(members)
+        for usual, key in other.items():
+            wanted[usual] = members[names[choose("key", names, key)]]
+        if not wanted:
+            found = list_names("key", names)
+            raise RecordingError("", f"{found}, none of a known name; name it with --key")
+        _check_bytes(sum(info.file_size for info in wanted.values()))
+        return {name: _read_field(archive, info) for name, info in wanted.items()}
 
 
-def _too_large(size: int) -> str:
-    return f"would take {size / 2**30:.1f} GiB, the limit is {MAX_BYTES / 2**30:.0f} GiB"
+def _check_bytes(size: int) -> None:
+    if size > MAX_BYTES:
+        limit = f"{MAX_BYTES / 2**30:.0f} GiB"
+        raise RecordingError("", f"would take {size / 2**30:.1f} GiB, the limit is {limit}")
 
 
 def _read_field(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Any:
     name = info.filename.removesuffix(".npy")
-    try:
-        with archive.open(info) as member:
-            array = read_npy_stream(member, info.file_size)  # type: ignore[arg-type]
-    except RecordingError as error:
-        raise type(error)(name, error.reason) from error
+    with naming_file(name), archive.open(info) as member:
+        array = read_npy_stream(member, info.file_size)  # type: ignore[arg-type]
     if name != "metadata" or array.size != 1:
         return array
     value = array.reshape(-1)[0]
@@ -178,14 +153,8 @@ def _parse_metadata(text: str) -> Mapping[Any, Any] | str:
 
 def _depth(text: str) -> int:
     """Return the largest depth of brackets, which the parsers would follow by recursion."""
-    deepest = depth = 0
-    for character in text:
-        if character in "([{":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif character in ")]}":
-            depth -= 1
-    return deepest
+    steps = ((character in "([{") - (character in ")]}") for character in text)
+    return max(itertools.accumulate(steps), default=0)
 
 
 def _unpack(packed: np.ndarray, shape: Any) -> np.ndarray:
@@ -196,6 +165,5 @@ def _unpack(packed: np.ndarray, shape: Any) -> np.ndarray:
     count = math.prod(sides)
     if packed.dtype != np.uint8 or packed.ndim != 1 or packed.size != -(-count // 8):
         raise RecordingError("masks_packed", f"must be {-(-count // 8)} bytes, one bit a pixel")
-    if count > MAX_BYTES:
-        raise RecordingError("masks_packed", _too_large(count))
+    _check_bytes(count)
     return np.unpackbits(packed, count=count).reshape(sides).view(bool)

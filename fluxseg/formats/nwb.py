@@ -17,30 +17,18 @@ import numpy as np
 
 from fluxseg.data.recording import Recording
 from fluxseg.errors import RecordingError
+from fluxseg.formats import hdf5
 from fluxseg.formats.allen import recording_from_mapping
 from fluxseg.formats.allen_nwb import find_table, kind_of, read_allen_nwb, read_plane_image
-from fluxseg.formats.hdf5 import (
-    find_dataset,
-    find_group,
-    list_datasets,
-    list_groups,
-    open_hdf5,
-    read_attribute,
-    read_numbers,
-    read_plain,
-)
 from fluxseg.formats.metadata import QUALITY
 from fluxseg.formats.nwb_write import CONFIDENCE, NOTES, write_nwb
 from fluxseg.formats.pick import choose
 from fluxseg.formats.plane_masks import Order, PlaneMasks, read_plane_masks
+from fluxseg.formats.tiff import square_pixels, unit_length
 
 __all__ = ["read_nwb", "write_nwb"]
 _MASKS = ("pixel_mask", "image_mask", "voxel_mask")
 _KINDS = (("max",), ("mean", "average", "avg"))
-_UNITS = {"meters": 1e6, "meter": 1e6, "m": 1e6, "millimeters": 1e3, "mm": 1e3, "nm": 1e-3}
-_UNITS |= dict.fromkeys(
-    ("micrometers", "micrometer", "microns", "micron", "um", "µm", "μm", "micrometres"), 1.0
-)
 _METADATA = {
     "session_id": "general/session_id",
     "session_start_time": "session_start_time",
@@ -66,26 +54,18 @@ def read_nwb(
 ) -> Recording:
     """Read a recording from an NWB file; those of the Allen Institute as `read_allen_nwb` does.
 
-    Args:
-        path: the file.
-        plane: name, or end of the path, of the `PlaneSegmentation`; needed if there are several.
-        image: name, or end of the path, of the projection; otherwise the only one with "max" in
-            its name, or else "mean" or "average", or else the only one.
-        order: order of the axes of the masks; None: (x, y) as the schema says, but (y, x) where
-            Suite2p wrote the file.
-        image_order: order of the axes of the image; None: as the masks, if they fit so.
+    `plane` is the name, or end of the path, of the `PlaneSegmentation`, needed if there are
+    several; `image` that of the projection, otherwise the only one with "max" in its name, or else
+    "mean" or "average", or else the only one. `order` is that of the axes of the masks; None: (x,
+    y) as the schema says, but (y, x) where Suite2p wrote the file. `image_order` is that of the
+    image; None: as the masks, if they fit so.
 
-    Returns:
-        The recording; `masks` is None without any `PlaneSegmentation`. Its group is the subject,
-        as `donor_name`; `um_per_px` is the `grid_spacing`. What `write_nwb` wrote comes back
-        with its own metadata.
-
-    Raises:
-        RecordingError: naming file and field, if it cannot be used, or listing what there is to
-            choose from.
+    `masks` is None without any `PlaneSegmentation`. The group is the subject, as `donor_name`;
+    `um_per_px` is the `grid_spacing`. What `write_nwb` wrote comes back with its own metadata.
+    Raises `RecordingError`, naming file and field, or listing what there is to choose from.
     """
     path = Path(path)
-    with open_hdf5(path) as file:
+    with hdf5.open_hdf5(path) as file:
         kind = kind_of(file)
         if not kind:
             raise RecordingError("", "is an HDF5 file, but not in the NWB 2 format")
@@ -106,13 +86,14 @@ def _read(
     remarks: list[str] = []
     planes = _list_planes(file)
     names, level = list(planes), ""
-    if len(names) == 1 and find_dataset(planes[names[0]], "voxel_mask") is not None:
+    if len(names) == 1 and hdf5.find_dataset(planes[names[0]], "voxel_mask") is not None:
         # Of a table alone, the planes can be those that its voxels lie in.
         plane, level = ("", "") if names[0].endswith(plane or "") else ("", plane or "")
     chosen = names[choose("plane", names, plane or "")] if names else ""
     found = planes.get(chosen)
     masks = None if found is None else read_plane_masks(found, level)
-    suite2p = found is not None and "suite2p" in str(read_attribute(found, "description")).lower()
+    told = "" if found is None else hdf5.read_text_attribute(found, "description")
+    suite2p = "suite2p" in told.lower()
     if suite2p and order is None:
         order = "yx"
         remarks.append("written by Suite2p: its axes are taken as (y, x)")
@@ -142,9 +123,9 @@ def _read(
 
 def _list_planes(file: h5py.Group) -> dict[str, h5py.Group]:
     planes: dict[str, h5py.Group] = {}
-    for module_name, module in list_groups(find_group(file, "processing")):
-        for name, group in list_groups(module):
-            inner = [(f"{name}/{key}", value) for key, value in list_groups(group)]
+    for module_name, module in hdf5.list_groups(hdf5.find_group(file, "processing")):
+        for name, group in hdf5.list_groups(module):
+            inner = [(f"{name}/{key}", value) for key, value in hdf5.list_groups(group)]
             for key, value in [(name, group), *inner]:
                 if _type_of(value) == "PlaneSegmentation" or any(m in value for m in _MASKS):
                     planes[f"{module_name}/{key}"] = value
@@ -153,7 +134,7 @@ def _list_planes(file: h5py.Group) -> dict[str, h5py.Group]:
 
 def _words(name: str, plane: h5py.Group | None, level: str) -> set[str]:
     """Return words that the images of a plane have in their names."""
-    imaging = None if plane is None else find_group(plane, "imaging_plane")
+    imaging = None if plane is None else hdf5.find_group(plane, "imaging_plane")
     names = [name, *([str(imaging.name)] if imaging is not None else [])]
     words = {found.rsplit("/", 1)[-1].lower() for found in names}
     # Suite2p numbers them: Backgrounds_1 has the images of plane 1.
@@ -162,14 +143,15 @@ def _words(name: str, plane: h5py.Group | None, level: str) -> set[str]:
 
 def _choose_image(file: h5py.Group, wanted: str | None, words: set[str], remarks: list[str]) -> str:
     images: list[str] = []
-    places = [("acquisition", find_group(file, "acquisition"))]
-    places += [(f"processing/{n}", m) for n, m in list_groups(find_group(file, "processing"))]
+    places = [("acquisition", hdf5.find_group(file, "acquisition"))]
+    modules = hdf5.list_groups(hdf5.find_group(file, "processing"))
+    places += [(f"processing/{name}", module) for name, module in modules]
     for place, module in places:
-        for name, group in list_groups(module):
+        for name, group in hdf5.list_groups(module):
             if _type_of(group) == "Images":
                 images += [
                     f"{place}/{name}/{key}"
-                    for key, dataset in list_datasets(group)
+                    for key, dataset in hdf5.list_datasets(group)
                     if dataset.shape is not None and len(dataset.shape) == 2
                 ]
     if not images:
@@ -191,8 +173,7 @@ def _choose_image(file: h5py.Group, wanted: str | None, words: set[str], remarks
 
 
 def _type_of(group: h5py.Group) -> str:
-    value = read_attribute(group, "neurodata_type")
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    return hdf5.read_text_attribute(group, "neurodata_type")
 
 
 def _orient(
@@ -232,19 +213,19 @@ def _describe(
     file: h5py.Group, plane: h5py.Group | None, suite2p: bool
 ) -> tuple[dict[str, Any], list[str]]:
     """Return id and metadata, and remarks on them."""
-    stored = _read_notes(read_plain(file, "general/notes"))
+    stored = _read_notes(hdf5.read_plain(file, "general/notes"))
     if stored is not None:
         return stored, []
-    metadata = {name: read_plain(file, place) for name, place in _METADATA.items()}
+    metadata = hdf5.read_places(file, _METADATA)
     remarks: list[str] = []
-    imaging = None if plane is None else find_group(plane, "imaging_plane")
+    imaging = None if plane is None else hdf5.find_group(plane, "imaging_plane")
     if imaging is None:
-        others = list_groups(find_group(file, "general/optophysiology"))
+        others = hdf5.list_groups(hdf5.find_group(file, "general/optophysiology"))
         imaging = others[0][1] if len(others) == 1 else None
     if imaging is not None:
-        names = {"location": "targeted_structure"}
-        for name in ("location", "indicator", "excitation_lambda", "imaging_rate"):
-            metadata[names.get(name, name)] = read_plain(imaging, name)
+        names = ("indicator", "excitation_lambda", "imaging_rate")
+        places = {"targeted_structure": "location", **{name: name for name in names}}
+        metadata |= hdf5.read_places(imaging, places)
         if suite2p:
             remarks.append("Suite2p writes a pixel size that was not measured: not used")
         else:
@@ -258,10 +239,10 @@ def _add_quality(
     values: dict[str, Any], plane: h5py.Group | None, masks: np.ndarray | None
 ) -> None:
     """Add the confidence that a table tells of its ROIs to the metadata."""
-    column = None if plane is None else find_dataset(plane, CONFIDENCE)
+    column = None if plane is None else hdf5.find_dataset(plane, CONFIDENCE)
     if column is None or column.dtype.kind != "f" or masks is None or column.shape != (len(masks),):
         return
-    quality = read_numbers(column, len(masks) * 8).tolist()
+    quality = hdf5.read_numbers(column, len(masks) * 8).tolist()
     if isinstance(values.get("metadata"), dict):
         values["metadata"] = {**values["metadata"], QUALITY: quality}
 
@@ -278,22 +259,19 @@ def _read_notes(notes: Any) -> dict[str, Any] | None:
 def read_spacing(imaging: h5py.Group, remarks: list[str]) -> float | None:
     """Return the size of the square pixels of an `ImagingPlane` in um, None if it is not told.
 
-    Args:
-        imaging: the `ImagingPlane`.
-        remarks: where to add what is odd.
+    What is odd is added to `remarks`.
     """
-    dataset = find_dataset(imaging, "grid_spacing")
+    dataset = hdf5.find_dataset(imaging, "grid_spacing")
     if dataset is None or dataset.dtype.kind not in "iuf":
         return None
-    spacing = read_numbers(dataset, 1024).reshape(-1).astype(float)
-    unit = read_attribute(dataset, "unit")
-    unit = unit.decode("utf-8", "replace") if isinstance(unit, bytes) else str(unit or "meters")
-    scale = _UNITS.get(unit.strip().lower())
+    spacing = hdf5.read_numbers(dataset, 1024).reshape(-1).astype(float)
+    unit = hdf5.read_text_attribute(dataset, "unit") or "meters"
+    scale = unit_length(unit)
     if len(spacing) < 2 or scale is None or not np.isfinite(spacing).all():
         remarks.append(f"grid_spacing is not understood (unit {unit[:40]!a}): not used")
         return None
     x, y = (spacing[:2] * scale).tolist()
-    if not (0.01 <= x <= 50 and abs(x - y) <= 0.01 * x):
+    side = square_pixels(x, y)
+    if side is None:
         remarks.append(f"grid_spacing, {x:g} x {y:g} um, is not that of square pixels: not used")
-        return None
-    return round(x, 9)
+    return side

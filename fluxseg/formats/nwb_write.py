@@ -31,24 +31,13 @@ def write_nwb(
     traces: Mapping[str, np.ndarray] | None = None,
     rate: float = 30.0,
 ) -> tuple[str, ...]:
-    """Write a recording as an NWB 2 file, with the x axis first as the schema says.
+    """Write a recording, annotated or not, as an NWB 2 file, x axis first as the schema says.
 
-    The projection is a `GrayscaleImage`, the ROIs a `PlaneSegmentation`; id, group and metadata
-    are also in the notes, as JSON, so that `read_nwb` gives the recording back unchanged.
-
-    Args:
-        path: file to write, whole or not at all; by custom it ends in `.nwb`.
-        recording: with masks or without; its remarks are not written.
-        masks: whether to write ROIs as lists of pixels or as images, which take more space.
-        traces: `[N, T]` float32 each: `F`, `Fneu` and `dff`.
-        rate: their frames per second.
-
-    Returns:
-        Remarks on what had to be filled in.
-
-    Raises:
-        ConfigError: if pynwb is not installed.
-        WorkdirError: if the file cannot be written.
+    The projection is a `GrayscaleImage`, the ROIs a `PlaneSegmentation` of lists of pixels, or of
+    images, which take more space; id, group and metadata are also in the notes, as JSON, so that
+    `read_nwb` gives the recording back unchanged. `traces` are `F`, `Fneu` and `dff`, `[N, T]`
+    float32 each, with `rate` frames per second. Returns remarks on what had to be filled in. Raises
+    `ConfigError` if pynwb is not installed, `WorkdirError` if the file cannot be written.
     """
     try:
         from pynwb import NWBHDF5IO
@@ -101,9 +90,8 @@ def _create_file(recording: Recording, kind: str, remarks: list[str]) -> Any:
     elif recording.masks is not None:
         table = _add_rois(module, imaging_plane, recording, recording.masks, kind)
         if quality:
-            table.add_column(
-                CONFIDENCE, "How sure it is that the ROI is a cell, 0 to 1", data=quality
-            )
+            sure = "How sure it is that the ROI is a cell, 0 to 1"
+            table.add_column(CONFIDENCE, sure, data=quality)
     return file
 
 
@@ -164,14 +152,12 @@ def _create_imaging_plane(file: Any, metadata: dict[str, Any], remarks: list[str
     )
     excitation = metadata.get("excitation_lambda")
     number = isinstance(excitation, int | float) and not isinstance(excitation, bool)
+    device = _text(metadata.get("device") or "Two-photon microscope")
     return file.create_imaging_plane(
         name="ImagingPlane",
         description="Field of view",
         optical_channel=channel,
-        device=file.create_device(
-            name="Microscope",
-            description=_text(metadata.get("device") or "Two-photon microscope"),
-        ),
+        device=file.create_device(name="Microscope", description=device),
         excitation_lambda=float(excitation) if number and excitation else np.nan,
         indicator=_text(metadata.get("indicator") or "unknown"),
         location=_text(metadata.get("targeted_structure") or "unknown"),

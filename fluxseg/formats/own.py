@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from fluxseg.errors import FluxsegError
-from fluxseg.io.files import atomic_path
+from fluxseg.formats.labels import merge_labels
+from fluxseg.formats.pixels import write_image_tiff
 
 MARK = "fluxseg predict"
 """In every file that `fluxseg predict` writes."""
@@ -85,31 +86,24 @@ def _is_own_recording(path: Path) -> bool:
         return False
     if recording is None or recording.masks is None:
         return False
-    labels = np.zeros(recording.image.shape, np.uint32)
-    for number, mask in enumerate(recording.masks, 1):
-        labels[mask] = number
-    return bool(recording.metadata.get("made_by") == sign_masks(labels))
+    return bool(recording.metadata.get("made_by") == sign_masks(merge_labels(recording.masks)))
 
 
 def write_labels(path: Path, labels: np.ndarray, um_per_px: float | None) -> None:
-    """Write predicted labels as a TIFF that ImageJ shows in colours.
+    """Write predicted labels `[H, W]` uint16 or uint32 as a TIFF that ImageJ shows in colours.
 
-    Args:
-        path: file to write, whole or not at all.
-        labels: `[H, W]` uint16 or uint32; ImageJ has no such numbers, and shows them in grey.
-        um_per_px: size of a pixel, um; None if it is not known.
-
-    Raises:
-        WorkdirError: if the file cannot be written.
+    ImageJ knows no uint32 and shows it in grey. `um_per_px` is None if it is not known. Raises
+    `WorkdirError` if the file cannot be written.
     """
     top = max(int(labels.max(initial=0)), 1)
-    shown = {"imagej": True, "metadata": {"min": 0, "max": top, "LUTs": [palette().T]}}
-    _write(path, labels, um_per_px, checksum(labels), shown if labels.dtype == np.uint16 else {})
+    shown = {"min": 0, "max": top, "LUTs": [palette().T]} if labels.dtype == np.uint16 else None
+    code = sign_masks(labels)
+    write_image_tiff(path, labels, um_per_px, compress=True, software=code, imagej=shown)
 
 
 def write_map(path: Path, values: np.ndarray, um_per_px: float | None) -> None:
     """Write a predicted map `[H, W]`, such as the probability, as TIFF; see `write_labels`."""
-    _write(path, values, um_per_px, "", {})
+    write_image_tiff(path, values, um_per_px, compress=True, software=MARK)
 
 
 def checksum(labels: np.ndarray) -> str:
@@ -125,29 +119,6 @@ def palette() -> np.ndarray:
     colors = np.rint(55 + 200 * colors).astype(np.uint8)
     colors[0] = 0
     return colors
-
-
-def _write(
-    path: Path, values: np.ndarray, um_per_px: float | None, code: str, more: dict[str, Any]
-) -> None:
-    import tifffile
-
-    scale: dict[str, Any] = {}
-    if um_per_px is not None:
-        scale = {"resolution": (1e4 / um_per_px, 1e4 / um_per_px), "resolutionunit": "CENTIMETER"}
-        if more:
-            scale = {"resolution": (1 / um_per_px, 1 / um_per_px)}
-            more = more | {"metadata": {**more["metadata"], "unit": "um"}}
-    with atomic_path(path) as temporary:
-        tifffile.imwrite(
-            temporary,
-            values,
-            photometric="minisblack",
-            compression="zlib",
-            software=f"{MARK} [{code}]" if code else MARK,
-            **scale,
-            **more,
-        )
 
 
 def _checksum_of(path: Path) -> str:

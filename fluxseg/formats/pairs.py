@@ -95,9 +95,8 @@ class Sorted:
 def find_labels(path: Path) -> tuple[Path, ...]:
     """Return the files with the labels of an image: none, one, or one for each ROI.
 
-    Raises:
-        RecordingError: if they cannot be told, or the file itself is labels without an image.
-        OSError: if the folder cannot be read.
+    Raises `RecordingError` if they cannot be told, or the file itself is labels without an image,
+    and `OSError` if the folder cannot be read.
     """
     found = sort_folder(path.parent)
     if path in found.wrong:
@@ -110,9 +109,7 @@ def find_labels(path: Path) -> tuple[Path, ...]:
 def find_image(path: Path) -> Path | None:
     """Return the image that a file of ROIs belongs to, None if there is none.
 
-    Raises:
-        RecordingError: if there are several.
-        OSError: if the folder cannot be read.
+    Raises `RecordingError` if there are several, `OSError` if the folder cannot be read.
     """
     found = sort_folder(path.parent).labels
     names = label_names(path)
@@ -135,11 +132,7 @@ _known: dict[Path, tuple[tuple[float, ...], Sorted]] = {}
 
 
 def sort_folder(folder: Path) -> Sorted:
-    """Tell what each file in a folder is, by the table of this module.
-
-    Raises:
-        OSError: if the folder cannot be read.
-    """
+    """Tell what each file in a folder is, by the table of this module, or raise `OSError`."""
     known = _known.get(folder)
     if known is not None and known[0] == _times(known[1].places):
         return known[1]

@@ -49,8 +49,7 @@ NO_PICK = Pick()
 def parse_pick(text: str) -> Pick:
     """Return what a text such as "channel=2 plane=plane1" asks for, the inverse of `str(pick)`.
 
-    Raises:
-        ConfigError: if it is no such text.
+    Raises `ConfigError` if it is no such text.
     """
     known = [field.name for field in dataclasses.fields(Pick)]
     # Names of channels may hold blanks.
@@ -69,29 +68,20 @@ def pick_data(config: Config, pick: Pick) -> Config:
 
 
 def choose(what: str, names: Sequence[str], wanted: str) -> int:
-    """Return the place of the wanted one of several.
+    """Return the place of the wanted one of several: "channel", "plane" or "key" (`what`).
 
-    Args:
-        what: of what there are several: "channel", "plane" or "key".
-        names: what there is.
-        wanted: a name, the end of a path, or a number from 1; "" if there should be one only.
-
-    Raises:
-        RecordingError: listing the names, if none is wanted of several, or there is no such one.
+    `wanted` is a name, the end of a path, or a number from 1; "" if there should be one only.
+    Raises `RecordingError`, listing the names, if none is wanted of several, or there is no such
+    one.
     """
     if not wanted:
         if len(names) == 1:
             return 0
         raise RecordingError("", f"{list_names(what, names)}; choose one with --{what}")
-    folded = [name.casefold() for name in names]
-    for known in (
-        [index for index, name in enumerate(folded) if name == wanted.casefold()],
-        [
-            index
-            for index, name in enumerate(folded)
-            if f"/{name}".endswith(f"/{wanted.casefold()}")
-        ],
-    ):
+    folded, sought = [f"/{name}".casefold() for name in names], f"/{wanted}".casefold()
+    alike = [index for index, name in enumerate(folded) if name == sought]
+    ending = [index for index, name in enumerate(folded) if name.endswith(sought)]
+    for known in (alike, ending):
         if len(known) == 1:
             return known[0]
     # Of channels 1 and 3 no number is a place.
@@ -106,28 +96,19 @@ def list_names(what: str, names: Sequence[str]) -> str:
     count = len(names)
     if count == 0:
         return f"holds no {what}"
-    plural = what if count == 1 else f"{what}s"
-    if list(names) == [str(number) for number in range(1, count + 1)]:
-        return f"holds {count} {plural}" + (
-            f" ({', '.join(names) if count < 4 else f'1 to {count}'})"
-        )
-    listed = [ascii(name)[1:-1][:80] for name in names[:_MOST_LISTED]]
-    return f"holds {count} {plural} ({', '.join(listed)}{', ...' * (count > _MOST_LISTED)})"
+    listed = ", ".join(ascii(name)[1:-1][:80] for name in names[:_MOST_LISTED])
+    listed += ", ..." * (count > _MOST_LISTED)
+    if count > 3 and list(names) == [str(number) for number in range(1, count + 1)]:
+        listed = f"1 to {count}"
+    return f"holds {count} {what}{'s' * (count > 1)} ({listed})"
 
 
 def choose_places(places: np.ndarray, channels: Sequence[str], pick: Pick) -> np.ndarray:
-    """Choose the images of one channel of one plane.
+    """Choose the images of one channel of one plane; their indices `[M]` int, in the order of time.
 
-    Args:
-        places: `[N, 3]` int, the time, plane and channel of each image, from 0.
-        channels: their names; numbered from 1 without.
-        pick: which channel and plane.
-
-    Returns:
-        `[M]` int, the indices of the images, in the order of time.
-
-    Raises:
-        RecordingError: listing what there is, if there are several and none is picked.
+    `places` `[N, 3]` int are the time, plane and channel of each image, from 0. Channels without a
+    name are numbered from 1. Raises `RecordingError`, listing what there is, if there are several
+    and none is picked.
     """
     kept = np.ones(len(places), bool)
     told, options = [], []

@@ -54,18 +54,9 @@ def load_pickle(file: BinaryIO, size: int) -> Any:
     Admitted are None, numbers, texts, bytes, lists, tuples, dicts, ordered dicts, sets, dates and
     times with their time zones, numpy scalars, and arrays of numbers, texts and dates. Arrays of
     objects are admitted too, of the same values. The result has no cycle. Arrays may be read-only:
-    they share the bytes that were read.
-
-    Args:
-        file: opened for reading; what follows the pickle is not read.
-        size: bytes that are left in it.
-
-    Returns:
-        The value.
-
-    Raises:
-        UnsafeFileError: if the pickle asks for anything else, naming it.
-        RecordingError: if it is damaged, too deep or too large.
+    they share the bytes that were read. What follows the pickle in the `size` bytes that are left
+    is not read. Raises `UnsafeFileError` if the pickle asks for anything else, naming it, and
+    `RecordingError` if it is damaged, too deep or too large.
     """
     machine = _Machine(file, size)
     try:
@@ -266,10 +257,6 @@ class _Machine:
             raise RecordingError("", f"has pickle protocol {protocol}, only 2 to 5 are known")
 
 
-def _pop_mark(machine: _Machine) -> None:
-    machine.pop_mark()
-
-
 def _push(create: Callable[[_Machine], Any]) -> Callable[[_Machine], None]:
     def handler(machine: _Machine) -> None:
         value = create(machine)  # which may replace the stack
@@ -278,12 +265,12 @@ def _push(create: Callable[[_Machine], Any]) -> Callable[[_Machine], None]:
     return handler
 
 
-_HANDLERS: dict[bytes, Callable[[_Machine], None]] = {
+_HANDLERS: dict[bytes, Callable[[_Machine], Any]] = {
     b"\x80": _Machine.protocol,
     b"\x95": _Machine.frame,
     b"(": _Machine.mark,
     b"0": _Machine.pop,
-    b"1": _pop_mark,
+    b"1": _Machine.pop_mark,
     b"N": _push(lambda m: None),
     b"\x88": _push(lambda m: True),
     b"\x89": _push(lambda m: False),

@@ -1,13 +1,13 @@
 """Single-channel images - TIFF, PNG, JPEG, BMP, GIF - as arrays, with their exact values."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fluxseg.errors import RecordingError
-from fluxseg.formats.npy import naming_file, open_regular
+from fluxseg.formats.npy import explain_damage, naming_file, open_regular
 from fluxseg.formats.pick import NO_PICK, Pick, choose
 from fluxseg.formats.stacks import Stack, read_stack
 from fluxseg.formats.tiff import (
@@ -35,24 +35,16 @@ COLOURS = ("red", "green", "blue")
 def read_pixels(
     path: Path | str, *, labels: bool = False, pick: Pick = NO_PICK
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """Read one single-channel image.
+    """Read one single-channel image `[H, W]` of the file's own dtype, and what is known about it.
 
     Of colour images, one whose colours are equal, or of which one alone is in use, counts as one
     channel; alpha is ignored. Of palettes the colours count if they are of one hue, else the
-    numbers if larger ones are brighter. Images whose 0 is white are inverted.
+    numbers if larger ones are brighter. Images whose 0 is white are inverted. `labels` are the
+    numbers as they are stored.
 
-    Args:
-        path: image file, told by its content.
-        labels: whether the values are labels: then they are the numbers as they are stored.
-        pick: which channel and plane, if there are several.
-
-    Returns:
-        `[H, W]` of the file's own dtype (16-bit integers, floats), and what is known about it:
-        `format`; `um_per_px` if a TIFF file says so; `remarks`, texts, if something was odd.
-
-    Raises:
-        RecordingError: naming the file, if it is a movie, holds several channels or planes of
-            which none is picked, is larger than `MAX_PIXELS`, or cannot be read.
+    Known are `format`; `um_per_px` if a TIFF file says so; and `remarks` if something was odd.
+    Raises `RecordingError`, naming the file, if it is a movie, holds several channels or planes of
+    which none is picked, is larger than `MAX_PIXELS`, or cannot be read.
     """
     path = Path(path)
     with naming_file(path):
@@ -82,25 +74,15 @@ def read_pixels(
 def read_image_of(
     path: Path, tiff: Any, stack: Stack, number: int, pick: Pick, labels: bool = False
 ) -> np.ndarray:
-    """Read one image of a TIFF file as `read_pixels` does: `[H, W]`.
+    """Read one image `[H, W]` of an opened TIFF file as `read_pixels` does, by its number.
 
-    Args:
-        path: the file.
-        tiff: the same, opened.
-        stack: of the file.
-        number: one of those that `Stack.select` gives.
-        pick: its channel is one of the samples of a pixel, if the images are of one channel.
-        labels: see `read_pixels`.
-
-    Raises:
-        RecordingError: if it is damaged, in colour, or unlike the first image.
+    If the images are of one channel, that of `pick` is one of the samples of a pixel. Raises
+    `RecordingError` if it is damaged, in colour, or unlike the first image.
     """
     first = get_page(tiff, 0)
     if stack.offset is not None:
-        shape, dtype = (
-            (first.imagelength, first.imagewidth),
-            first.dtype.newbyteorder(tiff.byteorder),
-        )
+        shape = (first.imagelength, first.imagewidth)
+        dtype = first.dtype.newbyteorder(tiff.byteorder)
         check_size(shape, path)
         with path.open("rb") as file:
             file.seek(stack.offset + number * first.nbytes)
@@ -133,16 +115,10 @@ def read_image_of(
 def one_channel(
     image: np.ndarray, names: Sequence[str] = (), wanted: str = "", labels: bool = False
 ) -> np.ndarray:
-    """Return the channel `[H, W]` that is wanted, or the only one in use.
+    """Return the channel `[H, W]` of an image `[H, W, C]` that is wanted, or the only one in use.
 
-    Args:
-        image: `[H, W, C]`.
-        names: of the channels; numbered without.
-        wanted: see `fluxseg.formats.pick.choose`.
-        labels: whether the values are labels, of which there are never several channels.
-
-    Raises:
-        RecordingError: if there are several.
+    Raises `RecordingError` if there are several; without names they are numbered. Of labels there
+    are never several.
     """
     names = names or [str(number + 1) for number in range(image.shape[2])]
     channels = np.moveaxis(image, 2, 0)
@@ -184,43 +160,44 @@ def _apply_palette(image: np.ndarray, table: np.ndarray) -> np.ndarray:
     raise RecordingError("", "is a colour image (a palette); save the channel of the neurons")
 
 
-def _read_picture(path: Path, kind: str, start: bytes, labels: bool, pick: Pick) -> np.ndarray:
-    """Read what is no TIFF."""
+def _open_picture(path: Path, kind: str) -> Any:
     from PIL import Image, UnidentifiedImageError
 
-    if kind == "PNG" and start[24:25] == b"\x10" and start[25:26] in (b"\x02", b"\x04", b"\x06"):
-        return _read_deep_png(path, start, labels, pick)
     try:
-        # Its warning about large images comes before its error; the limit here is lower.
-        with quiet(), Image.open(path, formats=(kind,)) as picture:
-            check_size(picture.size[::-1], path, 1 if picture.mode == "1" else 8)
-            frames = getattr(picture, "n_frames", 1)
-            if frames > 1:
-                raise RecordingError("", _movie_text(frames))
-            if picture.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
-                raise RecordingError("", f"is a colour image ({picture.mode}); save one channel")
-            if picture.mode == "PA":
-                image = np.asarray(picture.convert("RGB"))
-            else:
-                image = np.asarray(picture)
-            palette = picture.getpalette("RGB") if picture.mode == "P" else None
+        return Image.open(path, formats=(kind,))
     except UnidentifiedImageError as error:
         raise RecordingError("", f"is damaged: it begins as {kind} does, but is none") from error
-    except (RecordingError, OSError, MemoryError):
-        raise
     except Image.DecompressionBombError as error:
         raise RecordingError("", f"declares more than the limit of {MAX_PIXELS} pixels") from error
-    except Exception as error:
-        # The library meets damaged files with exceptions of any kind.
-        raise RecordingError("", f"is damaged: {type(error).__name__}: {error}") from error
+
+
+def _read_picture(path: Path, kind: str, start: bytes, labels: bool, pick: Pick) -> np.ndarray:
+    """Read what is no TIFF."""
+    if kind == "PNG" and start[24:25] == b"\x10" and start[25:26] in (b"\x02", b"\x04", b"\x06"):
+        return _read_deep_png(path, start, labels, pick)
+    # Its warning about large images comes before its error; the limit here is lower.
+    with quiet(), explain_damage(), _open_picture(path, kind) as picture:
+        check_size(picture.size[::-1], path, 1 if picture.mode == "1" else 8)
+        frames = getattr(picture, "n_frames", 1)
+        if frames > 1:
+            raise RecordingError("", _movie_text(frames))
+        if picture.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
+            raise RecordingError("", f"is a colour image ({picture.mode}); save one channel")
+        image = np.asarray(picture.convert("RGB") if picture.mode == "PA" else picture)
+        palette = picture.getpalette("RGB") if picture.mode == "P" else None
     if palette is not None and not labels:
         return _apply_palette(image, np.array(palette).reshape(-1, 3))
     choose("plane", ("1",), pick.plane)
     if image.ndim == 3:
-        image = image[..., :-1] if image.shape[2] in (2, 4) else image
-        return one_channel(image, COLOURS if image.shape[2] == 3 else (), pick.channel, labels)
+        return _drop_alpha(image, pick, labels)
     choose("channel", ("1",), pick.channel)
     return image
+
+
+def _drop_alpha(image: np.ndarray, pick: Pick, labels: bool) -> np.ndarray:
+    image = image[..., :-1] if image.shape[2] in (2, 4) else image
+    names = COLOURS if image.shape[2] == 3 else ()
+    return one_channel(image, names, pick.channel, labels)
 
 
 def _read_deep_png(path: Path, start: bytes, labels: bool, pick: Pick) -> np.ndarray:
@@ -229,24 +206,15 @@ def _read_deep_png(path: Path, start: bytes, labels: bool, pick: Pick) -> np.nda
 
     width, height = (int.from_bytes(start[at : at + 4], "big") for at in (16, 20))
     check_size((height, width), path, 16)
-    try:
-        image = imagecodecs.png_decode(path.read_bytes())
-    except Exception as error:
-        # The library meets damaged files with exceptions of any kind.
-        raise RecordingError("", f"is damaged: {error}") from error
-    image = image[..., :-1] if image.ndim == 3 and image.shape[2] in (2, 4) else image
-    return one_channel(image.reshape(height, width, -1), COLOURS, pick.channel, labels)
+    with explain_damage():
+        image = imagecodecs.png_decode(path.read_bytes()).reshape(height, width, -1)
+    return _drop_alpha(image, pick, labels)
 
 
 def write_label_tiff(path: Path | str, labels: np.ndarray) -> None:
-    """Write a label image as TIFF, compressed without loss.
+    """Write a label image `[H, W]` of 8, 16 or 32 bits as TIFF, compressed without loss.
 
-    Args:
-        path: file to write, whole or not at all.
-        labels: `[H, W]` whole numbers of 8, 16 or 32 bits.
-
-    Raises:
-        WorkdirError: if the file cannot be written.
+    Raises `WorkdirError` if the file cannot be written.
     """
     write_image_tiff(path, labels, compress=True)
 
@@ -257,26 +225,29 @@ def write_image_tiff(
     um_per_px: float | None = None,
     *,
     compress: bool = False,
+    software: str | None = None,
+    imagej: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write an image as TIFF in its own dtype, with the size of a pixel where it is known.
+    """Write an image `[H, W]` as TIFF in its own dtype, with the size of a pixel if it is known.
 
-    Args:
-        path: file to write, whole or not at all.
-        image: `[H, W]`; booleans are written as 0 and 1.
-        um_per_px: size of a pixel, um; `read_pixels` finds it again.
-        compress: without loss; not every tool reads that.
-
-    Raises:
-        WorkdirError: if the file cannot be written.
+    Booleans are written as 0 and 1. `compress` is without loss; not every tool reads that.
+    `software` names who wrote it, and `imagej` is metadata that makes it a file of ImageJ. Raises
+    `WorkdirError` if the file cannot be written.
     """
     import tifffile
 
+    more: dict[str, Any] = {} if imagej is None else {"imagej": True, "metadata": {**imagej}}
+    if um_per_px is not None and imagej is not None:
+        more["metadata"]["unit"] = "um"
+        more["resolution"] = (1 / um_per_px, 1 / um_per_px)
+    elif um_per_px is not None:
+        more |= {"resolution": (1e4 / um_per_px,) * 2, "resolutionunit": "CENTIMETER"}
     with atomic_path(path) as temporary:
         tifffile.imwrite(
             temporary,
             image.astype(np.uint8) if image.dtype == bool else image,
             photometric="minisblack",
             compression="zlib" if compress else None,
-            resolution=None if um_per_px is None else (1e4 / um_per_px, 1e4 / um_per_px),
-            resolutionunit=None if um_per_px is None else "CENTIMETER",
+            software=software,
+            **more,
         )

@@ -6,6 +6,7 @@ Suite2p, the Allen Institute and many others write y first, so the order is an o
 """
 
 import dataclasses
+import itertools
 import math
 from typing import Literal
 
@@ -13,13 +14,8 @@ import h5py
 import numpy as np
 
 from fluxseg.errors import RecordingError
-from fluxseg.formats.hdf5 import (
-    MAX_BYTES,
-    check_dataset,
-    find_dataset,
-    read_numbers,
-    read_texts,
-)
+from fluxseg.formats import hdf5
+from fluxseg.formats.labels import check_total, zero_masks
 from fluxseg.formats.pick import choose
 
 Order = Literal["xy", "yx"]
@@ -54,71 +50,63 @@ class PlaneMasks:
     def draw(self, shape: tuple[int, int]) -> np.ndarray:
         """Return the masks `[N, A, B]` bool of an image that they fit.
 
-        Raises:
-            RecordingError: if they would take more than `MAX_BYTES`.
+        Raises `RecordingError` if they would take more than `hdf5.MAX_BYTES`.
         """
         if self.images is not None:
             return self.images
-        _check_total(len(self.names), shape)
-        masks = np.zeros((len(self.names), *shape), bool)
+        masks = zero_masks(len(self.names), shape)
         if self.pixels is not None:
             masks[tuple(self.pixels.T)] = True
         return masks
 
 
 def read_plane_masks(plane: h5py.Group, level: str = "") -> PlaneMasks:
-    """Read the ROIs of a plane; those that the file itself judges to be no neurons are left out.
+    """Read the ROIs of a `PlaneSegmentation`, but those that the file itself judges no neurons.
 
-    Members of a ROI are the pixels whose value or weight is finite and not 0.
-
-    Args:
-        plane: a `PlaneSegmentation`.
-        level: of voxels in several planes, the one that is read: its third coordinate.
-
-    Raises:
-        RecordingError: naming what is missing, damaged or too large, or if the masks are of a
-            volume.
+    Members of a ROI are the pixels whose value or weight is finite and not 0. Of voxels in several
+    planes those of one are read, whose third coordinate is `level`. Raises `RecordingError`, naming
+    what is missing, damaged or too large, or if the masks are of a volume.
     """
     remarks: list[str] = []
-    listed = find_dataset(plane, "pixel_mask")
-    drawn = find_dataset(plane, "image_mask")
-    voxels = find_dataset(plane, "voxel_mask")
+    listed = hdf5.find_dataset(plane, "pixel_mask")
+    drawn = hdf5.find_dataset(plane, "image_mask")
+    voxels = hdf5.find_dataset(plane, "voxel_mask")
     images = pixels = None
     if listed is not None:
-        pixels, count = _read_pixels(listed, find_dataset(plane, "pixel_mask_index"), remarks)
+        pixels, count = _read_pixels(listed, hdf5.find_dataset(plane, "pixel_mask_index"), remarks)
     elif drawn is not None:
         images = _read_images(drawn)
         count = len(images)
     elif voxels is not None:
-        index = find_dataset(plane, "voxel_mask_index")
+        index = hdf5.find_dataset(plane, "voxel_mask_index")
         pixels, count = _read_pixels(voxels, index, remarks, level)
     else:
-        ids = find_dataset(plane, "id")
+        ids = hdf5.find_dataset(plane, "id")
         count = 0 if ids is None or ids.shape is None else math.prod(ids.shape)
         if count:
             raise RecordingError("plane", f"{count} ROIs without pixel_mask or image_mask")
     names = _read_names(plane, count, remarks)
-    masks = PlaneMasks(images, pixels, names, tuple(remarks))
-    judged: list[tuple[str, np.ndarray | None]] = []
+    judged = [(f"are no neurons ({name})", _read_judgement(plane, name, count))
+              for name in _JUDGEMENTS]  # fmt: skip
     if listed is None and drawn is None and pixels is not None:
-        judged.append(("lie in other planes", np.isin(np.arange(count), pixels[:, 0])))
-    for column in _JUDGEMENTS:
-        judged.append((f"are no neurons ({column})", _read_judgement(plane, column, count)))
-    left = np.ones(count, bool)
-    for why, kept in judged:
-        if kept is not None and not kept[left].all():
-            masks = _keep(masks, kept[left], why)
-            left &= kept
-    return masks
-
-
-def _check_total(count: int, shape: tuple[int, ...]) -> None:
-    if count * math.prod(shape) > MAX_BYTES:
-        raise RecordingError("masks", f"{count} ROIs of {list(shape)} px are too large")
+        judged.insert(0, ("lie in other planes", np.isin(np.arange(count), pixels[:, 0])))
+    kept = np.ones(count, bool)
+    for why, good in judged:
+        if good is not None and not good[kept].all():
+            lost, before = np.count_nonzero(kept & ~good), np.count_nonzero(kept)
+            remarks.append(f"{lost} of {before} ROIs {why}: left out")
+            kept &= good
+    if not kept.all():
+        names = tuple(itertools.compress(names, kept))
+        images = None if images is None else images[kept]
+        if pixels is not None:
+            pixels = pixels[kept[pixels[:, 0]]]
+            pixels[:, 0] = (np.cumsum(kept) - 1)[pixels[:, 0]]
+    return PlaneMasks(images, pixels, names, tuple(remarks))
 
 
 def _read_images(dataset: h5py.Dataset) -> np.ndarray:
-    check_dataset(dataset)
+    hdf5.check_dataset(dataset)
     shape = dataset.shape
     if len(shape) == 4 and shape[3] == 1:
         shape = shape[:3]
@@ -126,7 +114,7 @@ def _read_images(dataset: h5py.Dataset) -> np.ndarray:
         raise RecordingError(
             "image_mask", f"must be [roi, x, y] of one plane, got {list(dataset.shape)}"
         )
-    _check_total(shape[0], shape[1:])
+    check_total(shape[0], shape[1:])
     masks = np.empty(shape, bool)
     step = max(1, _BLOCK // max(1, math.prod(shape[1:]) * dataset.dtype.itemsize))
     for start in range(0, shape[0], step):
@@ -143,8 +131,8 @@ def _read_pixels(
     field = "pixel_mask" if level is None else "voxel_mask"
     if index is None:
         raise RecordingError(f"{field}_index", "is missing, so the pixels belong to no ROI")
-    rows = read_numbers(dataset, MAX_BYTES // 2)
-    ends = read_numbers(index, 2**26)
+    rows = hdf5.read_numbers(dataset, hdf5.MAX_BYTES // 2)
+    ends = hdf5.read_numbers(index, 2**26)
     if rows.dtype.names and len(rows.dtype.names) >= size:
         columns = [rows[name].reshape(-1) for name in rows.dtype.names[:size]]
     elif not rows.dtype.names and rows.ndim == 2 and rows.shape[1] == size:
@@ -158,18 +146,15 @@ def _read_pixels(
     if ends.ndim != 1 or ends.dtype.kind not in "iu":
         raise RecordingError(f"{field}_index", "must be a list of whole numbers")
     ends = ends.astype(np.int64)
-    lengths = ends - np.concatenate([[0], ends[:-1]])
+    lengths = np.diff(ends, prepend=0)
     if (lengths < 0).any() or lengths.sum() != len(first):
-        raise RecordingError(
-            f"{field}_index", f"does not divide the {len(first)} pixels among the ROIs"
-        )
+        reason = f"does not divide the {len(first)} pixels among the ROIs"
+        raise RecordingError(f"{field}_index", reason)
     for values in (first, second, *deep):
         if not ((values >= 0) & (values < 2**31) & (values == np.floor(values))).all():
             raise RecordingError(field, "holds coordinates that are no whole numbers")
-    pixels = np.stack(
-        [np.repeat(np.arange(len(ends)), lengths), first.astype(np.int64), second.astype(np.int64)],
-        axis=1,
-    )
+    owner = np.repeat(np.arange(len(ends)), lengths)
+    pixels = np.stack([owner, first.astype(np.int64), second.astype(np.int64)], axis=1)
     used = _weighted(weight, remarks)
     if deep and len(deep[0]):
         levels = np.unique(deep[0].astype(np.int64))
@@ -191,38 +176,24 @@ def _weighted(weight: np.ndarray, remarks: list[str]) -> np.ndarray:
 
 
 def _read_names(plane: h5py.Group, count: int, remarks: list[str]) -> tuple[str, ...]:
-    named = find_dataset(plane, "roi_name")
+    named = hdf5.find_dataset(plane, "roi_name")
     if named is not None and named.shape == (count,) and h5py.check_string_dtype(named.dtype):
-        names = read_texts(named)
+        names = hdf5.read_texts(named)
         if all(name.strip() for name in names):
             return tuple(names)
-    ids = find_dataset(plane, "id")
+    ids = hdf5.find_dataset(plane, "id")
     if ids is not None and ids.shape == (count,) and ids.dtype.kind in "iu":
-        return tuple(str(number) for number in read_numbers(ids).tolist())
+        return tuple(str(number) for number in hdf5.read_numbers(ids).tolist())
     if count:
         remarks.append("the ROIs have no ids: they are numbered from 0")
     return tuple(map(str, range(count)))
 
 
 def _read_judgement(plane: h5py.Group, column: str, count: int) -> np.ndarray | None:
-    dataset = find_dataset(plane, column)
-    if dataset is None or dataset.shape is None or dataset.shape[:1] != (count,) or not count:
+    dataset = hdf5.find_dataset(plane, column)
+    if dataset is None or (dataset.shape or ())[:1] != (count,) or not count:
         return None
     if dataset.dtype.kind not in "biuf":
         return None
-    values = read_numbers(dataset, 2**26).reshape(count, -1)
+    values = hdf5.read_numbers(dataset, 2**26).reshape(count, -1)
     return values[:, 0] > 0 if values.shape[1] else None
-
-
-def _keep(masks: PlaneMasks, kept: np.ndarray, why: str) -> PlaneMasks:
-    lost = len(kept) - np.count_nonzero(kept)
-    pixels = masks.pixels
-    if pixels is not None:
-        pixels = pixels[kept[pixels[:, 0]]]
-        pixels[:, 0] = (np.cumsum(kept) - 1)[pixels[:, 0]]
-    return PlaneMasks(
-        images=None if masks.images is None else masks.images[kept],
-        pixels=pixels,
-        names=tuple(name for name, keep in zip(masks.names, kept, strict=True) if keep),
-        remarks=(*masks.remarks, f"{lost} of {len(kept)} ROIs {why}: left out"),
-    )

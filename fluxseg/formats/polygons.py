@@ -9,50 +9,41 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fluxseg.data.resample import cut_patches
 from fluxseg.errors import RecordingError
 
-MAX_CROSSINGS = 2**28
+MAX_CROSSINGS = 2**21
 """Crossings of edges with rows of pixels that filling may take; a file can declare any number."""
-_CHUNK = 2**21
 # Steps along the edges of pixels: right, down, left, up; the mask is on the right of each
 # when y points down.
 _STEPS = ((1, 0), (0, 1), (-1, 0), (0, -1))
 
 
 def trace_polygons(mask: np.ndarray) -> list[np.ndarray]:
-    """Trace the borders of a mask along the edges of its pixels.
+    """Trace the borders of a mask `[H, W]` bool along the edges of its pixels, as rings.
 
-    Every ring is simple: it meets no point twice. Where pixels touch at a corner only, rings
-    touch in that point. The rings follow each other as polygons with holes do that are valid in
-    the sense of the OGC: each part of the mask that is connected by edges gives its outer ring,
-    whose signed area sum(x[i] * y[i + 1] - x[i + 1] * y[i]) / 2 is positive, and then the rings
-    of its holes, whose areas are negative. So the even-odd and the non-zero rule fill the same.
-
-    Args:
-        mask: `[H, W]` bool.
-
-    Returns:
-        Rings `[K, 2]` float64 of (x, y), all whole numbers, without the first point again at
-        the end and without points on straight lines; none for an empty mask.
+    A ring is `[K, 2]` float64 of (x, y), all whole numbers, without the first point again at the
+    end and without points on straight lines. Every ring is simple: it meets no point twice. Where
+    pixels touch at a corner only, rings touch in that point. The rings follow each other as
+    polygons with holes do that are valid in the sense of the OGC: each part of the mask that is
+    connected by edges gives its outer ring, whose signed area sum(x[i] * y[i + 1] - x[i + 1] *
+    y[i]) / 2 is positive, and then the rings of its holes, whose areas are negative. So the
+    even-odd and the non-zero rule fill the same.
     """
-    rows, columns = np.nonzero(mask.any(1))[0], np.nonzero(mask.any(0))[0]
-    if not len(rows):
-        return []
-    top, left = int(rows[0]), int(columns[0])
     from scipy import ndimage  # slow to import
 
-    parts = ndimage.label(mask[top : rows[-1] + 1, left : columns[-1] + 1])[0]
-    edges = _find_edges(parts)
-    found: dict[int, list[np.ndarray]] = {}
-    while edges:
-        start = next(iter(edges))
-        part = edges[start]
-        found.setdefault(part, []).extend(_walk(edges, start))
-    offset = np.array([left, top], float)
     ordered = []
-    for part in sorted(found):
-        # One ring of each part, its outer one, has a positive area.
-        ordered += [ring + offset for ring in sorted(found[part], key=lambda r: -signed_area(r))]
+    for top, left, inner in cut_patches(mask[None]):
+        edges = _find_edges(ndimage.label(inner)[0])
+        found: dict[int, list[np.ndarray]] = {}
+        while edges:
+            start = next(iter(edges))
+            part = edges[start]
+            found.setdefault(part, []).extend(_walk(edges, start))
+        for part in sorted(found):
+            # One ring of each part, its outer one, has a positive area.
+            rings = sorted(found[part], key=lambda ring: -signed_area(ring))
+            ordered += [ring + np.array([left, top]) for ring in rings]
     return ordered
 
 
@@ -63,21 +54,12 @@ def signed_area(ring: np.ndarray) -> float:
 
 
 def fill_polygons(rings: Sequence[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
-    """Fill polygons by the even-odd rule: what lies within an odd number of rings is inside.
+    """Fill rings `[K, 2]` of (x, y), closed by a line, by the even-odd rule: `[H, W]` bool.
 
-    A pixel is inside if its centre is. A centre on an edge counts as inside if the area right of
-    it is, or below it for a level edge, so that of two polygons with a common edge one has it.
-
-    Args:
-        rings: arrays `[K, 2]` of (x, y), closed by a line from the last point to the first.
-        shape: height and width of the mask; what lies outside of it is cut off.
-
-    Returns:
-        `[H, W]` bool.
-
-    Raises:
-        RecordingError: if a coordinate is not finite, or the rings have so many edges that
-            filling them would take more than `MAX_CROSSINGS`.
+    A pixel is inside if its centre is. A centre on an edge counts as inside if the area right of it
+    is, or below it for a level edge, so that of two polygons with a common edge one has it. What
+    lies outside of the mask is cut off. Raises `RecordingError` if a coordinate is not finite, or
+    filling the rings would take more than `MAX_CROSSINGS`.
     """
     height, width = shape
     inside = np.zeros((height, width + 1), bool)
@@ -144,16 +126,13 @@ def _toggle(inside: np.ndarray, points: np.ndarray, limit: int) -> int:
     begin = np.ceil(np.clip(np.minimum(y0, y1) - 0.5, 0, height)).astype(np.int64)
     end = np.ceil(np.clip(np.maximum(y0, y1) - 0.5, 0, height)).astype(np.int64)
     counts = end - begin
-    total = np.cumsum(counts)
-    if len(total) and total[-1] > limit:
+    total = int(counts.sum())
+    if total > limit:
         raise RecordingError("polygon", f"has too many edges to fill: {len(points)}")
-    cuts = np.searchsorted(total, np.arange(0, (total[-1:].sum() or 0) + _CHUNK, _CHUNK))
-    for first, last in zip(cuts, [*cuts[1:], len(points)], strict=True):
-        number = np.repeat(np.arange(first, last), counts[first:last])
-        before = np.cumsum(counts[first:last]) - counts[first:last]
-        row = np.arange(len(number)) - np.repeat(before, counts[first:last]) + begin[number]
-        part = (row + 0.5 - y0[number]) / (y1[number] - y0[number])
-        x = x0[number] + part * (x1[number] - x0[number])
-        column = np.ceil(np.clip(x - 0.5, 0, width)).astype(np.int64)
-        np.logical_xor.at(inside, (row, column), True)
-    return int(total[-1]) if len(total) else 0
+    number = np.repeat(np.arange(len(points)), counts)
+    row = np.arange(total) - np.repeat(np.cumsum(counts) - counts, counts) + begin[number]
+    part = (row + 0.5 - y0[number]) / (y1[number] - y0[number])
+    x = x0[number] + part * (x1[number] - x0[number])
+    column = np.ceil(np.clip(x - 0.5, 0, width)).astype(np.int64)
+    np.logical_xor.at(inside, (row, column), True)
+    return total

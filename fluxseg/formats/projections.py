@@ -72,11 +72,7 @@ class MaxProjection:
         return dataclasses.replace(self, _largest=largest_now, _tail=tail, _dtype=dtype)
 
     def result(self) -> np.ndarray:
-        """Return `[H, W]` of the movie's dtype; averages of integers are rounded.
-
-        Raises:
-            RecordingError: if there was no frame.
-        """
+        """Return `[H, W]` of the movie's dtype; averages of integers are rounded."""
         image = self._largest
         if image is None and self._tail is not None and len(self._tail):
             image = _moving_mean(self._tail, len(self._tail))[0]
@@ -107,11 +103,7 @@ class MeanProjection:
         return MeanProjection(total, count)
 
     def result(self) -> np.ndarray:
-        """Return `[H, W]` float64, NaN where no frame is finite.
-
-        Raises:
-            RecordingError: if there was no frame.
-        """
+        """Return `[H, W]` float64, NaN where no frame is finite."""
         if self._sum is None or self._count is None:
             raise RecordingError("", "has no frames")
         return np.where(self._count > 0, self._sum / np.maximum(self._count, 1), np.nan)
@@ -165,11 +157,7 @@ class CorrelationImage:
         return CorrelationImage(count, mean, moments)
 
     def result(self) -> np.ndarray:
-        """Return `[H, W]` float64, from -1 to 1.
-
-        Raises:
-            RecordingError: if there was no frame.
-        """
+        """Return `[H, W]` float64, from -1 to 1."""
         if self._mean is None:
             raise RecordingError("", "has no frames")
         squares, *products = self._moments

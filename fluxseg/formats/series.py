@@ -29,9 +29,8 @@ _OTHER = re.compile(
 def split_series(paths: Sequence[Path]) -> list[tuple[str, list[Path], int]]:
     """Divide files into series whose names differ in one number, the last one that changes.
 
-    Returns:
-        Of each series its name without the number, its files in the order of the number, and the
-        least digits of it; 0 of a file that is alone.
+    Returns of each its name without the number, its files in the order of the number, and the least
+    digits of it; 0 of a file that is alone.
     """
     alike: dict[tuple[Path, str, str], list[Path]] = {}
     for path in sorted(paths):
@@ -59,11 +58,7 @@ def split_series(paths: Sequence[Path]) -> list[tuple[str, list[Path], int]]:
 
 
 def find_frames(images: Sequence[Path]) -> dict[Path, str]:
-    """Return the images that are frames or parts of a movie, and what to do with them.
-
-    Args:
-        images: TIFF and other images without labels.
-    """
+    """Return which images without labels are frames or parts of a movie, and what to do."""
     found: dict[Path, str] = {}
     for _, paths, _ in split_series([p for p in images if p.suffix.lower() in TIFFS]):
         if len(paths) >= FEWEST and (what := _inspect(paths)):

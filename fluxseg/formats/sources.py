@@ -90,17 +90,10 @@ def unused_files(source: Source) -> dict[Path, str]:
 
 
 def survey(root: Path, pick: Pick = NO_PICK) -> Survey:
-    """Look through a folder and the folders below it.
+    """Look through a folder and the folders below it; raises `OSError` if one cannot be read.
 
     A Suite2p plane or a Neurofinder dataset is one recording, which is its folder. Links are
-    followed once.
-
-    Args:
-        root: the folder.
-        pick: with the axes "YX" no files are taken for the frames of a movie.
-
-    Raises:
-        OSError: if a folder cannot be read.
+    followed once. With the axes "YX" of `pick` no files are taken for the frames of a movie.
     """
     recordings: list[Path] = []
     wrong: dict[Path, str] = {}
@@ -141,11 +134,7 @@ class FolderSource:
     pick: Pick = NO_PICK
 
     def keys(self) -> list[str]:
-        """Return the sorted keys of all recordings.
-
-        Raises:
-            ConfigError: if there is no such folder, or nothing in it.
-        """
+        """Return the sorted keys of all recordings; raises `ConfigError` if there is none."""
         root = Path(self.root)
         if self._is_one():
             return [root.name]
@@ -164,8 +153,7 @@ class FolderSource:
     def survey(self) -> Survey:
         """Look through the folder; of a single file, nothing is unused.
 
-        Raises:
-            ConfigError: if there is no such folder, or it cannot be read.
+        Raises `ConfigError` if there is no such folder, or it cannot be read.
         """
         root = Path(self.root)
         if self._is_one():
@@ -183,9 +171,8 @@ class FolderSource:
     def read(self, key: str) -> Recording:
         """Read one recording.
 
-        Raises:
-            UnsafeFileError: if the file asks for anything but plain data, naming it.
-            RecordingError: whose text begins with the path, if the file cannot be used.
+        Raises `UnsafeFileError` if the file asks for anything but plain data, and `RecordingError`,
+        whose text begins with the path, if it cannot be used.
         """
         path = self._path(key)
         with naming_file(path):
@@ -201,8 +188,7 @@ class FolderSource:
     def stamp(self, key: str) -> str:
         """Return sizes and times of change of the file and of the labels that belong to it.
 
-        Raises:
-            RecordingError: if the file is not there.
+        Raises `RecordingError` if the file is not there.
         """
         path = self._path(key)
         with naming_file(path):

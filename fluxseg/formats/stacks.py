@@ -46,23 +46,17 @@ class Stack:
     def select(self, pick: Pick) -> np.ndarray:
         """Return the `numbers` of one channel of one plane, in the order of time.
 
-        Raises:
-            RecordingError: listing what there is, if there are several and none is picked.
+        Raises `RecordingError`, listing what there is, if there are several and none is picked.
         """
         wanted = dataclasses.replace(pick, channel="") if self.samples else pick
         return self.numbers[choose_places(self.places, self.channels, wanted)]
 
 
 def read_stack(path: Path, tiff: Any, pick: Pick) -> Stack:
-    """Tell of which time, plane and channel the images of a TIFF file are.
+    """Tell of which time, plane and channel the images of an opened TIFF file are.
 
-    Args:
-        path: the file.
-        tiff: the same, opened.
-        pick: `axes` replaces what the file tells; with a `plane`, ImageJ's slices are planes.
-
-    Raises:
-        RecordingError: if the file is damaged or tells too little.
+    The axes of `pick` replace what the file tells; with a plane, ImageJ's slices are planes. Raises
+    `RecordingError` if the file is damaged or tells too little.
     """
     page = get_page(tiff, 0)
     count = len(tiff.pages)

@@ -9,7 +9,7 @@ import numpy as np
 from fluxseg.data.recording import Recording, pixel_size
 from fluxseg.errors import RecordingError
 from fluxseg.formats.finite import fill_outside, finite_image, pack_outside
-from fluxseg.formats.metadata import clean_metadata, without_quality
+from fluxseg.formats.metadata import clean_metadata, describe_origin, read_metadata, without_quality
 from fluxseg.formats.npy import read_pickled_dict
 from fluxseg.formats.suite2p_stat import usual_diameter
 from fluxseg.formats.tiff import MAX_PIXELS
@@ -23,16 +23,10 @@ _IMAGES = ("max_proj", "meanImg", "meanImgE")
 
 
 def read_ops_image(ops: Mapping[str, Any]) -> np.ndarray:
-    """Return the maximum projection, or the mean image, in the frame of the whole field.
+    """Return the maximum projection, or the mean image, `[H, W]` in the frame of the whole field.
 
-    Args:
-        ops: from `read_ops`.
-
-    Returns:
-        `[H, W]`; what registration cropped away of the projection is NaN.
-
-    Raises:
-        RecordingError: naming the field, if there is no image or it does not fit.
+    What registration cropped away of the projection is NaN. Raises `RecordingError`, naming the
+    field, if there is no image or it does not fit.
     """
     shape = tuple(_side(ops, name) for name in ("Ly", "Lx"))
     if shape[0] * shape[1] > MAX_PIXELS:
@@ -75,12 +69,9 @@ def _place(image: np.ndarray, ops: Mapping[str, Any], shape: tuple[int, ...]) ->
 def read_ops(folder: Path) -> dict[str, Any]:
     """Read `ops.npy` of a plane; nothing in it is executed.
 
-    Suite2p 1.0 can leave it out: its content is then in `db.npy`, `settings.npy`,
-    `reg_outputs.npy` and `detect_outputs.npy`.
-
-    Raises:
-        UnsafeFileError: if a file asks for anything but plain data, naming it.
-        RecordingError: naming the file, if it cannot be read.
+    Suite2p 1.0 can leave it out: its content is then in `db.npy`, `settings.npy`, `reg_outputs.npy`
+    and `detect_outputs.npy`. Raises `UnsafeFileError` if a file asks for anything but plain data,
+    and `RecordingError`, naming the file, if it cannot be read.
     """
     if (folder / "ops.npy").exists():
         return read_pickled_dict(folder / "ops.npy")
@@ -100,8 +91,7 @@ def read_extra(ops: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_ops_metadata(ops: Mapping[str, Any]) -> dict[str, Any]:
     """Return the metadata that fluxseg wrote, and `um_per_px` by either of its names."""
-    found = read_extra(ops).get("metadata")
-    metadata = clean_metadata(found if isinstance(found, Mapping) else {})
+    metadata = read_metadata(read_extra(ops))
     for key in _SCALES:
         scale = pixel_size(clean_metadata({"um_per_px": ops.get(key)}))
         if scale is not None:
@@ -110,24 +100,17 @@ def read_ops_metadata(ops: Mapping[str, Any]) -> dict[str, Any]:
     return metadata
 
 
-def create_ops(recording: Recording) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Create the dict for a recording; `read_ops_image` and `read_ops_metadata` read it.
+def create_ops(recording: Recording, frames: int = 1) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Create the dict for a recording, and remarks on what was changed.
 
     `meanImg` and `max_proj` are both the recording's image, the second cropped to `yrange` and
     `xrange`, the frame of what is finite. `Vcorr`, which only the movie tells, is 0.
-
-    Args:
-        recording: with or without masks.
-
-    Returns:
-        The dict, and remarks on what was changed.
     """
     image, changes = finite_image(recording.image)
     rows, columns = (_valid_range(np.isfinite(recording.image).any(axis)) for axis in (1, 0))
     cropped = image[slice(*rows), slice(*columns)]
     masks = recording.masks if recording.masks is not None else np.zeros((0, 1, 1), bool)
     diameter = usual_diameter(masks[masks.any(axis=(1, 2))])
-    metadata = without_quality(recording.metadata)
     scale = pixel_size(recording.metadata)
     ops = {
         "Ly": image.shape[0],
@@ -138,7 +121,7 @@ def create_ops(recording: Recording) -> tuple[dict[str, Any], tuple[str, ...]]:
         "meanImgE": _stretch(image),
         "max_proj": cropped,
         "Vcorr": np.zeros(cropped.shape, np.float32),
-        "nframes": 1,
+        "nframes": frames,
         "nplanes": 1,
         "nchannels": 1,
         "functional_chan": 1,
@@ -146,16 +129,15 @@ def create_ops(recording: Recording) -> tuple[dict[str, Any], tuple[str, ...]]:
         "tau": 1.0,
         "diameter": [diameter, diameter],
         "aspect": 1.0,
-        "badframes": np.zeros(1, bool),
-        "xoff": np.zeros(1, np.int32),
-        "yoff": np.zeros(1, np.int32),
+        "badframes": np.zeros(frames, bool),
+        "xoff": np.zeros(frames, np.int32),
+        "yoff": np.zeros(frames, np.int32),
         "neucoeff": 0.7,
         "save_path": "",
         **({} if scale is None else {"um_per_px": scale}),
         EXTRA: {
-            "id": recording.id,
-            "group": recording.group,
-            "metadata": clean_metadata(metadata),
+            **describe_origin(recording),
+            "metadata": without_quality(recording.metadata),
             "outside": pack_outside(recording.image),
         },
     }

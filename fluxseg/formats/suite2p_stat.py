@@ -21,18 +21,13 @@ def create_stat(
     diameter: float | None = None,
     weights: Sequence[np.ndarray] | None = None,
 ) -> list[dict[str, Any]]:
-    """Compute the entries of `stat.npy` from masks.
+    """Compute the entries of `stat.npy` from masks `[N, H, W]` bool, none of them empty.
 
-    Args:
-        masks: `[N, H, W]` bool, none of them empty.
-        diameter: usual one of the neurons, px; None for `usual_diameter`.
-        weights: N times `[K]`, of the pixels in the order of `np.nonzero`; None: equal, with the
-            sum 1.
-
-    Returns:
-        `[N]` dicts: `ypix`, `xpix` `[K]` int32, `lam` `[K]` float32, the weights, `med` the [y, x]
-        of the pixel that is closest to the median, `soma_crop` `[K]` bool without what looks like a
-        dendrite, `overlap` `[K]` bool for the pixels in other ROIs too, and numbers.
+    The usual `diameter` of the neurons is in px; None for `usual_diameter`. `weights` are N times
+    `[K]`, of the pixels in the order of `np.nonzero`; None: equal, with the sum 1. Each entry has
+    `ypix`, `xpix` `[K]` int32, `lam` `[K]` float32, the weights, `med` the [y, x] of the pixel that
+    is closest to the median, `soma_crop` `[K]` bool without what looks like a dendrite, `overlap`
+    `[K]` bool for the pixels in other ROIs too, and numbers.
     """
     diameter = usual_diameter(masks) if diameter is None else diameter
     covered = masks.sum(axis=0, dtype=np.int32)
@@ -48,31 +43,20 @@ def create_stat(
 
 
 def usual_diameter(masks: np.ndarray) -> float:
-    """Return the median diameter of discs with as many pixels as the ROIs, px, rounded.
+    """Return the median diameter of discs as large as the ROIs `[N, H, W]` bool, px, rounded.
 
-    Args:
-        masks: `[N, H, W]` bool.
-
-    Returns:
-        At least 1; 12, as Suite2p has it, without any ROI.
+    It is 12, as Suite2p has it, without any ROI.
     """
     found = median_diameter(masks)
     return 12.0 if found is None else float(np.round(found))
 
 
 def crop_soma(distances: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Choose the pixels of a ROI that belong to its soma.
+    """Choose the pixels of a ROI that belong to its soma, `[K]` bool; all of at most ten.
 
-    Around the centre the weight within a radius grows fast with the radius, and slowly again
-    where only a dendrite is left: the soma ends where, after it was larger, the growth by a
-    further pixel falls below a third of its maximum.
-
-    Args:
-        distances: `[K]` of the pixels from the centre, px.
-        weights: `[K]` float32.
-
-    Returns:
-        `[K]` bool; all of at most ten pixels.
+    Around the centre the weight within a radius grows fast with the radius, and slowly again where
+    only a dendrite is left: the soma ends where, after it was larger, the growth by a further pixel
+    falls below a third of its maximum. `distances` `[K]` are from the centre, px.
     """
     everything = np.ones(len(distances), bool)
     if len(distances) <= 10:
@@ -92,16 +76,10 @@ def crop_soma(distances: np.ndarray, weights: np.ndarray) -> np.ndarray:
 def measure_soma(
     rows: np.ndarray, columns: np.ndarray, weights: np.ndarray
 ) -> tuple[list[int], np.ndarray, float, float]:
-    """Measure the soma of a ROI.
+    """Measure the soma of a ROI, of the rows, columns and weights `[K]` of its pixels.
 
-    Args:
-        rows: `[K]` of its pixels.
-        columns: `[K]`.
-        weights: `[K]` float32.
-
-    Returns:
-        [y, x] of the pixel that is closest to the median, `[K]` bool for the pixels of the soma,
-        and the radii of its longer and shorter axis, two standard deviations of the weights, px.
+    Returns [y, x] of the pixel that is closest to the median, `[K]` bool for the pixels of the
+    soma, and the radii of its longer and shorter axis, two standard deviations of the weights, px.
     """
     closest = np.argmin(_squared_distances(rows, columns))
     center = [int(rows[closest]), int(columns[closest])]

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from fluxseg.errors import RecordingError
+from fluxseg.formats.npy import explain_damage
 
 MAX_PIXELS = 8192 * 8192
 """Pixels of an image; a few bytes can declare any number."""
@@ -31,17 +32,18 @@ _BYTES = (1, 2, 3, 4, 5, 8, 32946, 32773, 34925, 50000)
 _PICTURES = (7, 33003, 33004, 33005, 33007, 34712, 34933, 50001)
 # Of these the most that a byte can become is known.
 _LIMITED = (1, 5, 8, 32946, 32773)
-# Micrometres of the length units that TIFF tags and ImageJ know.
-_UNITS = {"um": 1.0, "µm": 1.0, "μm": 1.0, "\\u00b5m": 1.0, "micron": 1.0, "microns": 1.0}
-_UNITS |= {"nm": 1e-3, "mm": 1e3, "cm": 1e4, "inch": 25400.0}
+# Micrometres of the length units that TIFF tags, ImageJ and NWB files know.
+_UNITS = {"nm": 1e-3, "mm": 1e3, "millimeters": 1e3, "cm": 1e4, "inch": 25400.0}
+_UNITS |= dict.fromkeys(("meters", "meter", "m"), 1e6)
+_UNITS |= dict.fromkeys(("um", "µm", "μm", "\\u00b5m", "micron", "microns"), 1.0)
+_UNITS |= dict.fromkeys(("micrometer", "micrometers", "micrometres"), 1.0)
 
 
 @contextlib.contextmanager
 def open_tiff(path: Path) -> Iterator[Any]:
     """Open a TIFF file with `tifffile`, whose own log lines are not shown.
 
-    Raises:
-        RecordingError: without the name of the file, if what is read in the block is damaged.
+    Raises `RecordingError`, without the file's name, if what is read in the block is damaged.
     """
     import tifffile
 
@@ -51,24 +53,15 @@ def open_tiff(path: Path) -> Iterator[Any]:
         # Some formats name further files, which are none of ours to open; of ScanImage's the
         # library would guess where the pages are.
         options: dict[str, Any] = {"is_ome": False, "is_scanimage": False, "_multifile": False}
-        with tifffile.TiffFile(path, **options) as tiff:
+        with explain_damage(), tifffile.TiffFile(path, **options) as tiff:
             tiff.pages.useframes = False
             yield tiff
-    except (RecordingError, OSError, MemoryError):
-        raise
-    except Exception as error:
-        # The library meets damaged files with exceptions of any kind.
-        raise RecordingError("", f"is damaged: {type(error).__name__}: {error}") from error
     finally:
         logger.disabled = before
 
 
 def get_page(tiff: Any, number: int) -> Any:
-    """Return a page of a TIFF file after making sure that it is an image of real numbers.
-
-    Raises:
-        RecordingError: if it is none.
-    """
+    """Return a page of a TIFF file, or raise `RecordingError` if it is no image of real numbers."""
     page = tiff.pages.get(number, None, aspage=True)
     if page.dtype is None or any(side < 0 for side in page.shape) or page.imagedepth > 1:
         raise RecordingError("", f"page {number + 1} is of an unknown kind: {list(page.shape)}")
@@ -80,8 +73,7 @@ def get_page(tiff: Any, number: int) -> Any:
 def decode_page(path: Path, page: Any) -> np.ndarray:
     """Return the pixels of a page: `[H, W]`, or `[H, W, S]` with several samples a pixel.
 
-    Raises:
-        RecordingError: if it is damaged, too large, or has a compression that is not read.
+    Raises `RecordingError` if it is damaged, too large, or has a compression that is not read.
     """
     check_segments(path, page)
     image = np.asarray(page.asarray(maxworkers=1))
@@ -130,13 +122,9 @@ def quiet() -> Iterator[None]:
 def _check_picture(data: bytes, limits: tuple[int, int], name: str) -> None:
     from PIL import Image
 
-    with quiet():
-        try:
-            with Image.open(io.BytesIO(data)) as picture:
-                sides = picture.size
-        except Exception as error:
-            # Damaged pictures raise exceptions of any kind.
-            raise RecordingError("", f"is damaged: a part of it is no {name} picture") from error
+    damage = explain_damage(f"is damaged: a part of it is no {name} picture")
+    with quiet(), damage, Image.open(io.BytesIO(data)) as picture:
+        sides = picture.size
     # Parts of a picture may be filled up to whole blocks.
     if any(side > limit + 64 for side, limit in zip(sides, limits, strict=True)):
         raise RecordingError("", "is damaged: it holds more than the size it declares")
@@ -146,9 +134,8 @@ def check_size(shape: tuple[int, int], path: Path, bits: int = 8) -> None:
     """Raise if an image is too large, or larger than its compression could make of the file."""
     height, width = shape
     if height * width > MAX_PIXELS:
-        raise RecordingError(
-            "", f"is {height} x {width} px large, the limit is {MAX_PIXELS} pixels"
-        )
+        reason = f"is {height} x {width} px large, the limit is {MAX_PIXELS} pixels"
+        raise RecordingError("", reason)
     if height * width * bits // 8 > MAX_RATIO * path.stat().st_size + 2**20:
         raise RecordingError("", f"is damaged: too short for {height} x {width} px")
 

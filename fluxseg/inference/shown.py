@@ -9,7 +9,7 @@ from scipy import ndimage
 from fluxseg.data.checks import inspect_image
 from fluxseg.data.recording import YELLOW
 from fluxseg.data.resample import MOST, disc_diameter
-from fluxseg.data.transforms import normalize_image
+from fluxseg.data.transforms import normalize_image, to_uint8
 from fluxseg.formats.own import MARK, TABLE_COLUMNS
 from fluxseg.inference.objects.rois import Rois
 from fluxseg.io.files import atomic_path
@@ -37,7 +37,7 @@ def draw_overlay(image: np.ndarray, labels: np.ndarray, numbers: bool = False) -
         `[s H, s W, 3]` uint8; small images are enlarged s times.
     """
     scale = max(1, round(WIDE / max(image.shape)))
-    gray = np.rint(np.clip(normalize_image(image), 0, 1) * 255).astype(np.uint8)
+    gray = to_uint8(normalize_image(image))
     large = labels.repeat(scale, 0).repeat(scale, 1)
     picture = np.repeat(gray.repeat(scale, 0).repeat(scale, 1)[..., None], 3, axis=-1)
     edge = _outline(large)

@@ -16,17 +16,11 @@ _CODE = re.compile(r"[<>|=]?([biufcSU]\d{1,9}|[?]|[mM]8?(\[\d{0,9}[A-Za-z]{0,7}\
 
 
 def read_arrays(path: Path, names: Sequence[str], most: int) -> list[np.ndarray]:
-    """Read arrays of an `.npz` file; nothing in it is executed.
+    """Read the named arrays of an `.npz` file; nothing in it is executed.
 
-    Args:
-        path: the file.
-        names: of the arrays.
-        most: bytes that all arrays of the file may take in memory; a small packed file can
-            declare any number.
-
-    Raises:
-        ValueError: if it declares more.
-        Exception: of a damaged file, whatever zipfile, zlib and numpy come upon.
+    Raises `ValueError` if the arrays of the file would take more than `most` bytes in memory, since
+    a small packed file can declare any number, and of a damaged file whatever zipfile, zlib and
+    numpy come upon.
     """
     with zipfile.ZipFile(path) as archive:
         size = sum(member.file_size for member in archive.infolist())
@@ -39,14 +33,11 @@ def read_arrays(path: Path, names: Sequence[str], most: int) -> list[np.ndarray]
 def create_dtype(code: str) -> np.dtype:
     """Create the dtype of numbers, texts or dates from its code, such as `"<f4"`.
 
-    Raises:
-        RecordingError: if it is structured, holds objects, or is not a dtype.
+    Raises `RecordingError` if it is structured, holds objects, or is not a dtype.
     """
     if not isinstance(code, str) or not _CODE.fullmatch(code):
-        raise RecordingError(
-            "",
-            f"holds an array of dtype {ascii(code)[:60]}; only numbers, texts and dates are read",
-        )
+        what = f"an array of dtype {ascii(code)[:60]}"
+        raise RecordingError("", f"holds {what}; only numbers, texts and dates are read")
     try:
         return np.dtype(code)
     except (TypeError, ValueError, OverflowError) as error:
@@ -54,18 +45,11 @@ def create_dtype(code: str) -> np.dtype:
 
 
 def check_shape(shape: Any) -> tuple[int, ...]:
-    """Return the shape of an array after making sure that it is one.
-
-    Raises:
-        RecordingError: if it is anything else than a tuple of at most 32 lengths.
-    """
-    if (
-        type(shape) is not tuple
-        or len(shape) > MAX_DIMENSIONS
-        or not all(type(side) is int and 0 <= side < 2**63 for side in shape)
-    ):
+    """Return a shape; raises `RecordingError` unless it is a tuple of at most 32 lengths."""
+    valid = type(shape) is tuple and len(shape) <= MAX_DIMENSIONS
+    if not valid or not all(type(side) is int and 0 <= side < 2**63 for side in shape):
         raise RecordingError("", "is damaged: the shape of an array is not valid")
-    return shape
+    return tuple(shape)
 
 
 def byte_count(shape: tuple[int, ...], dtype: np.dtype) -> int:
@@ -78,27 +62,17 @@ def create_array(
 ) -> np.ndarray:
     """Create an array on the bytes that a file holds, without a copy where possible.
 
-    Args:
-        data: a buffer of exactly the bytes that shape and dtype need.
-        shape: sides of the array.
-        dtype: from `create_dtype`.
-        fortran: whether the first axis varies fastest.
-
-    Returns:
-        The array; read-only if `data` is.
-
-    Raises:
-        RecordingError: if shape, dtype and data do not fit together, or a text holds a character
-            that does not exist.
+    `data` is a buffer of exactly the bytes that shape and dtype need, and the array is read-only if
+    it is. With `fortran` the first axis varies fastest. Raises `RecordingError` if they do not fit
+    together, or a text holds a character that does not exist.
     """
     shape = check_shape(shape)
     if not isinstance(data, bytes | bytearray | np.ndarray):
         raise RecordingError("", "is damaged: an array without content")
     needed = byte_count(shape, dtype)
     if len(data) != needed:
-        raise RecordingError(
-            "", f"is damaged: an array {list(shape)} of {dtype} has {len(data)} of {needed} bytes"
-        )
+        what = f"an array {list(shape)} of {dtype}"
+        raise RecordingError("", f"is damaged: {what} has {len(data)} of {needed} bytes")
     try:
         if needed == 0:
             # Without bytes to pay for it, a shape can have any number of (empty) texts.
@@ -110,19 +84,11 @@ def create_array(
         if isinstance(error, RecordingError):
             raise
         raise RecordingError("", f"is damaged: {list(shape)} is too large a shape") from error
-    if dtype.kind == "b":
-        array = _check_bool(array)
-    elif dtype.kind == "U":
-        _check_text(np.frombuffer(data, np.dtype(np.uint32).newbyteorder(dtype.byteorder)))
-    return array
-
-
-def _check_bool(array: np.ndarray) -> np.ndarray:
     # A bool of another byte than 0 or 1 is undefined behaviour in what numpy was compiled from.
-    numbers = array.view(np.uint8)
-    return array if numbers.max() <= 1 else numbers != 0
-
-
-def _check_text(characters: np.ndarray) -> None:
-    if characters.size and characters.max() > 0x10FFFF:
-        raise RecordingError("", "is damaged: a text holds characters that do not exist")
+    if dtype.kind == "b" and array.view(np.uint8).max() > 1:
+        return array.view(np.uint8) != 0
+    if dtype.kind == "U":
+        characters = np.frombuffer(data, np.dtype(np.uint32).newbyteorder(dtype.byteorder))
+        if characters.max(initial=0) > 0x10FFFF:
+            raise RecordingError("", "is damaged: a text holds characters that do not exist")
+    return array

@@ -21,11 +21,8 @@ TEMPORARY = ".part-"
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path in the same folder that becomes `path` when the block succeeds.
 
-    The content is flushed to the disk before it is renamed, so that a file under its final name
-    is complete even after a power cut. If the block fails, the temporary file is removed.
-
-    Raises:
-        WorkdirError: if the folder cannot be written or the disk is full.
+    The content is flushed to the disk before it is renamed, so that a file under its final name is
+    complete even after a power cut. Raises `WorkdirError` if it cannot be written.
     """
     path = Path(path)
     temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(4)}-{path.name}")
@@ -43,11 +40,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a UTF-8 text file atomically.
-
-    Raises:
-        WorkdirError: if the text holds a name that is no text, or the file cannot be written.
-    """
+    """Write a UTF-8 text file atomically; raises `WorkdirError` if that cannot be done."""
     try:
         content = text.encode()
     except UnicodeEncodeError as error:
@@ -65,11 +58,7 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        WorkdirError: naming the file, if it is absent or not JSON.
-    """
+    """Read a JSON file; raises `WorkdirError`, naming it, if it is absent or not JSON."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -79,11 +68,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
 
 def stamp_file(path: Path) -> str:
-    """Return size and time of change of a file, by which it is known again.
-
-    Raises:
-        OSError: if there is none.
-    """
+    """Return size and time of change of a file, by which it is known again, or raise `OSError`."""
     status = path.stat()
     return f"{status.st_size}-{status.st_mtime_ns}"
 

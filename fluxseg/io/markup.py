@@ -46,17 +46,10 @@ def render_table(
     picture: str = "",
     alt: str = "",
 ) -> str:
-    """Render rows of values as an HTML table, with a picture to its left if there is one.
+    """Render rows of values as an HTML table without scripts, with a picture to its left if given.
 
-    Args:
-        rows: cells of each row; anything, shown as text, long ones cut.
-        header: titles of the columns.
-        title: text above the table.
-        picture: a `data:` address, see `picture_address`.
-        alt: what the picture shows, in words.
-
-    Returns:
-        HTML without scripts.
+    Cells may be anything: they are shown as text, long ones cut. `picture` is a `data:` address
+    (see `picture_address`), and `alt` says in words what it shows.
     """
     cells = [[_text(value) for value in row] for row in rows]
     return _template().render(rows=cells, header=header, title=title, picture=picture, alt=alt)

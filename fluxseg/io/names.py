@@ -16,14 +16,10 @@ _DEVICES = re.compile(
 def safe_name(text: str, default: str = "image") -> str:
     """Return a text of any origin as a file name that every system takes and that leads nowhere.
 
-    Separators, control characters, what Windows forbids and what cannot be seen become `_`;
-    there is no dot or blank at the begin or end, no name of a device (`CON`, `COM1`), and there
-    are at most `MAX_NAME` bytes. A safe name stays as it is. Names that are alike but for the
-    case are told apart by `distinct_name`.
-
-    Args:
-        text: such as the id of a recording, or the name of a file without its ending.
-        default: what an empty name becomes.
+    Separators, control characters, what Windows forbids and what cannot be seen become `_`; there
+    is no dot or blank at the begin or end, no name of a device (`CON`, `COM1`), and at most
+    `MAX_NAME` bytes. A safe name stays as it is; an empty one becomes `default`. Names that are
+    alike but for the case are told apart by `distinct_name`.
     """
     shown = (c if c.isprintable() else "_" for c in unicodedata.normalize("NFC", text))
     name = re.sub(r'[<>:"/\\|?*]', "_", "".join(shown))
@@ -35,30 +31,19 @@ def safe_name(text: str, default: str = "image") -> str:
 
 def is_plain_name(name: Any) -> bool:
     """Tell whether a value is the name of a file in some folder, and leads nowhere else."""
-    return (
-        isinstance(name, str)
-        and name not in ("", ".", "..")
-        and Path(name).name == name
-        and "\0" not in name
-        and _can_be_encoded(name)
-    )
-
-
-def _can_be_encoded(name: str) -> bool:
-    # Half a surrogate pair is text for JSON, and no name for a file system.
+    if not isinstance(name, str) or name in ("", ".", "..") or "\0" in name:
+        return False
     try:
-        os.fsencode(name)
+        # Half a surrogate pair is text for JSON, and no name for a file system.
+        return bool(os.fsencode(name)) and Path(name).name == name
     except UnicodeEncodeError:
         return False
-    return True
 
 
 def distinct_name(name: str, taken: set[str]) -> str:
     """Return the name, or with a number if it is taken; some systems ignore upper case.
 
-    Args:
-        name: a safe name.
-        taken: the names given so far, in lower case; the new one is added.
+    `taken` are the names given so far, in lower case; the new one is added.
     """
     number, candidate = 1, name
     while candidate.casefold() in taken:

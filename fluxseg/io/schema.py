@@ -16,23 +16,12 @@ def from_plain(
     advice: str = "",
     error: type[FluxsegError] = WorkdirError,
 ) -> T:
-    """Build an object from plain values, as its type hints declare.
+    """Build an object of a type from the plain values that `json` gives, as its type hints declare.
 
     Whole numbers do for floats. Fields that are missing take their defaults; others that the type
-    does not have are left out.
-
-    Args:
-        values: what `json` gives.
-        kind: a dataclass, `NamedTuple`, `TypedDict` or any type of containers and plain values.
-        name: of the file, for the error.
-        advice: what to do about damage, for the error.
-        error: what is raised.
-
-    Returns:
-        The object; checks of its own, in `__post_init__`, have run.
-
-    Raises:
-        FluxsegError: of the kind that is given; it names the file, the field and what is wrong.
+    does not have are left out. Checks of its own, in `__post_init__`, are run. Raises `error`,
+    whose text names the file (`name`), the field, what is wrong, and what to do about it
+    (`advice`).
     """
     try:
         return msgspec.convert(values, kind)

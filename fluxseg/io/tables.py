@@ -33,15 +33,9 @@ def neutralize_cell(value: Any) -> Any:
 def write_csv(
     path: str | os.PathLike[str], columns: Sequence[str], rows: Iterable[Mapping[str, Any]]
 ) -> None:
-    """Write a CSV file, whole or not at all; every cell goes through `neutralize_cell`.
+    """Write rows of values by column as a CSV file; every cell goes through `neutralize_cell`.
 
-    Args:
-        path: file to write.
-        columns: names of the columns, in their order.
-        rows: values by column; None and what is missing become empty cells.
-
-    Raises:
-        WorkdirError: if the file cannot be written.
+    None and what is missing become empty cells. Raises `WorkdirError` if it cannot be written.
     """
     buffer = io.StringIO(newline="")
     # Texts are quoted, as a carriage return in one would begin a new row.

@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fluxseg.data import duplicates
 from fluxseg.data.duplicates import (
     MAX_SHIFT,
     SIMILARITY_THRESHOLD,
@@ -74,9 +73,7 @@ def all_similarities(fingerprints):
     return best / np.outer(norms, norms)
 
 
-def test_against_all_pairs_and_all_shifts(sessions, monkeypatch):
-    monkeypatch.setattr(duplicates, "_ROWS", 48)
-    monkeypatch.setattr(duplicates, "_COLUMNS", 16)
+def test_against_all_pairs_and_all_shifts(sessions):
     fingerprints = sessions[0]
     expected = all_similarities(fingerprints)
     found = near_duplicates(fingerprints, threshold=0.1, candidates=len(fingerprints))

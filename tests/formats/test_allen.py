@@ -198,7 +198,7 @@ def test_files_are_what_np_load_expects_too(tmp_path):
 
 
 def test_what_cannot_be_written_is_said(tmp_path):
-    with pytest.raises(RecordingError, match="a has none"):
+    with pytest.raises(RecordingError, match="a is not annotated"):
         write_allen_npy(tmp_path / "a.npy", Recording("a", IMAGE))
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").write_text("")

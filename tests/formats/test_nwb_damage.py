@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fluxseg.errors import RecordingError
-from fluxseg.formats import allen_nwb, plane_masks
+from fluxseg.formats import allen_nwb, labels
 from fluxseg.formats.nwb import read_nwb, write_nwb
 from tests.formats.test_nwb import NAMED
 
@@ -67,7 +67,7 @@ def test_no_other_file_is_opened(tmp_path):
 
 
 def test_sizes_are_checked_before_anything_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(plane_masks, "MAX_BYTES", 2**24)
+    monkeypatch.setattr(labels, "MAX_BYTES", 2**24)
     monkeypatch.setattr(allen_nwb, "MAX_PIXELS", 2**17)
     paths = [tmp_path / f"{number}.nwb" for number in range(4)]
     for path in paths:
@@ -91,7 +91,7 @@ def test_sizes_are_checked_before_anything_is_read(tmp_path, monkeypatch):
         table.create_dataset("pixel_mask", (10**9, 3), "f8", chunks=(8, 3))
         table["pixel_mask_index"] = [10**9]
     tracemalloc.start()
-    for path, reason in zip(paths, ("too large", "limit", "damaged", "limit"), strict=True):
+    for path, reason in zip(paths, ("ROIs would take", "limit", "damaged", "limit"), strict=True):
         with pytest.raises(RecordingError, match=reason):
             read_nwb(path)
     assert tracemalloc.get_traced_memory()[1] < 2**25

@@ -17,9 +17,9 @@ from fluxseg.adapt.review.places import (
 )
 from fluxseg.adapt.review.plan import ReviewPlan
 from fluxseg.data.recording import Recording, pixel_size
-from fluxseg.data.transforms import normalize_image
+from fluxseg.data.transforms import normalize_image, to_uint8
 from fluxseg.errors import RecordingError
-from fluxseg.formats.export import to_uint8, write_gray_image
+from fluxseg.formats.export import write_gray_image
 from fluxseg.formats.imagej import write_imagej
 from fluxseg.formats.labels import merge_labels
 from fluxseg.formats.pixels import write_label_tiff
