@@ -40,33 +40,23 @@ def test_the_version_is_told(capsys):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "line"),
+    ("command", "wrong", "meant"),
     [
-        (["predcit", "a"], "there is no verb 'predcit'; did you mean predict?"),
-        (
-            ["predict", "a", "--ouput", "b"],
-            "fluxseg predict has no option --ouput; did you mean --output?",
-        ),
-        (["check", "a", "--jsn"], "fluxseg check has no option --jsn; did you mean --json?"),
-        (
-            ["finetune", "--data", "a", "--chanel", "2"],
-            "fluxseg finetune has no option --chanel; did you mean --channel?",
-        ),
-        (
-            ["train", "--wrkdir", "a"],
-            "fluxseg train has no option --wrkdir; did you mean --workdir?",
-        ),
-        (
-            ["train", "--config.train.epoch=1"],
-            "fluxseg train has no option --config.train.epoch; did you mean --config.train.epochs?",
-        ),
+        ("predcit a", "predcit", "predict"), ("predict a --ouput b", "--ouput", "--output"),
+        ("check a --jsn", "--jsn", "--json"), ("train --wrkdir a", "--wrkdir", "--workdir"),
+        ("finetune --data a --chanel 2", "--chanel", "--channel"),
+        ("train --config.train.epoch=1", "--config.train.epoch", "--config.train.epochs"),
     ],
-)
-def test_what_is_mistyped_gets_one_line(arguments, line, capsys):
-    assert main(arguments) == 2
+)  # fmt: skip
+def test_what_is_mistyped_gets_one_line(command, wrong, meant, capsys):
+    assert main(command.split()) == 2
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert shown.err.startswith(f"error: {line}; see fluxseg ")
+    verb = command.split()[0]
+    told = (
+        f"there is no verb '{verb}'" if verb == wrong else f"fluxseg {verb} has no option {wrong}"
+    )
+    assert shown.err.startswith(f"error: {told}; did you mean {meant}?; see fluxseg ")
     assert shown.err.count("\n") == 1
 
 
@@ -96,20 +86,10 @@ def test_too_little_memory_is_one_line():
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize(
-    "verb",
-    [
-        "predict",
-        "check",
-        "finetune",
-        "project",
-        "convert",
-        "review",
-        "evaluate",
-        "prepare",
-        "extract",
-    ],
-)
+IMAGES = "predict check finetune project convert review evaluate prepare extract"
+
+
+@pytest.mark.parametrize("verb", IMAGES.split())
 def test_every_verb_that_reads_images_takes_what_is_read(verb):
     check_options(
         verb, read_verb(verb), ["--channel", "2", "--plane=1", "--key", "a", "--axes", "YX"]

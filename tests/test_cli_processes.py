@@ -42,11 +42,6 @@ def contents(folder):
     }
 
 
-def quiet(text):
-    """What a process said, but for its network library."""
-    return [line for line in text.splitlines() if line and not line.startswith("[Gloo]")]
-
-
 def test_the_first_process_prepares_and_its_error_ends_all(tmp_path):
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "broken.npy").write_bytes(b"no recording")

@@ -14,9 +14,7 @@ from fluxseg.data.cache import (
     read_index,
     source_stamps,
 )
-from fluxseg.data.checks import check_source
 from fluxseg.data.crops import create_crops
-from fluxseg.data.fingerprint import digest
 from fluxseg.data.prepare import prepare_cache
 from fluxseg.data.recording import Recording
 from fluxseg.data.tiles import join_grid
@@ -28,8 +26,6 @@ from fluxseg.data.transforms import (
     quantize,
 )
 from fluxseg.errors import FluxsegError, RecordingError, WorkdirError
-from fluxseg.formats.allen import write_allen_npy
-from fluxseg.formats.sources import FolderSource
 
 CONFIG = DataConfig(tile=32, workers=1)
 
@@ -99,38 +95,6 @@ def test_what_is_prepared_are_the_quarters_of_the_normalised_recording(tmp_path)
     np.testing.assert_array_equal(image, dequantize(quantize(crop_quarters(normalized))))
     np.testing.assert_array_equal(label, crop_quarters(merge_masks(recording.masks)))
     assert valid.all()
-
-
-def test_files_that_share_memory_are_not_mixed_up(tmp_path):
-    rng = np.random.default_rng(0)
-    recordings = {}
-    # Contents on both sides of the size from which memory is shared, growing and shrinking.
-    for number, count in enumerate((70, 40, 90, 3, 90, 71)):
-        masks = rng.random((count, 128, 130)) < 0.3 / count
-        image = rng.normal(300, 50, (128, 130)).astype(("f8", "u2")[number % 2])
-        names = tuple(map(str, range(count)))
-        recordings[f"{number}.npy"] = Recording(f"r{number}", image, masks, names, "g")
-        write_allen_npy(tmp_path / "files" / f"{number}.npy", recordings[f"{number}.npy"])
-    whole = (tmp_path / "files" / "2.npy").read_bytes()
-    (tmp_path / "files" / "2-cut.npy").write_bytes(whole[:-50_000])
-    source = FolderSource(str(tmp_path / "files"))
-    index = prepare_cache(source, tmp_path / "cache", CONFIG)
-    assert [key for key, _ in index.left_out] == ["2-cut.npy"]
-    assert [entry.key for entry in index.entries] == list(recordings)
-    for entry in index.entries:
-        recording = recordings[entry.key]
-        image, label, _ = (
-            join_grid(np.stack(part), entry.shape)
-            for part in zip(*read_crops(index, entry), strict=True)
-        )
-        expected = normalize_image(recording.image, CONFIG.low_percentile, CONFIG.high_percentile)
-        np.testing.assert_array_equal(image, dequantize(quantize(expected)))
-        np.testing.assert_array_equal(label, merge_masks(recording.masks))
-        assert entry.digest == digest(recording.image, merge_masks(recording.masks))
-    rows = check_source(source).rows
-    assert [row.foreground for row in rows if row.status != "unusable"] == [
-        round(float(merge_masks(recording.masks).mean()), 6) for recording in recordings.values()
-    ]
 
 
 def test_pixels_that_are_not_finite_are_not_valid():

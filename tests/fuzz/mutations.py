@@ -12,7 +12,6 @@ import re
 import struct
 import warnings
 import zipfile
-import zlib
 from typing import Any
 
 from fluxseg.io.files import CHECKSUM, add_checksum
@@ -238,36 +237,6 @@ def mutate_tiff(content: bytes, rng: Random) -> bytes:
     return bytes(data)
 
 
-def mutate_png(content: bytes, rng: Random) -> bytes:
-    """Change a chunk of a PNG file, or add one that unpacks to much, with fitting checksums."""
-    chunks, place = [], 8
-    while place + 12 <= len(content):
-        (size,) = struct.unpack_from(">I", content, place)
-        chunks.append((content[place + 4 : place + 8], content[place + 8 : place + 8 + size]))
-        place += 12 + size
-    number = rng.randrange(len(chunks))
-    kind, data = chunks[number]
-    way = rng.randrange(5)
-    if way == 0 and kind == b"IHDR":
-        sides = [rng.choice((0, 1, 30, 5000, 20_000, 2**31 - 1)) for _ in range(2)]
-        data = struct.pack(">II", *sides) + data[8:]
-    elif way == 1 and kind == b"IDAT":
-        data = zlib.compress(bytes(BOMB))
-    elif way == 2:
-        chunks.insert(1, (b"zTXt", b"a\0\0" + zlib.compress(b"<" * BOMB)))
-    elif way == 3:
-        added = rng.choice((b"PLTE", b"tRNS", b"acTL", b"fcTL", b"eXIf", b"iCCP"))
-        chunks.insert(number, (added, bytes(rng.choice((0, 3, 26, 256)))))
-    else:
-        data = mutate_bytes(data, rng)
-    chunks[number] = (kind if way != 3 else chunks[number][0], data)
-    parts = [content[:8]]
-    for name, inner in chunks:
-        checksum = struct.pack(">I", zlib.crc32(name + inner))
-        parts += [struct.pack(">I", len(inner)), name, inner, checksum]
-    return b"".join(parts)
-
-
 def mutate_safetensors(content: bytes, rng: Random) -> bytes:
     """Change the header of a model file, or what is in its metadata; checksums fit again."""
     length = int.from_bytes(content[:8], "little")
@@ -326,5 +295,5 @@ def mutate_hdf5(content: bytes, rng: Random) -> bytes:
 
 _BY_START: tuple[tuple[bytes | tuple[bytes, ...], Any], ...] = (
     (b"\x93NUMPY", mutate_npy), (b"PK", mutate_zip), ((b"II*\0", b"MM\0*"), mutate_tiff),
-    (b"\x89PNG", mutate_png), (b"\x89HDF", mutate_hdf5), (b"\x80\x02", mutate_pickle),
+    (b"\x89HDF", mutate_hdf5), (b"\x80\x02", mutate_pickle),
 )  # fmt: skip

@@ -24,7 +24,7 @@ from tests.fuzz.guard import Guard, lowered_limits
 from tests.fuzz.long import NAMES, REPOSITORY
 from tests.fuzz.mutations import mutate_files
 from tests.fuzz.readers import READERS
-from tests.fuzz.seeds import make_run, run_files
+from tests.fuzz.seeds import make_run
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the guard reads /proc")
 
@@ -108,22 +108,31 @@ def change(files, name, *path, to):
     return {**files, name: json.dumps(value).encode()}
 
 
+ROWS = (
+    ["x"], [["a"]], 3, [{"name": "a", "key": "a.npz", "files": 3}], [{"name": "a", "key": "\0"}],
+    [{"name": "a", "key": "x" * 300}], [{"name": "a", "key": None}],
+)  # fmt: skip
+SOURCES = ("\ud800", "a\0b", 3, None, ["x"], "x" * 5000)
+
+
 @pytest.mark.parametrize(
-    ("name", "path", "value"),
+    ("reader", "name", "path", "value"),
     [
-        ("split.json", ["moved"], 3),
-        ("scores.json", ["splits", "test", "confusion"], [[2**70, 0], [0, 1]]),
-        ("scores.json", ["splits", "test", "loss"], 10**400),
-        ("examples/examples.json", [0, "neuron_iou"], 10**400),
-        ("examples/examples.json", [0, "file"], ".."),
+        ("workdir", "split.json", ["moved"], 3),
+        ("workdir", "scores.json", ["splits", "test", "confusion"], [[2**70, 0], [0, 1]]),
+        ("workdir", "scores.json", ["splits", "test", "loss"], 10**400),
+        ("workdir", "examples/examples.json", [0, "neuron_iou"], 10**400),
+        ("workdir", "examples/examples.json", [0, "file"], ".."),
+        *(("review", "review.json", ["recordings"], rows) for rows in ROWS),
+        *(("review", "review.json", ["source"], source) for source in SOURCES),
     ],
 )
-def test_what_the_fuzzer_found_in_workdirs_is_refused(run, tmp_path, name, path, value):
-    files = change(run_files(run)[0], name, *path, to=value)
+def test_what_the_fuzzer_found_is_refused(run, tmp_path, reader, name, path, value):
+    files = change(READERS[reader].create_seeds(run)[0], name, *path, to=value)
     write_folder(tmp_path / "input", files)
     (tmp_path / "output").mkdir()
     with pytest.raises(FluxsegError):
-        READERS["workdir"].read(tmp_path / "input", tmp_path / "output")
+        READERS[reader].read(tmp_path / "input", tmp_path / "output")
 
 
 def test_a_hostile_setting_is_shown_as_one_word(run, tmp_path):
@@ -164,26 +173,6 @@ def test_what_the_fuzzer_found_in_checkpoints_is_refused(run, tmp_path, notes):
     write_folder(tmp_path, {**files, name: notes.encode()})
     with pytest.raises(FluxsegError, match="checkpoint"):
         READERS["checkpoint"].read(tmp_path, tmp_path)
-
-
-@pytest.mark.parametrize(
-    "rows",
-    [["x"], [["a"]], 3, [{"name": "a", "key": "a.npz", "files": 3}], [{"name": "a", "key": "\0"}],
-     [{"name": "a", "key": "x" * 300}], [{"name": "a", "key": None}]],
-)  # fmt: skip
-def test_what_the_fuzzer_found_in_reviews_is_refused(run, tmp_path, rows):
-    files = change(READERS["review"].create_seeds(run)[0], "review.json", "recordings", to=rows)
-    write_folder(tmp_path / "input", files)
-    with pytest.raises(FluxsegError):
-        READERS["review"].read(tmp_path / "input", tmp_path / "output")
-
-
-@pytest.mark.parametrize("source", ["\ud800", "a\0b", 3, None, ["x"], "x" * 5000])
-def test_a_review_of_no_folder_is_refused(run, tmp_path, source):
-    files = change(READERS["review"].create_seeds(run)[0], "review.json", "source", to=source)
-    write_folder(tmp_path / "input", files)
-    with pytest.raises(FluxsegError):
-        READERS["review"].read(tmp_path / "input", tmp_path / "output")
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fluxseg.errors import ConfigError
-from fluxseg.inference.objects.confidence import FEATURES, WEIGHTS, measure_roundness
+from fluxseg.inference.objects.confidence import measure_roundness
 from fluxseg.inference.objects.rois import choose_rois, find_rois, measure_rois
 
 
@@ -33,11 +33,6 @@ def test_a_disc_is_round_and_a_line_is_not():
     # Brute force: the variance of the line's pixels along both axes.
     places = np.argwhere(labels == 2)
     assert line == pytest.approx(len(places) / (2 * np.pi * places.var(0).sum()))
-
-
-@pytest.mark.parametrize(("name", "sign"), list(zip(FEATURES, (1, 1, -1, 1), strict=True)))
-def test_each_sign_points_the_way_that_eyes_do(name, sign):
-    assert np.sign(WEIGHTS[FEATURES.index(name)]) == sign
 
 
 def test_sure_round_cells_of_the_usual_size_are_rated_highest():

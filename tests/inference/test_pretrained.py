@@ -20,7 +20,6 @@ from tests.commands import run
 from tests.conftest import REPOSITORY
 
 FOLDER = Path(fluxseg.pretrained.__file__).parent
-REAL = REPOSITORY.parent / "shared" / "realdata"
 
 
 @pytest.fixture(scope="module")
@@ -136,21 +135,3 @@ def test_counting_leaves_out_doubtful_cells(fields):
     found = count_found(field, np.where(field.ignore, 1, 0))
     assert (found.n_predicted, found.n_true) == (0, field.instances.max())
     assert isinstance(found, ObjectCounts)
-
-
-@pytest.mark.skipif(not REAL.is_dir(), reason="no real images beside this checkout")
-def test_real_images_are_neither_flooded_nor_empty(model):
-    for path in sorted((REAL / "allen_mesoscope_unlabelled").glob("*.png"))[:2]:
-        rois = model.segment(np.asarray(Image.open(path)), tta=False)
-        assert 3 <= len(rois) <= 60
-        assert (rois.labels > 0).mean() < 0.08
-    for path in sorted((REAL / "allen_sessions").glob("*.npz"))[:1]:
-        stored = np.load(path)
-        shape = stored["masks_shape"]
-        bits = np.unpackbits(stored["masks_packed"])[: np.prod(shape)]
-        masks = bits.reshape(shape).astype(bool)
-        rois = model.segment(stored["image"], tta=False)
-        # Most labels are below visible contrast; what is found should be among them.
-        mask = masks.any(0)
-        assert len(rois) > 30
-        assert mask[rois.labels > 0].mean() > 0.6

@@ -166,16 +166,6 @@ def test_a_corrected_review_is_written_into_the_folder_only(output, tmp_path):
     assert len(tree(output)) == len(rows) + 1
 
 
-@pytest.mark.parametrize("key", ["../one.npz", "/one.npz", "one\0.npz", "x" * 5000, 7, None])
-def test_a_review_that_names_other_files_is_refused(tmp_path, key):
-    write_npz(tmp_path / "one.npz", field())
-    (tmp_path / "source").mkdir()
-    review = {"source": str(tmp_path / "source"), "recordings": [{"name": "a", "key": key}]}
-    write_json(tmp_path / "review.json", review)
-    with pytest.raises(FluxsegError):
-        apply_review(tmp_path, tmp_path / "output")
-
-
 @pytest.mark.parametrize("quarters", [False, True])
 def test_images_are_exported_into_the_folder_only(output, quarters):
     keys = Strange().keys()

@@ -14,7 +14,6 @@ from fluxseg.model.convolutions import (
     compiler_options,
     convolve_fast,
     convolve_plain,
-    kernel_gradient,
 )
 
 SHAPES = [
@@ -56,19 +55,6 @@ def test_every_form_is_met_by_the_shapes_above():
     assert min(pixels) < LEAST_PIXELS <= max(pixels)
     counts = [c for _, _, _, channels, _ in SHAPES for c in channels]
     assert min(counts) < LEAST_CHANNELS <= max(counts)
-
-
-def test_the_kernel_gradient_by_brute_force():
-    rng = np.random.default_rng(1)
-    x, cotangent = rng.normal(size=(1, 70, 60, 2)), rng.normal(size=(1, 70, 60, 3))
-    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    expected = np.zeros((3, 3, 2, 3))
-    for row in range(3):
-        for column in range(3):
-            window = padded[:, row : row + 70, column : column + 60]
-            expected[row, column] = np.einsum("bhwc,bhwd->cd", window, cotangent)
-    found = kernel_gradient((jnp.asarray(x, jnp.float32),), jnp.asarray(cotangent, jnp.float32))
-    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_the_compiler_keeps_the_barriers_of_a_step():

@@ -103,24 +103,6 @@ def test_conv_transpose_is_flax_conv_transpose(fast, size, sides):
     )
 
 
-@pytest.mark.parametrize("size", [2, 4])
-@pytest.mark.parametrize("fast", [False, True])
-def test_conv_transpose_scatters_each_pixel_through_its_kernel(size, fast):
-    """Brute force: every input pixel paints the mirrored kernel around its block of outputs."""
-    x = np.asarray(_normal(3, 1, 3, 4, 2))
-    kernel = np.asarray(_normal(4, size, size, 2, 3))
-    margin = (size - 2) // 2
-    canvas = np.zeros((6 + 2 * margin, 8 + 2 * margin, 3))
-    for r in range(3):
-        for c in range(4):
-            for a in range(size):
-                for b in range(size):
-                    canvas[2 * r + a, 2 * c + b] += x[0, r, c] @ kernel[size - 1 - a, size - 1 - b]
-    expected = canvas[margin : margin + 6, margin : margin + 8]
-    out = layers.convolve_transposed(jnp.asarray(x), jnp.asarray(kernel), fast)
-    np.testing.assert_allclose(out[0], expected, rtol=1e-4, atol=1e-5)
-
-
 @pytest.mark.parametrize(("channels", "groups"), [(24, 8), (7, 7), (9, 3), (11, 1), (10, 5)])
 def test_group_norm_is_flax_group_norm(channels, groups):
     x = _normal(0, 2, 4, 5, channels) * 2 + 1

@@ -158,12 +158,3 @@ def test_no_page_runs_or_fetches_what_files_say(create, tmp_path):
         assert 'owned="1"' not in dom
         assert requests_of(log) == set()
         assert "CONSOLE" not in errors, errors
-
-
-@pytest.mark.skipif(BROWSER is None, reason="no chromium or chrome on this machine")
-@pytest.mark.parametrize("number", [0, 1, 2])
-def test_the_payloads_do_run_where_nothing_is_escaped(tmp_path, number):
-    path = tmp_path / "bad.html"
-    path.write_text(f"<!DOCTYPE html><html><body>{PAYLOADS[number]}</body></html>", "utf-8")
-    dom, _ = browse(path, tmp_path / "profile", tmp_path / "net.json")
-    assert 'owned="1"' in dom

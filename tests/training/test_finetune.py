@@ -70,7 +70,8 @@ def test_a_frozen_encoder_keeps_every_bit_and_all_else_learns(norm):
 def test_a_discounted_encoder_takes_a_tenth_of_the_step_of_a_free_one():
     states = {name: make_state(name, weight_decay=0.1) for name in ("free", "discounted")}
     before = by_part(states["free"].params)
-    after = {name: by_part(train_step(s, make_batch())[0].params) for name, s in states.items()}
+    step = jax.jit(train_step)
+    after = {name: by_part(step(s, make_batch())[0].params) for name, s in states.items()}
     for part, share in (("encoder", DISCOUNT), ("decoder", 1)):
         for old, free, slow in zip(
             before[part], after["free"][part], after["discounted"][part], strict=True

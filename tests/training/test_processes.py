@@ -98,7 +98,7 @@ def test_a_signal_to_one_process_stops_them_all_with_everything_saved(tmp_path):
 
 
 def test_a_process_that_dies_stops_the_others_which_name_it(tmp_path):
-    processes = start_together(2, *main(LONG, tmp_path), timeout=30)
+    processes = start_together(2, *main(LONG, tmp_path), timeout=10)
     wait_for_epochs(tmp_path, 2, processes)
     processes[1].kill()
     code, said = finish_together(processes, 120)[0]

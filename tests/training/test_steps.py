@@ -61,6 +61,7 @@ def test_the_gradient_is_that_of_the_weighted_mean():
     config = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, dropout=0.0))
     state, batch = make_state(config), make_batch(padded=2)
 
+    @jax.jit
     def mean_loss(params):
         logits = state.apply_fn({"params": params}, batch["image"], False)
         logp = jax.nn.log_softmax(logits)
@@ -68,7 +69,7 @@ def test_the_gradient_is_that_of_the_weighted_mean():
         weight = jnp.where(batch["label"] == 1, 4.0, 1.0) * batch["valid"]
         return -(picked * weight).sum() / weight.sum()
 
-    expected = jax.grad(mean_loss)(state.params)
+    expected = jax.jit(jax.grad(mean_loss))(state.params)
     grads, metrics = gradients(state, batch)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), grads, expected
