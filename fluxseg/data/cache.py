@@ -19,43 +19,26 @@ from fluxseg.io.names import is_plain_name
 from fluxseg.io.schema import from_plain
 
 INDEX_NAME = "index.json"
-MAX_TILE = 2**14
-"""Longest side of a crop that an index may tell, px."""
+MAX_TILE = 2**14  # longest side of a crop that an index may tell, px
 
 
 @dataclasses.dataclass(frozen=True)
 class CacheEntry:
-    """One prepared recording.
+    """One prepared recording."""
 
-    Attributes:
-        key: unique name within the source.
-        id: name that the recording gives itself.
-        group: recordings of one group show the same tissue.
-        shape: (H, W) of the image, px, at the magnification of its crops.
-        n_rois: number of masks.
-        digest: hash of image and merged mask.
-        fingerprint: text from `encode_fingerprint`, to find near-duplicates.
-        remarks: what was odd about it.
-        neuron_pixels: per crop, valid pixels that are neuron.
-        valid_pixels: per crop, pixels that count.
-        shard: file name of its shard.
-        first: number of its first crop within the shard.
-        um_per_px: size of a pixel of the crops, um; None if unknown.
-    """
-
-    key: str
-    id: str
-    group: str
-    shape: tuple[int, int]
-    n_rois: int
-    digest: str
-    fingerprint: str
-    remarks: tuple[str, ...]
-    neuron_pixels: tuple[int, ...]
-    valid_pixels: tuple[int, ...]
-    shard: str
-    first: int
-    um_per_px: float | None = None
+    key: str  # unique name within the source
+    id: str  # name that the recording gives itself
+    group: str  # recordings of one group show the same tissue
+    shape: tuple[int, int]  # (H, W) of the image, px, at the magnification of its crops
+    n_rois: int  # number of masks
+    digest: str  # hash of image and merged mask
+    fingerprint: str  # text from `encode_fingerprint`, to find near-duplicates
+    remarks: tuple[str, ...]  # what was odd about it
+    neuron_pixels: tuple[int, ...]  # per crop, valid pixels that are neuron
+    valid_pixels: tuple[int, ...]  # per crop, pixels that count
+    shard: str  # file name of its shard
+    first: int  # number of its first crop within the shard
+    um_per_px: float | None = None  # size of a pixel of the crops, um; None if unknown
 
     def __post_init__(self) -> None:
         _check_shard_name(self.shard)
@@ -68,27 +51,17 @@ class CacheEntry:
 
 @dataclasses.dataclass(frozen=True)
 class CacheIndex:
-    """The content of a cache.
+    """The content of a cache."""
 
-    Attributes:
-        directory: the folder it lies in.
-        settings: what the crops depend on besides the recordings.
-        stamps: key -> stamp of every recording of the source, used or not.
-        source: description of the source.
-        entries: the usable recordings, sorted by key.
-        left_out: the others, as (key, reason).
-        near_duplicates: (key, key, similarity) of recordings that show the same field of view.
-        shards: file name -> (bytes, crops).
-    """
-
-    directory: Path
-    settings: Mapping[str, Any]
-    stamps: Mapping[str, str]
-    source: Mapping[str, Any]
-    entries: tuple[CacheEntry, ...]
-    left_out: tuple[tuple[str, str], ...]
+    directory: Path  # the folder it lies in
+    settings: Mapping[str, Any]  # what the crops depend on besides the recordings
+    stamps: Mapping[str, str]  # key -> stamp of every recording of the source, used or not
+    source: Mapping[str, Any]  # description of the source
+    entries: tuple[CacheEntry, ...]  # the usable recordings, sorted by key
+    left_out: tuple[tuple[str, str], ...]  # the others, as (key, reason)
+    # (key, key, similarity) of recordings that show the same field of view
     near_duplicates: tuple[tuple[str, str, float], ...]
-    shards: Mapping[str, tuple[int, int]]
+    shards: Mapping[str, tuple[int, int]]  # file name -> (bytes, crops)
 
     def __post_init__(self) -> None:
         for name in self.shards:

@@ -20,23 +20,17 @@ from fluxseg.data.recording import NO_GROUP, Recording, Source
 from fluxseg.data.transforms import merge_and_count
 from fluxseg.errors import RecordingError
 
-MIN_SIDE = 32
-"""A smaller image is unusable, px."""
-SATURATED_REMARK, SATURATED_UNUSABLE = 0.01, 0.5
-"""Shares of the pixels at the largest value."""
-MAX_FOREGROUND = 0.6
-"""Masks that cover a larger share of the image are remarked on."""
-MAX_ROIS = 2000
-"""More ROIs are remarked on; the Allen Brain Observatory has about 250 a field."""
-KEYS_PER_TASK = 8
-"""Recordings that a process checks in one go."""
+MIN_SIDE = 32  # a smaller image is unusable, px
+SATURATED_REMARK, SATURATED_UNUSABLE = 0.01, 0.5  # shares of the pixels at the largest value
+MAX_FOREGROUND = 0.6  # masks that cover a larger share of the image are remarked on
+MAX_ROIS = 2000  # more ROIs are remarked on; the Allen Brain Observatory has about 250 a field
+KEYS_PER_TASK = 8  # recordings that a process checks in one go
 
 NOT_ANNOTATED = "not annotated: usable for prediction, not for training"
 LIKE_LABELS = "the image looks like labels, not like a picture"
 LEFT_OVER = f"{LIKE_LABELS}, and no image is found for it: name labels NAME_masks, \
 or put them in a folder masks"
-COMMON = (NO_GROUP, NOT_ANNOTATED)
-"""What many files share; it is told once, with their number."""
+COMMON = (NO_GROUP, NOT_ANNOTATED)  # what many files share; it is told once, with their number
 
 STATUSES = ("usable", "remark", "unusable")
 Status = Literal["usable", "remark", "unusable"]
@@ -50,65 +44,39 @@ STATUS_WORDS = {
 
 @dataclasses.dataclass(frozen=True)
 class CheckRow:
-    """What was found in one recording.
+    """What was found in one recording."""
 
-    Attributes:
-        key: unique name within the source.
-        id: name that the recording gives itself; empty if it cannot be read.
-        group: its group; empty if it cannot be read.
-        status: "remark" is usable, but worth a look.
-        reasons: why it is unusable, if it is, and the remarks.
-        shape: of the image, px; empty if it cannot be read.
-        dtype: of the image; empty if it cannot be read.
-        n_rois: number of masks, None if not annotated.
-        foreground: share of the image that the masks cover, None if not annotated.
-    """
-
-    key: str
-    id: str
-    group: str
-    status: Status
-    reasons: tuple[str, ...]
-    shape: tuple[int, ...]
-    dtype: str
-    n_rois: int | None
-    foreground: float | None
+    key: str  # unique name within the source
+    id: str  # name that the recording gives itself; empty if it cannot be read
+    group: str  # its group; empty if it cannot be read
+    status: Status  # "remark" is usable, but worth a look
+    reasons: tuple[str, ...]  # why it is unusable, if it is, and the remarks
+    shape: tuple[int, ...]  # of the image, px; empty if it cannot be read
+    dtype: str  # of the image; empty if it cannot be read
+    n_rois: int | None  # number of masks, None if not annotated
+    foreground: float | None  # share of the image that the masks cover, None if not annotated
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Checked:
-    """A recording that was read and looked at.
+    """A recording that was read and looked at."""
 
-    Attributes:
-        row: what was found.
-        recording: the recording, None if it cannot be read.
-        label: `[H, W]` bool, its merged mask; None if it is not annotated or cannot be read.
-        fingerprint: of its image; blank if it cannot be read.
-        digest: hash of image and merged mask; empty if it cannot be read.
-    """
-
-    row: CheckRow
-    recording: Recording | None
+    row: CheckRow  # what was found
+    recording: Recording | None  # the recording, None if it cannot be read
+    # `[H, W]` bool, its merged mask; None if it is not annotated or cannot be read
     label: np.ndarray | None
-    fingerprint: Fingerprint
-    digest: str
+    fingerprint: Fingerprint  # of its image; blank if it cannot be read
+    digest: str  # hash of image and merged mask; empty if it cannot be read
 
 
 @dataclasses.dataclass(frozen=True)
 class CheckReport:
-    """What was found in a source.
+    """What was found in a source."""
 
-    Attributes:
-        rows: one of each recording, sorted by key.
-        duplicates: (key that stays, key of its exact copy).
-        near_duplicates: pairs that show the same field of view.
-        counts: number of rows of each status.
-    """
-
-    rows: tuple[CheckRow, ...]
-    duplicates: tuple[tuple[str, str], ...]
-    near_duplicates: tuple[NearDuplicate, ...]
-    counts: Mapping[str, int]
+    rows: tuple[CheckRow, ...]  # one of each recording, sorted by key
+    duplicates: tuple[tuple[str, str], ...]  # (key that stays, key of its exact copy)
+    near_duplicates: tuple[NearDuplicate, ...]  # pairs that show the same field of view
+    counts: Mapping[str, int]  # number of rows of each status
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as plain values, in an order that depends on the content alone."""

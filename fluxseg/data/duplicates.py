@@ -8,8 +8,7 @@ import numpy as np
 
 from fluxseg.data.fingerprint import THUMBNAIL, Fingerprint
 
-MAX_SHIFT = 8
-"""Largest shift along each axis that is looked for, thumbnail pixels."""
+MAX_SHIFT = 8  # largest shift along each axis that is looked for, thumbnail pixels
 CANDIDATES = 32
 """Number of recordings, those with the most similar spectra, that each is compared closely with."""
 SIMILARITY_THRESHOLD = 0.3
@@ -24,70 +23,43 @@ _NAMED = 3
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Pair:
-    """Two recordings that show the same field of view.
+    """Two recordings that show the same field of view."""
 
-    Attributes:
-        first: position of one.
-        second: position of the other, above `first`.
-        similarity: correlation of their thumbnails at the best shift, up to 1.
-    """
-
-    first: int
-    second: int
-    similarity: float
+    first: int  # position of one
+    second: int  # position of the other, above `first`
+    similarity: float  # correlation of their thumbnails at the best shift, up to 1
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Entry:
-    """What is compared of one usable recording.
+    """What is compared of one usable recording."""
 
-    Attributes:
-        key: unique name of the recording within its source.
-        id: name that the recording gives itself.
-        group: recordings with the same group are known to show the same tissue.
-        digest: hash of its content, see `fluxseg.data.fingerprint.digest`.
-        fingerprint: of its image.
-    """
-
-    key: str
-    id: str
-    group: str
-    digest: str
-    fingerprint: Fingerprint
+    key: str  # unique name of the recording within its source
+    id: str  # name that the recording gives itself
+    group: str  # recordings with the same group are known to show the same tissue
+    digest: str  # hash of its content, see `fluxseg.data.fingerprint.digest`
+    fingerprint: Fingerprint  # of its image
 
 
 @dataclasses.dataclass(frozen=True, order=True)
 class NearDuplicate:
-    """Two recordings, neither a copy of the other, that show the same field of view.
+    """Two recordings, neither a copy of the other, that show the same field of view."""
 
-    Attributes:
-        first: key of one.
-        second: key of the other, sorted behind `first`.
-        similarity: see `Pair`.
-        same_group: whether the groups say so too; if not, a split may leak.
-    """
-
-    first: str
-    second: str
-    similarity: float
-    same_group: bool
+    first: str  # key of one
+    second: str  # key of the other, sorted behind `first`
+    similarity: float  # see `Pair`
+    same_group: bool  # whether the groups say so too; if not, a split may leak
 
 
 @dataclasses.dataclass(frozen=True)
 class Resolution:
-    """What follows from the comparison of recordings.
+    """What follows from the comparison of recordings."""
 
-    Attributes:
-        left_out: key -> reason, of the exact copies.
-        duplicates: (key that stays, key of its copy), sorted.
-        near_duplicates: sorted; of the recordings that stay.
-        remarks: key -> remarks, of the recordings that stay. Sessions of one group look alike as
-            expected, which is no remark.
-    """
-
-    left_out: Mapping[str, str]
-    duplicates: tuple[tuple[str, str], ...]
-    near_duplicates: tuple[NearDuplicate, ...]
+    left_out: Mapping[str, str]  # key -> reason, of the exact copies
+    duplicates: tuple[tuple[str, str], ...]  # (key that stays, key of its copy), sorted
+    near_duplicates: tuple[NearDuplicate, ...]  # sorted; of the recordings that stay
+    # key -> remarks, of the recordings that stay. Sessions of one group look alike as expected,
+    # which is no remark.
     remarks: Mapping[str, tuple[str, ...]]
 
 

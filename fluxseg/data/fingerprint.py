@@ -16,10 +16,8 @@ import numpy as np
 from fluxseg.data.transforms import normalize_image
 from fluxseg.errors import RecordingError
 
-GRID = 128
-"""Side of the grid that an image is binned to; a 512 px image has bins of 4 px."""
-THUMBNAIL = 64
-"""Side of the thumbnail; one of its pixels is 8 px of a 512 px image."""
+GRID = 128  # side of the grid that an image is binned to; a 512 px image has bins of 4 px
+THUMBNAIL = 64  # side of the thumbnail; one of its pixels is 8 px of a 512 px image
 # Grid units. Structure between about 5 and 24 px of a 512 px image, equalised over 32 px.
 _DETAIL, _BACKGROUND, _CONTRAST = 1.0, 6.0, 8.0
 _CLIP = 2.0
@@ -32,14 +30,11 @@ _ENCODING = "1:"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Fingerprint:
-    """What is kept of an image to recognise its field of view.
+    """What is kept of an image to recognise its field of view."""
 
-    Attributes:
-        spectrum: `[SPECTRUM_SIZE]` int8, whitened Fourier magnitudes; all 0 without texture.
-        thumbnail: `[THUMBNAIL, THUMBNAIL]` int8, texture of even contrast; 0 outside the image.
-    """
-
+    # `[SPECTRUM_SIZE]` int8, whitened Fourier magnitudes; all 0 without texture
     spectrum: np.ndarray
+    # `[THUMBNAIL, THUMBNAIL]` int8, texture of even contrast; 0 outside the image
     thumbnail: np.ndarray
 
 
@@ -203,8 +198,7 @@ def _rings() -> tuple[np.ndarray, np.ndarray]:
     return radius.round().astype(np.intp), kept
 
 
-SPECTRUM_SIZE = int(_rings()[1].sum())
-"""Number of values of a fingerprint's spectrum."""
+SPECTRUM_SIZE = int(_rings()[1].sum())  # number of values of a fingerprint's spectrum
 
 
 def _whitened_magnitude(texture: np.ndarray) -> np.ndarray:

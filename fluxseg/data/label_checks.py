@@ -4,16 +4,13 @@ import numpy as np
 
 TINY_AREA, TINY_ROIS = 12, 20
 """Mean area of ROIs, px, that is remarked on, and the least number of such ROIs."""
-PARTS = 4
-"""Separate parts for each ROI that are remarked on."""
+PARTS = 4  # separate parts for each ROI that are remarked on
 WELL, BETTER = 0.15, 0.1
 """Correlation with the image from which labels fit, and by how much others must fit better. Of 34
 real fields with labels by people the lowest is 0.11; turned or shifted, the highest is 0.09 but
 for shifts of a few pixels."""
-FEW_ROIS = 5
-"""With fewer ROIs it is not judged how they fit, but of how many parts they are."""
-ACROSS = 128
-"""Side, px, to which an image is reduced for that."""
+FEW_ROIS = 5  # with fewer ROIs it is not judged how they fit, but of how many parts they are
+ACROSS = 128  # side, px, to which an image is reduced for that
 FLAT, ZERO = 0.9, 0.25
 """Least shares of a label image: equal neighbours within its labels, and background."""
 

@@ -16,10 +16,8 @@ from fluxseg.data.parallel import worker_count
 Batch = dict[str, np.ndarray]
 """image `[B, H, W, 1]` float32; label `[B, H, W]` uint8, 1 is neuron; valid `[B, H, W]` uint8, 0
 where a pixel must not count; crop `[B]` int32, position in the list of crops, -1 for padding."""
-MOST_THREADS = 8
-"""Threads that read ahead if nobody says how many: a few of them feed any training."""
-Transform = Callable[[Batch, np.random.Generator], Batch]
-"""A random change of one crop."""
+MOST_THREADS = 8  # threads that read ahead if nobody says how many: a few of them feed any training
+Transform = Callable[[Batch, np.random.Generator], Batch]  # a random change of one crop
 
 
 class Crops(Protocol):

@@ -20,8 +20,7 @@ container"), and a mouse may give several containers.
 """
 NO_GROUP = f"metadata name no group (such as {GROUP_KEYS[0]}): taken as a group of its own"
 """Remark on recordings of which nothing tells which others show the same tissue."""
-MAX_SHOWN = 20
-"""Fields of the metadata, and remarks, that a notebook shows."""
+MAX_SHOWN = 20  # fields of the metadata, and remarks, that a notebook shows
 YELLOW = (255, 210, 0)
 
 

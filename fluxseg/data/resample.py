@@ -7,10 +7,8 @@ import numpy as np
 
 from fluxseg.errors import ConfigError
 
-TOLERANCE = 1.25
-"""Cells this much larger or smaller than wanted are left as they are."""
-MOST = 4.0
-"""Strongest magnification, and reduction."""
+TOLERANCE = 1.25  # cells this much larger or smaller than wanted are left as they are
+MOST = 4.0  # strongest magnification, and reduction
 
 
 def resample_image(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

@@ -30,19 +30,12 @@ WRITER_OPTIONS = "group_size:1,uncompressed"
 
 @dataclasses.dataclass(frozen=True)
 class ShardTask:
-    """A shard to be made.
+    """A shard to be made."""
 
-    Attributes:
-        source: where its recordings come from.
-        directory: folder of the cache.
-        settings: see `crop_settings`.
-        stamps: (key, stamp) of its recordings.
-    """
-
-    source: Source
-    directory: str
-    settings: Mapping[str, Any]
-    stamps: tuple[tuple[str, str], ...]
+    source: Source  # where its recordings come from
+    directory: str  # folder of the cache
+    settings: Mapping[str, Any]  # see `crop_settings`
+    stamps: tuple[tuple[str, str], ...]  # (key, stamp) of its recordings
 
     @property
     def name(self) -> str:
@@ -64,19 +57,12 @@ class ShardTask:
 
 @dataclasses.dataclass(frozen=True)
 class ShardContent:
-    """What a finished shard holds.
+    """What a finished shard holds."""
 
-    Attributes:
-        size: bytes of its file.
-        crops: number of its crops.
-        entries: the recordings that they come from.
-        left_out: (key, reason) of the recordings that cannot be used.
-    """
-
-    size: int
-    crops: int
-    entries: tuple[CacheEntry, ...]
-    left_out: tuple[tuple[str, str], ...]
+    size: int  # bytes of its file
+    crops: int  # number of its crops
+    entries: tuple[CacheEntry, ...]  # the recordings that they come from
+    left_out: tuple[tuple[str, str], ...]  # (key, reason) of the recordings that cannot be used
 
 
 def _count(crops: np.ndarray) -> tuple[int, ...]:

@@ -8,8 +8,7 @@ from typing import Any, Literal, TypedDict
 from fluxseg.errors import ConfigError
 from fluxseg.io.schema import from_plain
 
-SPLITS = ("train", "val", "test")
-"""Names of the splits, in this order everywhere."""
+SPLITS = ("train", "val", "test")  # names of the splits, in this order everywhere
 
 SplitBy = Literal["group", "recording", "crop"]
 
@@ -24,39 +23,24 @@ class ManifestItem(TypedDict):
 
 @dataclasses.dataclass(frozen=True)
 class SplitItem:
-    """What the split needs to know of one recording.
+    """What the split needs to know of one recording."""
 
-    Attributes:
-        key: unique name of the recording within its source.
-        group: recordings of one group show the same tissue.
-        digest: hash of its content.
-        n_crops: number of crops it gives.
-    """
-
-    key: str
-    group: str
-    digest: str
-    n_crops: int
+    key: str  # unique name of the recording within its source
+    group: str  # recordings of one group show the same tissue
+    digest: str  # hash of its content
+    n_crops: int  # number of crops it gives
 
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """Which recording, or crop, belongs to which split, and how that was decided.
+    """Which recording, or crop, belongs to which split, and how that was decided."""
 
-    Attributes:
-        split_by: what is never divided.
-        train_fraction: share of the training split that was asked for.
-        val_fraction: share of the validation split that was asked for.
-        seed: seed of the hash.
-        items: key -> group, digest and splits, see `ManifestItem`.
-        moved: what was moved to another split than its hash says, lest that split be empty.
-    """
-
-    split_by: SplitBy
-    train_fraction: float
-    val_fraction: float
-    seed: int
-    items: Mapping[str, ManifestItem]
+    split_by: SplitBy  # what is never divided
+    train_fraction: float  # share of the training split that was asked for
+    val_fraction: float  # share of the validation split that was asked for
+    seed: int  # seed of the hash
+    items: Mapping[str, ManifestItem]  # key -> group, digest and splits, see `ManifestItem`
+    # what was moved to another split than its hash says, lest that split be empty
     moved: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -4,8 +4,7 @@ import numpy as np
 
 from fluxseg.errors import RecordingError
 
-CLIP = (-1.0, 3.0)
-"""Range that normalised images are clipped to; their percentiles lie at 0 and 1."""
+CLIP = (-1.0, 3.0)  # range that normalised images are clipped to; their percentiles lie at 0 and 1
 
 
 def merge_masks(masks: np.ndarray) -> np.ndarray:

@@ -16,8 +16,7 @@ from fluxseg.formats.metadata import clean_metadata, plain_text
 from fluxseg.formats.npy import naming_file, read_pickled_dict
 from fluxseg.io.files import atomic_path
 
-GROUP_FIELD = "fluxseg_group"
-"""Key of a group that does not follow from the metadata."""
+GROUP_FIELD = "fluxseg_group"  # key of a group that does not follow from the metadata
 
 
 def read_allen_npy(path: Path | str) -> Recording:

@@ -30,8 +30,7 @@ from fluxseg.formats.pick import NO_PICK, Pick
 from fluxseg.formats.pixels import one_channel, read_pixels, write_image_tiff, write_label_tiff
 from fluxseg.io.files import atomic_path
 
-EXTRA = "fluxseg"
-"""Key of the dict with what Cellpose has no place for."""
+EXTRA = "fluxseg"  # key of the dict with what Cellpose has no place for
 # What the GUI itself puts in place of flows that are not there.
 _NO_FLOWS: list[Any] = [[], [], [], [], [[]]]
 

@@ -27,29 +27,18 @@ Place = tuple[int, int, int]
 
 @dataclasses.dataclass
 class Told:
-    """What the description of a TIFF file says of its images.
+    """What the description of a TIFF file says of its images."""
 
-    Attributes:
-        axes: letters of the axes of the images, slowest first.
-        sizes: of the axes but the first.
-        declared: number of images, 0 if it is not told.
-        channels: names of the channels.
-        planes: number of planes, if not all steps of the focus are some; else 0.
-        places: of each page its time, plane and channel, if they are listed.
-        um_per_px: size of the pixels, or None.
-        rate: images of one plane and channel per second, or None.
-        remarks: what was odd.
-    """
-
-    axes: str = "T"
-    sizes: Sequence[int] = ()
-    declared: int = 0
-    channels: tuple[str, ...] = ()
-    planes: int = 0
+    axes: str = "T"  # letters of the axes of the images, slowest first
+    sizes: Sequence[int] = ()  # of the axes but the first
+    declared: int = 0  # number of images, 0 if it is not told
+    channels: tuple[str, ...] = ()  # names of the channels
+    planes: int = 0  # number of planes, if not all steps of the focus are some; else 0
+    # of each page its time, plane and channel, if they are listed
     places: dict[int, Place] | None = None
-    um_per_px: float | None = None
-    rate: float | None = None
-    remarks: tuple[str, ...] = ()
+    um_per_px: float | None = None  # size of the pixels, or None
+    rate: float | None = None  # images of one plane and channel per second, or None
+    remarks: tuple[str, ...] = ()  # what was odd
 
 
 def read_description(path: Path, tiff: Any, page: Any, count: int, pick: Pick) -> Told:

@@ -13,14 +13,11 @@ import numpy as np
 from fluxseg.errors import RecordingError
 from fluxseg.formats.npy import explain_damage, naming_file, open_regular
 
-MAGIC = b"\x89HDF\r\n\x1a\n"
-"""How HDF5 files begin."""
+MAGIC = b"\x89HDF\r\n\x1a\n"  # how HDF5 files begin
 MAX_BYTES = 2**31
 """Bytes that one dataset may take in memory; a few stored ones can declare any number."""
-MAX_ITEMS = 100_000
-"""Texts of a dataset, and members of a group."""
-MAX_TEXT = 2**24
-"""Bytes of an attribute, and characters of all the texts of a dataset."""
+MAX_ITEMS = 100_000  # texts of a dataset, and members of a group
+MAX_TEXT = 2**24  # bytes of an attribute, and characters of all the texts of a dataset
 _MAX_LINKS = 16
 # Filters that do not change how much there is: shuffle, checksum, n-bit and scale-offset.
 _DEFLATE, _SAME_SIZE = 1, (2, 3, 5, 6)

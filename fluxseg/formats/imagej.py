@@ -34,12 +34,9 @@ if TYPE_CHECKING:
 # What it cannot read is told by remarks and errors.
 logging.getLogger("roifile").disabled = True
 MAX_ROIS = 100_000
-MAX_BYTES = 2**31
-"""Bytes that the members of an archive may take."""
-MAX_MEMBER = 2**22
-"""Bytes of one ROI."""
-MAX_INNER = 2**26
-"""Bytes of a set within a `.zip` file."""
+MAX_BYTES = 2**31  # bytes that the members of an archive may take
+MAX_MEMBER = 2**22  # bytes of one ROI
+MAX_INNER = 2**26  # bytes of a set within a `.zip` file
 
 
 def read_imagej(

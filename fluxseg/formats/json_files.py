@@ -15,8 +15,7 @@ from fluxseg.formats.pixels import read_pixels
 from fluxseg.io.files import stamp_file
 from fluxseg.io.names import is_plain_name
 
-MAX_BYTES = 2**28
-"""Bytes of a file; thousands of neurons take a few million."""
+MAX_BYTES = 2**28  # bytes of a file; thousands of neurons take a few million
 
 
 def read_json_file(path: Path) -> Any:

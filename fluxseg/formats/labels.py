@@ -7,14 +7,12 @@ import numpy as np
 
 from fluxseg.errors import RecordingError
 
-MAX_BYTES = 2**31
-"""Bytes that the masks of a recording may take, one for each pixel of each ROI."""
+MAX_BYTES = 2**31  # bytes that the masks of a recording may take, one for each pixel of each ROI
 SMOOTH = 0.2
 """Least share of unlike neighbours in a mask with smooth edges or a picture; labels only touch."""
 PICTURE = "are a picture, no label image"
 """What is wrong with masks that have more unlike neighbours, and are not smooth."""
-MAX_NAMED = 20
-"""ROIs that a remark names."""
+MAX_NAMED = 20  # ROIs that a remark names
 
 
 def check_total(count: int, shape: Sequence[int], what: str = "ROIs", hint: str = "") -> None:

@@ -14,8 +14,7 @@ from fluxseg.formats.labels import (
     zero_masks,
 )
 
-SOFT = 0.2
-"""Pixels of a soft footprint count from this share of its maximum on."""
+SOFT = 0.2  # pixels of a soft footprint count from this share of its maximum on
 
 
 def masks_from_array(

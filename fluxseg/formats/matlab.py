@@ -19,8 +19,7 @@ from fluxseg.formats.suite2p import plane_name, recording_from_suite2p
 
 MAGIC = b"MATLAB 5.0 MAT-file"
 MAGIC_HDF5 = b"MATLAB 7.3 MAT-file"
-MAX_BYTES = 2**31
-"""Bytes that the arrays of a file may take in memory."""
+MAX_BYTES = 2**31  # bytes that the arrays of a file may take in memory
 IMAGES = ("max_projection", "image", "img", "max_proj", "meanimg", "mean_image", "projection", "cn")
 """Names that an array with the image can have, in lower case."""
 MASKS = ("roi_mask_array", "masks", "mask", "labels", "label", "rois", "a")

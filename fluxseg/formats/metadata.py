@@ -10,12 +10,9 @@ import numpy as np
 
 from fluxseg.data.recording import NO_GROUP, Recording, group_of
 
-MAX_DEPTH = 8
-"""Containers nested deeper are told in words."""
-MAX_ITEMS = 10_000
-"""Values that are kept in all."""
-MAX_TEXT = 10_000
-"""Characters that are kept of a text."""
+MAX_DEPTH = 8  # containers nested deeper are told in words
+MAX_ITEMS = 10_000  # values that are kept in all
+MAX_TEXT = 10_000  # characters that are kept of a text
 QUALITY = "roi_quality"
 """Key of the metadata: how sure the one who made the ROIs is of each, 0 to 1."""
 _MAX_BITS = 1024

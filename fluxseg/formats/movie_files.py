@@ -17,8 +17,7 @@ from fluxseg.io.names import safe_name
 
 SUFFIXES = (*TIFFS, ".h5", ".hdf5", ".nwb", ".mat")
 """Endings of the files that a folder is searched for."""
-_DIGITS = 3
-"""Programs that save a movie in parts number these with leading zeros."""
+_DIGITS = 3  # programs that save a movie in parts number these with leading zeros
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,10 +29,8 @@ from fluxseg.formats.stacks import read_stack
 from fluxseg.formats.suite2p_ops import read_ops, read_ops_metadata
 from fluxseg.formats.tiff import MAX_PIXELS, get_page, open_tiff
 
-BLOCK_BYTES = 2**24
-"""Bytes of a block of frames, if its length is not chosen."""
-MAX_CHUNK = 2**28
-"""Bytes that a stored chunk of an HDF5 dataset may take in memory."""
+BLOCK_BYTES = 2**24  # bytes of a block of frames, if its length is not chosen
+MAX_CHUNK = 2**28  # bytes that a stored chunk of an HDF5 dataset may take in memory
 Read = Callable[[int, int], np.ndarray]
 """Gives so many frames `[T, H, W]` from a number on, of those that there are."""
 _MAX_DEPTH = 8
@@ -45,25 +43,15 @@ _AXES = {
 
 @dataclasses.dataclass(frozen=True)
 class MovieFacts:
-    """What is known about a movie before it is read.
+    """What is known about a movie before it is read."""
 
-    Attributes:
-        frames: number of frames.
-        shape: height and width of a frame, px.
-        dtype: of the pixels, in the byte order of the machine.
-        um_per_px: size of the pixels, or None.
-        dataset: path of the dataset in an HDF5 file, else "".
-        rate: frames per second, or None.
-        remarks: what was odd.
-    """
-
-    frames: int
-    shape: tuple[int, int]
-    dtype: np.dtype
-    um_per_px: float | None = None
-    dataset: str = ""
-    rate: float | None = None
-    remarks: tuple[str, ...] = ()
+    frames: int  # number of frames
+    shape: tuple[int, int]  # height and width of a frame, px
+    dtype: np.dtype  # of the pixels, in the byte order of the machine
+    um_per_px: float | None = None  # size of the pixels, or None
+    dataset: str = ""  # path of the dataset in an HDF5 file, else ""
+    rate: float | None = None  # frames per second, or None
+    remarks: tuple[str, ...] = ()  # what was odd
 
 
 def read_movie_facts(path: Path | str | Sequence[Path], pick: Pick = NO_PICK) -> MovieFacts:

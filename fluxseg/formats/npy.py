@@ -14,8 +14,7 @@ from fluxseg.formats.pickled import load_pickle
 from fluxseg.io.arrays import byte_count, check_shape, create_array, create_dtype
 
 MAGIC = b"\x93NUMPY"
-MAX_HEADER = 10_000
-"""Bytes of the text that describes an array; numpy has the same limit."""
+MAX_HEADER = 10_000  # bytes of the text that describes an array; numpy has the same limit
 
 
 @contextlib.contextmanager

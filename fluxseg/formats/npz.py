@@ -35,8 +35,7 @@ from fluxseg.io.files import atomic_path
 
 MAX_BYTES = 2**31
 """Bytes that the fields of a file may take in memory; a few compressed ones can declare any."""
-MAX_JSON = 2**24
-"""Characters of metadata as JSON."""
+MAX_JSON = 2**24  # characters of metadata as JSON
 MAX_LITERAL = 100_000
 """Characters of metadata as Python writes them, whose parser takes much more memory."""
 _NAMES = dict.fromkeys(("image", "img", "max_proj", "meanImg", "mean_image"), "max_projection")

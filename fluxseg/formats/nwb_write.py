@@ -17,8 +17,7 @@ from fluxseg.io.files import atomic_path
 
 UNKNOWN_TIME = datetime.datetime(1900, 1, 1, tzinfo=datetime.UTC)
 """Stands for a start of the session that is not known, which an NWB file must have."""
-CONFIDENCE = "confidence"
-"""Column of the table of ROIs that holds `roi_quality` of the metadata."""
+CONFIDENCE = "confidence"  # column of the table of ROIs that holds `roi_quality` of the metadata
 NOTES = "fluxseg_recording"
 """Key of the JSON object in the notes of a file that holds id, group and metadata."""
 

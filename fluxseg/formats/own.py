@@ -16,17 +16,14 @@ from fluxseg.errors import FluxsegError
 from fluxseg.formats.labels import merge_labels
 from fluxseg.formats.pixels import write_image_tiff
 
-MARK = "fluxseg predict"
-"""In every file that `fluxseg predict` writes."""
-OWN = "written by fluxseg predict"
-"""Why such a file is not used."""
+MARK = "fluxseg predict"  # in every file that `fluxseg predict` writes
+OWN = "written by fluxseg predict"  # why such a file is not used
 TABLE_COLUMNS = (
     "neuron", "x_px", "y_px", "area_px", "area_um2", "diameter_px", "mean_probability",
     "confidence", "contrast",
 )  # fmt: skip
 """Columns of the table of neurons, by which such a file is known."""
-LOOKED_AT = 2**16
-"""Bytes at the begin and the end of a file in which the mark is looked for."""
+LOOKED_AT = 2**16  # bytes at the begin and the end of a file in which the mark is looked for
 _SUM = re.compile(rf"{MARK} \[([0-9a-f]{{8}})\]".encode())
 
 

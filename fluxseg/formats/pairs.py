@@ -58,10 +58,8 @@ from fluxseg.formats.own import OWN, is_prediction
 from fluxseg.formats.pick import IMAGE_AXES, Pick
 from fluxseg.formats.series import find_frames
 
-RECORDING_SUFFIXES = (".npy", ".npz", ".nwb", ".mat")
-"""Endings of recordings that are no images."""
-SETTLED = 2.0
-"""Seconds without a change after which it is remembered what is in a folder."""
+RECORDING_SUFFIXES = (".npy", ".npz", ".nwb", ".mat")  # endings of recordings that are no images
+SETTLED = 2.0  # seconds without a change after which it is remembered what is in a folder
 _ROI_SET = re.compile(r"roi[ _-]?sets?.*\.zip", re.IGNORECASE)
 _LABELS = ("labels", "seg", "rois", "roi", "coco")
 _ROLES = ("image", "recording", *_LABELS)
@@ -71,25 +69,17 @@ Labels = dict[Path, tuple[Path, ...]]
 
 @dataclasses.dataclass(frozen=True)
 class Sorted:
-    """The files of one folder.
+    """The files of one folder."""
 
-    Attributes:
-        labels: every image, and the files with its labels: none, one, or one for each ROI.
-        doubts: the images of which these cannot be told, and why.
-        others: other recordings.
-        wrong: labels without an image, and what was looked for.
-        unused: other files, and why they are nothing to fluxseg.
-        frames: images that are frames or parts of a movie, and what to do with them.
-        places: the folders that were looked into.
-    """
-
+    # every image, and the files with its labels: none, one, or one for each ROI
     labels: Mapping[Path, tuple[Path, ...]]
-    doubts: Mapping[Path, str]
-    others: tuple[Path, ...]
-    wrong: Mapping[Path, str]
-    unused: Mapping[Path, str]
+    doubts: Mapping[Path, str]  # the images of which these cannot be told, and why
+    others: tuple[Path, ...]  # other recordings
+    wrong: Mapping[Path, str]  # labels without an image, and what was looked for
+    unused: Mapping[Path, str]  # other files, and why they are nothing to fluxseg
+    # images that are frames or parts of a movie, and what to do with them
     frames: Mapping[Path, str]
-    places: tuple[Path, ...]
+    places: tuple[Path, ...]  # the folders that were looked into
 
 
 def find_labels(path: Path) -> tuple[Path, ...]:

@@ -42,8 +42,7 @@ class Pick:
             raise ConfigError(f"axes: must hold Y and X, got {letters!r}")
 
 
-NO_PICK = Pick()
-"""Of a file that holds one of each."""
+NO_PICK = Pick()  # of a file that holds one of each
 
 
 def parse_pick(text: str) -> Pick:

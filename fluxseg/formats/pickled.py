@@ -32,8 +32,7 @@ from fluxseg.io.arrays import check_shape, create_array
 
 MAX_OPERATIONS = 2_000_000
 """Instructions in a pickle; one recording of the Allen Brain Observatory needs some hundreds."""
-MAX_DEPTH = 64
-"""Nesting of containers."""
+MAX_DEPTH = 64  # nesting of containers
 MAX_KEYS = 10_000
 """Set members, and dict keys other than texts: a file could make their hashes collide."""
 LARGE = 2**20

@@ -18,8 +18,7 @@ from fluxseg.formats import hdf5
 from fluxseg.formats.labels import check_total, zero_masks
 from fluxseg.formats.pick import choose
 
-Order = Literal["xy", "yx"]
-"""Which axis comes first."""
+Order = Literal["xy", "yx"]  # which axis comes first
 _BLOCK = 2**25
 # Columns that tell neurons from other ROIs: Suite2p's, the Allen Institute's and NeuroConv's.
 _JUDGEMENTS = ("iscell", "valid_roi", "accepted", "Accepted")
@@ -27,19 +26,12 @@ _JUDGEMENTS = ("iscell", "valid_roi", "accepted", "Accepted")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PlaneMasks:
-    """ROIs as they are stored, with the first stored axis first.
+    """ROIs as they are stored, with the first stored axis first."""
 
-    Attributes:
-        images: `[N, A, B]` bool, or None if pixels are listed.
-        pixels: `[P, 3]` int64 of ROI, first and second coordinate, or None.
-        names: of the ROIs, `[N]`.
-        remarks: what was odd.
-    """
-
-    images: np.ndarray | None
-    pixels: np.ndarray | None
-    names: tuple[str, ...]
-    remarks: tuple[str, ...]
+    images: np.ndarray | None  # `[N, A, B]` bool, or None if pixels are listed
+    pixels: np.ndarray | None  # `[P, 3]` int64 of ROI, first and second coordinate, or None
+    names: tuple[str, ...]  # of the ROIs, `[N]`
+    remarks: tuple[str, ...]  # what was odd
 
     def fits(self, shape: tuple[int, int]) -> bool:
         """Tell whether the ROIs can belong to an image `[A, B]`."""

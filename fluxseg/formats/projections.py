@@ -12,8 +12,7 @@ import numpy as np
 
 from fluxseg.errors import ConfigError, RecordingError
 
-MAX_BIN = 100
-"""Frames of the moving average: as many are held in memory."""
+MAX_BIN = 100  # frames of the moving average: as many are held in memory
 # The neighbours to the right and below; each pair of pixels is met once.
 _STEPS = ((0, 1), (1, 0), (1, 1), (1, -1))
 
@@ -39,12 +38,9 @@ class MaxProjection:
     in the background as in the cells. A moving average over `bin` frames before the maximum
     divides this bias by about the root of `bin`, and blurs events shorter than that. As in
     Suite2p, whose projections are maxima of a binned movie.
-
-    Attributes:
-        bin: frames that are averaged; a movie that is shorter is averaged as a whole.
     """
 
-    bin: int = 1
+    bin: int = 1  # frames that are averaged; a movie that is shorter is averaged as a whole
     _largest: np.ndarray | None = None
     _tail: np.ndarray | None = None
     _dtype: np.dtype | None = None

@@ -16,8 +16,7 @@ from fluxseg.formats.stacks import read_stack
 from fluxseg.formats.tiff import open_tiff
 
 TIFFS = (".tif", ".tiff", ".btf", ".tf8", ".lsm", ".stk")
-FEWEST = 10
-"""So many images of one field of view are taken for the frames of a movie."""
+FEWEST = 10  # so many images of one field of view are taken for the frames of a movie
 _LOOKED_AT = 16
 _NUMBER = re.compile(r"(\d+)")
 # Channels, planes and places are numbered as well, and are never mixed.

@@ -59,16 +59,12 @@ def read_recording(
 
 @dataclasses.dataclass(frozen=True)
 class Survey:
-    """What is in a folder and the folders below it; `fluxseg.formats.pairs` has the table.
+    """What is in a folder and the folders below it; `fluxseg.formats.pairs` has the table."""
 
-    Attributes:
-        recordings: files and folders of recordings, sorted; with their labels, if there are any.
-        wrong: labels without an image, and what was looked for.
-        unused: other files, and why they are not used; none that are hidden or the system's.
-    """
-
+    # files and folders of recordings, sorted; with their labels, if there are any
     recordings: tuple[Path, ...]
-    wrong: dict[Path, str]
+    wrong: dict[Path, str]  # labels without an image, and what was looked for
+    # other files, and why they are not used; none that are hidden or the system's
     unused: dict[Path, str]
 
 

@@ -20,28 +20,18 @@ from fluxseg.formats.tiff import check_end, get_page, read_scale
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Stack:
-    """The images of a TIFF file.
+    """The images of a TIFF file."""
 
-    Attributes:
-        numbers: `[N]` int, numbers of the pages; or of the images that follow each other from
-            `offset` on, if they are stored behind a single page.
-        places: `[N, 3]` int, of each its time, plane and channel, from 0.
-        channels: names of the channels.
-        offset: byte where the pixels begin, or None.
-        um_per_px: size of the pixels, or None.
-        rate: images of one plane and channel per second, or None.
-        remarks: what was odd.
-        samples: whether the channels are samples of the pixels of one image.
-    """
-
+    # `[N]` int, numbers of the pages; or of the images that follow each other from `offset` on, if
+    # they are stored behind a single page
     numbers: np.ndarray
-    places: np.ndarray
-    channels: tuple[str, ...] = ()
-    offset: int | None = None
-    um_per_px: float | None = None
-    rate: float | None = None
-    remarks: tuple[str, ...] = ()
-    samples: bool = False
+    places: np.ndarray  # `[N, 3]` int, of each its time, plane and channel, from 0
+    channels: tuple[str, ...] = ()  # names of the channels
+    offset: int | None = None  # byte where the pixels begin, or None
+    um_per_px: float | None = None  # size of the pixels, or None
+    rate: float | None = None  # images of one plane and channel per second, or None
+    remarks: tuple[str, ...] = ()  # what was odd
+    samples: bool = False  # whether the channels are samples of the pixels of one image
 
     def select(self, pick: Pick) -> np.ndarray:
         """Return the `numbers` of one channel of one plane, in the order of time.

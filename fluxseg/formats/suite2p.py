@@ -33,10 +33,8 @@ from fluxseg.io.files import atomic_path
 
 PLANE_FILES = ("stat.npy", "iscell.npy", "ops.npy", *(f"{part}.npy" for part in OPS_PARTS))
 """Files of a plane that a recording is read from."""
-TRACES = "traces"
-"""Key of fluxseg's part of `ops`: the traces were extracted by fluxseg."""
-ROI_ID = "fluxseg_roi_id"
-"""Key of an entry of `stat` with the name of the ROI."""
+TRACES = "traces"  # key of fluxseg's part of `ops`: the traces were extracted by fluxseg
+ROI_ID = "fluxseg_roi_id"  # key of an entry of `stat` with the name of the ROI
 
 
 def is_suite2p(path: Path) -> bool:

@@ -14,8 +14,7 @@ from fluxseg.formats.npy import read_pickled_dict
 from fluxseg.formats.suite2p_stat import usual_diameter
 from fluxseg.formats.tiff import MAX_PIXELS
 
-EXTRA = "fluxseg"
-"""Key of `ops` with what Suite2p has no place for."""
+EXTRA = "fluxseg"  # key of `ops` with what Suite2p has no place for
 _SCALES = ("um_per_px", "umPerPix")
 # Suite2p 1.0 can leave ops.npy out, and then has its content in these, later ones first.
 OPS_PARTS = ("detect_outputs", "reg_outputs", "settings", "db")

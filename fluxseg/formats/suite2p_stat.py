@@ -12,8 +12,7 @@ import numpy as np
 
 from fluxseg.data.resample import median_diameter
 
-_FIRST = 100
-"""Suite2p takes the sizes of its first and best ROIs as the usual ones."""
+_FIRST = 100  # Suite2p takes the sizes of its first and best ROIs as the usual ones
 
 
 def create_stat(

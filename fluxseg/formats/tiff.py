@@ -16,14 +16,10 @@ import numpy as np
 from fluxseg.errors import RecordingError
 from fluxseg.formats.npy import explain_damage
 
-MAX_PIXELS = 8192 * 8192
-"""Pixels of an image; a few bytes can declare any number."""
-MAX_BYTES = 2**30
-"""Bytes of an image in memory."""
-MAX_RATIO = 2048
-"""No compression of single-channel images makes them so many times smaller."""
-TIFF_MAGICS = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
-"""How TIFF files begin."""
+MAX_PIXELS = 8192 * 8192  # pixels of an image; a few bytes can declare any number
+MAX_BYTES = 2**30  # bytes of an image in memory
+MAX_RATIO = 2048  # no compression of single-channel images makes them so many times smaller
+TIFF_MAGICS = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")  # how TIFF files begin
 _FILTERS = threading.Lock()
 # Decoders of bytes stop at the size that is asked for: none, CCITT, LZW, deflate, PackBits, LZMA,
 # Zstandard.

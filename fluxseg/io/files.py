@@ -11,8 +11,7 @@ from typing import Any
 
 from fluxseg.errors import WorkdirError
 
-CHECKSUM = "checksum"
-"""Name under which plain values hold the checksum of the others."""
+CHECKSUM = "checksum"  # name under which plain values hold the checksum of the others
 TEMPORARY = ".part-"
 """Names of unfinished files begin with this; they can be deleted when nothing is running."""
 

@@ -11,10 +11,8 @@ import numpy as np
 if TYPE_CHECKING:
     from jinja2 import Template
 
-MAX_TEXT = 200
-"""Characters that are shown of a value."""
-MAX_SIDE = 320
-"""Longest side of a thumbnail, px."""
+MAX_TEXT = 200  # characters that are shown of a value
+MAX_SIDE = 320  # longest side of a thumbnail, px
 _TABLE = """\
 <div style="display:flex;flex-wrap:wrap;gap:16px;align-items:flex-start">
 {%- if picture %}
