@@ -26,7 +26,7 @@ from fluxseg.formats.nwb import read_spacing
 from fluxseg.formats.pick import NO_PICK, Pick, choose
 from fluxseg.formats.pixels import MAGICS, read_image_of
 from fluxseg.formats.stacks import read_stack
-from fluxseg.formats.suite2p_ops import read_ops, read_ops_metadata
+from fluxseg.formats.suite2p_ops import field_shape, read_ops, read_ops_metadata
 from fluxseg.formats.tiff import MAX_PIXELS, get_page, open_tiff
 
 BLOCK_BYTES = 2**24  # bytes of a block of frames, if its length is not chosen
@@ -150,10 +150,8 @@ def _open_array(path: Path, pick: Pick) -> tuple[np.ndarray, MovieFacts]:
     """Map a movie that is one array into memory."""
     if recorded := find_raw(path):
         array = open_raw(path, recorded, pick)
-        facts = MovieFacts(
-            len(array), recorded.raw[1:], array.dtype, recorded.um_per_px, "", recorded.rate
-        )
-        return array, facts
+        scale, rate = recorded.um_per_px, recorded.rate
+        return array, MovieFacts(len(array), recorded.raw[1:], array.dtype, scale, "", rate)
     if path.suffix != ".bin":
         array = open_npy(path)
         if array.ndim != 3 or array.dtype.kind == "c":
@@ -162,10 +160,8 @@ def _open_array(path: Path, pick: Pick) -> tuple[np.ndarray, MovieFacts]:
         count, height, width = array.shape
         return array, MovieFacts(count, (height, width), array.dtype.newbyteorder("="))
     ops = read_ops(path.parent)
-    sides = [ops.get(name) for name in ("Ly", "Lx")]
-    if not all(isinstance(side, int | np.integer) and 0 < side < 2**15 for side in sides):
-        raise RecordingError("", "has no size: ops.npy lacks Ly and Lx")
-    height, width = map(int, sides)  # type: ignore[arg-type]
+    with naming_file("ops.npy"):
+        height, width = field_shape(ops)
     count, left = divmod(path.stat().st_size, 2 * height * width)
     declared = ops.get("nframes")
     remarks: tuple[str, ...] = ()
@@ -173,12 +169,10 @@ def _open_array(path: Path, pick: Pick) -> tuple[np.ndarray, MovieFacts]:
         remarks = (f"data.bin holds {count} whole frames, ops.npy declares {declared}",)
     found = ops.get("fs")
     rate = float(found) if isinstance(found, int | float | np.floating) else 0.0
-    facts = MovieFacts(
-        count, (height, width), np.dtype(np.int16), read_ops_metadata(ops).get("um_per_px"), "",
-        rate if 0 < rate < 1e5 else None, remarks,
-    )  # fmt: skip
+    scale, known = read_ops_metadata(ops).get("um_per_px"), rate if 0 < rate < 1e5 else None
     array = np.memmap(path, np.int16, "r", 0, (count, height, width)) if count else np.zeros(0)
-    return array, facts
+    dtype = np.dtype(np.int16)
+    return array, MovieFacts(count, (height, width), dtype, scale, "", known, remarks)
 
 
 def _read_part(
@@ -297,15 +291,10 @@ def _describe_dataset(dataset: h5py.Dataset, pick: Pick) -> tuple[MovieFacts, st
     for axis, what, wanted in (("C", "channel", pick.channel), ("Z", "plane", pick.plane)):
         choose(what, [str(n + 1) for n in range(min(sizes.get(axis, 1), 1000))], wanted)
     imaging = hdf5.find_group(dataset.parent, "imaging_plane")
-    facts = MovieFacts(
-        frames=sizes["T"],
-        shape=(sizes["Y"], sizes["X"]),
-        dtype=dataset.dtype.newbyteorder("="),
-        um_per_px=None if imaging is None else read_spacing(imaging, []),
-        dataset=str(dataset.name),
-        rate=_read_rate(dataset),
-    )
-    return _check(facts), axes
+    scale = None if imaging is None else read_spacing(imaging, [])
+    shape, dtype = (sizes["Y"], sizes["X"]), dataset.dtype.newbyteorder("=")
+    name, rate = str(dataset.name), _read_rate(dataset)
+    return _check(MovieFacts(sizes["T"], shape, dtype, scale, name, rate)), axes
 
 
 def _read_rate(dataset: h5py.Dataset) -> float | None:

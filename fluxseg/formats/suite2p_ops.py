@@ -27,7 +27,7 @@ def read_ops_image(ops: Mapping[str, Any]) -> np.ndarray:
     What registration cropped away of the projection is NaN. Raises `RecordingError`, naming the
     field, if there is no image or it does not fit.
     """
-    shape = tuple(_side(ops, name) for name in ("Ly", "Lx"))
+    shape = field_shape(ops)
     if shape[0] * shape[1] > MAX_PIXELS:
         raise RecordingError("Ly, Lx", f"are {shape[0]} x {shape[1]}, more than {MAX_PIXELS} px")
     for name in _IMAGES:
@@ -42,11 +42,13 @@ def read_ops_image(ops: Mapping[str, Any]) -> np.ndarray:
     raise RecordingError(_IMAGES[0], f"there is no image of {shape[0]} x {shape[1]} px")
 
 
-def _side(ops: Mapping[str, Any], name: str) -> int:
-    value = ops.get(name)
-    if not isinstance(value, int | np.integer) or not 1 <= value <= 2**15:
-        raise RecordingError(name, f"must be a number of pixels, got {value!r:.60}")
-    return int(value)
+def field_shape(ops: Mapping[str, Any]) -> tuple[int, int]:
+    """Return height and width of the field, px, or raise `RecordingError`, naming the field."""
+    for name in ("Ly", "Lx"):
+        value = ops.get(name)
+        if not isinstance(value, int | np.integer) or not 1 <= value <= 2**15:
+            raise RecordingError(name, f"must be a number of pixels, got {value!r:.60}")
+    return int(ops["Ly"]), int(ops["Lx"])
 
 
 def _place(image: np.ndarray, ops: Mapping[str, Any], shape: tuple[int, ...]) -> np.ndarray:

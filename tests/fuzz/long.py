@@ -20,8 +20,8 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NAMES = (
-    "npy", "pickled", "npz", "tiff", "png", "jpeg", "nwb", "movie", "suite2p", "cellpose", "json",
-    "imagej", "mat", "model", "workdir", "checkpoint", "cache", "review",
+    "npy", "pickled", "npz", "tiff", "png", "jpeg", "nwb", "movie", "microscope", "suite2p",
+    "cellpose", "json", "imagej", "mat", "model", "workdir", "checkpoint", "cache", "review",
 )  # fmt: skip
 """All readers, see `tests.fuzz.readers`, which must not be imported before it is instrumented."""
 TRACED = ["fluxseg", "tifffile", "roifile"]
