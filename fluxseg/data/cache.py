@@ -118,8 +118,7 @@ def write_index(index: CacheIndex) -> None:
 def read_index(directory: str | Path) -> CacheIndex | None:
     """Read the index of a cache; None if the folder holds no finished cache.
 
-    Raises:
-        WorkdirError: if the index is damaged, or a shard is missing or truncated.
+    Raises `WorkdirError` if the index is damaged, or a shard is missing or truncated.
     """
     index = read_index_alone(directory)
     if index is None:

@@ -8,12 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from fluxseg.data.duplicates import Entry, NearDuplicate, Resolution, resolve_duplicates
-from fluxseg.data.fingerprint import (
-    Fingerprint,
-    blank_fingerprint,
-    digest,
-    fingerprint,
-)
+from fluxseg.data.fingerprint import Fingerprint, blank_fingerprint, digest, fingerprint
 from fluxseg.data.label_checks import inspect_labels, looks_like_labels
 from fluxseg.data.parallel import map_in_processes, worker_count
 from fluxseg.data.recording import NO_GROUP, Recording, Source
@@ -34,11 +29,7 @@ COMMON = (NO_GROUP, NOT_ANNOTATED)  # what many files share; it is told once, wi
 
 STATUSES = ("usable", "remark", "unusable")
 Status = Literal["usable", "remark", "unusable"]
-STATUS_WORDS = {
-    "usable": "usable",
-    "remark": "usable with a remark",
-    "unusable": "unusable",
-}
+STATUS_WORDS = {"usable": "usable", "remark": "usable with a remark", "unusable": "unusable"}
 """How people are told of a status."""
 
 
@@ -153,10 +144,7 @@ def inspect_image(image: np.ndarray) -> tuple[str, tuple[str, ...]]:
 
 
 def inspect_masks(
-    masks: np.ndarray | None,
-    label: np.ndarray | None,
-    empty: int = 0,
-    known: tuple[str, ...] = (),
+    masks: np.ndarray | None, label: np.ndarray | None, empty: int = 0, known: tuple[str, ...] = ()
 ) -> tuple[str, ...]:
     """Return remarks on the masks `[N, H, W]` bool of a recording; nothing makes them unusable.
 

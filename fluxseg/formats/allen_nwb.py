@@ -24,7 +24,6 @@ from fluxseg.errors import RecordingError
 from fluxseg.formats import hdf5
 from fluxseg.formats.allen import recording_from_mapping
 from fluxseg.formats.labels import zero_masks
-from fluxseg.formats.npy import naming_file, open_regular
 from fluxseg.formats.plane_masks import read_plane_masks
 from fluxseg.formats.tiff import MAX_PIXELS
 
@@ -59,21 +58,8 @@ _VISUAL_BEHAVIOR = {
 }
 
 
-def is_nwb(path: Path | str) -> str:
-    """Return "nwb" for an NWB 2 file, "allen-1" for an Allen Visual Coding file, "" for any other.
-
-    Raises `RecordingError`, naming the file, if it is an HDF5 file that cannot be read.
-    """
-    path = Path(path)
-    with naming_file(path), open_regular(path) as (file, _):
-        if file.read(len(hdf5.MAGIC)) != hdf5.MAGIC:
-            return ""
-    with hdf5.open_hdf5(path) as opened:
-        return kind_of(opened)
-
-
 def kind_of(file: h5py.Group) -> str:
-    """Tell the kind of an open file, see `is_nwb`."""
+    """Return "nwb" for an NWB 2 file, "allen-1" for an Allen Visual Coding file, else ""."""
     if hdf5.find_group(file, PIPELINE) is not None:
         return "allen-1"
     version = hdf5.read_attribute(file, "nwb_version")

@@ -14,12 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from fluxseg.data.recording import (
-    Recording,
-    annotated_masks,
-    check_image,
-    pixel_size,
-)
+from fluxseg.data.recording import Recording, annotated_masks, check_image, pixel_size
 from fluxseg.errors import RecordingError, WorkdirError
 from fluxseg.formats.finite import fill_outside, finite_image, pack_outside, write_image_once
 from fluxseg.formats.label_names import SEG_ENDING, is_image_name, is_label_name, stem_of

@@ -16,11 +16,7 @@ from fluxseg.data.recording import Recording, annotated_masks, pixel_size
 from fluxseg.data.resample import cut_patches
 from fluxseg.errors import RecordingError
 from fluxseg.formats.finite import finite_image, write_image_once
-from fluxseg.formats.json_files import (
-    is_coco,
-    read_image_for,
-    read_json_file,
-)
+from fluxseg.formats.json_files import is_coco, read_image_for, read_json_file
 from fluxseg.formats.labels import zero_masks
 from fluxseg.formats.metadata import (
     QUALITY,

@@ -9,7 +9,7 @@ from fluxseg.data.recording import Recording, pixel_size
 from fluxseg.errors import RecordingError, WorkdirError
 from fluxseg.formats import coco, neurofinder
 from fluxseg.formats.allen import read_allen_npy, write_allen_npy
-from fluxseg.formats.allen_nwb import is_nwb, read_allen_nwb
+from fluxseg.formats.allen_nwb import kind_of, read_allen_nwb
 from fluxseg.formats.caiman import is_caiman, read_caiman
 from fluxseg.formats.cellpose import read_cellpose, write_cellpose, write_cellpose_pair
 from fluxseg.formats.finite import finite_image
@@ -19,18 +19,13 @@ from fluxseg.formats.hdf5 import open_hdf5
 from fluxseg.formats.imagej import holds_rois, read_imagej, write_imagej
 from fluxseg.formats.images import read_image
 from fluxseg.formats.json_files import is_coco, is_regions, read_json_file
-from fluxseg.formats.label_names import (
-    MICROSCOPE_SUFFIXES,
-    SAVE_AS_TIFF,
-    SEG_ENDING,
-    is_image_name,
-)
+from fluxseg.formats.label_names import MICROSCOPE_SUFFIXES, SAVE_AS_TIFF, SEG_ENDING, is_image_name
 from fluxseg.formats.labels import label_image
 from fluxseg.formats.matlab import MAGIC as MATLAB_5
 from fluxseg.formats.matlab import MAGIC_HDF5 as MATLAB_73
 from fluxseg.formats.matlab import read_mat
 from fluxseg.formats.npy import MAGIC as NPY_MAGIC
-from fluxseg.formats.npy import naming_file, open_regular
+from fluxseg.formats.npy import explain_damage, naming_file, open_regular
 from fluxseg.formats.npz import read_npz, write_npz
 from fluxseg.formats.nwb import read_nwb
 from fluxseg.formats.nwb_write import write_nwb
@@ -156,11 +151,7 @@ def guess_format(path: Path | str) -> Format:
 
 
 def write_recording(
-    path: Path | str,
-    recording: Recording,
-    format: Format | None = None,
-    *,
-    overwrite: bool = False,
+    path: Path | str, recording: Recording, format: Format | None = None, *, overwrite: bool = False
 ) -> tuple[str, ...]:
     """Write a recording in any format.
 
@@ -185,19 +176,7 @@ def write_recording(
         # Frames of an earlier, larger result must not stay beside the new one.
         for name in ("regions", "images"):
             shutil.rmtree(path / name, ignore_errors=True)
-    writers: dict[str, Callable[[Path, Recording], tuple[str, ...]]] = {
-        "allen": write_allen_npy,
-        "npz": write_npz,
-        "labels": _write_labels,
-        "cellpose": write_cellpose,
-        "cellpose-pair": write_cellpose_pair,
-        "suite2p": write_suite2p,
-        "imagej": write_imagej,
-        "nwb": write_nwb,
-        "neurofinder": neurofinder.write_neurofinder,
-        "coco": coco.write_coco,
-    }
-    return writers[kind](path, recording)
+    return _WRITERS[kind](path, recording)
 
 
 def convert(
@@ -225,13 +204,24 @@ def _write_labels(path: Path, recording: Recording) -> tuple[str, ...]:
     return (*changes, *remarks, "ROI ids, group and metadata have no place in images")
 
 
+_WRITERS: dict[str, Callable[[Path, Recording], tuple[str, ...]]] = {
+    "allen": write_allen_npy,
+    "npz": write_npz,
+    "labels": _write_labels,
+    "cellpose": write_cellpose,
+    "cellpose-pair": write_cellpose_pair,
+    "suite2p": write_suite2p,
+    "imagej": write_imagej,
+    "nwb": write_nwb,
+    "neurofinder": neurofinder.write_neurofinder,
+    "coco": coco.write_coco,
+}
+
+
 def _detect_zip(path: Path) -> str:
     with naming_file(path):
-        try:
-            with zipfile.ZipFile(path) as archive:
-                names = [name.lower() for name in archive.namelist()]
-        except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
-            raise RecordingError("", f"is a damaged .zip file ({error})") from error
+        with explain_damage("is a damaged .zip file"), zipfile.ZipFile(path) as archive:
+            names = [name.lower() for name in archive.namelist()]
         if any(name.endswith(".npy") for name in names):
             return "npz"
         if holds_rois(path):
@@ -241,15 +231,11 @@ def _detect_zip(path: Path) -> str:
 
 def _detect_hdf5(path: Path) -> str:
     with open_hdf5(path) as file:
-        if is_caiman(file):
-            return "caiman"
-    kind = is_nwb(path)
-    if not kind:
-        raise RecordingError(
-            str(path),
-            "is an HDF5 file, but not NWB; of a movie make a projection with `fluxseg project`",
-        )
-    return "allen-nwb" if kind == "allen-1" else "nwb"
+        kind = "caiman" if is_caiman(file) else kind_of(file)
+        if not kind:
+            where = "of a movie make a projection with `fluxseg project`"
+            raise RecordingError("", f"is an HDF5 file, but not NWB; {where}")
+    return "allen-nwb" if kind == "allen-1" else kind
 
 
 def _detect_json(path: Path) -> str:

@@ -6,13 +6,7 @@ import numpy as np
 
 from fluxseg.data.label_checks import equal_neighbours
 from fluxseg.errors import RecordingError
-from fluxseg.formats.labels import (
-    PICTURE,
-    SMOOTH,
-    label_components,
-    masks_from_labels,
-    zero_masks,
-)
+from fluxseg.formats.labels import PICTURE, SMOOTH, label_components, masks_from_labels, zero_masks
 
 SOFT = 0.2  # pixels of a soft footprint count from this share of its maximum on
 

@@ -20,8 +20,7 @@ from fluxseg.formats.folders import files_in
 from fluxseg.formats.npy import open_regular
 from fluxseg.formats.pick import IMAGE_AXES, Pick, choose_places
 
-MAX_BYTES = 2**27
-"""Bytes of an XML file; PrairieView writes about 1000 for each image."""
+MAX_BYTES = 2**27  # bytes of an XML file; PrairieView writes about 1000 for each image
 _THOR_FILE = re.compile(r"(Chan[A-Z])_(\d+_\d+)_(\d+)_(\d+)\.tiff?", re.IGNORECASE)
 _THOR_RAW = re.compile(r"Image_\d+_\d+\.raw", re.IGNORECASE)
 _MOST_PLANES = 1000
@@ -33,29 +32,21 @@ _Tags = list[tuple[str, dict[str, str]]]
 
 @dataclasses.dataclass(frozen=True)
 class Recorded:
-    """One recording of a microscope.
+    """One recording of a microscope."""
 
-    Attributes:
-        name: of the recording.
-        channels: their names.
-        files: of each file, by its name, the time, plane and channel of each page, from 0.
-        um_per_px: size of the pixels, or None.
-        rate: images of one plane and channel per second, or None.
-        raw: number of raw images at each time, their height and width, px.
-    """
-
-    name: str
-    channels: tuple[str, ...]
+    name: str  # of the recording
+    channels: tuple[str, ...]  # their names
+    # of each file, by its name, the time, plane and channel of each page, from 0
     files: Mapping[str, Mapping[int, Place]]
-    um_per_px: float | None
-    rate: float | None
+    um_per_px: float | None  # size of the pixels, or None
+    rate: float | None  # images of one plane and channel per second, or None
+    # number of raw images at each time, their height and width, px
     raw: tuple[int, int, int] = (0, 0, 0)
 
     def choose_files(self, paths: Sequence[Path], pick: Pick) -> list[Path]:
         """Return those of some files that hold one channel and plane, in the order of time.
 
-        Raises:
-            RecordingError: listing what there is, if there are several and none is picked.
+        Raises `RecordingError`, listing what there is, if there are several and none is picked.
         """
         rows = [(path, place) for path in paths for place in self.files[path.name].values()]
         chosen = choose_places(np.array([place for _, place in rows]), self.channels, pick)
@@ -84,13 +75,8 @@ def recorded_in(folder: Path) -> tuple[Recorded, ...]:
 def set_aside(labels: Mapping[Path, object], pick: Pick) -> tuple[dict[Path, str], dict[Path, str]]:
     """Tell which images are not to be read, as they are channels, planes or times of others.
 
-    Args:
-        labels: images, and the labels of each, if it has some.
-        pick: which channel and plane is wanted.
-
-    Returns:
-        What is wrong with the first of a recording, if it is a movie or nothing is picked; and
-        those that are not used, and why.
+    Of `labels`, images and the labels of each, it returns what is wrong with the first of a
+    recording, if it is a movie or nothing is picked; and those that are not used, and why.
     """
     wrong: dict[Path, str] = {}
     unused: dict[Path, str] = {}
@@ -114,8 +100,7 @@ def set_aside(labels: Mapping[Path, object], pick: Pick) -> tuple[dict[Path, str
 def open_raw(path: Path, recorded: Recorded, pick: Pick) -> np.ndarray:
     """Map one channel and plane of a raw file of ThorImage into memory: `[T, H, W]` uint16.
 
-    Raises:
-        RecordingError: if the XML file does not tell its size, or nothing of several is picked.
+    Raises `RecordingError` if the XML file does not tell its size, or nothing of several is picked.
     """
     count, height, width = recorded.raw
     size = 2 * count * height * width

@@ -12,10 +12,7 @@ import numpy as np
 from fluxseg.data.recording import Recording, annotated_masks, pixel_size
 from fluxseg.errors import RecordingError
 from fluxseg.formats.finite import finite_image
-from fluxseg.formats.json_files import (
-    read_image_for,
-    read_json_file,
-)
+from fluxseg.formats.json_files import read_image_for, read_json_file
 from fluxseg.formats.label_names import is_image_name
 from fluxseg.formats.labels import zero_masks
 from fluxseg.formats.metadata import clean_metadata, create_recording, plain_text

@@ -20,12 +20,7 @@ import numpy as np
 
 from fluxseg.data.recording import Recording
 from fluxseg.errors import RecordingError
-from fluxseg.formats.allen import (
-    GROUP_FIELD,
-    group_field,
-    plain_roi_ids,
-    recording_from_mapping,
-)
+from fluxseg.formats.allen import GROUP_FIELD, group_field, plain_roi_ids, recording_from_mapping
 from fluxseg.formats.mask_arrays import masks_from_array
 from fluxseg.formats.metadata import clean_metadata
 from fluxseg.formats.npy import explain_damage, naming_file, open_regular, read_npy_stream

@@ -140,10 +140,8 @@ class FolderSource:
         if not keys:
             wanted = ", ".join(f"*{suffix}" for suffix in SUFFIXES)
             counted = "; ".join(["", *format_unused(found.unused)])
-            raise ConfigError(
-                f"data.source: no recordings in {self.root} or the folders below it; "
-                f"looked for {wanted}{counted}"
-            )
+            where = f"no recordings in {self.root} or the folders below it"
+            raise ConfigError(f"data.source: {where}; looked for {wanted}{counted}")
         return keys
 
     def survey(self) -> Survey:
@@ -248,13 +246,10 @@ def _folders(root: Path) -> Iterator[Path]:
 
 
 def open_source(config: Config) -> Source:
-    """Return where the recordings of a config come from.
+    """Return what reads the recordings of a config, from a folder or file, or simulates them.
 
     Args:
         config: of which `data.source` is a folder, a file, or "simulator".
-
-    Returns:
-        A source that reads a folder, or that simulates.
     """
     if config.data.source == "simulator":
         from fluxseg.simulation.sessions import SimulatedSource

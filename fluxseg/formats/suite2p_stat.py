@@ -16,9 +16,7 @@ _FIRST = 100  # Suite2p takes the sizes of its first and best ROIs as the usual 
 
 
 def create_stat(
-    masks: np.ndarray,
-    diameter: float | None = None,
-    weights: Sequence[np.ndarray] | None = None,
+    masks: np.ndarray, diameter: float | None = None, weights: Sequence[np.ndarray] | None = None
 ) -> list[dict[str, Any]]:
     """Compute the entries of `stat.npy` from masks `[N, H, W]` bool, none of them empty.
 

@@ -17,7 +17,8 @@ from pynwb.image import GrayscaleImage
 from pynwb.ophys import ImageSegmentation, OpticalChannel
 
 from fluxseg.errors import RecordingError
-from fluxseg.formats.allen_nwb import PIPELINE, is_nwb, read_allen_nwb
+from fluxseg.formats.allen_nwb import PIPELINE, read_allen_nwb
+from fluxseg.formats.convert import detect_format
 from fluxseg.formats.nwb import read_nwb, write_nwb
 
 IMAGE = np.random.default_rng(0).integers(0, 4000, (24, 30)).astype(np.uint16)
@@ -111,7 +112,7 @@ def visual_behavior(path, *, valid=(True, True, True), module="ophys", masks=MAS
 @pytest.mark.parametrize("read", [read_allen_nwb, read_nwb])
 def test_visual_coding_files_are_read(tmp_path, drawn, text, read):
     path = visual_coding(tmp_path / "510859641.nwb", drawn=drawn, text=text)
-    assert is_nwb(path) == "allen-1"
+    assert detect_format(path) == "allen-nwb"
     found = read(path)
     np.testing.assert_array_equal(found.image, IMAGE)
     np.testing.assert_array_equal(found.masks, MASKS)
@@ -195,7 +196,7 @@ def test_many_rois_that_a_short_list_declares_are_not_drawn(tmp_path):
 @pytest.mark.parametrize("read", [read_allen_nwb, read_nwb])
 def test_visual_behavior_files_are_read(tmp_path, module, read):
     path = visual_behavior(tmp_path / "a.nwb", module=module)
-    assert is_nwb(path) == "nwb"
+    assert detect_format(path) == "nwb"
     found = read(path)
     np.testing.assert_array_equal(found.image, IMAGE)
     np.testing.assert_array_equal(found.masks, MASKS)

@@ -17,7 +17,7 @@ from pynwb.ophys import ImageSegmentation, OpticalChannel
 
 from fluxseg.data.recording import Recording
 from fluxseg.errors import ConfigError, RecordingError
-from fluxseg.formats.allen_nwb import is_nwb
+from fluxseg.formats.convert import detect_format
 from fluxseg.formats.metadata import clean_metadata
 from fluxseg.formats.nwb import read_nwb, write_nwb
 from tests.formats.test_allen import RECORDINGS, assert_same
@@ -337,16 +337,16 @@ def test_voxels_of_one_plane_are_its_rois(tmp_path):
 
 def test_kinds_of_files_are_told(tmp_path):
     write_nwb(tmp_path / "a.nwb", NAMED)
-    assert is_nwb(tmp_path / "a.nwb") == "nwb"
+    assert detect_format(tmp_path / "a.nwb") == "nwb"
     with h5py.File(tmp_path / "b.h5", "w") as file:
         file["mov"] = IMAGE
-    assert is_nwb(tmp_path / "b.h5") == ""
+    with pytest.raises(RecordingError, match="not NWB"):
+        detect_format(tmp_path / "b.h5")
     with pytest.raises(RecordingError, match="not in the NWB 2 format"):
         read_nwb(tmp_path / "b.h5")
     (tmp_path / "c").write_text("text")
-    assert is_nwb(tmp_path / "c") == ""
     with pytest.raises(RecordingError, match="does not begin as an HDF5 file"):
         read_nwb(tmp_path / "c")
     (tmp_path / "d").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
     with pytest.raises(RecordingError, match="damaged"):
-        is_nwb(tmp_path / "d")
+        detect_format(tmp_path / "d")
