@@ -16,6 +16,7 @@ Command: python -m experiments.pretrained.confidence --model FILE --data FOLDER 
 """
 
 import argparse
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,14 +26,34 @@ from experiments.pretrained.crops import training_ranges
 from experiments.pretrained.real_fields import ASIDE, cache_name, predict_field, read_fields
 from experiments.pretrained.scores import HELD_OUT_SEED, simulate_held_out
 from fluxseg.inference.objects.confidence import FEATURES, describe_cells
+from fluxseg.inference.objects.levels import keep_surest, levels_around
 from fluxseg.inference.objects.ranking import compare_objects, score_ranking
 from fluxseg.inference.objects.rois import find_rois
 from fluxseg.inference.run_model import load_model
 
 THRESHOLDS = (0.4, 0.45, 0.5)
-CUTS = tuple(round(0.05 * step, 2) for step in range(16))
-Found = tuple[str, np.ndarray, np.ndarray, int]
-"""Source, measures `[M, 4]`, which ones match `[M]` bool, and number of labels of a field."""
+CUTS = tuple(round(0.05 * step, 2) for step in range(1, 19))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Field:
+    """What is found in a field, by level.
+
+    Attributes:
+        source: its laboratory.
+        true: labels `[H, W]` int, or masks `[N, H, W]` bool.
+        labels: of each level `[H, W]` int.
+        measures: of each level `[M, 5]`, of its pieces.
+        matched: of each level `[M]` bool, which pieces match a label.
+        counts: of each level `[M]` bool, which pieces are not doubtful.
+    """
+
+    source: str
+    true: np.ndarray
+    labels: list[np.ndarray]
+    measures: list[np.ndarray]
+    matched: list[np.ndarray]
+    counts: list[np.ndarray]
 
 
 def measure_field(
@@ -42,24 +63,37 @@ def measure_field(
     threshold: float,
     diameter: float | None,
     doubtful: np.ndarray | None = None,
-) -> Found:
-    """Find the cells of a field and tell which ones match a label; doubtful ones are left out."""
-    rois = find_rois(probability, threshold=threshold, diameter=diameter)
-    agreement = compare_objects(true, rois.labels)
-    measures = describe_cells(rois.labels, rois.area, rois.probability, rois.quality)
-    keep = np.ones(len(rois), bool)
-    if doubtful is not None:
-        share = np.bincount(rois.labels[doubtful], minlength=len(rois) + 1)[1:] / rois.area
-        keep = agreement.matched | (share < 0.5)
-    return source, measures[keep], agreement.matched[keep], len(agreement.found)
+) -> Field:
+    """Find the pieces of a field at each level and tell which ones match a label."""
+    field = Field(source, true, [], [], [], [])
+    for level in levels_around(threshold):
+        rois = find_rois(probability, threshold=level, diameter=diameter)
+        matched = compare_objects(true, rois.labels).matched
+        counts = np.ones(len(rois), bool)
+        if doubtful is not None:
+            share = np.bincount(rois.labels[doubtful], minlength=len(rois) + 1)[1:] / rois.area
+            counts = matched | (share < 0.5)
+        field.labels.append(rois.labels)
+        field.measures.append(
+            describe_cells(rois.labels, rois.area, rois.probability, rois.quality, diameter)
+        )
+        field.matched.append(matched)
+        field.counts.append(counts)
+    return field
 
 
-def fit_logistic(fields: Sequence[Found], strength: float = 1e-3) -> np.ndarray:
-    """Fit weights and bias `[5]` by Newton's method, every source weighing the same."""
-    total = {source: sum(len(m) for s, _, m, _ in fields if s == source) for source, *_ in fields}
-    x = np.concatenate([np.c_[measures, np.ones(len(measures))] for _, measures, _, _ in fields])
-    y = np.concatenate([matched for _, _, matched, _ in fields]).astype(float)
-    w = np.concatenate([np.full(len(m), 1 / total[s]) for s, _, m, _ in fields]) / len(total)
+def fit_logistic(fields: Sequence[Field], strength: float = 1e-3) -> np.ndarray:
+    """Fit weights and bias `[6]` by Newton's method, every source weighing the same."""
+    x, y = (
+        np.concatenate(
+            [one[keep] for f in fields for one, keep in zip(of(f), f.counts, strict=True)]
+        )
+        for of in (lambda f: f.measures, lambda f: f.matched)
+    )
+    source = np.repeat([f.source for f in fields], [sum(c.sum() for c in f.counts) for f in fields])
+    _, which, total = np.unique(source, return_inverse=True, return_counts=True)
+    w = 1 / total[which] / len(total)
+    x = np.c_[x, np.ones(len(x))]
     penalty = strength * np.diag([1.0] * (x.shape[1] - 1) + [1e-6])
     weights = np.zeros(x.shape[1])
     for _ in range(30):
@@ -74,11 +108,20 @@ def rate(weights: np.ndarray, measures: np.ndarray) -> np.ndarray:
     return np.asarray(1 / (1 + np.exp(-(measures @ weights[:-1] + weights[-1]))))
 
 
-def mean_scores(fields: Sequence[Found], weights: np.ndarray, cut: float) -> np.ndarray:
+def rank(field: Field, weights: np.ndarray) -> tuple[str, np.ndarray, np.ndarray, int]:
+    """Return source, confidence `[M]` and matches `[M]` of what is kept, and the labels' number."""
+    sure = [rate(weights, measures) for measures in field.measures]
+    labels, confidence = keep_surest(field.labels, sure, 0.0)
+    agreement = compare_objects(field.true, labels)
+    return field.source, confidence, agreement.matched, len(agreement.found)
+
+
+def mean_scores(
+    ranked: Sequence[tuple[str, np.ndarray, np.ndarray, int]], cut: float
+) -> np.ndarray:
     """Return F1 at the cut, F1 at each field's best cut, average precision: means over sources."""
     by_source: dict[str, list[tuple[float, float, float]]] = {}
-    for source, measures, matched, count in fields:
-        confidence = rate(weights, measures)
+    for source, confidence, matched, count in ranked:
         keep = confidence >= cut
         f1 = 2 * (matched & keep).sum() / (keep.sum() + count)
         ranking = score_ranking(matched, confidence, count)
@@ -115,17 +158,19 @@ def main() -> None:
         from_drawn, from_real = fit_logistic(drawn), fit_logistic(fields)
         print(f"threshold {threshold}")
         for name, weights in (("simulated", from_drawn), ("real", from_real)):
-            best = max(CUTS, key=lambda cut: mean_scores(fields, weights, cut)[0])
-            figures = mean_scores(fields, weights, best).round(4).tolist()
+            ranked = [rank(field, weights) for field in fields]
+            best = max(CUTS, key=lambda cut: mean_scores(ranked, cut)[0])
+            figures = mean_scores(ranked, best).round(4).tolist()
             shown = dict(zip((*FEATURES, "bias"), weights.round(2).tolist(), strict=True))
-            print(f"  {name}: {shown}; best cut {best}: F1, at best cuts, AP {figures}")
-        for left_out in sorted({source for source, *_ in fields}):
-            others = [field for field in fields if field[0] != left_out]
-            rest = [field for field in fields if field[0] == left_out]
+            print(f"  {name}: {shown}; best cut {best}: F1, at best cuts, AP {figures}", flush=True)
+        for left_out in sorted({field.source for field in fields}):
+            others = [field for field in fields if field.source != left_out]
+            rest = [field for field in fields if field.source == left_out]
             for name, weights in (("simulated", from_drawn), ("real", fit_logistic(others))):
-                cut = max(CUTS, key=lambda cut: mean_scores(others, weights, cut)[0])
-                figures = mean_scores(rest, weights, cut).round(4).tolist()
-                print(f"  without {left_out}, {name}: cut {cut}: on it {figures}")
+                ranked = [rank(field, weights) for field in others]
+                cut = max(CUTS, key=lambda cut: mean_scores(ranked, cut)[0])
+                figures = mean_scores([rank(field, weights) for field in rest], cut)
+                print(f"  without {left_out}, {name}: cut {cut}: on it {figures.round(4).tolist()}")
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from fluxseg.data.resample import median_diameter
 from fluxseg.data.transforms import normalize_image
 from fluxseg.formats.sources import FolderSource
 from fluxseg.inference import probability, scale
+from fluxseg.inference.objects.levels import UNSURE
 from fluxseg.inference.objects.ranking import compare_objects, score_ranking
 from fluxseg.inference.objects.rois import Rois, choose_rois, find_rois
 from fluxseg.inference.predict import Predictor
@@ -144,7 +145,10 @@ def score_field(
     """Score a model on a field, see `COLUMNS`; undefined scores are NaN."""
     masks = field.recording.masks
     assert masks is not None
-    every = find_rois(probability, threshold=model.threshold, diameter=diameter)
+    every = find_rois(
+        probability, threshold=model.threshold, diameter=diameter,
+        min_confidence=min(UNSURE, model.min_confidence),
+    )  # fmt: skip
     agreement = compare_objects(masks, every.labels)
     ranking = score_ranking(agreement.matched, every.confidence, len(masks))
     rois = choose_rois(every, every.confidence >= model.min_confidence)

@@ -12,6 +12,7 @@ from fluxseg.errors import FluxsegError, RecordingError, WorkdirError
 from fluxseg.formats.finite import holds_image
 from fluxseg.formats.labels import masks_from_labels
 from fluxseg.formats.npz import read_npz, write_npz
+from fluxseg.inference.objects.levels import UNSURE
 from fluxseg.inference.objects.rois import find_rois, measure_rois
 from fluxseg.inference.outputs import (
     WITH_IMAGE,
@@ -75,7 +76,10 @@ def find(
     used = network.find_diameter(image) if diameter is None else diameter
     probability = network.predict(image, diameter=used)
     scale = pixel_size(recording.metadata) or network.um_per_px
-    rois = find_rois(probability, threshold=network.threshold, um_per_px=scale, diameter=used)
+    rois = find_rois(
+        probability, threshold=network.threshold, um_per_px=scale, diameter=used,
+        min_confidence=min(cut, UNSURE),
+    )  # fmt: skip
     told = f"{(rois.confidence >= cut).sum()} neurons" + (
         f", diameter {used:.1f} px" if used else ""
     )

@@ -132,7 +132,8 @@ def test_outputs_fit_together_and_keep_the_scale(model, tmp_path):
     assert row["neurons"] == outcome.neurons
     cut = float(np.median(sure))
     (fewer,) = predict_files(model, jobs, out, formats, threshold=0.45, min_confidence=cut)
-    assert fewer.neurons == (sure >= cut).sum()
+    rois = find_rois(probability, threshold=0.45, um_per_px=scale, min_confidence=cut)
+    assert fewer.neurons == len(rois) == (rois.confidence >= cut).sum()
     assert json.loads((out / "predictions.json").read_text())["min_confidence"] == cut
 
 

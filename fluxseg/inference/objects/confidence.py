@@ -2,16 +2,20 @@
 
 import numpy as np
 
-FEATURES = ("probability", "edge", "smaller", "roundness")
-WEIGHTS = (2.44, 2.87, -3.8, 1.74)
-BIAS = -2.63
+FEATURES = ("probability", "edge", "smaller", "larger", "roundness")
+WEIGHTS = (3.15, 2.37, -3.31, -0.91, 1.51)
+BIAS = -2.57
 """A logistic, fitted by `experiments/pretrained/confidence.py`."""
 FEW = 5
 """With fewer cells than this a field has no typical size."""
 
 
 def describe_cells(
-    labels: np.ndarray, area: np.ndarray, probability: np.ndarray, edge: np.ndarray
+    labels: np.ndarray,
+    area: np.ndarray,
+    probability: np.ndarray,
+    edge: np.ndarray,
+    diameter: float | None = None,
 ) -> np.ndarray:
     """Measure what tells cells from what else is found.
 
@@ -23,15 +27,25 @@ def describe_cells(
         area: `[N]`, px.
         probability: `[N]`, mean probability of "neuron" inside.
         edge: `[N]`, that minus the mean in the rim around.
+        diameter: typical diameter of the cells, px; None for the median of these.
 
     Returns:
-        `[N, 4]` float64, by `FEATURES`: the last two, how much smaller a cell is than the field's
-        median (logarithm of the ratio, 0 for larger ones), and its area over that of a disc of the
-        same spread, 1 for a disc and less for what is long or ragged.
+        `[N, 5]` float64, by `FEATURES`: the last three, how much smaller and how much larger a cell
+        is than a typical one (logarithm of the ratio, or 0), and its area over that of a disc of
+        the same spread, 1 for a disc and less for what is long or ragged.
     """
-    typical = np.median(area) if len(area) >= FEW else np.inf
-    smaller = np.log(np.maximum(typical / area, 1)) if np.isfinite(typical) else 0 * area
-    return np.stack([probability, edge, smaller, measure_roundness(labels, area)], 1)
+    if diameter is not None:
+        typical = np.pi / 4 * diameter**2
+    else:
+        typical = np.median(area) if len(area) >= FEW else np.nan
+    size = np.nan_to_num(np.log(np.maximum(area, 1) / typical))
+    return np.stack(
+        [
+            probability, edge, np.maximum(-size, 0), np.maximum(size, 0),
+            measure_roundness(labels, area),
+        ],
+        1,
+    )  # fmt: skip
 
 
 def rate_cells(features: np.ndarray) -> np.ndarray:

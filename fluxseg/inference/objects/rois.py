@@ -12,6 +12,7 @@ from fluxseg.data.recording import Recording
 from fluxseg.errors import ConfigError, RecordingError
 from fluxseg.formats.labels import label_components
 from fluxseg.inference.objects.confidence import describe_cells, rate_cells
+from fluxseg.inference.objects.levels import keep_surest, levels_around
 from fluxseg.io.markup import render_table
 
 UM_PER_PX = 0.785
@@ -144,10 +145,12 @@ def find_rois(
         border: "drop" leaves out ROIs that touch the border of the image.
         diameter: typical diameter of the cells, px; what is given by default goes by it, rather
             than by the pixel size.
-        min_confidence: ROIs of less confidence are left out, 0 to 1.
+        min_confidence: ROIs of less confidence are left out, 0 to 1. Above 0 it is the confidence
+            that decides what a cell is: they are looked for below and above `threshold`, too, and
+            of those that overlap the surest is kept (see `fluxseg.inference.objects.levels`).
 
     Returns:
-        The ROIs, numbered from 1 without gaps, by their topmost, then leftmost marker.
+        The ROIs, numbered from 1 without gaps, from top to bottom.
 
     Raises:
         RecordingError: if the probability is not a 2-D array of real numbers from 0 to 1.
@@ -164,21 +167,33 @@ def find_rois(
     least = np.pi / 4 * MIN_SHARE * diameter**2 if diameter else MIN_AREA_UM2 / known**2
     min_px = least if min_area is None else min_area / unit**2
     valid = np.isfinite(probability)
-    mask = np.where(valid, probability, 0) >= threshold
-    labels = split_mask(mask, h=h_px, smooth=smooth_px, min_area=min_px)
-    if fill_holes:
-        labels = np.where(valid, _fill_enclosed(labels), labels)
-    area = np.bincount(labels.ravel())
-    keep = area >= min_px
-    if max_area is not None:
-        keep &= area <= max_area / unit**2
-    if border == "drop":
-        keep[np.concatenate([labels[[0, -1]].ravel(), labels[:, [0, -1]].ravel()])] = False
-    labels = _renumber(labels, keep)
-    rois = measure_rois(
-        labels, probability, threshold=threshold, rim=RIM_UM / known, um_per_px=um_per_px
+    seen = np.where(valid, probability, 0)
+
+    def find_at(level: float) -> Rois:
+        labels = split_mask(seen >= level, h=h_px, smooth=smooth_px, min_area=min_px)
+        if fill_holes:
+            labels = np.where(valid, _fill_enclosed(labels), labels)
+        area = np.bincount(labels.ravel())
+        keep = area >= min_px
+        if max_area is not None:
+            keep &= area <= max_area / unit**2
+        if border == "drop":
+            keep[np.concatenate([labels[[0, -1]].ravel(), labels[:, [0, -1]].ravel()])] = False
+        return measure(_renumber(labels, keep), level)
+
+    def measure(labels: np.ndarray, level: float) -> Rois:
+        return measure_rois(
+            labels, probability, threshold=level, rim=RIM_UM / known, um_per_px=um_per_px,
+            diameter=diameter,
+        )  # fmt: skip
+
+    if not min_confidence:
+        return find_at(threshold)
+    found = [find_at(level) for level in levels_around(threshold)]
+    labels, confidence = keep_surest(
+        [rois.labels for rois in found], [rois.confidence for rois in found], min_confidence
     )
-    return choose_rois(rois, rois.confidence >= min_confidence) if min_confidence else rois
+    return dataclasses.replace(measure(labels, threshold), confidence=confidence)
 
 
 def choose_rois(rois: Rois, keep: np.ndarray) -> Rois:
@@ -298,6 +313,7 @@ def measure_rois(
     threshold: float = 0.5,
     rim: float = RIM_UM / UM_PER_PX,
     um_per_px: float | None = None,
+    diameter: float | None = None,
 ) -> Rois:
     """Measure the ROIs of a label image.
 
@@ -312,6 +328,7 @@ def measure_rois(
         threshold: see above.
         rim: width of the rim, px.
         um_per_px: size of a pixel, um, handed on.
+        diameter: typical diameter of the cells, px; None for that of the ROIs.
 
     Returns:
         The ROIs.
@@ -333,7 +350,7 @@ def measure_rois(
         centroid=np.stack(sums, 1) / np.maximum(area, 1)[:, None],
         probability=mean,
         quality=quality,
-        confidence=rate_cells(describe_cells(labels, area, mean, quality)),
+        confidence=rate_cells(describe_cells(labels, area, mean, quality, diameter)),
         um_per_px=um_per_px,
     )
 
