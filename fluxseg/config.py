@@ -30,6 +30,10 @@ REMOVED = {
 }
 """Settings of earlier versions with the value that changes nothing: files of runs that were made
 with it are still read."""
+WITHOUT_EFFECT = (
+    "model.remat", "train.checkpoint_every", "train.log_every", "train.shard_optimizer",
+)  # fmt: skip
+"""Settings of earlier versions that changed no result, whatever their value."""
 LEVELS = {
     ("shuffle", "first", 2, "skip"): "shuffle",
     ("shuffle", "first", 4, "skip"): "shuffle",
@@ -175,9 +179,6 @@ class ModelConfig:
     """Normalisation in an encoder_kind. Its batch normalisation uses stored statistics, in
     training too; its scale and bias are trained, or frozen with them. group: group normalisation,
     for a start from random weights."""
-    remat: bool = dataclasses.field(default=False, metadata=FREE)
-    """Keep only the ends of each level for the gradient and compute the rest again: less memory,
-    longer steps, the same results."""
 
     def __post_init__(self) -> None:
         _check(len(self.features) >= 1, "model.features", self.features, "at least one level")
@@ -251,9 +252,6 @@ class TrainConfig:
     """Gradients are scaled down to this global norm; 0: never."""
     ema_decay: float = 0.0
     """Decay per step of the averaged parameters that are evaluated; 0: no average."""
-    shard_optimizer: bool = dataclasses.field(default=False, metadata=FREE)
-    """Divide the optimiser's state and the averaged parameters among the devices in place of a
-    copy on each: less memory, more messages, the same results."""
     monitor: Literal["val_neuron_iou", "val_macro_iou", "val_loss"] = "val_neuron_iou"
     """Validation figure that chooses the best checkpoint and stops early."""
     encoder: Literal["free", "discounted", "frozen"] = "free"
@@ -330,11 +328,9 @@ def _known(values: Any, cls: type, where: str) -> Any:
         if key in hints:
             nested = dataclasses.is_dataclass(hints[key])
             known[key] = _known(value, hints[key], f"{name}.") if nested else value
-        elif name in ("train.log_every", "train.checkpoint_every"):
-            continue  # they changed no result
-        elif name not in REMOVED:
+        elif name not in REMOVED and name not in WITHOUT_EFFECT:
             raise ConfigError(f"unknown setting {name}; known: {', '.join(hints)}")
-        elif value != REMOVED[name]:
+        elif value != REMOVED.get(name, value):
             raise ConfigError(
                 f"{name} = {value!r} is a setting of earlier versions that was "
                 "removed; use the version that wrote this"

@@ -64,15 +64,12 @@ def list_collectives(program: str) -> list[Collective]:
     return found
 
 
-def compile_step(
-    model: str, devices: int, shard_optimizer: bool = False, tile: int = 256
-) -> dict[str, Any]:
+def compile_step(model: str, devices: int, tile: int = 256) -> dict[str, Any]:
     """Compile a training step for virtual devices, and read what it does.
 
     Args:
         model: name in `MODELS`.
         devices: how many; the process must have them, and each has one crop.
-        shard_optimizer: as the setting.
         tile: side of the crops, px.
 
     Returns:
@@ -81,7 +78,6 @@ def compile_step(
     import jax
 
     from fluxseg.training.sharding import (
-        create_state_sharding,
         make_eval_step,
         make_mesh,
         replicated,
@@ -95,7 +91,6 @@ def compile_step(
         data=DataConfig(tile=tile), model=MODELS[model], train=TrainConfig(ema_decay=0.99)
     )
     state = create_train_state(config, np.array([1.0, 3.0]), 100)
-    placed = create_state_sharding(state, mesh, shard_optimizer)
 
     def shape(leaf: Any, sharding: Any) -> Any:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
@@ -106,11 +101,11 @@ def compile_step(
         "valid": np.zeros((devices, tile, tile), np.uint8),
     }
     batch = {name: shape(array, sharded(mesh)) for name, array in rows.items()}
-    shapes = jax.tree.map(shape, state, placed)
+    shapes = jax.tree.map(lambda leaf: shape(leaf, replicated(mesh)), state)
     step = jax.jit(
         train_step,
-        in_shardings=(placed, sharded(mesh)),
-        out_shardings=(placed, replicated(mesh)),
+        in_shardings=(replicated(mesh), sharded(mesh)),
+        out_shardings=replicated(mesh),
         donate_argnums=0,
     )
     programs = {
@@ -178,17 +173,14 @@ def main() -> None:
     parser.add_argument("--devices", type=int, default=0, help="compile for so many, print JSON")
     parser.add_argument("--model", choices=list(MODELS), default="default")
     parser.add_argument("--tile", type=int, default=256)
-    parser.add_argument("--shard-optimizer", action="store_true")
     options = parser.parse_args()
     if options.devices:
-        chosen = (options.model, options.devices, options.shard_optimizer)
-        print(json.dumps(compile_step(*chosen, tile=options.tile)))
+        print(json.dumps(compile_step(options.model, options.devices, options.tile)))
         return
     print_gradients()
     print("\nCollectives of a step compiled for virtual devices, one crop of 256 px on each")
     ways: dict[str, tuple[str, ...]] = {
         "default": (),
-        "shard_optimizer": ("--shard-optimizer",),
         "classic": ("--model", "classic"),
     }
     for name, arguments in ways.items():

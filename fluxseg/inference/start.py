@@ -13,7 +13,7 @@ from fluxseg.training.encoder_weights import encoder_file
 
 logger = logging.getLogger(__name__)
 
-FREE = ("dropout", "dtype", "remat")
+FREE = ("dropout", "dtype")
 """Settings of the model that any parameters suit."""
 
 

@@ -63,12 +63,10 @@ class EfficientNetLite0(nn.Module):
     Attributes:
         norm: see `EncoderNormalization`.
         compute: see `Compute`.
-        remat: keep only the ends of each block for the gradient.
     """
 
     norm: EncoderNorm = "trained"
     compute: Compute = Compute()
-    remat: bool = False
 
     @nn.compact
     def __call__(self, image: jax.Array) -> tuple[jax.Array, ...]:
@@ -86,14 +84,13 @@ class EfficientNetLite0(nn.Module):
         norm = EncoderNormalization(self.norm, EPSILON, dtype=self.compute.dtype, name="stem_norm")
         x = nn.relu6(norm(conv(x)))
         features: list[jax.Array] = []
-        block = nn.remat(_Block) if self.remat else _Block
         number = 0
         for stage in STAGES:
             for repeat in range(stage.blocks):
                 stride = stage.stride if repeat == 0 else 1
                 if stride == 2:
                     features.append(x)
-                x = block(stage, stride, self.norm, self.compute, name=f"block_{number}")(x)
+                x = _Block(stage, stride, self.norm, self.compute, name=f"block_{number}")(x)
                 number += 1
         return (*features, x)
 

@@ -41,13 +41,11 @@ class ResNet(nn.Module):
         kind: one of `BLOCKS`.
         norm: see `EncoderNormalization`.
         compute: see `Compute`.
-        remat: keep only the ends of each block for the gradient.
     """
 
     kind: str
     norm: EncoderNorm = "trained"
     compute: Compute = Compute()
-    remat: bool = False
 
     @nn.compact
     def __call__(self, image: jax.Array) -> tuple[jax.Array, ...]:
@@ -68,11 +66,10 @@ class ResNet(nn.Module):
         features = [x]
         x = max_pool_overlapping(x)
         bottleneck = self.kind == "resnet50"
-        block = nn.remat(_Block) if self.remat else _Block
         for stage, (count, width) in enumerate(zip(BLOCKS[self.kind], WIDTHS, strict=True)):
             for number in range(count):
                 stride = 2 if stage > 0 and number == 0 else 1
-                x = block(
+                x = _Block(
                     width,
                     stride,
                     bottleneck,

@@ -96,12 +96,12 @@ class UNet(nn.Module):
                 )
                 skips.append(x)
         else:
-            skips += _create_encoder(config, compute, config.remat and train)(x)
+            skips += _create_encoder(config, compute)(x)
             x = skips[-1]
         if config.bottleneck_convs:
-            x = _conv_block(
-                self, config, compute, "bottleneck", -1, config.bottleneck_convs, train
-            )((x,), train, rows)
+            x = _conv_block(self, config, compute, "bottleneck", -1, config.bottleneck_convs)(
+                (x,), train, rows
+            )
         for level in reversed(range(len(config.features) - 1)):
             x = _within(self, Up(config, compute, level, name=f"level_{level}"))(
                 x, skips[level], train, rows
@@ -139,9 +139,7 @@ class Down(nn.Module):
         config, level = self.config, self.level
         if level > 0 and config.up != "reference":
             x = layers.max_pool(x, self.compute.fast)
-        block = _conv_block(
-            self, config, self.compute, f"encoder_{level}", level, config.convs, train
-        )
+        block = _conv_block(self, config, self.compute, f"encoder_{level}", level, config.convs)
         x = block((x,), train, rows)
         if level > 0 and config.up == "reference":
             x = layers.max_pool(x, self.compute.fast)
@@ -175,7 +173,7 @@ class Up(nn.Module):
         else:
             conv = layers.Conv(4 * features, 1, compute, scale=1.0, name=name)
             x = layers.pixel_shuffle(conv(x), 2)
-        block = _conv_block(self, config, compute, f"decoder_{level}", level, config.convs, train)
+        block = _conv_block(self, config, compute, f"decoder_{level}", level, config.convs)
         return block((x, skip), train, rows)
 
 
@@ -218,17 +216,9 @@ class ConvBlock(nn.Module):
 
 
 def _conv_block(
-    parent: nn.Module,
-    config: ModelConfig,
-    compute: Compute,
-    name: str,
-    level: int,
-    convs: int,
-    train: bool,
+    parent: nn.Module, config: ModelConfig, compute: Compute, name: str, level: int, convs: int
 ) -> ConvBlock:
-    # With remat only the ends of the block are kept; what is between is computed again backwards.
-    kind = nn.remat(ConvBlock, static_argnums=(2,)) if config.remat and train else ConvBlock
-    return _within(parent, kind(config, compute, config.features[level], convs, name=name))
+    return _within(parent, ConvBlock(config, compute, config.features[level], convs, name=name))
 
 
 def _within(parent: nn.Module, block: Block) -> Block:
@@ -237,11 +227,11 @@ def _within(parent: nn.Module, block: Block) -> Block:
     return block
 
 
-def _create_encoder(config: ModelConfig, compute: Compute, remat: bool) -> nn.Module:
+def _create_encoder(config: ModelConfig, compute: Compute) -> nn.Module:
     name = encoder_name(config)
     if config.encoder_kind == "efficientnet_lite0":
-        return EfficientNetLite0(config.encoder_norm, compute, remat, name=name)
-    return ResNet(config.encoder_kind, config.encoder_norm, compute, remat, name=name)
+        return EfficientNetLite0(config.encoder_norm, compute, name=name)
+    return ResNet(config.encoder_kind, config.encoder_norm, compute, name=name)
 
 
 def _pad_to_multiple(image: jax.Array, multiple: int) -> jax.Array:

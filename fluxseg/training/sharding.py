@@ -54,9 +54,7 @@ def sharded(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(AXIS))
 
 
-def make_train_step(
-    mesh: Mesh | None = None, micro_batches: int = 1, state_sharding: Any = None
-) -> TrainStep:
+def make_train_step(mesh: Mesh | None = None, micro_batches: int = 1) -> TrainStep:
     """Compile `train_step` for batches of the host, which it shards over a mesh.
 
     With several micro-batches the step is the same two functions that `train_step` calls, compiled
@@ -68,7 +66,6 @@ def make_train_step(
     Args:
         mesh: from `make_mesh`; by default all devices.
         micro_batches: how many make up a batch.
-        state_sharding: from `create_state_sharding`; by default the state is replicated.
 
     Returns:
         Function from a state, which is consumed, and this process's rows of a batch (`image`,
@@ -76,11 +73,13 @@ def make_train_step(
     """
     mesh = mesh or make_mesh()
     same, rows = replicated(mesh), sharded(mesh)
-    placed = same if state_sharding is None else state_sharding
-    compile_step = functools.partial(jax.jit, compiler_options=compiler_options())
-    to_next = {"out_shardings": (placed, same), "donate_argnums": 0}
+    compile_step = functools.partial(
+        jax.jit, out_shardings=same, compiler_options=compiler_options()
+    )
     if micro_batches == 1:
-        step = log_memory_once(compile_step(train_step, in_shardings=(placed, rows), **to_next))
+        step = log_memory_once(
+            compile_step(train_step, in_shardings=(same, rows), donate_argnums=0)
+        )
         return lambda state, batch: step(state, put_batch(batch, mesh))
 
     # A program of its own for the first micro-batch would take as long to compile as this one.
@@ -90,11 +89,10 @@ def make_train_step(
         compile_step(
             functools.wraps(add_gradients)(add_named),
             in_shardings=(same, same, rows),
-            out_shardings=same,
             donate_argnums=1,
         )
     )
-    apply = compile_step(apply_gradients, in_shardings=(placed, same), **to_next)
+    apply = compile_step(apply_gradients, in_shardings=same, donate_argnums=0)
 
     def step_by_step(state: TrainState, batch: Mapping[str, np.ndarray]) -> Any:
         sums = begin(state.params)
@@ -108,14 +106,7 @@ def make_train_step(
 
 def make_eval_step(mesh: Mesh) -> Any:
     """Compile `eval_step` for batches sharded over a mesh; its results are on every device."""
-
-    @functools.wraps(eval_step)
-    def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[StepMetrics, jax.Array]:
-        # The average may be sharded over the devices.
-        params = jax.lax.with_sharding_constraint(state.eval_params, replicated(mesh))
-        return eval_step(state.replace(params=params, ema_params=None), batch)
-
-    return jax.jit(step, in_shardings=(None, sharded(mesh)), out_shardings=replicated(mesh))
+    return jax.jit(eval_step, in_shardings=(None, sharded(mesh)), out_shardings=replicated(mesh))
 
 
 def check_batch_size(batch_size: int, mesh: Mesh) -> None:
@@ -178,64 +169,25 @@ def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
     }
 
 
-def create_state_sharding(state: TrainState, mesh: Mesh, shard_optimizer: bool = False) -> Any:
-    """Say where each array of a state belongs.
-
-    Args:
-        state: the state, or its shapes.
-        mesh: from `make_mesh`.
-        shard_optimizer: shard the kernels' optimiser state and running averages over the devices,
-            each along its largest axis that can be divided equally, in place of a copy on each
-            device (stage 1 of ZeRO; Rajbhandari et al., SC 2020, arXiv:1910.02054).
-
-    Returns:
-        A sharding for each array.
-    """
-
-    def spread(leaf: jax.Array) -> NamedSharding:
-        sides = [side if side % mesh.size == 0 else 0 for side in leaf.shape]
-        # Biases and the like are not worth a message.
-        if leaf.ndim < 2 or max(sides) == 0:
-            return replicated(mesh)
-        largest = sides.index(max(sides))
-        return NamedSharding(mesh, PartitionSpec(*[None] * largest, AXIS))
-
-    placed: TrainState = jax.tree.map(lambda _: replicated(mesh), state)
-    if not shard_optimizer:
-        return placed
-    averages = jax.tree.map(spread, state.ema_params)
-    return placed.replace(opt_state=jax.tree.map(spread, state.opt_state), ema_params=averages)
-
-
 def replicate(tree: Any, mesh: Mesh) -> Any:
     """Put a whole copy of a tree of arrays on every device; every process must have the same."""
-    return put_state(tree, jax.tree.map(lambda _: replicated(mesh), tree))
+    sharding = replicated(mesh)
+    if sharding.is_fully_addressable:
+        return jax.device_put(tree, sharding)
 
-
-def put_state(state: Any, shardings: Any) -> Any:
-    """Put a tree of arrays, the same in every process, where its shardings say."""
-    if all(sharding.is_fully_addressable for sharding in jax.tree.leaves(shardings)):
-        return jax.device_put(state, shardings)
-
-    def put(leaf: jax.Array, sharding: NamedSharding) -> jax.Array:
+    def put(leaf: jax.Array) -> jax.Array:
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            data = put(jax.random.key_data(leaf), sharding)
-            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+            return jax.random.wrap_key_data(
+                put(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf)
+            )
         values = np.asarray(leaf)
         return jax.make_array_from_callback(values.shape, sharding, values.__getitem__)
 
-    return jax.tree.map(put, state, shardings)
+    return jax.tree.map(put, tree)
 
 
 def gather(tree: Any) -> Any:
-    """Return a tree of arrays that all lie, whole, on this process's first device."""
+    """Return a tree of replicated arrays as it lies on this process's first device."""
     if jax.process_count() == 1:
         return tree
-    from jax.experimental import multihost_utils
-
-    def fetch(leaf: Any) -> Any:
-        if leaf.is_fully_replicated:
-            return leaf.addressable_data(0)
-        return jnp.asarray(multihost_utils.process_allgather(leaf, tiled=True))
-
-    return jax.tree.map(fetch, tree)
+    return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)

@@ -37,12 +37,11 @@ from fluxseg.training.sharding import (
     TrainStep,
     check_batch_size,
     count_micro_batches,
-    create_state_sharding,
     gather,
     make_eval_step,
     make_mesh,
     make_train_step,
-    put_state,
+    replicate,
 )
 from fluxseg.training.state import (
     TrainState,
@@ -114,10 +113,9 @@ def train(
     logger.info("The model has %s parameters", f"{count_parameters(state):,}")
 
     # The steps, compiled for all devices: a replicated state, sharded batches.
-    sharding = create_state_sharding(state, mesh, settings.shard_optimizer)
-    state = put_state(state, sharding)
+    state = replicate(state, mesh)
     micro_batches = count_micro_batches(config, mesh)
-    train_step = announce_first_step(make_train_step(mesh, micro_batches, sharding))
+    train_step = announce_first_step(make_train_step(mesh, micro_batches))
     eval_step = make_eval_step(mesh)
 
     # A run that was interrupted goes on where it was saved, and ends with the same bits.

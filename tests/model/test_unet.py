@@ -12,7 +12,6 @@ from flax.errors import InvalidRngError
 
 from fluxseg.config import ModelConfig, reference_model
 from fluxseg.errors import ConfigError
-from fluxseg.model.convolutions import compiler_options
 from fluxseg.model.unet import create_unet
 
 TINY = ModelConfig(features=(3, 4, 5), convs=1, stem=1, norm="none")
@@ -189,43 +188,6 @@ def test_dropout_drops_whole_channels():
     np.testing.assert_allclose(np.unique(kept), [0, 1 / 0.75], rtol=1e-6)
     assert np.mean(kept == 0) == pytest.approx(0.25, abs=0.08)
     assert (kept == kept[:, :1, :1]).all()
-
-
-def _gradient_program(config, params, image):
-    unet = create_unet(config)
-
-    def loss(params):
-        logits = unet.apply({"params": params}, image, True, rngs={"dropout": _key(5)})
-        return jnp.mean(jnp.sin(3 * logits)), logits
-
-    gradient = jax.jit(jax.grad(loss, has_aux=True), compiler_options=compiler_options())
-    return gradient.lower(params).compile()
-
-
-# The classic has one convolution a level: little lies between the ends.
-@pytest.mark.parametrize(("config", "share"), [
-    (ModelConfig(features=(8, 12, 16), convs=2, stem=1, dropout=0.3), 0.8),
-    pytest.param(
-        dataclasses.replace(reference_model(), features=(8, 8, 8, 12, 12)),
-        0.95, marks=pytest.mark.slow),
-])  # fmt: skip
-def test_remat_takes_less_memory_and_changes_no_result(config, share):
-    remat = dataclasses.replace(config, remat=True)
-    image = _image(3, 2, 96, 96)
-    params, same = _params(config), _params(remat)
-    assert jax.tree.structure(params) == jax.tree.structure(same)
-    # An initialisation in training mode goes through the same names.
-    keys = {"params": _key(0), "dropout": _key(1)}
-    shapes = jax.eval_shape(lambda: create_unet(remat).init(keys, image, True)["params"])
-    assert jax.tree.structure(params) == jax.tree.structure(shapes)
-    plain = _gradient_program(config, params, image)
-    frugal = _gradient_program(remat, params, image)
-    (grads, logits), (other_grads, other_logits) = plain(params), frugal(params)
-    np.testing.assert_allclose(other_logits, logits, rtol=1e-5, atol=1e-6)
-    for left, right in zip(jax.tree.leaves(other_grads), jax.tree.leaves(grads), strict=True):
-        np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-5 * np.abs(right).max())
-    before, after = (p.memory_analysis().temp_size_in_bytes for p in (plain, frugal))
-    assert after < share * before, (before, after)
 
 
 def test_bfloat16_computes_near_float32_and_keeps_float32_parameters():

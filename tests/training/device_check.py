@@ -16,12 +16,10 @@ from jax.sharding import PartitionSpec
 from fluxseg.training.checkpoints import arrays_of, open_checkpoints, restore_state, save_checkpoint
 from fluxseg.training.sharding import (
     AXIS,
-    create_state_sharding,
     make_eval_step,
     make_mesh,
     make_train_step,
     put_batch,
-    put_state,
     replicate,
 )
 from fluxseg.training.state import create_train_state
@@ -137,14 +135,12 @@ CURVE = dataclasses.replace(
 )
 
 
-def train(count, micro_batches, shard_optimizer=False, config=CURVE, steps=STEPS, state=None):
+def train(count, micro_batches=1, steps=STEPS, state=None):
     """Take some steps; return the loss and the confusion of each, and the last state."""
     mesh = make_mesh(jax.devices()[:count])
     if state is None:
-        state = create_train_state(config, np.array([1.0, 4.0]), 100, tile=16)
-        state = put_state(state, create_state_sharding(state, mesh, shard_optimizer))
-    sharding = create_state_sharding(state, mesh, shard_optimizer)
-    step = make_train_step(mesh, micro_batches, sharding)
+        state = replicate(create_train_state(CURVE, np.array([1.0, 4.0]), 100, tile=16), mesh)
+    step = make_train_step(mesh, micro_batches)
     losses, confusions = [], []
     for number in range(steps):
         batch = make_batch(seed=number, size=16, padded=3 * (number == 2))
@@ -154,24 +150,14 @@ def train(count, micro_batches, shard_optimizer=False, config=CURVE, steps=STEPS
     return losses, confusions, state
 
 
-def sharded_share(state):
-    """Share of the bytes of optimiser and average that lie on the first device."""
-    leaves = jax.tree.leaves((state.opt_state, state.ema_params))
-    here = sum(leaf.addressable_data(0).nbytes for leaf in leaves)
-    return here / sum(leaf.nbytes for leaf in leaves)
-
-
 def check_curves():
-    """Curves of the loss: any devices, micro-batches, a sharded optimiser, remat."""
+    """Curves of the loss: any devices, micro-batches."""
     result = {}
-    losses, confusions, reference = train(1, 1)
+    losses, confusions, reference = train(1)
     whole = jax.device_get(arrays_of(reference))
-    remat = with_model(CURVE, remat=True)
     runs = {
         "1, 4 micro-batches": (1, 4), "2": (2, 1), "4, 2 micro-batches": (4, 2), "8": (8, 1),
-        "8, 2 micro-batches": (8, 2), "2 sharded": (2, 1, True), "4 sharded": (4, 1, True),
-        "8 sharded": (8, 1, True), "8 sharded, 2 micro-batches": (8, 2, True),
-        "8 sharded, 2 micro-batches, remat": (8, 2, True, remat),
+        "8, 2 micro-batches": (8, 2),
     }  # fmt: skip
     for name, arguments in runs.items():
         found, counted, state = train(*arguments)
@@ -183,7 +169,6 @@ def check_curves():
             "parameters": largest_deviation(whole["params"], arrays["params"]),
             "optimizer": largest_deviation(whole["opt_state"], arrays["opt_state"]),
             "average": largest_deviation(whole["ema_params"], arrays["ema_params"]),
-            "share": sharded_share(state),
         }
         result[name] = {key: float(value) for key, value in result[name].items()}
     result["moved"] = {"parameters": deviation(whole["params"], make_state(CURVE).params)}
@@ -191,26 +176,24 @@ def check_curves():
 
 
 def check_checkpoints():
-    """A checkpoint goes on with any setting and any number of devices."""
+    """A checkpoint goes on with any number of devices."""
     result = {}
-    for saved in ((8, True), (8, False), (1, False)):
-        _, _, state = train(saved[0], 1, saved[1], steps=2)
+    for saved in (8, 1):
+        _, _, state = train(saved, steps=2)
         arrays = jax.device_get(arrays_of(state))
-        for wanted in ((8, True), (4, True), (2, False), (1, False)):
+        for wanted in (8, 4, 1):
             with tempfile.TemporaryDirectory() as folder:
                 checkpoints = open_checkpoints(Path(folder))
                 save_checkpoint(checkpoints.last, state, {})
                 checkpoints.wait()
-                mesh = make_mesh(jax.devices()[: wanted[0]])
+                mesh = make_mesh(jax.devices()[:wanted])
                 empty = create_train_state(CURVE, np.array([1.0, 4.0]), 100, tile=16)
-                empty = put_state(empty, create_state_sharding(empty, mesh, wanted[1]))
-                restored = restore_state(checkpoints.last, empty)
+                restored = restore_state(checkpoints.last, replicate(empty, mesh))
                 checkpoints.close()
             same = jax.tree.map(np.array_equal, arrays, jax.device_get(arrays_of(restored)))
-            share = sharded_share(restored)
-            losses, _, _ = train(wanted[0], 1, wanted[1], state=restored, steps=2)
+            losses, _, _ = train(wanted, state=restored, steps=2)
             result[f"{saved} -> {wanted}"] = {
-                "same": all(jax.tree.leaves(same)), "share": share, "losses": losses
+                "same": all(jax.tree.leaves(same)), "losses": losses
             }  # fmt: skip
     return result
 

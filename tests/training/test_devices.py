@@ -62,21 +62,10 @@ def test_the_curve_of_the_loss_depends_on_neither_devices_nor_micro_batches():
 
 
 @pytest.mark.slow
-def test_a_sharded_optimizer_takes_less_memory():
-    curves = check("curves")["curves"]
-    assert curves["8"]["share"] == curves["8, 2 micro-batches"]["share"] == 1
-    # Biases and scales stay whole.
-    for count in (2, 4, 8):
-        assert 1 / count <= curves[f"{count} sharded"]["share"] < 1 / count + 0.15
-    assert curves["8 sharded, 2 micro-batches, remat"]["share"] < 0.25
-
-
-@pytest.mark.slow
-def test_a_checkpoint_goes_on_with_any_setting_and_number_of_devices():
+def test_a_checkpoint_goes_on_with_any_number_of_devices():
     runs = check("checkpoints")["checkpoints"]
-    assert len(runs) == 12
-    expected = runs["(1, False) -> (1, False)"]["losses"]
+    assert len(runs) == 6
+    expected = runs["1 -> 1"]["losses"]
     for name, run in runs.items():
         assert run["same"], name
-        assert (run["share"] < 0.4) == name.endswith("True)"), name
         assert run["losses"] == pytest.approx(expected, rel=1e-5), name

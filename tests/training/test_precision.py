@@ -38,7 +38,6 @@ def state_of(model, formulation):
 MODELS = {
     "own": ModelConfig(features=(4, 8), convs=1, dtype="bfloat16"),
     "classic": dataclasses.replace(reference_model(), features=(4, 6), dtype="bfloat16"),
-    "remat": ModelConfig(features=(4, 8), convs=1, dtype="bfloat16", remat=True),
 }
 
 

@@ -5,13 +5,10 @@ import numpy as np
 import pytest
 
 from fluxseg.config import Config, DataConfig, ModelConfig, TrainConfig
-from fluxseg.training.checkpoints import arrays_of
 from fluxseg.training.sharding import (
     count_micro_batches,
-    create_state_sharding,
     make_mesh,
     make_train_step,
-    put_state,
     replicate,
 )
 from fluxseg.training.state import create_train_state
@@ -91,14 +88,6 @@ def test_by_default_all_devices_take_the_step_and_other_batches_may_follow():
         state, metrics = step(state, batch)
         assert int(metrics.confusion.sum()) == (batch["valid"] > 0).sum()
     assert int(state.step) == 2
-
-
-def test_a_state_on_one_device_has_nothing_to_divide():
-    mesh = make_mesh(jax.devices()[:1])
-    state = create_train_state(create_config(ema_decay=0.9), np.array([1.0, 3.0]), 10)
-    placed = put_state(state, create_state_sharding(state, mesh, shard_optimizer=True))
-    assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves(placed))
-    jax.tree.map(np.testing.assert_array_equal, arrays_of(placed), arrays_of(state))
 
 
 def test_a_padded_micro_batch_counts_nothing():
