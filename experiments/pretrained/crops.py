@@ -15,9 +15,9 @@ import numpy as np
 from fluxseg.data.transforms import normalize_image
 from fluxseg.io.files import atomic_path
 from fluxseg.simulation.display import draw_display
-from fluxseg.simulation.kinds import DENSE, FAINT, RINGS
+from fluxseg.simulation.kinds import AVERAGES, DENSE, FAINT, MESOSCOPE, MODERATE, RINGS
 from fluxseg.simulation.labels import LabelRules, create_labels
-from fluxseg.simulation.ranges import AVERAGES, MESOSCOPE, MODERATE, Range, Ranges
+from fluxseg.simulation.ranges import Range, Ranges
 from fluxseg.simulation.source import ENDLESS, SimulatedFields
 
 DIAMETERS_PX = Range(9.0, 22.0, log=True)

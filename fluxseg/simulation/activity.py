@@ -11,23 +11,14 @@ from fluxseg.simulation.grids import draw_clouds, patch_index
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Activity:
-    """A movie and its truth.
+    """A movie and its truth."""
 
-    Attributes:
-        movie: `[T, H, W]` uint16.
-        masks: `[N, H, W]` bool, the cells; they may overlap.
-        change: `[N, T]` float32, true dF/F of each cell.
-        spikes: `[N, T]` int, spikes in each frame.
-        rate: frames per second.
-        cells: `[N]` int, their numbers in the tissue, the same in all of its sessions.
-    """
-
-    movie: np.ndarray
-    masks: np.ndarray
-    change: np.ndarray
-    spikes: np.ndarray
-    rate: float
-    cells: np.ndarray
+    movie: np.ndarray  # `[T, H, W]` uint16
+    masks: np.ndarray  # `[N, H, W]` bool, the cells; they may overlap
+    change: np.ndarray  # `[N, T]` float32, true dF/F of each cell
+    spikes: np.ndarray  # `[N, T]` int, spikes in each frame
+    rate: float  # frames per second
+    cells: np.ndarray  # `[N]` int, their numbers in the tissue, the same in all of its sessions
 
 
 def simulate_movie(
@@ -50,7 +41,6 @@ def simulate_movie(
     noise).
 
     Args:
-        rng: source of all randomness.
         field: from `simulate_field`; its image is not used, its cells and their light are.
         frames: number of frames.
         rate: frames per second.

@@ -20,12 +20,9 @@ def collapse(rng: np.random.Generator, light: np.ndarray, values: Mapping[str, A
     """Draw the projection of a noisy movie of constant light.
 
     Args:
-        rng: source of all randomness.
         light: `[H, W]` float32; the neuropil has about 1.
-        values: see `fluxseg.simulation.ranges.draw_parameters`.
 
-    Returns:
-        `[H, W]` float32, photons; the mode `maximum` and high percentiles lie above the light.
+    Returns `[H, W]` float32, photons; the mode `maximum` and high percentiles lie above the light.
     """
     photons = np.maximum(light, 0) * np.float32(values["photons"])
     spread = np.sqrt(photons + np.float32(values["read_noise"] ** 2))
@@ -61,13 +58,8 @@ def spoil_borders(
     repeat the last line, so that a maximum shows bright streaks.
 
     Args:
-        rng: source of all randomness.
-        image: `[H, W]` float32.
+        image: `[H, W]` float32; a copy is returned.
         edges: whether top, bottom, left and right are borders of the field.
-        values: see `fluxseg.simulation.ranges.draw_parameters`.
-
-    Returns:
-        `[H, W]` float32.
     """
     kind = rng.choice(("fade", "black") if values["mode"] == "mean" else ("streak", "black"))
     share = {"fade": 0.85, "streak": 0.6, "black": 0.25}[str(kind)]
@@ -93,15 +85,9 @@ def spoil_borders(
 
 
 def digitise(rng: np.random.Generator, image: np.ndarray, values: Mapping[str, Any]) -> np.ndarray:
-    """Turn photons into digital levels, with an offset and saturated pixels.
+    """Turn photons `[H, W]` float32 into digital levels, with an offset and saturated pixels.
 
-    Args:
-        rng: source of all randomness.
-        image: `[H, W]` float32, photons.
-        values: see `fluxseg.simulation.ranges.draw_parameters`.
-
-    Returns:
-        `[H, W]` uint8 if there are at most 255 levels, else uint16.
+    Returns `[H, W]` uint8 if there are at most 255 levels, else uint16.
     """
     share = 1 - 10 ** values["saturated"]
     rank = min(int(share * image.size), image.size - 1)

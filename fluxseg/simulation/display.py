@@ -17,12 +17,10 @@ def draw_display(rng: np.random.Generator, image: np.ndarray, diameter_px: float
     """Change how an image is displayed at random, so that a network does not depend on it.
 
     Args:
-        rng: source of all randomness.
         image: `[H, W]` float32, normalised: 0 and 1 are the ends of the displayed range.
         diameter_px: median diameter of the cells, px.
 
-    Returns:
-        `[H, W]` float32, normalised again.
+    Returns `[H, W]` float32, normalised again.
     """
     kind = KINDS[int(rng.choice(len(KINDS), p=SHARES))]
     if kind == "linear":
@@ -44,11 +42,9 @@ def normalise_locally(image: np.ndarray, sigma: float) -> np.ndarray:
     """Subtract the local mean and divide by the local standard deviation.
 
     Args:
-        image: `[H, W]` float32, normalised.
         sigma: standard deviation of the Gaussian window, px.
 
-    Returns:
-        `[H, W]` float32.
+    Returns `[H, W]` float32.
     """
     image = np.clip(image, -0.2, 1.5)
     mean = blur(image, sigma)

@@ -21,40 +21,29 @@ DIM = 0.7
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Field:
-    """A simulated field of view and what is known of each cell whose body the section cuts.
+    """A simulated field of view and what is known of each cell whose body the section cuts."""
 
-    Attributes:
-        image: `[H, W]` uint8 or uint16.
-        metadata: what was drawn, by the names of `fluxseg.simulation.ranges.Ranges`.
-        cell: `[N]` int, the number of each cell in the tissue, the same in all of its sessions.
-        corner: `[N, 2]` int, row and column of the first pixel of each cell's patch; it may lie
-            outside of the image.
-        outline: `[N, P, P]` float32, below 1 inside of the cell's outline, dim nucleus included;
-            1.1 is a tenth of the radius outside.
-        radius: `[N]` float, um.
-        radius_px: `[N]` float, px.
-        section: `[N]` float, radius of the outline relative to the cell's: small where the
-            section cuts the cell's top or bottom.
-        border: `[N]` float, distance of the centre from the field's border, um.
-        light: `[N]` float, where the cell fills the section; the neuropil has about 1.
-        active: `[N]` bool, whether the cell fires.
-        visibility: `[N]` float32, see `fluxseg.simulation.visibility.measure_visibility`.
-        contrast: `[N]` float32, see there.
-    """
-
-    image: np.ndarray
+    image: np.ndarray  # `[H, W]` uint8 or uint16
+    # What was drawn, by the names of `fluxseg.simulation.ranges.Ranges`.
     metadata: Mapping[str, Any]
+    # `[N]` int, the number of each cell in the tissue, the same in all of its sessions.
     cell: np.ndarray
+    # `[N, 2]` int, row and column of the first pixel of each cell's patch; it may lie outside of
+    # the image.
     corner: np.ndarray
+    # `[N, P, P]` float32, below 1 inside of the cell's outline, dim nucleus included; 1.1 is a
+    # tenth of the radius outside.
     outline: np.ndarray
-    radius: np.ndarray
-    radius_px: np.ndarray
+    radius: np.ndarray  # `[N]` float, um
+    radius_px: np.ndarray  # `[N]` float, px
+    # `[N]` float, radius of the outline relative to the cell's: small where the section cuts the
+    # cell's top or bottom.
     section: np.ndarray
-    border: np.ndarray
-    light: np.ndarray
-    active: np.ndarray
-    visibility: np.ndarray
-    contrast: np.ndarray
+    border: np.ndarray  # `[N]` float, distance of the centre from the field's border, um
+    light: np.ndarray  # `[N]` float, where the cell fills the section; the neuropil has about 1
+    active: np.ndarray  # `[N]` bool, whether the cell fires
+    visibility: np.ndarray  # `[N]` float32, see `fluxseg.simulation.visibility.measure_visibility`
+    contrast: np.ndarray  # `[N]` float32, see there
 
 
 def simulate_field(
@@ -68,10 +57,8 @@ def simulate_field(
     """Simulate a field of view, or a part of one.
 
     Args:
-        rng: source of all randomness.
         ranges: what to draw the parameters from, or the parameters themselves (see
             `draw_parameters`).
-        shape: height and width, px.
         window: which part of a larger field to render; by default all of it.
         drift: where in the tissue the field lies.
         imaging: source of what differs between two sessions of the same tissue: which cells fire,

@@ -27,11 +27,9 @@ def enlarge(image: np.ndarray, shape: Shape, phase: tuple[float, float] = (0.0, 
 
     Args:
         image: `[h, w]` float32, at least `coarse_shape` of `shape`; what is left over is cut off.
-        shape: height and width of the result, px.
         phase: where its first pixel lies, in pixels of `image`, 0 to 1.
 
-    Returns:
-        `[H, W]` float32.
+    Returns `[H, W]` float32.
     """
     scale = max(shape[0] / (image.shape[0] - 4), shape[1] / (image.shape[1] - 4))
     rows, columns = (_spline(n, scale, p) for n, p in zip(shape, phase, strict=True))
@@ -47,12 +45,9 @@ def draw_clouds(rng: np.random.Generator, shape: Shape, spacing: float) -> np.nd
     """Draw Gaussian noise that is smooth over `spacing` px.
 
     Args:
-        rng: source of all randomness.
-        shape: height and width, px.
         spacing: distance of the splines' knots, px, to within a tenth.
 
-    Returns:
-        `[H, W]` float32 with mean 0 and standard deviation of about 1.
+    Returns `[H, W]` float32 with mean 0 and standard deviation of about 1.
     """
     # A few spacings and phases, so that most splines are known from before.
     spacing = float(2 ** (np.rint(4 * np.log2(max(spacing, 1.0))) / 4))
@@ -70,14 +65,11 @@ def draw_octaves(
     """Draw noise over several scales, each half as wide as the last.
 
     Args:
-        rng: source of all randomness.
-        shape: height and width, px.
         finest: knots of the finest scale, px.
         coarsest: knots of the coarsest scale, px.
         roughness: amplitude of each scale relative to the next coarser one.
 
-    Returns:
-        `[H, W]` float32 with mean 0 and standard deviation of about 1.
+    Returns `[H, W]` float32 with mean 0 and standard deviation of about 1.
     """
     total = np.zeros(shape, np.float32)
     spacing, weight, power = max(coarsest, 1.0), 1.0, 0.0
@@ -119,8 +111,7 @@ def patch_index(shape: Shape, corner: np.ndarray, side: int) -> np.ndarray:
         corner: `[N, 2]` int, first row and column of each patch, at least -`side`.
         side: height and width of a patch, px.
 
-    Returns:
-        `[N, side, side]` int.
+    Returns `[N, side, side]` int.
     """
     width = shape[1] + 2 * side
     steps = np.arange(side)

@@ -40,42 +40,29 @@ class LabelRules:
     """Cells whose centre is closer to the field's border are background."""
 
     def __post_init__(self) -> None:
-        if not self.visible[0] <= self.visible[1]:
-            raise ValueError(f"visible must rise, got {self.visible}")
-        if not self.least_section[0] <= self.least_section[1]:
-            raise ValueError(f"least_section must rise, got {self.least_section}")
+        for name in ("visible", "least_section"):
+            low, high = getattr(self, name)
+            if not low <= high:
+                raise ValueError(f"{name} must rise, got {(low, high)}")
 
 
 ALLEN = LabelRules(
-    active_only=True,
-    missed=0.08,
-    wider=(0.0, 0.07),
-    moved=0.08,
-    merged=0.05,
-    border_um=10.0,
+    active_only=True, missed=0.08, wider=(0.0, 0.07), moved=0.08, merged=0.05, border_um=10.0
 )
 """Rules that resemble the Allen Brain Observatory's automatic labels."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Labels:
-    """The labels of a field.
+    """The labels of a field."""
 
-    Attributes:
-        instances: `[H, W]` int32, 0 where no cell is labelled, else its number from 1.
-        ignore: `[H, W]` bool, true where a cell is too doubtful for a pixel to count.
-        cells: `[M]` int, which of the field's cells each label is (of merged ones, the first).
-        corner: `[K, 2]` int, first row and column of each labelled cell's footprint.
-        footprint: `[K, P, P]` bool, all of it, whatever lies upon it.
-        number: `[K]` int, its label from 1.
-    """
-
-    instances: np.ndarray
-    ignore: np.ndarray
+    instances: np.ndarray  # `[H, W]` int32, 0 where no cell is labelled, else its number from 1
+    ignore: np.ndarray  # `[H, W]` bool, true where a cell is too doubtful for a pixel to count
+    # `[M]` int, which of the field's cells each label is (of merged ones, the first).
     cells: np.ndarray
-    corner: np.ndarray
-    footprint: np.ndarray
-    number: np.ndarray
+    corner: np.ndarray  # `[K, 2]` int, first row and column of each labelled cell's footprint
+    footprint: np.ndarray  # `[K, P, P]` bool, all of it, whatever lies upon it
+    number: np.ndarray  # `[K]` int, its label from 1
 
     def masks(self) -> np.ndarray:
         """Return one mask for each label, `[M, H, W]` bool; none overlap."""
@@ -99,13 +86,11 @@ def paint(shape: Shape, index: np.ndarray, inside: np.ndarray, order: np.ndarray
     """Paint footprints onto an image; where several overlap, the one of least `order` shows.
 
     Args:
-        shape: height and width, px.
         index: `[N, P, P]` from `patch_index`.
         inside: `[N, P, P]` bool, the footprints.
         order: `[N, P, P]` float.
 
-    Returns:
-        `[H, W]` int32: 0, or the number of the footprint from 1.
+    Returns `[H, W]` int32: 0, or the number of the footprint from 1.
     """
     side = index.shape[1]
     framed = np.zeros((shape[0] + 2 * side, shape[1] + 2 * side), np.int32)
@@ -120,7 +105,6 @@ def create_labels(field: Field, rules: LabelRules, rng: np.random.Generator) -> 
     """Label a field.
 
     Args:
-        field: the field.
         rules: which cells, and with which errors.
         rng: source of the errors; not used if the rules have none.
     """
@@ -135,28 +119,25 @@ def create_labels(field: Field, rules: LabelRules, rng: np.random.Generator) -> 
     if rules.moved:
         outline = _move(outline, rng.normal(0, rules.moved, (count, 2)) * field.radius_px[:, None])
     inside = outline < margin[:, None, None].astype(np.float32)
-    low, high = rules.visible
-    some = (field.visibility >= low) & (field.section >= rules.least_section[0])
-    sure = (field.visibility >= high) & (field.section >= rules.least_section[1])
+    counted = np.ones(count, bool)
     if rules.active_only:
-        some, sure = some & field.active, sure & field.active
+        counted &= field.active
     if rules.missed:
-        missed = rng.random(count) < rules.missed
-        some, sure = some & ~missed, sure & ~missed
+        counted &= rng.random(count) >= rules.missed
     if rules.border_um:
-        some, sure = (
-            some & (field.border >= rules.border_um),
-            sure & (field.border >= rules.border_um),
-        )
+        counted &= field.border >= rules.border_um
+    some, sure = (
+        counted & (field.visibility >= visible) & (field.section >= section)
+        for visible, section in zip(rules.visible, rules.least_section, strict=True)
+    )
     chosen = np.flatnonzero(some)
     # Between two cells the border is half-way, a little nearer to the dimmer one.
-    depth = (
-        outline[chosen]
-        - np.float32(0.15) * np.log(field.light[chosen]).astype(np.float32)[:, None, None]
-    )
+    brightness = np.log(field.light[chosen]).astype(np.float32)[:, None, None]
+    depth = outline[chosen] - np.float32(0.15) * brightness
     painted = paint((shape[0], shape[1]), index[chosen], inside[chosen], depth)
     area = np.bincount(painted.ravel(), minlength=len(chosen) + 1)[1:]
-    whole = _inside_area(shape, index[chosen], inside[chosen])
+    there = take_patches(np.ones(shape, np.float32), index[chosen], 0.0)
+    whole = (there * inside[chosen]).sum((1, 2))
     fine = sure[chosen] & (area >= np.maximum(rules.least_shown * whole, 1))
     number = np.zeros(len(chosen) + 1, np.int32)
     kept = np.flatnonzero(fine)
@@ -168,34 +149,16 @@ def create_labels(field: Field, rules: LabelRules, rng: np.random.Generator) -> 
 
 
 def _move(outline: np.ndarray, shift: np.ndarray) -> np.ndarray:
-    shift = np.rint(shift).astype(int)
-    return (
-        np.stack(
-            [
-                np.roll(patch, step, (0, 1))
-                for patch, step in zip(outline, shift.tolist(), strict=True)
-            ]
-        )
-        if len(outline)
-        else outline
-    )
-
-
-def _inside_area(shape: tuple[int, ...], index: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    there = take_patches(np.ones(shape, np.float32), index, 0.0)
-    return (there * inside).sum((1, 2))
+    steps = np.rint(shift).astype(int).tolist()
+    moved = [np.roll(patch, step, (0, 1)) for patch, step in zip(outline, steps, strict=True)]
+    return np.array(moved, np.float32).reshape(outline.shape)
 
 
 def _merge(labels: Labels, share: float, rng: np.random.Generator) -> Labels:
     instances, cells = labels.instances, labels.cells
-    pairs = [
-        np.stack([first.ravel(), second.ravel()], 1)
-        for first, second in (
-            (instances[:, :-1], instances[:, 1:]),
-            (instances[:-1], instances[1:]),
-        )
-    ]
-    both = np.sort(np.concatenate(pairs), 1)
+    across = np.stack([instances[:, :-1], instances[:, 1:]], -1).reshape(-1, 2)
+    down = np.stack([instances[:-1], instances[1:]], -1).reshape(-1, 2)
+    both = np.sort(np.concatenate([across, down]), 1)
     both = np.unique(both[(both[:, 0] > 0) & (both[:, 0] != both[:, 1])], axis=0)
     target = np.arange(len(cells) + 1)
     for first, second in both[rng.random(len(both)) < share].tolist():
@@ -203,8 +166,5 @@ def _merge(labels: Labels, share: float, rng: np.random.Generator) -> Labels:
     used = np.unique(target)
     number = np.searchsorted(used, target).astype(np.int32)
     return dataclasses.replace(
-        labels,
-        instances=number[instances],
-        cells=cells[used[1:] - 1],
-        number=number[labels.number],
+        labels, instances=number[instances], cells=cells[used[1:] - 1], number=number[labels.number]
     )

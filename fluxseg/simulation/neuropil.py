@@ -25,14 +25,7 @@ def draw_neuropil(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw the background: uneven expression, and the texture of processes too thin to see.
 
-    Args:
-        rng: source of all randomness.
-        shape: height and width, px.
-        scale: pixels per um along rows and columns.
-        values: see `fluxseg.simulation.ranges.draw_parameters`.
-
-    Returns:
-        level, the expression over 100 um and more, and texture, both `[H, W]` float32 and about 1.
+    Returns the expression over 100 um and more, and the texture, `[H, W]` float32 about 1.
     """
     density = float(np.sqrt(scale[0] * scale[1]))
     uneven = draw_octaves(rng, shape, 50 * density, 200 * density, 0.6)
@@ -55,14 +48,12 @@ def walk(
     """Walk in steps of 1 with a heading that changes slowly.
 
     Args:
-        rng: source of all randomness.
         start: `[N, 2]` row and column.
         heading: `[N]` radians.
         steps: how many.
         turn: standard deviation of the change of heading at each step, radians.
 
-    Returns:
-        `[N, steps, 2]` row and column.
+    Returns `[N, steps, 2]` row and column.
     """
     headings = heading[:, None] + np.cumsum(rng.normal(0, turn, (len(start), steps)), 1)
     moves = np.stack([np.sin(headings), np.cos(headings)], 2)
@@ -79,15 +70,7 @@ def draw_fibres(
 ) -> np.ndarray:
     """Draw dendrites, those that leave cell bodies too, axons with boutons, and specks.
 
-    Args:
-        rng: source of all randomness.
-        shape: height and width, px.
-        scale: pixels per um along rows and columns.
-        cells: the cells with indicator.
-        values: see `fluxseg.simulation.ranges.draw_parameters`.
-
-    Returns:
-        `[H, W]` float32, not yet blurred by the lateral resolution; the neuropil has about 1.
+    Returns `[H, W]` float32, not yet blurred by the lateral resolution; the neuropil has about 1.
     """
     size = np.array(shape) / scale
     area = float(size.prod()) / 1e4
@@ -113,12 +96,8 @@ def draw_fibres(
     line *= np.sqrt(1 + (0.55 / spread) ** 2)
     count = rng.poisson(values["dendrites"] * values["fibres"] * area)
     path = walk(rng, rng.random((count, 2)) * size, rng.uniform(0, 2 * np.pi, count), 80, 0.09)
-    light = (
-        0.2
-        * line
-        * draw_fade(rng, count, 80) ** 2
-        * np.minimum(np.exp(rng.normal(-1.2, 0.8, (count, 1))), 1)
-    )
+    light = 0.2 * line * draw_fade(rng, count, 80) ** 2
+    light *= np.minimum(np.exp(rng.normal(-1.2, 0.8, (count, 1))), 1)
     splat_fibres(thick, path, light, scale)
     place, light = draw_stubs(rng, cells, values)
     splat_fibres(thick, place, line * light, scale)
@@ -134,16 +113,7 @@ def draw_fade(rng: np.random.Generator, count: int, steps: int) -> np.ndarray:
 def draw_stubs(
     rng: np.random.Generator, cells: Cells, values: Mapping[str, Any]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw the dendrites that leave cell bodies in the plane.
-
-    Args:
-        rng: source of all randomness.
-        cells: N cells.
-        values: see `fluxseg.simulation.ranges.draw_parameters`.
-
-    Returns:
-        `[M, S, 2]` places, um, and `[M, S]` their light, 1 as bright as the neuropil.
-    """
+    """Draw dendrites that leave cell bodies: places `[M, S, 2]`, um, and their light `[M, S]`."""
     steps, count = 24, len(cells.radius)
     near = np.abs(cells.centre[:, 0]) < 0.7 * cells.radius
     owner = np.repeat(np.arange(count), 3)
@@ -162,17 +132,7 @@ def draw_stubs(
 def draw_haze(
     rng: np.random.Generator, shape: Shape, scale: Scale, values: Mapping[str, Any]
 ) -> np.ndarray:
-    """Draw the light of cells above and below the section.
-
-    Args:
-        rng: source of all randomness.
-        shape: height and width, px.
-        scale: pixels per um along rows and columns.
-        values: see `fluxseg.simulation.ranges.draw_parameters`.
-
-    Returns:
-        `[H, W]` float32; the neuropil has about 1.
-    """
+    """Draw the light of cells above and below the section, `[H, W]` float32."""
     radius, spacing = values["radius"], 3.0
     near = radius + DEEP * values["axial"]
     total = np.zeros(coarse_shape(shape, spacing), np.float32)

@@ -12,17 +12,11 @@ from fluxseg.simulation.grids import Shape, blur
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """The part of a field that is rendered; what lies outside of it is never drawn.
+    """The part of a field that is rendered; what lies outside of it is never drawn."""
 
-    Attributes:
-        shape: height and width of the part, px.
-        field: height and width of the whole field, px.
-        corner: row and column of the part's first pixel in the field.
-    """
-
-    shape: Shape
-    field: Shape
-    corner: tuple[int, int] = (0, 0)
+    shape: Shape  # height and width of the part, px
+    field: Shape  # height and width of the whole field, px
+    corner: tuple[int, int] = (0, 0)  # row and column of the part's first pixel in the field
 
     def edges(self) -> tuple[bool, bool, bool, bool]:
         """Tell whether the part reaches the field's top, bottom, left and right border."""
@@ -33,17 +27,12 @@ class Window:
 
 @dataclasses.dataclass(frozen=True)
 class Drift:
-    """Where and how large a session shows the tissue, of which more is drawn than the field holds.
+    """Where and how large a session shows the tissue; more of it is drawn than a field holds."""
 
-    Attributes:
-        shift: how far the tissue has moved along rows and columns, px.
-        zoom: magnification around the middle of the field.
-        margin: how far the tissue is drawn around the field, px.
-    """
-
+    # How far the tissue has moved along rows and columns, px.
     shift: tuple[float, float] = (0.0, 0.0)
-    zoom: float = 1.0
-    margin: int = 0
+    zoom: float = 1.0  # magnification around the middle of the field
+    margin: int = 0  # how far the tissue is drawn around the field, px
 
     def tissue_shape(self, shape: Shape) -> Shape:
         """Return the height and width of the tissue to draw for a field of `shape`, px."""
@@ -69,16 +58,7 @@ class Drift:
 def draw_illumination(
     rng: np.random.Generator, window: Window, values: Mapping[str, Any]
 ) -> np.ndarray:
-    """Draw how the field is lit: a vignette, a slope, dark ends of the lines.
-
-    Args:
-        rng: source of all randomness.
-        window: what part of the field is rendered.
-        values: see `fluxseg.simulation.ranges.draw_parameters`.
-
-    Returns:
-        `[H, W]` float32, at most about 1.
-    """
+    """Draw how the field is lit, `[H, W]` float32: a vignette, a slope, dark ends of the lines."""
     row, column = (
         ((np.arange(n) + first + 0.5) / whole * 2 - 1).astype(np.float32)
         for n, whole, first in zip(window.shape, window.field, window.corner, strict=True)
@@ -95,16 +75,7 @@ def draw_illumination(
 
 
 def resolve(light: np.ndarray, um_per_px: float, values: Mapping[str, Any]) -> np.ndarray:
-    """Blur by the lateral resolution, and by the motion that is left.
-
-    Args:
-        light: `[H, W]` float32.
-        um_per_px: size of a pixel, um.
-        values: see `fluxseg.simulation.ranges.draw_parameters`.
-
-    Returns:
-        `[H, W]` float32.
-    """
+    """Blur light `[H, W]` float32 by the lateral resolution, and by the motion that is left."""
     # What a maximum shows has been sharp in some frame.
     moved = values["motion"] * (1.0 if values["mode"] == "mean" else 0.5)
     return blur(light, float(np.hypot(values["lateral"], moved)) / um_per_px)
@@ -113,18 +84,9 @@ def resolve(light: np.ndarray, um_per_px: float, values: Mapping[str, Any]) -> n
 def scan(
     rng: np.random.Generator, light: np.ndarray, um_per_px: float, values: Mapping[str, Any]
 ) -> np.ndarray:
-    """Apply what scanning by lines, and motion under a maximum, do to a projection.
+    """Apply what scanning by lines, and motion under a maximum, do to light `[H, W]` float32.
 
     A maximum shows each bright point wherever it went.
-
-    Args:
-        rng: source of all randomness.
-        light: `[H, W]` float32.
-        um_per_px: size of a pixel, um.
-        values: see `fluxseg.simulation.ranges.draw_parameters`.
-
-    Returns:
-        `[H, W]` float32.
     """
     motion = values["motion"] / um_per_px
     if values["mode"] != "mean":

@@ -21,17 +21,11 @@ from fluxseg.errors import ConfigError
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """A range that values are drawn from.
+    """A range that values are drawn from."""
 
-    Attributes:
-        low: least value.
-        high: largest value.
-        log: whether the logarithm is uniform, rather than the value.
-    """
-
-    low: float
-    high: float
-    log: bool = False
+    low: float  # least value
+    high: float  # largest value
+    log: bool = False  # whether the logarithm is uniform, rather than the value
 
     def __post_init__(self) -> None:
         if not self.low <= self.high or (self.log and self.low <= 0):
@@ -50,28 +44,17 @@ class Range:
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """Cells of one kind: a cre line, a layer or a virus.
+    """Cells of one kind: a cre line, a layer or a virus."""
 
-    Attributes:
-        name: what they are.
-        weight: how often the family is drawn, relative to the others.
-        radius: median radius of a cell body, um (NAOMi; Allen).
-        density: cells with indicator per mm^3 (Density, times the share that is labelled).
-        brightness: median light of a cell body where it fills the section, relative to the
-            neuropil's (Seen).
-        spread: standard deviation of the logarithm of that (Seen; GCaMP).
-        filled: share of cells with indicator in the nucleus too (GCaMP: of long expression).
-        fibres: amount of dendrites and axons relative to dense neuropil (Seen).
-    """
-
-    name: str
-    weight: float
-    radius: Range
-    density: Range
+    name: str  # what they are
+    weight: float  # how often the family is drawn, relative to the others
+    radius: Range  # median radius of a cell body, um (NAOMi; Allen)
+    density: Range  # cells with indicator per mm^3 (Density, times the share that is labelled)
+    # Median light of a cell body where it fills the section, relative to the neuropil's (Seen).
     brightness: Range
-    spread: Range
-    filled: Range
-    fibres: Range
+    spread: Range  # standard deviation of the logarithm of that (Seen; GCaMP)
+    filled: Range  # share of cells with indicator in the nucleus too (GCaMP: of long expression)
+    fibres: Range  # amount of dendrites and axons relative to dense neuropil (Seen)
 
 
 FAMILIES = (
@@ -235,92 +218,9 @@ class Ranges:
 DEFAULT = Ranges()
 """All of the ranges."""
 
-MESOSCOPE = dataclasses.replace(
-    DEFAULT,
-    families=(
-        dataclasses.replace(
-            FAMILIES[5], brightness=Range(0.8, 2.5, True), density=Range(8e2, 5e3, True)
-        ),
-    ),
-    modes=(1.0, 0.0, 0.0),
-    um_per_px=Range(0.7, 0.85, True),
-    stretch=Range(0.97, 1.03, True),
-    axial=Range(2.0, 3.2),
-    displaced=Range(0.05, 0.2),
-    uneven=Range(0.05, 0.08),
-    vignette=Range(0.0, 0.25),
-    grain=Range(0.02, 0.05),
-    felt=Range(0.0, 0.05),
-    haze=Range(0.03, 0.12, True),
-    vessels=Range(0.0, 0.3),
-    capillaries=Range(1.0, 3.0),
-    slope=Range(0.0, 0.1),
-    line_ends=Range(0.25, 0.5),
-    line_ends_width=Range(0.2, 0.4, True),
-    photons=Range(0.3, 0.9, True),
-    read_noise=Range(0.1, 0.3),
-    resampled=Range(-0.5, 0.2),
-    saturated=Range(-5.5, -4.5),
-    offset=Range(0.0, 0.05),
-    levels=Range(255.0, 255.0),
-    tail_scale=Range(0.14, 0.155),
-    tail_shape=Range(0.15, 0.19),
-)
-"""The part of the ranges that maximum projections of sparse interneurons, imaged by a mesoscope
-with little light, come from (Allen Brain Observatory, multiplane)."""
-
-AVERAGES = dataclasses.replace(
-    DEFAULT,
-    families=tuple(
-        dataclasses.replace(FAMILIES[i], brightness=Range(0.25, 0.4, True), spread=Range(0.8, 1.0))
-        for i in (0, 1, 6)
-    ),
-    modes=(0.0, 1.0, 0.0),
-    um_per_px=Range(0.7, 0.9, True),
-    slope=Range(0.25, 0.45),
-    axial=Range(1.8, 3.2),
-    lateral=Range(0.4, 0.8),
-    displaced=Range(0.1, 0.3),
-    uneven=Range(0.1, 0.35),
-    grain=Range(0.04, 0.1),
-    speck_light=Range(0.3, 0.9, True),
-    felt=Range(0.03, 0.1),
-    haze=Range(0.05, 0.25, True),
-    vessels=Range(0.3, 1.5),
-    vessel_dark=Range(0.15, 0.5),
-    capillaries=Range(1.0, 4.0),
-    line_noise=Range(0.0, 0.003),
-    saturated=Range(-5.5, -2.8),
-    offset=Range(0.0, 0.1),
-    frames=Range(10_000.0, 50_000.0, True),
-    levels=Range(60.0, 255.0, True),
-)
-"""The part of the ranges that 8-bit average projections of densely labelled cells come from (Allen
-Brain Observatory, one plane)."""
-
-MODERATE = dataclasses.replace(
-    DEFAULT,
-    families=tuple(
-        dataclasses.replace(FAMILIES[i], brightness=Range(0.15, 0.6, True), spread=Range(0.5, 0.9))
-        for i in (0, 1, 6)
-    ),
-    modes=(0.4, 0.5, 0.1),
-    nucleus_dim=Range(0.6, 0.95),
-    uneven=Range(0.1, 0.4),
-    grain=Range(0.05, 0.16),
-    felt=Range(0.03, 0.12),
-    photons=Range(2.0, 30.0, True),
-)
-"""The part of the ranges with cells of moderate contrast in bright, textured neuropil: rings that
-are hardly brighter than what is around them (dense labelling by virus or transgene)."""
-
 
 def draw_parameters(rng: np.random.Generator, ranges: Ranges) -> dict[str, Any]:
     """Draw one field's parameters.
-
-    Args:
-        rng: source of all randomness.
-        ranges: what to draw them from.
 
     Returns:
         A value for each field of `Ranges` that is a `Range` and of the family; `family` and

@@ -66,14 +66,10 @@ def simulate_session(
     ranges: Ranges | Mapping[str, Any] = RECORDED,
     rules: LabelRules = RULES,
 ) -> tuple[Field, Labels]:
-    """Image a piece of tissue once.
+    """Image a piece of tissue once; all of its sessions have the same seed.
 
-    Args:
-        seed: of the tissue; all of its sessions have the same.
-        session: number of the session; it chooses which cells fire, the drift and all noise.
-        shape: height and width, px.
-        ranges: what the parameters are drawn from, or the parameters themselves.
-        rules: which cells are labelled, and with which errors.
+    The number of the session chooses which cells fire, the drift and all noise. `ranges` are what
+    the parameters are drawn from, or the parameters themselves; `rules`, which cells are labelled.
     """
     tissue, imaging = (
         np.random.default_rng(np.random.SeedSequence((*seed, part))) for part in (0, 1 + session)
@@ -128,13 +124,9 @@ def _key(container: int, session: int) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class SimulatedSource:
-    """Source (see `fluxseg.data.recording.Source`) of simulated recordings.
+    """Source (see `fluxseg.data.recording.Source`) of simulated recordings."""
 
-    Attributes:
-        config: how many, and of which size.
-    """
-
-    config: SimulatorConfig
+    config: SimulatorConfig  # how many, and of which size
 
     def keys(self) -> list[str]:
         """Return the sorted names of all recordings."""

@@ -20,24 +20,18 @@ class SimulatedFields:
 
     Crop i depends on the seed, the settings and i alone, whoever reads it and in which order. It
     is rendered directly: the rest of its field is never drawn.
-
-    Attributes:
-        seed: another seed gives other crops.
-        tile: height and width of a crop, px.
-        field: height and width of the field that a crop is a part of, px; crops lie on a grid
-            within it, as those of recordings do.
-        ranges: what the fields are drawn from.
-        rules: which cells are labelled, and how.
-        length: number of crops.
-        percentiles: percentiles of a crop that become 0 and 1 (see `normalize_image`).
     """
 
-    seed: int = 0
-    tile: int = 256
+    seed: int = 0  # another seed gives other crops
+    tile: int = 256  # height and width of a crop, px
+    # Height and width of the field that a crop is a part of, px; crops lie on a grid within it, as
+    # those of recordings do.
     field: int = 512
-    ranges: Ranges = dataclasses.field(default_factory=Ranges)
+    ranges: Ranges = dataclasses.field(default_factory=Ranges)  # what the fields are drawn from
+    # Which cells are labelled, and how.
     rules: LabelRules = dataclasses.field(default_factory=LabelRules)
-    length: int = ENDLESS
+    length: int = ENDLESS  # number of crops
+    # Percentiles of a crop that become 0 and 1 (see `normalize_image`).
     percentiles: tuple[float, float] = (1.0, 99.5)
 
     def __post_init__(self) -> None:

@@ -28,48 +28,28 @@ LOGISTIC = 0.85
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Cells:
-    """Cell bodies; lengths in um.
+    """Cell bodies; lengths in um."""
 
-    Attributes:
-        centre: `[N, 3]` depth, row and column; the section is at depth 0.
-        radius: `[N]` in the plane.
-        half: `[N]` half axis along the depth.
-        wave: `[N, 4]` amplitudes of the outline's second and third waves, cosine and sine.
-        nucleus: `[N, 4]` radius, and its centre relative to the cell's.
-        dim: `[N]` share of the light that is missing in the nucleus.
-        shade: `[N, 2]` slope of the light across the cell.
-        filled: `[N]` bool, whether the nucleus holds indicator as the rest does.
-        light: `[N]` light where the cell fills the section; the neuropil has about 1.
-        active: `[N]` bool, whether it fires.
-    """
-
-    centre: np.ndarray
-    radius: np.ndarray
-    half: np.ndarray
-    wave: np.ndarray
-    nucleus: np.ndarray
-    dim: np.ndarray
-    shade: np.ndarray
-    filled: np.ndarray
-    light: np.ndarray
-    active: np.ndarray
+    centre: np.ndarray  # `[N, 3]` depth, row and column; the section is at depth 0
+    radius: np.ndarray  # `[N]` in the plane
+    half: np.ndarray  # `[N]` half axis along the depth
+    wave: np.ndarray  # `[N, 4]` amplitudes of the outline's second and third waves, cosine and sine
+    nucleus: np.ndarray  # `[N, 4]` radius, and its centre relative to the cell's
+    dim: np.ndarray  # `[N]` share of the light that is missing in the nucleus
+    shade: np.ndarray  # `[N, 2]` slope of the light across the cell
+    filled: np.ndarray  # `[N]` bool, whether the nucleus holds indicator as the rest does
+    light: np.ndarray  # `[N]` light where the cell fills the section; the neuropil has about 1
+    active: np.ndarray  # `[N]` bool, whether it fires
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Patches:
-    """Cells drawn each into a patch of its own.
+    """Cells drawn each into a patch of its own."""
 
-    Attributes:
-        corner: `[N, 2]` int, row and column of the first pixel.
-        body: `[N, P, P]` float32, share of the section's light that the body covers.
-        light: `[N, P, P]` float32, light of a cell of light 1.
-        outline: `[N, P, P]` float32, below 1 inside of the outline; 1.1 is a tenth of the radius
-            outside.
-    """
-
-    corner: np.ndarray
-    body: np.ndarray
-    light: np.ndarray
+    corner: np.ndarray  # `[N, 2]` int, row and column of the first pixel
+    body: np.ndarray  # `[N, P, P]` float32, share of the section's light that the body covers
+    light: np.ndarray  # `[N, P, P]` float32, light of a cell of light 1
+    # `[N, P, P]` float32, below 1 inside of the outline; 1.1 is a tenth of the radius outside.
     outline: np.ndarray
 
 
@@ -79,13 +59,10 @@ def place_cells(
     """Place cells in a block of tissue, none too close to another, in patches if so drawn.
 
     Args:
-        rng: source of all randomness.
         extent: depth, height and width of the block, um.
         count: how many, at most.
-        values: `apart`, `radius` and `patchy` (see `fluxseg.simulation.ranges`).
 
-    Returns:
-        `[N, 3]` depth from its middle, row and column, um.
+    Returns `[N, 3]` depth from its middle, row and column, um.
     """
     trials = rng.random((int(1.6 * count) + 8, 3)) * extent
     trials[:, 0] -= extent[0] / 2
@@ -106,17 +83,10 @@ def create_cells(
     values: Mapping[str, Any],
     firing: np.random.Generator | None = None,
 ) -> Cells:
-    """Draw the cells with indicator around the section of a field.
+    """Draw the cells with indicator around the section of a field of `size_um` height and width.
 
-    Args:
-        rng: source of all randomness.
-        size_um: height and width of the field, um.
-        values: see `fluxseg.simulation.ranges.draw_parameters`.
-        firing: source of which cells fire and how much, if these are another session's.
-
-    Returns:
-        Cells whose centre lies in the field or less than a radius outside of it, and whose body
-        is within reach of the section.
+    Their centres lie in it or less than a radius outside, and their bodies are within reach of the
+    section. `firing` is the source of which cells fire, if these are another session's.
     """
     radius = values["radius"]
     thick = 2 * (radius + DEEP * values["axial"])
@@ -185,8 +155,6 @@ def draw_cells(cells: Cells, scale: tuple[float, float], axial: float) -> Patche
     """Draw every cell into a patch of its own.
 
     Args:
-        cells: N cells.
-        scale: pixels per um along rows and columns.
         axial: standard deviation of the section's thickness, um.
     """
     half_side = REACH * cells.radius.max(initial=1.0)
@@ -240,12 +208,6 @@ def bare_bodies(
     rng: np.random.Generator, shape: Shape, scale: tuple[float, float], values: Mapping[str, Any]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw the bodies of cells without indicator, as spheres.
-
-    Args:
-        rng: source of all randomness.
-        shape: height and width, px.
-        scale: pixels per um along rows and columns.
-        values: see `fluxseg.simulation.ranges.draw_parameters`.
 
     Returns:
         corner `[N, 2]` int and body `[N, P, P]` float32, as in `Patches`.

@@ -15,14 +15,7 @@ def draw_vessels(
 ) -> np.ndarray:
     """Draw what blood vessels let pass: wide ones above, those that dive, and capillaries.
 
-    Args:
-        rng: source of all randomness.
-        shape: height and width, px.
-        scale: pixels per um along rows and columns.
-        values: see `fluxseg.simulation.ranges.draw_parameters`.
-
-    Returns:
-        `[H, W]` float32, 0 to 1.
+    Returns `[H, W]` float32, 0 to 1.
     """
     density = float(np.sqrt(scale[0] * scale[1]))
     # Drawn coarser, as the tissue above blurs their edges.

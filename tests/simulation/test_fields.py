@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 
 from fluxseg.simulation.fields import simulate_field
+from fluxseg.simulation.kinds import AVERAGES
 from fluxseg.simulation.labels import LabelRules, create_labels
 from fluxseg.simulation.optics import Window
-from fluxseg.simulation.ranges import AVERAGES, DEFAULT, MODES, draw_parameters
+from fluxseg.simulation.ranges import DEFAULT, MODES, draw_parameters
 
 
 def rng(seed=0):

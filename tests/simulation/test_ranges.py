@@ -4,12 +4,10 @@ import numpy as np
 import pytest
 
 from fluxseg.errors import ConfigError
+from fluxseg.simulation.kinds import AVERAGES, MESOSCOPE, MODERATE
 from fluxseg.simulation.ranges import (
-    AVERAGES,
     DEFAULT,
     FAMILIES,
-    MESOSCOPE,
-    MODERATE,
     MODES,
     Range,
     draw_parameters,
