@@ -65,7 +65,7 @@ def write_movie(folder: Path, frames: int) -> None:
 
 
 def gather(blocks: Iterable[np.ndarray], matrix: Any) -> Iterator[np.ndarray]:
-    """Yield the sums of `fluxseg.traces.extract.sum_blocks`, made in JAX."""
+    """Yield the sums of `fluxseg.traces.sums.sum_blocks`, made in JAX."""
     import jax
     import jax.numpy as jnp
 
@@ -88,8 +88,8 @@ def run_worker(worker: str, folder: Path, frames: int, suite2p: str) -> dict[str
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         return {"cpu_ms": 1000 * float(done.stdout.split()[-1]) / frames}
     from fluxseg.formats.movies import iterate_frames
-    from fluxseg.traces.extract import create_matrix, sum_blocks
     from fluxseg.traces.masks import create_footprints
+    from fluxseg.traces.sums import create_matrix, sum_blocks
 
     kind, _, what = worker.partition("-")
     labels = np.load(folder / "labels.npy")

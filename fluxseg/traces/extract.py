@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +10,9 @@ import numpy as np
 from scipy import sparse
 
 from fluxseg.errors import ConfigError, RecordingError
-from fluxseg.formats.movies import BLOCK_BYTES, iterate_frames, read_ahead, read_movie_facts
+from fluxseg.formats.movies import BLOCK_BYTES, iterate_frames, read_movie_facts
 from fluxseg.io.markup import render_table
-from fluxseg.traces.masks import (
-    Footprints,
-    create_cell_matrix,
-    create_footprints,
-    create_neuropil_matrix,
-)
+from fluxseg.traces.masks import Footprints, create_footprints
 from fluxseg.traces.signals import (
     deconvolve,
     describe_traces,
@@ -25,13 +20,12 @@ from fluxseg.traces.signals import (
     measure_noise,
     relative_change,
 )
+from fluxseg.traces.sums import create_matrix, sum_blocks
 
 NEUROPIL_SHARE = 0.7
 """Share of the neuropil's fluorescence that is taken off a cell's."""
 RATE_HZ = 30.0
 """Frames per second where nothing tells."""
-_TILE, _LINE = 16384, 16
-_FRAMES = 32
 _ROWS = 64
 
 
@@ -173,76 +167,6 @@ def check_times(rate: float | None, tau: float | None) -> float | None:
     return rate
 
 
-def create_matrix(footprints: Footprints) -> sparse.csr_array:
-    """Return the weights `[2 N, H W]` float32 of the cells and, below, of their neuropil."""
-    parts = [create_cell_matrix(footprints), create_neuropil_matrix(footprints)]
-    return sparse.csr_array(sparse.vstack(parts))
-
-
-def sum_blocks(blocks: Iterable[np.ndarray], matrix: sparse.csr_array) -> Iterator[np.ndarray]:
-    """Yield weighted sums of the pixels of each frame.
-
-    The sparse product runs along the frames of a block, tile by tile, so that all stays in the
-    cache. That is faster than one frame after another, and than gathering pixels in JAX
-    (`python -m experiments.benchmarks.extract`).
-
-    Args:
-        blocks: `[T, H, W]` of any real dtype. Pixels that are not finite count as missing: the
-            other weights of a sum stand for them.
-        matrix: `[M, H W]` weights.
-
-    Yields:
-        `[T, M]` float32 of each block; NaN where all pixels of a sum are missing.
-    """
-    count, pixels = matrix.shape
-    weighted = np.diff(matrix.indptr) > 0
-    tiles = _cut(matrix)
-    frame_major = np.empty((_FRAMES, _TILE + _LINE), np.float32)
-    pixel_major = np.empty((_TILE, _FRAMES), np.float32)
-
-    def multiply(frames: np.ndarray) -> np.ndarray:
-        length = len(frames)
-        sums = np.zeros((count, length), np.float32)
-        for start, rows, part in tiles:
-            # Contiguous, and its rows not a power of two apart: a transposed copy of the frames
-            # themselves would miss the cache with each pixel.
-            tile = frame_major[:length, : part.shape[1]]
-            tile[:] = frames[:, start : start + part.shape[1]]
-            turned = pixel_major[: part.shape[1], :length]
-            turned[:] = tile.T
-            sums[rows] += part @ turned
-        return sums.T
-
-    for block in read_ahead(blocks):
-        flat = block.reshape(len(block), pixels)
-        parts = []
-        for start in range(0, len(flat), _FRAMES):
-            frames = flat[start : start + _FRAMES]
-            finite = np.isfinite(frames) if frames.dtype.kind == "f" else None
-            if finite is None or finite.all():
-                parts.append(multiply(frames))
-                continue
-            sums, seen = multiply(np.where(finite, frames, 0)), multiply(finite)
-            lost = (seen <= 1e-6) & weighted
-            parts.append(np.where(lost, np.nan, sums / np.maximum(seen, 1e-6)))
-        yield np.concatenate(parts).astype(np.float32, copy=False)
-
-
-def _cut(matrix: sparse.csr_array) -> list[tuple[int, np.ndarray, sparse.csr_array]]:
-    """Cut a matrix into tiles of pixels: the first pixel, the rows with weights, and these."""
-    columns = sparse.csc_array(matrix)
-    tiles = []
-    for start in range(0, matrix.shape[1], _TILE):
-        part = sparse.csr_array(columns[:, start : start + _TILE])
-        rows = np.flatnonzero(np.diff(part.indptr))
-        if len(rows):
-            part = part[rows]
-            # Half the memory of the indices that slicing gives.
-            part.indices, part.indptr = (a.astype("i4") for a in (part.indices, part.indptr))
-            tiles.append((start, rows, part))
-    return tiles
-
-
 def create_traces(
     sums: np.ndarray,
     footprints: Footprints,
@@ -250,14 +174,9 @@ def create_traces(
     rate: float,
     tau: float | None = None,
 ) -> Traces:
-    """Create the traces from the sums of all frames.
+    """Create the traces of N ROIs from the sums of all frames, by the matrix, `[T, 2 N]` float32.
 
-    Args:
-        sums: `[T, 2 N]` float32, cells, then neuropil; what is NaN is filled in along time.
-        footprints: N ROIs.
-        matrix: of these, which the sums were made with.
-        rate: frames per second.
-        tau: see `extract`.
+    They are those of the cells, then of their neuropil; what is NaN is filled in along time.
     """
     count = len(footprints)
     f, neuropil = (np.ascontiguousarray(part.T) for part in (sums[:, :count], sums[:, count:]))
@@ -270,10 +189,10 @@ def create_traces(
         )
     _fill_gaps(f)
     _fill_gaps(neuropil)
-    pixels = np.diff(matrix.indptr)
+    own, around = np.split(np.diff(matrix.indptr), 2)
     for what, found in (
-        ("no pixel of their own, as other ROIs cover them: their F is 0", pixels[:count]),
-        ("no neuropil around them: their Fneu is 0", pixels[count:]),
+        ("no pixel of their own, as other ROIs cover them: their F is 0", own),
+        ("no neuropil around them: their Fneu is 0", around),
     ):
         empty = np.flatnonzero(found == 0)
         if len(empty):

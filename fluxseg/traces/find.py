@@ -23,19 +23,12 @@ from fluxseg.traces.masks import Footprints, create_footprints
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Found:
-    """The ROIs of a movie, none of them empty.
+    """The ROIs of a movie, none of them empty."""
 
-    Attributes:
-        footprints: N ROIs.
-        names: `[N]` names.
-        confidence: `[N]` float64, 0 to 1; 1 if nothing is known.
-        remarks: what is odd.
-    """
-
-    footprints: Footprints
-    names: tuple[str, ...]
-    confidence: np.ndarray
-    remarks: tuple[str, ...] = ()
+    footprints: Footprints  # N ROIs
+    names: tuple[str, ...]  # `[N]` names
+    confidence: np.ndarray  # `[N]` float64, 0 to 1; 1 if nothing is known
+    remarks: tuple[str, ...] = ()  # what is odd
 
 
 def find_in_image(
@@ -45,16 +38,10 @@ def find_in_image(
     min_confidence: float | None = None,
     diameter: float | None = None,
 ) -> Found:
-    """Find neurons in a projection, as `fluxseg predict` does.
+    """Find neurons in a projection `[H, W]` of any real dtype, as `fluxseg predict` does.
 
-    Args:
-        model: the network, or several.
-        image: `[H, W]`, any real dtype.
-        min_confidence: least confidence of a neuron; None for the model's own.
-        diameter: typical diameter of the cells, px; None to estimate it.
-
-    Raises:
-        ConfigError: if a setting is out of its range.
+    None is the model's own least confidence, and a diameter (px) that is estimated. `ConfigError`
+    if a setting is out of its range.
     """
     diameter = model.find_diameter(image) if diameter is None else diameter
     # Of several models the first map is the mean.
@@ -73,14 +60,11 @@ def find_in_image(
 
 
 def read_rois(path: Path, shape: tuple[int, int], plane: str, folder: Path) -> Found:
-    """Read ROIs from a file of any format that recordings are read from, or a label image.
+    """Read ROIs of a movie of so many px from a file of any format, or a label image.
 
-    Args:
-        path: the file, or a folder of Suite2p (of which the cells are taken, with their weights) or
-            Neurofinder.
-        shape: height and width of the movie, px.
-        plane: which plane of a file that holds several, "" for the only one.
-        folder: where an empty image may be written for formats that need one.
+    A folder is one of Suite2p, of which the cells are taken with their weights, or of Neurofinder.
+    `plane` is one of several, "" the only one; in `folder` an empty image may be written for
+    formats that need one.
 
     Raises:
         RecordingError: naming the file, if it holds no ROIs or those of another field.

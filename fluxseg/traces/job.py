@@ -14,10 +14,11 @@ from fluxseg.formats.movie_files import Movie
 from fluxseg.formats.movies import read_movie_facts
 from fluxseg.formats.pick import NO_PICK, Pick
 from fluxseg.io.files import TEMPORARY, read_json, stamp_file, write_json
-from fluxseg.traces.extract import RATE_HZ, Traces, create_matrix, create_traces
+from fluxseg.traces.extract import RATE_HZ, Traces, create_traces
 from fluxseg.traces.find import Found, read_rois
 from fluxseg.traces.outputs import check_formats, write_traces
 from fluxseg.traces.passes import Progressed, Projections, project_movie, sum_movie
+from fluxseg.traces.sums import create_matrix
 
 RECORD = "extract.json"
 """File in the folder of a movie that says how it was made; it is written last."""
@@ -38,7 +39,7 @@ def extract_movie(
     overwrite: bool = False,
     progress: Sequence[Progressed],
 ) -> list[str]:
-    """Extract the traces of one movie and write them.
+    """Extract the traces of one movie and write them; return the lines that a terminal shows.
 
     Args:
         movie: its files.
@@ -52,9 +53,6 @@ def extract_movie(
         tau: decay time of the indicator, s, for spikes; None: none.
         overwrite: do again what is done.
         progress: for each of both passes a function to call with (frames done, frames in all).
-
-    Returns:
-        What a terminal shows: a line, and the remarks.
 
     Raises:
         RecordingError: naming the file at fault.

@@ -24,17 +24,11 @@ _CHUNK = 4096
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Footprints:
-    """The pixels of N ROIs and what each weighs.
+    """The pixels of N ROIs and what each weighs."""
 
-    Attributes:
-        pixels: N times `[K]` int64, places in the flattened field, ascending.
-        weights: N times `[K]` float32, 0 or more.
-        shape: height and width of the field, px.
-    """
-
-    pixels: tuple[np.ndarray, ...]
-    weights: tuple[np.ndarray, ...]
-    shape: tuple[int, int]
+    pixels: tuple[np.ndarray, ...]  # N times `[K]` int64, places in the flattened field, ascending
+    weights: tuple[np.ndarray, ...]  # N times `[K]` float32, 0 or more
+    shape: tuple[int, int]  # height and width of the field, px
 
     def __len__(self) -> int:
         """Return the number of ROIs."""
@@ -49,15 +43,12 @@ class Footprints:
 
 
 def create_footprints(rois: Any, shape: tuple[int, int]) -> Footprints:
-    """Take ROIs of any kind apart.
+    """Take ROIs of any kind apart, in their order; those that have no pixel stay.
 
     Args:
         rois: `Rois`; a `Recording` with masks; labels `[H, W]` of whole numbers, 0 is background;
             masks `[N, H, W]` bool; or weights `[N, H, W]` float, 0 outside.
         shape: height and width of the movie's frames, px.
-
-    Returns:
-        The ROIs in their order. Those that have no pixel stay.
 
     Raises:
         RecordingError: if they are of another kind, or of a field of another size.
@@ -95,13 +86,9 @@ def _from_labels(labels: np.ndarray) -> Footprints:
 
 
 def create_cell_matrix(footprints: Footprints) -> sparse.csr_array:
-    """Create the weights of the cells: pixels that several ROIs share are left out.
+    """Create the weights of N cells, `[N, H W]` float32, without pixels that several ROIs share.
 
-    Args:
-        footprints: N ROIs.
-
-    Returns:
-        `[N, H W]` float32; the sum of a row is 1, or 0 if no pixel is the ROI's alone.
+    The sum of a row is 1, or 0 if no pixel is the ROI's alone.
     """
     alone = _count(footprints) == 1
     rows = []
@@ -113,17 +100,13 @@ def create_cell_matrix(footprints: Footprints) -> sparse.csr_array:
 
 
 def create_neuropil_matrix(footprints: Footprints) -> sparse.csr_array:
-    """Create the weights of the neuropil around each ROI.
+    """Create the weights of the neuropil around each of N ROIs.
 
     The neuropil is what no ROI covers in a rectangle around the ROI, without a border of
     `INNER_PX` around the ROI. The rectangle grows in steps until it has more than
     `LEAST_NEUROPIL_PX` such pixels.
 
-    Args:
-        footprints: N ROIs.
-
-    Returns:
-        `[N, H W]` float32; all pixels of a row are equal, their sum is 1, or 0 if there are none.
+    Returns `[N, H W]` float32; all pixels of a row are equal, their sum is 1, or 0 without any.
     """
     height, width = footprints.shape
     free = ~_cell_pixels(footprints)

@@ -52,24 +52,12 @@ def write_traces(
     traces: Traces,
     formats: Sequence[TracesFormat],
 ) -> list[str]:
-    """Write the files of a movie, each whole or not at all.
+    """Write the files of a movie to a folder, each whole or not at all; return their names.
 
-    Args:
-        folder: to write to.
-        name: of the movie.
-        images: its projections.
-        found: N ROIs.
-        traces: of these.
-        formats: suite2p: `suite2p/plane0`, which Suite2p's GUI opens; npz: `traces.npz`, `F`,
-            `Fneu`, `dff` and `spks`, each `[N, T]`; csv: `traces.csv`, dF/F, a row a frame; nwb:
-            `NAME.nwb` with Fluorescence and DfOverF; the others: the ROIs without traces. The
-            table `neurons.csv` is always written.
-
-    Returns:
-        Their names, relative to the folder.
-
-    Raises:
-        WorkdirError: if a file cannot be written.
+    suite2p is `suite2p/plane0`, which Suite2p's GUI opens; npz `traces.npz` with `F`, `Fneu`, `dff`
+    and `spks`, each `[N, T]`; csv `traces.csv`, dF/F, a row a frame; nwb `NAME.nwb` with
+    Fluorescence and DfOverF; the others are the ROIs without traces. The table `neurons.csv` is
+    always written. What cannot be written is a `WorkdirError`.
     """
     metadata: dict[str, Any] = {"roi_quality": np.round(found.confidence, 4).tolist()}
     if images.facts.um_per_px is not None:

@@ -16,18 +16,13 @@ import numpy as np
 from scipy import sparse
 
 from fluxseg.errors import FluxsegError, WorkdirError
-from fluxseg.formats.movies import (
-    BLOCK_BYTES,
-    MovieFacts,
-    iterate_frames,
-    read_ahead,
-)
+from fluxseg.formats.movies import BLOCK_BYTES, MovieFacts, iterate_frames, read_ahead
 from fluxseg.formats.npy import naming_file
 from fluxseg.formats.pick import Pick
 from fluxseg.formats.projections import CorrelationImage, MaxProjection, MeanProjection
 from fluxseg.io.files import atomic_path, read_json, stamp_file, write_json
-from fluxseg.traces.extract import sum_blocks
 from fluxseg.traces.quality import MovieCheck, find_doubts
+from fluxseg.traces.sums import sum_blocks
 
 SAVED_EVERY = 10.0
 """Seconds of work that a killed process loses at most in the second pass."""
@@ -37,34 +32,22 @@ Progressed = Callable[[int, int], None]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Projections:
-    """What the first pass tells.
+    """What the first pass tells."""
 
-    Attributes:
-        facts: of the movie.
-        mean: `[H, W]` float32.
-        largest: `[H, W]` of the movie's dtype.
-        correlation: `[H, W]` float32.
-        remarks: what is doubtful.
-    """
-
-    facts: MovieFacts
-    mean: np.ndarray
-    largest: np.ndarray
-    correlation: np.ndarray
-    remarks: tuple[str, ...]
+    facts: MovieFacts  # of the movie
+    mean: np.ndarray  # `[H, W]` float32
+    largest: np.ndarray  # `[H, W]` of the movie's dtype
+    correlation: np.ndarray  # `[H, W]` float32
+    remarks: tuple[str, ...]  # what is doubtful
 
 
 def project_movie(
     paths: Sequence[Path], pick: Pick, facts: MovieFacts, folder: Path, progress: Progressed
 ) -> Projections:
-    """Make the projections of a movie; what is there from an earlier call is taken.
+    """Make the projections of a movie, whose parts are `paths`.
 
-    Args:
-        paths: the parts of the movie.
-        pick: see `iterate_frames`.
-        facts: of the movie.
-        folder: for what the next call goes on with.
-        progress: called with (frames done, frames in all).
+    What is there in `folder` from an earlier call is taken. `progress` is called with (frames done,
+    frames in all).
 
     Raises:
         RecordingError: naming the file, if it is no movie or damaged.
@@ -107,22 +90,9 @@ def sum_movie(
     folder: Path,
     progress: Progressed,
 ) -> np.ndarray:
-    """Sum up the pixels of each frame; see `sum_blocks`. Goes on where an earlier call has stopped.
+    """Sum up the pixels of each frame, `[T, M]` float32, by weights `[M, H W]`; see `sum_blocks`.
 
-    Args:
-        paths: the parts of the movie.
-        pick: see `iterate_frames`.
-        facts: of the movie.
-        matrix: `[M, H W]` weights.
-        folder: for what the next call goes on with.
-        progress: called with (frames done, frames in all).
-
-    Returns:
-        `[T, M]` float32.
-
-    Raises:
-        RecordingError: naming the file, if it is damaged.
-        WorkdirError: if the folder cannot be written.
+    It goes on where an earlier call has stopped; arguments and errors as of `project_movie`.
     """
     count, sums = facts.frames, matrix.shape[0]
     if not sums:

@@ -18,18 +18,13 @@ _STEP = 4
 
 @dataclasses.dataclass
 class MovieCheck:
-    """Collects what `find_doubts` judges, from the frames in their order.
+    """Collects what `find_doubts` judges, from the frames in their order."""
 
-    Attributes:
-        frames: how many there will be.
-        brightness: mean of each frame, of every fourth pixel along both sides.
-        lost: frames of one value throughout, or like the one before.
-        blocks: means of some blocks of frames, spread evenly; their middle `[h, w]`.
-    """
-
-    frames: int
+    frames: int  # how many there will be
+    # Mean of each frame, of every fourth pixel along both sides.
     brightness: list[np.ndarray] = dataclasses.field(default_factory=list)
-    lost: int = 0
+    lost: int = 0  # frames of one value throughout, or like the one before
+    # Means of some blocks of frames, spread evenly; their middle `[h, w]`.
     blocks: list[np.ndarray] = dataclasses.field(default_factory=list)
     _done: int = 0
     _last: np.ndarray | None = None
@@ -51,16 +46,7 @@ class MovieCheck:
 
 
 def find_doubts(check: MovieCheck, mean: np.ndarray, largest: np.ndarray) -> list[str]:
-    """Say what is doubtful about a movie.
-
-    Args:
-        check: of all its frames.
-        mean: `[H, W]`, its mean.
-        largest: `[H, W]`, its maximum, without an average before.
-
-    Returns:
-        Remarks, none if nothing is odd.
-    """
+    """Say in remarks what is doubtful about a movie, by its mean and maximum `[H, W]`."""
     doubts = []
     brightness = np.concatenate([np.zeros(0), *check.brightness])
     count = len(brightness)
@@ -99,14 +85,9 @@ def find_doubts(check: MovieCheck, mean: np.ndarray, largest: np.ndarray) -> lis
 
 
 def measure_shifts(blocks: list[np.ndarray], mean: np.ndarray) -> np.ndarray:
-    """Measure how far means of blocks are shifted against the mean of the movie.
+    """Measure how far means of N blocks (see `MovieCheck`) are shifted against that of the movie.
 
-    Args:
-        blocks: N images `[h, w]`, see `MovieCheck`.
-        mean: `[H, W]`.
-
-    Returns:
-        `[N, 2]`, down and right, px, in tenths; without blocks that are empty.
+    Returns `[N, 2]`, down and right, px, in tenths; without blocks that are empty.
     """
     from skimage.registration import phase_cross_correlation  # slow to import
 

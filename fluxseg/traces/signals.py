@@ -15,14 +15,9 @@ LEAST_SHARE = 0.1
 
 
 def find_baseline(traces: np.ndarray, rate: float) -> np.ndarray:
-    """Estimate the baseline of traces: the running maximum of the running minimum, smoothed before.
+    """Estimate the baseline of traces `[N, T]` at a rate in Hz, `[N, T]` float32.
 
-    Args:
-        traces: `[N, T]` real.
-        rate: frames per second.
-
-    Returns:
-        `[N, T]` float32.
+    It is the running maximum of the running minimum, smoothed before.
     """
     window = int(WINDOW_S * rate) | 1
     smooth = ndimage.gaussian_filter1d(
@@ -36,16 +31,11 @@ def find_baseline(traces: np.ndarray, rate: float) -> np.ndarray:
 def relative_change(
     corrected: np.ndarray, baseline: np.ndarray, brightness: np.ndarray
 ) -> np.ndarray:
-    """Compute dF/F = (F - F0) / F0.
+    """Compute dF/F = (F - F0) / F0, `[N, T]` float32; 0 for a ROI that is dark throughout.
 
-    Args:
-        corrected: `[N, T]`, F: the fluorescence less its neuropil.
-        baseline: `[N, T]`, F0, of the same.
-        brightness: `[N]`, mean fluorescence of each ROI before that. F0 is at least `LEAST_SHARE`
-            of it as a divisor: where hardly anything but neuropil is seen, it is near 0.
-
-    Returns:
-        `[N, T]` float32; 0 for a ROI that is dark throughout.
+    F, `[N, T]`, is the fluorescence less its neuropil, F0 its baseline. As a divisor F0 is at least
+    `LEAST_SHARE` of the brightness `[N]`, the mean fluorescence of each ROI with its neuropil:
+    where hardly anything but neuropil is seen, F0 is near 0.
     """
     least = LEAST_SHARE * np.abs(brightness)[:, None]
     divisor = np.maximum(baseline, least)
@@ -54,17 +44,10 @@ def relative_change(
 
 
 def measure_noise(dff: np.ndarray, rate: float) -> np.ndarray:
-    """Measure the noise of dF/F as P. Rupprecht et al. define it, independent of the frame rate.
+    """Measure the noise `[N]` of dF/F `[N, T]`, percent per root of Hz; 0 with a single frame.
 
-    The median of the absolute difference of successive frames, divided by the root of the rate
-    (Nature Neuroscience 24 (2021), 1324).
-
-    Args:
-        dff: `[N, T]`.
-        rate: frames per second.
-
-    Returns:
-        `[N]`, percent per root of Hz; 0 with a single frame.
+    The median of the absolute difference of successive frames, divided by the root of the rate in
+    Hz (P. Rupprecht et al., Nature Neuroscience 24 (2021), 1324).
     """
     if dff.shape[1] < 2:
         return np.zeros(len(dff))
@@ -73,12 +56,9 @@ def measure_noise(dff: np.ndarray, rate: float) -> np.ndarray:
 
 
 def describe_traces(corrected: np.ndarray) -> dict[str, np.ndarray]:
-    """Measure `skew`, `std` and `snr` of traces as Suite2p does, each `[N]` float64.
+    """Measure `skew`, `std` and `snr` `[N]` float64 of traces `[N, T]` as Suite2p does.
 
     `snr` is 1 less half of the variance of the steps over the variance: 0 for white noise.
-
-    Args:
-        corrected: `[N, T]`, fluorescence less its neuropil.
     """
     values = corrected.astype(np.float64)
     away = values - values.mean(1, keepdims=True)
@@ -100,13 +80,8 @@ def deconvolve(changes: np.ndarray, rate: float, tau: float) -> np.ndarray:
     J. Friedrich, P. Zhou, L. Paninski, PLOS Computational Biology 13 (2017), e1005423, algorithm 1
     with a penalty of 0. As in Suite2p, the first frame has no spike.
 
-    Args:
-        changes: `[N, T]`, fluorescence less neuropil and baseline.
-        rate: frames per second.
-        tau: decay time of the indicator, s.
-
-    Returns:
-        `[N, T]` float32, 0 or more, in the units of `changes`.
+    `changes` `[N, T]` are the fluorescence less neuropil and baseline, at a rate in Hz; `tau` is
+    the decay time of the indicator, s. Returns `[N, T]` float32, 0 or more, in their units.
     """
     decay = np.exp(-1 / (tau * rate))
     spikes = np.zeros(changes.shape, np.float32)

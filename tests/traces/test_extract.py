@@ -7,9 +7,9 @@ from fluxseg import plot
 from fluxseg.errors import ConfigError, RecordingError
 from fluxseg.simulation.activity import simulate_movie
 from fluxseg.simulation.sessions import simulate_session
-from fluxseg.traces.extract import create_matrix, sum_blocks
 from fluxseg.traces.masks import create_footprints
 from fluxseg.traces.quality import MovieCheck, find_doubts
+from fluxseg.traces.sums import create_matrix, sum_blocks
 
 SHAPE = (48, 60)
 
