@@ -15,6 +15,7 @@ import numpy as np
 
 from fluxseg.errors import FluxsegError
 from fluxseg.model.metrics import draw_groups, percentile_interval
+from fluxseg.model.score_names import CALIBRATION_SCORES
 
 BINS = 15
 """Bins of equal width of the reliability curve, as in Guo et al. 2017."""
@@ -65,14 +66,12 @@ def fit_temperature(histogram: np.ndarray) -> float:
     centres of the levels.
 
     Args:
-        histogram: `[2, LEVELS]` integer, see `log_odds_histogram`, of validation pixels.
+        histogram: `[2, LEVELS]` integer, see `log_odds_histogram`, of validation pixels; else
+            `FluxsegError`.
 
     Returns:
         Temperature within `TEMPERATURES`; above 1 the network was too sure of itself. 1 if there
         are not both classes to learn it from.
-
-    Raises:
-        FluxsegError: if the histogram is of another form.
     """
     counts = _check_histogram(histogram, 2).astype(np.float64)
     if not counts.any(1).all():
@@ -81,7 +80,9 @@ def fit_temperature(histogram: np.ndarray) -> float:
 
     shares = counts / counts.sum()
     found = minimize_scalar(
-        lambda log_temperature: _likelihood(shares, math.exp(log_temperature)),
+        lambda log_temperature: float(
+            _sum_likelihood(shares[0], shares[1], math.exp(log_temperature))
+        ),
         bounds=tuple(map(math.log, TEMPERATURES)),
         method="bounded",
         options={"xatol": 1e-6},
@@ -91,21 +92,13 @@ def fit_temperature(histogram: np.ndarray) -> float:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ReliabilitySums:
-    """Sums over pixels from which all figures follow; every field may have leading axes in common.
+    """Sums over pixels from which all figures follow; all may have leading axes in common."""
 
-    Attributes:
-        pixels: `[..., BINS]` pixels whose probability lies in each bin.
-        neurons: `[..., BINS]` those of them that are neuron.
-        probability: `[..., BINS]` sum of their probabilities.
-        squares: `[...]` sum over all pixels of (probability - truth)^2.
-        nll: `[...]` sum over all pixels of the negative log-likelihood, nats.
-    """
-
-    pixels: np.ndarray
-    neurons: np.ndarray
-    probability: np.ndarray
-    squares: np.ndarray
-    nll: np.ndarray
+    pixels: np.ndarray  # `[..., BINS]` pixels whose probability lies in each bin
+    neurons: np.ndarray  # `[..., BINS]` those of them that are neuron
+    probability: np.ndarray  # `[..., BINS]` sum of their probabilities
+    squares: np.ndarray  # `[...]` sum over all pixels of (probability - truth)^2
+    nll: np.ndarray  # `[...]` sum over all pixels of the negative log-likelihood, nats
 
     def weighted(self, weights: np.ndarray) -> "ReliabilitySums":
         """Add up the first axis with weights `[S, G]`, or `[G]`."""
@@ -119,14 +112,11 @@ def sum_reliability(histogram: np.ndarray, temperature: float = 1.0) -> Reliabil
     A pixel counts with the probability at the centre of its level.
 
     Args:
-        histogram: `[..., 2, LEVELS]` integer, see `log_odds_histogram`.
+        histogram: `[..., 2, LEVELS]` integer, see `log_odds_histogram`; else `FluxsegError`.
         temperature: what log-odds are divided by.
 
     Returns:
         The sums, with the leading axes of the histogram.
-
-    Raises:
-        FluxsegError: if the histogram is of another form.
     """
     counts = _check_histogram(histogram)
     probability = _sigmoid(_CENTRES / temperature)
@@ -152,11 +142,7 @@ def calibration_scores(sums: ReliabilitySums) -> dict[str, np.ndarray]:
     - `brier`: mean of (probability - truth)^2 (Brier 1950)
     - `nll`: mean negative log-likelihood, nats
 
-    Args:
-        sums: with any leading axes.
-
-    Returns:
-        An array `[...]` for each name.
+    Each is an array with the leading axes of the sums.
     """
     total = sums.pixels.sum(-1)
     gaps = np.abs(_ratio(sums.probability - sums.neurons, sums.pixels))
@@ -170,54 +156,44 @@ def calibration_scores(sums: ReliabilitySums) -> dict[str, np.ndarray]:
 
 
 def reliability_curve(sums: ReliabilitySums) -> list[dict[str, float | int | None]]:
-    """Return the reliability curve as plain values, one row for each bin.
+    """Return the reliability curve of sums without leading axes as plain values, a row for a bin.
 
-    Args:
-        sums: without leading axes.
-
-    Returns:
-        For each bin its edges `low` and `high`, its `pixels`, their mean probability `confidence`
-        and the `share` of neuron among them; both None in an empty bin.
+    A row has the edges `low` and `high`, the `pixels`, their mean probability `confidence` and the
+    `share` of neuron among them; both are None in an empty bin.
     """
-    confidence, share = (_ratio(x, sums.pixels) for x in (sums.probability, sums.neurons))
     return [
         {
             "low": number / BINS,
             "high": (number + 1) / BINS,
-            "pixels": int(sums.pixels[number]),
-            "confidence": float(confidence[number]) if sums.pixels[number] else None,
-            "share": float(share[number]) if sums.pixels[number] else None,
+            "pixels": int(pixels),
+            "confidence": float(total / pixels) if pixels else None,
+            "share": float(neurons / pixels) if pixels else None,
         }
-        for number in range(BINS)
+        for number, (pixels, total, neurons) in enumerate(
+            zip(sums.pixels, sums.probability, sums.neurons, strict=True)
+        )
     ]
 
 
 def bootstrap_calibration(
-    sums: ReliabilitySums,
-    rng: np.random.Generator,
-    samples: int = 2000,
-    confidence: float = 0.95,
+    sums: ReliabilitySums, rng: np.random.Generator, samples: int = 2000, confidence: float = 0.95
 ) -> dict[str, list[float] | None]:
     """Percentile intervals of the figures by resampling groups of recordings.
 
     As `fluxseg.model.metrics.bootstrap_intervals`. A calibration error is never below 0 and grows
     with chance, so its interval lies somewhat too high where there are few pixels.
 
-    Args:
-        sums: the first axis are the groups, in the order of their names.
-        rng: source of the draws.
-        samples: number of samples.
-        confidence: share of the samples inside the interval.
+    The first axis of the sums are the groups, in the order of their names.
 
     Returns:
         [low, high] for each name of `calibration_scores`; None with fewer than two groups.
     """
     groups = len(sums.pixels)
     if groups < 2:
-        return dict.fromkeys(("ece", "mce", "brier", "nll"))
+        return dict.fromkeys(score.name for score in CALIBRATION_SCORES)
     scores = calibration_scores(sums.weighted(draw_groups(groups, rng, samples).astype(float)))
     intervals = {name: percentile_interval(v, confidence) for name, v in scores.items()}
-    return {name: None if pair is None else list(pair) for name, pair in intervals.items()}
+    return {name: list(pair) if pair else None for name, pair in intervals.items()}
 
 
 def _check_histogram(histogram: Any, dimensions: int | None = None) -> np.ndarray:
@@ -227,10 +203,6 @@ def _check_histogram(histogram: Any, dimensions: int | None = None) -> np.ndarra
     if counts.dtype.kind not in "iu":
         raise FluxsegError(f"a histogram must hold integers, got dtype {counts.dtype}")
     return counts.astype(np.int64)
-
-
-def _likelihood(shares: np.ndarray, temperature: float) -> float:
-    return float(_sum_likelihood(shares[0], shares[1], temperature))
 
 
 def _sum_likelihood(background: np.ndarray, neurons: np.ndarray, temperature: float) -> np.ndarray:

@@ -20,15 +20,7 @@ LEAST_CHANNELS = 24
 
 
 def convolve_plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Convolve with stride 1 and zeros at the border, as XLA has it.
-
-    Args:
-        x: `[B, H, W, C]`, floating.
-        kernel: `[K, K, C, D]`, same dtype.
-
-    Returns:
-        `[B, H, W, D]`, same dtype.
-    """
+    """Convolve `[B, H, W, C]` with `[K, K, C, D]` as XLA does, stride 1, zeros at the border."""
     return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=DIMENSIONS)
 
 
@@ -36,14 +28,8 @@ def convolve_plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
 def convolve_fast(inputs: tuple[jax.Array, ...], kernel: jax.Array) -> jax.Array:
     """Convolve inputs with a 3x3 kernel as if they were concatenated by channel.
 
-    Only reverse-mode derivatives are defined.
-
-    Args:
-        inputs: each `[B, H, W, C_n]`, floating.
-        kernel: `[3, 3, sum of C_n, D]`, same dtype.
-
-    Returns:
-        `[B, H, W, D]`, same dtype.
+    Inputs `[B, H, W, C_n]` and a kernel `[3, 3, sum of C_n, D]` of one floating dtype give
+    `[B, H, W, D]`. Only reverse-mode derivatives are defined.
     """
     return _convolve_each(inputs, kernel)
 
@@ -120,14 +106,8 @@ def kernel_gradient(inputs: tuple[jax.Array, ...], cotangent: jax.Array) -> jax.
     """Compute the gradient of a 3x3 kernel as one matrix product for each input.
 
     With the input shifted by each column of the kernel, side by side, and the cotangent by each
-    row, the product over all pixels has each of the nine taps once.
-
-    Args:
-        inputs: inputs of the convolution, each `[B, H, W, C_n]`.
-        cotangent: `[B, H, W, D]`, gradient of its output.
-
-    Returns:
-        `[3, 3, sum of C_n, D]`.
+    row, the product over all pixels has each of the nine taps once. Inputs `[B, H, W, C_n]` and the
+    gradient of the output `[B, H, W, D]` give `[3, 3, sum of C_n, D]`.
     """
     features = cotangent.shape[-1]
     rows: jax.Array | None = None
@@ -190,11 +170,8 @@ def compiler_options() -> dict[str, str]:
     """Options for `jax.jit` that make a training step fast on CPUs; they change no result.
 
     XLA takes optimisation barriers out before it joins loops, and so joins what they are to keep
-    apart. With that pass left out a step takes about two thirds of the time.
-
-    Returns:
-        For the argument `compiler_options`; empty on other devices than CPUs, and if this version
-        of XLA cannot compile a barrier.
+    apart. With that pass left out a step takes about two thirds of the time. There are none on
+    other devices than CPUs, and if this version of XLA cannot compile a barrier.
     """
     if jax.default_backend() != "cpu":
         return {}

@@ -10,12 +10,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 
-from fluxseg.model.encoder_layers import (
-    EncoderConv,
-    EncoderNorm,
-    EncoderNormalization,
-    same_padding,
-)
+from fluxseg.model.encoder_layers import EncoderNorm, NormalizedConv, same_padding
 from fluxseg.model.layers import Compute
 
 EPSILON = 1e-3
@@ -26,21 +21,13 @@ STEM = 32
 
 
 class Stage(NamedTuple):
-    """Blocks of one resolution and width.
+    """Blocks of one resolution and width."""
 
-    Attributes:
-        blocks: their number.
-        size: side of the depthwise kernels, px.
-        stride: of the first block.
-        expansion: channels inside of a block for each one that it is given.
-        features: channels that a block gives.
-    """
-
-    blocks: int
-    size: int
-    stride: int
-    expansion: int
-    features: int
+    blocks: int  # their number
+    size: int  # side of the depthwise kernels, px
+    stride: int  # of the first block
+    expansion: int  # channels inside of a block for each one that it is given
+    features: int  # channels that a block gives
 
 
 STAGES = (
@@ -79,10 +66,9 @@ class EfficientNetLite0(nn.Module):
             `[B, H / s, W / s, C]` of the compute dtype for s = 2, 4, 8, 16, 32 and C = 16, 24,
             40, 112, 320: what the last block of each resolution gives.
         """
+        conv = NormalizedConv(self.norm, EPSILON, self.compute)
         x = (image - MEAN) / STD
-        conv = EncoderConv(STEM, 3, 2, same_padding(3, 2), compute=self.compute, name="stem_conv")
-        norm = EncoderNormalization(self.norm, EPSILON, dtype=self.compute.dtype, name="stem_norm")
-        x = nn.relu6(norm(conv(x)))
+        x = nn.relu6(conv(x, ("stem_conv", "stem_norm"), STEM, 3, 2, same_padding(3, 2)))
         features: list[jax.Array] = []
         number = 0
         for stage in STAGES:
@@ -90,7 +76,7 @@ class EfficientNetLite0(nn.Module):
                 stride = stage.stride if repeat == 0 else 1
                 if stride == 2:
                     features.append(x)
-                x = _Block(stage, stride, self.norm, self.compute, name=f"block_{number}")(x)
+                x = _Block(stage, stride, conv, name=f"block_{number}")(x)
                 number += 1
         return (*features, x)
 
@@ -98,8 +84,7 @@ class EfficientNetLite0(nn.Module):
 class _Block(nn.Module):
     stage: Stage
     stride: int
-    norm: EncoderNorm
-    compute: Compute
+    conv: NormalizedConv
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -108,19 +93,9 @@ class _Block(nn.Module):
         shortcut = self.stride == 1 and x.shape[-1] == features
         y = x
         if self.stage.expansion > 1:
-            y = nn.relu6(self._norm("expand")(self._conv("expand", inner)(y)))
-        padding = same_padding(size, self.stride)
-        depthwise = EncoderConv(
-            inner, size, self.stride, padding, True, self.compute, name="depthwise_conv"
-        )
-        y = nn.relu6(self._norm("depthwise")(depthwise(y)))
-        y = self._norm("project", 0.0 if shortcut else 1.0)(self._conv("project", features)(y))
+            y = nn.relu6(self.conv(y, ("expand_conv", "expand_norm"), inner))
+        names, padding = ("depthwise_conv", "depthwise_norm"), same_padding(size, self.stride)
+        y = nn.relu6(self.conv(y, names, inner, size, self.stride, padding, depthwise=True))
+        scale = 0.0 if shortcut else 1.0
+        y = self.conv(y, ("project_conv", "project_norm"), features, scale=scale)
         return x + y if shortcut else y
-
-    def _conv(self, name: str, channels: int) -> EncoderConv:
-        return EncoderConv(channels, 1, compute=self.compute, name=f"{name}_conv")
-
-    def _norm(self, name: str, initial_scale: float = 1.0) -> EncoderNormalization:
-        return EncoderNormalization(
-            self.norm, EPSILON, initial_scale, self.compute.dtype, name=f"{name}_norm"
-        )

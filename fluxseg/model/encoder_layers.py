@@ -5,7 +5,7 @@ depthwise convolutions nor for their gradients.
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -29,16 +29,9 @@ def same_padding(size: int, stride: int) -> tuple[int, int]:
 
 
 def take_taps(x: jax.Array, size: int, stride: int, padding: tuple[int, int]) -> list[jax.Array]:
-    """Return what each tap of a kernel meets, one view of the image for each, row-major.
+    """Return what each tap of a kernel of so many px meets, row-major: arrays `[B, h, w, C]`.
 
-    Args:
-        x: `[B, H, W, C]`.
-        size: side of the kernel, px.
-        stride: step of the kernel, px.
-        padding: zeros before and after each side, px.
-
-    Returns:
-        size * size arrays `[B, h, w, C]`.
+    `padding` are the zeros before and after each side of the image `[B, H, W, C]`, px.
     """
     batch, height, width, channels = x.shape
     padded = jnp.pad(x, ((0, 0), padding, padding, (0, 0)))
@@ -58,17 +51,10 @@ def take_taps(x: jax.Array, size: int, stride: int, padding: tuple[int, int]) ->
 def convolve_strided(
     x: jax.Array, kernel: jax.Array, stride: int, padding: tuple[int, int], fast: bool = False
 ) -> jax.Array:
-    """Convolve with a stride.
+    """Convolve `[B, H, W, C]` by a kernel `[K, K, C, D]` with a stride, to `[B, h, w, D]`.
 
-    Args:
-        x: `[B, H, W, C]`, floating.
-        kernel: `[K, K, C, D]`, same dtype.
-        stride: step of the kernel, px.
-        padding: zeros before and after each side, px.
-        fast: as one matrix product of the taps side by side in place of a convolution.
-
-    Returns:
-        `[B, h, w, D]`, same dtype.
+    `padding` are the zeros before and after each side, px. The fast form is one matrix product of
+    the taps side by side.
     """
     size, _, channels, features = kernel.shape
     if stride == 1 and padding == symmetric_padding(size):
@@ -86,17 +72,10 @@ def convolve_strided(
 def convolve_depthwise(
     x: jax.Array, kernel: jax.Array, stride: int, padding: tuple[int, int], fast: bool = False
 ) -> jax.Array:
-    """Convolve each channel with a kernel of its own.
+    """Convolve each channel of `[B, H, W, C]` with its own kernel of `[K, K, 1, C]`.
 
-    Args:
-        x: `[B, H, W, C]`, floating.
-        kernel: `[K, K, 1, C]`, same dtype.
-        stride: step of the kernel, px.
-        padding: zeros before and after each side, px.
-        fast: as products and sums of the taps, one loop, in place of a grouped convolution.
-
-    Returns:
-        `[B, h, w, C]`, same dtype.
+    As `convolve_strided`, to `[B, h, w, C]`. The fast form are products and sums of the taps, which
+    become one loop.
     """
     size, channels = kernel.shape[0], kernel.shape[-1]
     if fast:
@@ -105,26 +84,16 @@ def convolve_depthwise(
         products = [tap * weight for tap, weight in zip(taps, weights, strict=True)]
         return sum(products[1:], start=products[0])
     return jax.lax.conv_general_dilated(
-        x,
-        kernel,
-        (stride, stride),
-        (padding, padding),
-        dimension_numbers=DIMENSIONS,
-        feature_group_count=channels,
-    )
+        x, kernel, (stride, stride), (padding, padding),
+        dimension_numbers=DIMENSIONS, feature_group_count=channels,
+    )  # fmt: skip
 
 
 def max_pool_overlapping(x: jax.Array) -> jax.Array:
     """Take the maximum of each 3 x 3 window, in steps of 2, one pixel of padding before each side.
 
-    Where values tie the gradient is divided between them; behind a ReLU these are zeros, which
-    pass on none.
-
-    Args:
-        x: `[B, H, W, C]`, floating, not negative; H and W are even.
-
-    Returns:
-        `[B, H / 2, W / 2, C]`, same dtype.
+    `[B, H, W, C]`, not negative, H and W even, becomes `[B, H / 2, W / 2, C]`. Where values tie the
+    gradient is divided between them; behind a ReLU these are zeros, which pass on none.
     """
     # A window is an even row (or column), the odd one after it and the odd one before it. Zeros do
     # for the padding as no value is below them.
@@ -137,22 +106,14 @@ def max_pool_overlapping(x: jax.Array) -> jax.Array:
 
 
 class EncoderConv(nn.Module):
-    """Convolution without bias, since a normalisation follows.
+    """Convolution without bias, since a normalisation follows."""
 
-    Attributes:
-        features: channels of the output.
-        size: side of the kernel, px.
-        stride: step of the kernel, px.
-        padding: zeros before and after each side, px; None: as PyTorch's models have it.
-        depthwise: one kernel for each channel; `features` is the number of channels.
-        compute: see `Compute`, `convolve_strided` and `convolve_depthwise`.
-    """
-
-    features: int
-    size: int = 3
-    stride: int = 1
+    features: int  # channels of the output
+    size: int = 3  # side of the kernel, px
+    stride: int = 1  # step of the kernel, px
+    # Zeros before and after each side, px; None: as PyTorch's models have it.
     padding: tuple[int, int] | None = None
-    depthwise: bool = False
+    depthwise: bool = False  # one kernel for each channel; `features` is their number
     compute: layers.Compute = layers.Compute()
 
     @nn.compact
@@ -200,14 +161,37 @@ class EncoderNormalization(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (channels,))
         x = x.astype(jnp.float32)
         if self.kind == "group":
-            groups = max(g for g in range(1, layers.MAX_GROUPS + 1) if channels % g == 0)
-            return layers.normalise_groups(x, scale, bias, groups).astype(self.dtype)
+            return layers.normalise_groups(x, scale, bias).astype(self.dtype)
         mean = self.param("mean", nn.initializers.zeros, (channels,))
         var = self.param("var", nn.initializers.ones, (channels,))
         if self.kind == "frozen":
             scale, bias = jax.lax.stop_gradient((scale, bias))
         mean, var = jax.lax.stop_gradient((mean, var))
         slope = jax.lax.rsqrt(var + self.epsilon) * scale
-        return (
-            (x - mean[None, None, None]) * slope[None, None, None] + bias[None, None, None]
-        ).astype(self.dtype)
+        mean, slope, bias = (vector[None, None, None] for vector in (mean, slope, bias))
+        return ((x - mean) * slope + bias).astype(self.dtype)
+
+
+class NormalizedConv(NamedTuple):
+    """Applies a convolution and its normalisation, as the layers of the module that calls it."""
+
+    norm: EncoderNorm  # see `EncoderNormalization`
+    epsilon: float
+    compute: layers.Compute
+
+    def __call__(
+        self,
+        x: jax.Array,
+        names: tuple[str, str],
+        features: int,
+        size: int = 1,
+        stride: int = 1,
+        padding: tuple[int, int] | None = None,
+        depthwise: bool = False,
+        scale: float = 1.0,
+    ) -> jax.Array:
+        """Map `[B, H, W, C]` to `[B, h, w, features]`; the layers have the names given."""
+        conv, norm = names
+        x = EncoderConv(features, size, stride, padding, depthwise, self.compute, name=conv)(x)
+        dtype = self.compute.dtype
+        return EncoderNormalization(self.norm, self.epsilon, scale, dtype, name=norm)(x)

@@ -42,12 +42,9 @@ def load_encoder(params: Mapping[str, Any], model: ModelConfig, path: str | Path
     """Replace the encoder's parameters by those of a file.
 
     Args:
-        params: parameters of the U-Net.
+        params: parameters of the U-Net; new ones are returned.
         model: its architecture, with another `encoder_kind` than "unet".
         path: a `.safetensors` file of torchvision's or timm's weights.
-
-    Returns:
-        New parameters; the decoder's are the same arrays.
 
     Raises:
         FluxsegError: naming the file, and the weight if one does not fit.
@@ -70,13 +67,7 @@ def load_encoder(params: Mapping[str, Any], model: ModelConfig, path: str | Path
 
 
 def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
-    """Read the tensors of a safetensors file, which executes nothing.
-
-    Args:
-        path: the file.
-
-    Returns:
-        Name -> array of the tensor's dtype.
+    """Read the tensors of a safetensors file by name, which executes nothing.
 
     Raises:
         OSError: if the file cannot be read.
@@ -140,9 +131,7 @@ def encoder_weights(
 def naming(kind: str, tensors: Mapping[str, Any]) -> tuple[Callable[[str], str], str]:
     """Return the function from a path to PyTorch's name, and a pattern of the classifier's names.
 
-    Args:
-        kind: see `encoder_weights`.
-        tensors: their names tell whose they are.
+    The names of the tensors tell whose they are.
     """
     if kind != "efficientnet_lite0":
         return _resnet_name, _HEADS["resnet"]

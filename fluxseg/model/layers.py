@@ -16,41 +16,28 @@ from flax import struct
 from fluxseg.model.convolutions import convolve_fast, convolve_plain
 
 MAX_GROUPS = 8
+EPSILON = 1e-6
+"""Added to the variance of a group."""
 
 
 class Compute(NamedTuple):
-    """How the layers of a network are computed: the maths and the parameters are the same.
-
-    Attributes:
-        dtype: compute dtype; parameters are float32.
-        fast: the forms that are fast on CPUs.
-    """
+    """Compute dtype (parameters are float32), and whether to use the forms fast on CPUs."""
 
     dtype: jnp.dtype = jnp.dtype(jnp.float32)
     fast: bool = False
 
 
 class Rows(struct.PyTreeNode):
-    """Which rows of a larger batch a batch holds.
-
-    Attributes:
-        numbers: `[B]` int32, their numbers in the larger one.
-        total: how many rows the larger one has.
-    """
+    """Which rows, by number `[B]` int32, of a larger batch of `total` rows a batch holds."""
 
     numbers: jax.Array
     total: int = struct.field(pytree_node=False)
 
 
 def pixel_unshuffle(x: jax.Array, factor: int) -> jax.Array:
-    """Move blocks of `factor` x `factor` pixels into channels, `[B, H, W, C]` to a coarser grid.
+    """Move blocks of `factor` x `factor` pixels into channels, ordered (row, column, C).
 
-    Args:
-        x: `[B, H, W, C]`, any dtype; `factor` divides H and W.
-        factor: side of a block, px.
-
-    Returns:
-        `[B, H / factor, W / factor, factor * factor * C]`, channels ordered (row, column, C).
+    From `[B, H, W, C]` of any dtype to `[B, H / factor, W / factor, factor * factor * C]`.
     """
     batch, height, width, channels = x.shape
     x = x.reshape(batch, height // factor, factor, width // factor, factor, channels)
@@ -60,15 +47,9 @@ def pixel_unshuffle(x: jax.Array, factor: int) -> jax.Array:
 def pixel_shuffle(x: jax.Array, factor: int) -> jax.Array:
     """Move channels into blocks of `factor` x `factor` pixels; the inverse of `pixel_unshuffle`.
 
-    Shi et al., "Real-Time Single Image and Video Super-Resolution Using an Efficient Sub-Pixel
-    Convolutional Neural Network", CVPR 2016.
-
-    Args:
-        x: `[B, H, W, factor * factor * C]`, any dtype, channels ordered (row, column, C).
-        factor: side of a block, px.
-
-    Returns:
-        `[B, H * factor, W * factor, C]`.
+    From `[B, H, W, factor * factor * C]` to `[B, H * factor, W * factor, C]`. Shi et al.,
+    "Real-Time Single Image and Video Super-Resolution Using an Efficient Sub-Pixel Convolutional
+    Neural Network", CVPR 2016.
     """
     batch, height, width, channels = x.shape
     x = x.reshape(batch, height, width, factor, factor, channels // factor**2)
@@ -77,17 +58,11 @@ def pixel_shuffle(x: jax.Array, factor: int) -> jax.Array:
 
 
 def max_pool(x: jax.Array, fast: bool = False) -> jax.Array:
-    """Take the maximum of each 2 x 2 block.
+    """Take the maximum of each 2 x 2 block: `[B, H, W, C]` becomes `[B, H / 2, W / 2, C]`.
 
-    Where values tie, the plain form gives the gradient to the first one and the fast form
-    divides it between them. Behind a ReLU ties are between zeros, which pass on no gradient.
-
-    Args:
-        x: `[B, H, W, C]`, floating; H and W are even.
-        fast: maximum over reshaped views in place of a window reduction.
-
-    Returns:
-        `[B, H / 2, W / 2, C]`, same dtype.
+    The fast form takes it over reshaped views. Where values tie, it divides the gradient between
+    them; the plain form gives it to the first one. Behind a ReLU ties are between zeros, which
+    pass on no gradient.
     """
     if not fast:
         pooled: jax.Array = nn.max_pool(x, (2, 2), (2, 2))
@@ -101,13 +76,8 @@ def max_pool(x: jax.Array, fast: bool = False) -> jax.Array:
 def convolve(inputs: tuple[jax.Array, ...], kernel: jax.Array, fast: bool = False) -> jax.Array:
     """Convolve inputs as if they were concatenated by channel; stride 1, zeros at the border.
 
-    Args:
-        inputs: each `[B, H, W, C_n]`, floating.
-        kernel: `[K, K, sum of C_n, D]`, same dtype.
-        fast: `convolve_fast` for 3x3 kernels, a matrix product for 1x1 kernels.
-
-    Returns:
-        `[B, H, W, D]`, same dtype.
+    Inputs `[B, H, W, C_n]` and a kernel `[K, K, sum of C_n, D]` give `[B, H, W, D]`. The fast form
+    is `convolve_fast` for 3x3 kernels, and a matrix product for 1x1 kernels.
     """
     if fast and kernel.shape[:2] == (3, 3):
         return convolve_fast(inputs, kernel)
@@ -117,15 +87,7 @@ def convolve(inputs: tuple[jax.Array, ...], kernel: jax.Array, fast: bool = Fals
 
 
 def dense(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Multiply each pixel's channels by a matrix.
-
-    Args:
-        x: `[B, H, W, C]`, floating.
-        kernel: `[C, D]`, same dtype.
-
-    Returns:
-        `[B, H, W, D]`, same dtype.
-    """
+    """Multiply each pixel's channels `[B, H, W, C]` by a matrix `[C, D]`: `[B, H, W, D]`."""
     # One axis of pixels: over three of them XLA transposes x for the gradient of the kernel.
     return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:3], -1)
 
@@ -139,13 +101,8 @@ def convolve_transposed(x: jax.Array, kernel: jax.Array, fast: bool = False) -> 
     corner of the window, compute them. (As a 2x2 convolution the gradient of the kernel is a
     hundred times slower.)
 
-    Args:
-        x: `[B, H, W, C]`, floating.
-        kernel: `[K, K, C, D]`, K = 2 or 4, same dtype, as `flax.linen.ConvTranspose` keeps it.
-        fast: the forms above in place of a convolution of a dilated input.
-
-    Returns:
-        `[B, 2 H, 2 W, D]`, same dtype.
+    `[B, H, W, C]` and a kernel `[K, K, C, D]`, K = 2 or 4, as `flax.linen.ConvTranspose` keeps it,
+    give `[B, 2 H, 2 W, D]`. The plain form convolves a dilated input.
     """
     if not fast:
         return jax.lax.conv_transpose(x, kernel, (2, 2), "SAME")
@@ -170,25 +127,16 @@ def convolve_transposed(x: jax.Array, kernel: jax.Array, fast: bool = False) -> 
     return jnp.stack(rows, axis=2).reshape(batch, 2 * height, 2 * width, features)
 
 
-def normalise_groups(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, groups: int, epsilon: float = 1e-6
-) -> jax.Array:
+def normalise_groups(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
     """Give each group of channels of each image mean 0 and variance 1, then scale and shift.
 
-    Wu and He, "Group Normalization", ECCV 2018. The variance is that of the centred values: the
-    shortcut E[x^2] - E[x]^2 loses all digits where the mean is far above the spread.
-
-    Args:
-        x: `[B, H, W, C]`, float32.
-        scale: `[C]`, float32.
-        bias: `[C]`, float32.
-        groups: number of groups; divides C.
-        epsilon: added to the variance.
-
-    Returns:
-        `[B, H, W, C]`, float32.
+    There are as many groups (8 at most) as divide C. Wu and He, "Group Normalization", ECCV 2018.
+    The variance is that of the centred values: the shortcut E[x^2] - E[x]^2 loses all digits where
+    the mean is far above the spread. All arrays are float32: x and the result `[B, H, W, C]`, scale
+    and bias `[C]`.
     """
     batch, _, _, channels = x.shape
+    groups = max(g for g in range(1, MAX_GROUPS + 1) if channels % g == 0)
 
     def group_mean(values: jax.Array) -> jax.Array:
         # Rows first, then columns: sums of few terms each keep their digits.
@@ -199,7 +147,7 @@ def normalise_groups(
     # The variance does not change with the mean to first order, so nothing is lost by cutting
     # that gradient, and one pass over the image is saved.
     variance = group_mean(jnp.square(x - jax.lax.stop_gradient(mean)))
-    slope = jax.lax.rsqrt(variance + epsilon) * scale[None, None, None]
+    slope = jax.lax.rsqrt(variance + EPSILON) * scale[None, None, None]
     return (x - mean) * slope + bias[None, None, None]
 
 
@@ -219,22 +167,15 @@ def parameter(
 
 
 class Conv(nn.Module):
-    """Convolution of one or several inputs taken as concatenated, with "SAME" padding.
+    """Convolution of one or several inputs taken as concatenated, with "SAME" padding."""
 
-    Attributes:
-        features: channels of the output.
-        size: side of the kernel, px.
-        compute: see `Compute` and `convolve`.
-        scale: variance of the initial weights times their fan-in; 2 keeps the variance through
-            a ReLU (He et al., ICCV 2015).
-        use_bias: whether to add a bias; a normalisation that follows brings its own.
-    """
-
-    features: int
-    size: int = 3
+    features: int  # channels of the output
+    size: int = 3  # side of the kernel, px
     compute: Compute = Compute()
+    # Variance of the initial weights times their fan-in; 2 keeps the variance through a ReLU (He et
+    # al., ICCV 2015).
     scale: float = 2.0
-    use_bias: bool = True
+    use_bias: bool = True  # a normalisation that follows brings its own
 
     @nn.compact
     def __call__(self, *inputs: jax.Array) -> jax.Array:
@@ -275,18 +216,16 @@ def _add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
 
 
 class GroupNorm(nn.Module):
-    """Group normalisation with scale and bias, in as many groups (8 at most) as divide C."""
+    """Group normalisation with scale and bias, see `normalise_groups`."""
 
     dtype: jnp.dtype = jnp.dtype(jnp.float32)
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Map `[B, H, W, C]` to the same shape, of the compute dtype; statistics in float32."""
-        channels = x.shape[-1]
-        groups = max(g for g in range(1, MAX_GROUPS + 1) if channels % g == 0)
-        scale = parameter(self, "scale", nn.initializers.ones, (channels,))
-        bias = parameter(self, "bias", nn.initializers.zeros, (channels,))
-        return normalise_groups(x.astype(jnp.float32), scale, bias, groups).astype(self.dtype)
+        scale = parameter(self, "scale", nn.initializers.ones, x.shape[-1:])
+        bias = parameter(self, "bias", nn.initializers.zeros, x.shape[-1:])
+        return normalise_groups(x.astype(jnp.float32), scale, bias).astype(self.dtype)
 
 
 class Dropout(nn.Module):
@@ -304,13 +243,7 @@ class Dropout(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, rows: Rows | None = None) -> jax.Array:
-        """Map `[B, H, W, C]` to the same shape and dtype.
-
-        Args:
-            x: the values.
-            train: drop some of them; needs an rng named "dropout".
-            rows: which rows these are, if they are a piece of a batch.
-        """
+        """Map `[B, H, W, C]` to the same shape and dtype; `train` needs an rng named "dropout"."""
         if not train or self.rate == 0:
             return x
         key, kept = self.make_rng("dropout"), 1 - self.rate
@@ -318,5 +251,4 @@ class Dropout(nn.Module):
         # All rows of the whole batch are drawn: they are few numbers.
         mask = jax.random.bernoulli(key, kept, (total, 1, 1, x.shape[-1]))
         mask = mask if rows is None else mask[rows.numbers]
-        mask = jnp.broadcast_to(mask, x.shape)
-        return jax.lax.select(mask, x / kept, jnp.zeros_like(x))
+        return jax.lax.select(jnp.broadcast_to(mask, x.shape), x / kept, jnp.zeros_like(x))

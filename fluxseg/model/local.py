@@ -19,11 +19,9 @@ def normalise_locally(image: jax.Array, sigma: float) -> jax.Array:
     matrices: a window is far wider than a kernel of a convolution should be.
 
     Args:
-        image: `[B, H, W, C]` floating, normalised: 0 and 1 are the ends of the displayed range.
+        image: `[B, H, W, C]` floating, normalised: 0 and 1 are the ends of the displayed range;
+            the result is of the same kind, mostly 0 to 1.
         sigma: standard deviation of the windows, px.
-
-    Returns:
-        `[B, H, W, C]`, of the dtype of the image; mostly 0 to 1.
     """
     x = jnp.clip(image.astype(jnp.float32), *CLIP)
     rows, columns = (_windows(length, sigma) for length in image.shape[1:3])

@@ -18,19 +18,11 @@ LossFn = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], tuple[jax.Array,
 
 
 def class_weights(config: LossConfig, neuron_pixels: int, background_pixels: int) -> np.ndarray:
-    """Weight of each class in the loss, background being 1.
+    """Weights `[2]` float32 of background, which is 1, and neuron in the loss.
 
-    Args:
-        config: says how; "reference" is (background / neuron) / 3, "balanced" is
-            background / neuron, "none" is 1.
-        neuron_pixels: neuron pixels of all training masks.
-        background_pixels: background pixels of all training masks.
-
-    Returns:
-        `[2]` float32: background, neuron.
-
-    Raises:
-        ConfigError: if a ratio is asked for and one of the classes has no pixel.
+    "reference" is (background / neuron) / 3, "balanced" is background / neuron, counted in pixels
+    over all training masks, "none" is 1. `ConfigError` if a ratio is asked for and one of the
+    classes has no pixel.
     """
     if config.class_weights == "none":
         return np.ones(2, np.float32)
@@ -45,10 +37,7 @@ def class_weights(config: LossConfig, neuron_pixels: int, background_pixels: int
 
 
 def weighted_cross_entropy(
-    logits: jax.Array,
-    label: jax.Array,
-    valid: jax.Array,
-    class_weights: jax.Array,
+    logits: jax.Array, label: jax.Array, valid: jax.Array, class_weights: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Sum the cross-entropy of all valid pixels, each weighted by the weight of its true class.
 
@@ -85,17 +74,8 @@ def dice_loss(
     Per image and class other than background, 1 - (2 sum(p t) + s) / (sum(p) + sum(t) + s) over
     the valid pixels, p the probability, t 1 where the class is true; then the mean over classes
     (Milletari et al., "V-Net", 3DV 2016, without the squares). Its weights are those of
-    `weighted_cross_entropy`, so that both losses are divided by one denominator.
-
-    Args:
-        logits: `[B, H, W, C]`, floating.
-        label: `[B, H, W]` integer, 0 to C - 1 where valid.
-        valid: `[B, H, W]`, bool or a weight >= 0 of each pixel.
-        class_weights: `[C]`, floating; affects the weights of the images only.
-        smooth: s, px; an image without neurons and with none predicted has no loss.
-
-    Returns:
-        Sum of weight times loss, and sum of weights; float32 scalars.
+    `weighted_cross_entropy`, so that both losses are divided by one denominator; so are arguments
+    and sums. With `smooth`, s, an image without neurons and with none predicted has no loss.
     """
     shifted, normaliser = _log_normaliser(_planes(logits, valid))
     share = valid.astype(jnp.float32)
@@ -114,12 +94,7 @@ def dice_loss(
 def make_loss(config: LossConfig) -> LossFn:
     """Make the loss of a configuration: cross-entropy plus `config.dice` times the Dice loss.
 
-    Args:
-        config: its numbers say which parts there are.
-
-    Returns:
-        `loss_fn(logits, label, valid, class_weights) -> (sum, weight_sum)`, float32 scalars, to be
-        added over batches and devices and divided once; arguments as of `weighted_cross_entropy`.
+    Arguments and sums are those of `weighted_cross_entropy`.
     """
 
     def loss_fn(

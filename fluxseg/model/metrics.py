@@ -118,16 +118,11 @@ def scores_from_confusion(confusion: Any) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Totals:
-    """Sums over any number of batches, from which loss and scores are computed once.
+    """Sums over any number of batches, from which loss and scores are computed once."""
 
-    Attributes:
-        loss_sum: sum of weight times loss.
-        weight_sum: sum of weights.
-        confusion: `[C, C]` int64, rows are the truth, columns the prediction.
-    """
-
-    loss_sum: float = 0.0
-    weight_sum: float = 0.0
+    loss_sum: float = 0.0  # sum of weight times loss
+    weight_sum: float = 0.0  # sum of weights
+    # `[C, C]` int64, rows are the truth, columns the prediction.
     confusion: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((2, 2), np.int64))
 
     @classmethod
@@ -224,13 +219,7 @@ def plain_scores(scores: Mapping[str, float]) -> dict[str, float | None]:
 def draw_groups(count: int, rng: np.random.Generator, samples: int) -> np.ndarray:
     """Draw groups with replacement, as many as there are, for a bootstrap.
 
-    Args:
-        count: number of groups.
-        rng: source of the draws: `rng.integers(count, size=(samples, count))`.
-        samples: number of samples.
-
-    Returns:
-        `[samples, count]` int64, how often each group is in each sample.
+    Returns `[samples, count]` int64, how often each group is in each sample.
     """
     draws = rng.integers(count, size=(samples, count))
     times = np.zeros((samples, count), np.int64)

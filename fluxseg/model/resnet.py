@@ -8,12 +8,7 @@ follow theirs, so that `fluxseg.model.encoder_weights` can map them.
 import flax.linen as nn
 import jax
 
-from fluxseg.model.encoder_layers import (
-    EncoderConv,
-    EncoderNorm,
-    EncoderNormalization,
-    max_pool_overlapping,
-)
+from fluxseg.model.encoder_layers import EncoderNorm, NormalizedConv, max_pool_overlapping
 from fluxseg.model.layers import Compute
 
 BLOCKS: dict[str, tuple[int, int, int, int]] = {
@@ -58,25 +53,16 @@ class ResNet(nn.Module):
             `[B, H / s, W / s, C]` of the compute dtype for s = 2, 4, 8, 16, 32: what the stem,
             before its pooling, and the four stages give.
         """
-        x = (image - MEAN) / STD
-        x = EncoderConv(64, 7, 2, compute=self.compute, name="conv1")(x)
-        x = nn.relu(
-            EncoderNormalization(self.norm, EPSILON, dtype=self.compute.dtype, name="norm1")(x)
-        )
+        conv = NormalizedConv(self.norm, EPSILON, self.compute)
+        x = nn.relu(conv((image - MEAN) / STD, ("conv1", "norm1"), 64, 7, 2))
         features = [x]
         x = max_pool_overlapping(x)
         bottleneck = self.kind == "resnet50"
         for stage, (count, width) in enumerate(zip(BLOCKS[self.kind], WIDTHS, strict=True)):
             for number in range(count):
                 stride = 2 if stage > 0 and number == 0 else 1
-                x = _Block(
-                    width,
-                    stride,
-                    bottleneck,
-                    self.norm,
-                    self.compute,
-                    name=f"layer{stage + 1}_{number}",
-                )(x)
+                name = f"layer{stage + 1}_{number}"
+                x = _Block(width, stride, bottleneck, conv, name=name)(x)
             features.append(x)
         return tuple(features)
 
@@ -85,8 +71,7 @@ class _Block(nn.Module):
     width: int
     stride: int
     bottleneck: bool
-    norm: EncoderNorm
-    compute: Compute
+    conv: NormalizedConv
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -95,20 +80,11 @@ class _Block(nn.Module):
         if self.bottleneck:
             plan = [(self.width, 1, 1), (self.width, 3, self.stride), (4 * self.width, 1, 1)]
         branch = x
-        for number, (channels, size, stride) in enumerate(plan, start=1):
-            last = number == len(plan)
-            branch = self._conv(f"conv{number}", channels, size, stride)(branch)
-            branch = self._norm(f"norm{number}", 0.0 if last else 1.0)(branch)
+        for number, layer in enumerate(plan, start=1):
+            last, names = number == len(plan), (f"conv{number}", f"norm{number}")
+            branch = self.conv(branch, names, *layer, scale=0.0 if last else 1.0)
             branch = branch if last else nn.relu(branch)
         if x.shape != branch.shape:
-            x = self._conv("downsample_conv", branch.shape[-1], 1, self.stride)(x)
-            x = self._norm("downsample_norm", 1.0)(x)
+            names = ("downsample_conv", "downsample_norm")
+            x = self.conv(x, names, branch.shape[-1], 1, self.stride)
         return nn.relu(x + branch)
-
-    def _conv(self, name: str, channels: int, size: int, stride: int) -> EncoderConv:
-        return EncoderConv(channels, size, stride, compute=self.compute, name=name)
-
-    def _norm(self, name: str, initial_scale: float) -> EncoderNormalization:
-        return EncoderNormalization(
-            self.norm, EPSILON, initial_scale, self.compute.dtype, name=name
-        )

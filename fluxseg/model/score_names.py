@@ -4,17 +4,11 @@ from typing import NamedTuple
 
 
 class Score(NamedTuple):
-    """How a score is called.
+    """How a score is called."""
 
-    Attributes:
-        name: in files, such as `scores.json`.
-        title: for people.
-        meaning: in a few words.
-    """
-
-    name: str
-    title: str
-    meaning: str
+    name: str  # in files, such as `scores.json`
+    title: str  # for people
+    meaning: str  # in a few words
 
 
 PIXEL_SCORES = (

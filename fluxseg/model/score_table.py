@@ -15,15 +15,10 @@ SHOWN_OBJECTS = ("object_f1", "object_precision", "object_recall")
 
 @dataclasses.dataclass(frozen=True)
 class ScoreTable:
-    """Scores of each split with their intervals.
+    """Scores of each split with their intervals."""
 
-    Attributes:
-        header: titles of the columns: what, and the splits.
-        rows: texts, one row for each score.
-    """
-
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+    header: tuple[str, ...]  # titles of the columns: what, and the splits
+    rows: tuple[tuple[str, ...], ...]  # texts, one row for each score
 
     def __str__(self) -> str:
         """Return the table as text, in columns."""

@@ -17,14 +17,11 @@ def iou_by_threshold(histogram: np.ndarray) -> np.ndarray:
 
     Args:
         histogram: `[2, bins]` integer, pixels by ascending probability; row 0 counts background,
-            row 1 neuron.
+            row 1 neuron. Else `FluxsegError`.
 
     Returns:
         `[bins]` float64; entry k is the IoU of "neuron from bin k on", NaN if there is no neuron
         pixel, neither true nor predicted.
-
-    Raises:
-        FluxsegError: if the histogram is of another form.
     """
     counts = np.asarray(histogram)
     if counts.ndim != 2 or len(counts) != 2 or counts.dtype.kind not in "iu" or counts.size < 4:
@@ -49,10 +46,8 @@ def choose_threshold(histogram: np.ndarray, edges: np.ndarray, default: float = 
         default: what is returned if there is no neuron pixel to choose by.
 
     Returns:
-        One of the edges, at least `MARGIN` away from 0 and 1, for `probability >= threshold`.
-
-    Raises:
-        FluxsegError: if the histogram is of another form, or no edge can be chosen.
+        One of the edges, at least `MARGIN` away from 0 and 1, for `probability >= threshold`;
+        `FluxsegError` if none can be chosen.
     """
     iou = iou_by_threshold(histogram)
     usable = (edges >= MARGIN) & (edges <= 1 - MARGIN)

@@ -25,12 +25,9 @@ Block = TypeVar("Block", bound=nn.Module)
 def create_unet(
     config: ModelConfig, num_classes: int = 2, formulation: Formulation = "auto"
 ) -> "UNet":
-    """Build the U-Net of a configuration.
+    """Build the U-Net of a configuration, with `num_classes` logits per pixel.
 
-    Args:
-        config: the architecture.
-        num_classes: logits per pixel.
-        formulation: how the layers are computed, see `UNet`; it changes speed only.
+    The formulation says how the layers are computed, see `UNet`; it changes speed only.
 
     Returns:
         The module. `unet.init(key, image)["params"]` makes its parameters, and
@@ -121,13 +118,7 @@ class UNet(nn.Module):
 
 
 class Down(nn.Module):
-    """One level of the encoder: max-pooling (not at the first level) and convolutions.
-
-    Attributes:
-        config: the architecture.
-        compute: how it is computed.
-        level: number of the level, from the finest, 0.
-    """
+    """One level of the encoder, from the finest, 0: max-pooling (not at 0) and convolutions."""
 
     config: ModelConfig
     compute: Compute
@@ -147,13 +138,7 @@ class Down(nn.Module):
 
 
 class Up(nn.Module):
-    """One level of the decoder: up-sampling, then convolutions of it and the skip connection.
-
-    Attributes:
-        config: the architecture.
-        compute: how it is computed.
-        level: number of the level that it leads to, from the finest, 0.
-    """
+    """The decoder up to a level: up-sampling, then convolutions of it and the skip connection."""
 
     config: ModelConfig
     compute: Compute
@@ -181,12 +166,6 @@ class ConvBlock(nn.Module):
     """Convolutions, each with its normalisation and a ReLU, and dropout behind the last.
 
     The names of its layers begin with its own.
-
-    Attributes:
-        config: the architecture.
-        compute: how it is computed.
-        features: channels of each convolution.
-        convs: number of convolutions.
     """
 
     config: ModelConfig
