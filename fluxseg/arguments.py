@@ -17,7 +17,7 @@ from fluxseg.errors import ConfigError
 from fluxseg.formats.pick import Pick
 
 if TYPE_CHECKING:
-    from fluxseg.training.sweep_plan import Sweep
+    from fluxseg.training.sweep import Sweep
 
 T = TypeVar("T")
 
@@ -80,7 +80,7 @@ def read_sweep_file(path: str | Path) -> "Sweep":
     Raises:
         ConfigError: if the file is absent, fails, or has no `get_sweep() -> Sweep`.
     """
-    from fluxseg.training.sweep_plan import Sweep
+    from fluxseg.training.sweep import Sweep
 
     return _call(path, "get_sweep", Sweep)
 

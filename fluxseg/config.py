@@ -48,6 +48,12 @@ def _check(condition: bool, field: str, value: object, rule: str) -> None:
         raise ConfigError(f"{field} must be {rule}, got {value!r}")
 
 
+def _check_least(section: str, config: object, **least: float) -> None:
+    for name, limit in least.items():
+        value = getattr(config, name)
+        _check(value >= limit, f"{section}.{name}", value, f">= {limit}")
+
+
 @dataclasses.dataclass(frozen=True)
 class SimulatorConfig:
     """Synthetic recordings: containers (one field of view each) imaged in several sessions."""
@@ -62,8 +68,7 @@ class SimulatorConfig:
     """Seed of everything that is drawn."""
 
     def __post_init__(self) -> None:
-        _check(self.containers >= 1, "simulator.containers", self.containers, ">= 1")
-        _check(self.sessions >= 1, "simulator.sessions", self.sessions, ">= 1")
+        _check_least("simulator", self, containers=1, sessions=1)
         _check(32 <= self.size <= 4096, "simulator.size", self.size, "32 to 4096 px")
 
 
@@ -115,8 +120,7 @@ class DataConfig:
         _check(0 < train <= 1, "data.train_fraction", train, "in (0, 1]")
         _check(0 <= val <= 1, "data.val_fraction", val, "in [0, 1]")
         _check(train + val <= 1 + 1e-9, "data.val_fraction", val, f"<= {1 - train:.6g}")
-        _check(self.workers >= 0, "data.workers", self.workers, ">= 0")
-        _check(self.threads >= -1, "data.threads", self.threads, ">= -1")
+        _check_least("data", self, workers=0, threads=-1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,10 +187,9 @@ class ModelConfig:
     def __post_init__(self) -> None:
         _check(len(self.features) >= 1, "model.features", self.features, "at least one level")
         _check(all(f >= 1 for f in self.features), "model.features", self.features, ">= 1 each")
-        _check(self.convs >= 1, "model.convs", self.convs, ">= 1")
+        _check_least("model", self, convs=1, bottleneck_convs=0)
         _check(self.stem in (1, 2, 4), "model.stem", self.stem, "1, 2 or 4")
         _check(0 <= self.local_px < 1e4, "model.local_px", self.local_px, "0 or more")
-        _check(self.bottleneck_convs >= 0, "model.bottleneck_convs", self.bottleneck_convs, ">= 0")
         _check(0 <= self.dropout < 1, "model.dropout", self.dropout, "in [0, 1)")
         if self.encoder_kind != "unet":
             kind = f"with model.encoder_kind {self.encoder_kind}"
@@ -219,7 +222,7 @@ class LossConfig:
     """Weight of the soft Dice loss that is added, per image."""
 
     def __post_init__(self) -> None:
-        _check(self.dice >= 0, "loss.dice", self.dice, ">= 0")
+        _check_least("loss", self, dice=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -265,19 +268,10 @@ class TrainConfig:
     """Seed of the parameters, the order of the crops, augmentation and dropout."""
 
     def __post_init__(self) -> None:
-        for field in ("epochs", "batch_size"):
-            _check(getattr(self, field) >= 1, f"train.{field}", getattr(self, field), ">= 1")
+        _check_least("train", self, epochs=1, batch_size=1, steps=0, micro_batch=0)
+        _check_least("train", self, warmup_steps=0, weight_decay=0, clip_norm=0, patience=0)
         _check(self.learning_rate > 0, "train.learning_rate", self.learning_rate, "> 0")
         _check(bool(self.start), "train.start", self.start, "auto, pretrained, random or a file")
-        for field in (
-            "steps",
-            "micro_batch",
-            "warmup_steps",
-            "weight_decay",
-            "clip_norm",
-            "patience",
-        ):
-            _check(getattr(self, field) >= 0, f"train.{field}", getattr(self, field), ">= 0")
         _check(0 <= self.ema_decay < 1, "train.ema_decay", self.ema_decay, "in [0, 1)")
 
     def repeats(self, crops: int) -> int:

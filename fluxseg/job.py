@@ -12,59 +12,29 @@ import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from fluxseg.compilation import enable_compilation_cache
 from fluxseg.config import Config
-from fluxseg.model.score_names import OBJECT_DIALECTS, TITLES
 from fluxseg.model.score_table import score_table
 from fluxseg.processes import gather_values, run_in_all, run_in_first
-from fluxseg.training.dataset import Dataset, prepare_dataset
-from fluxseg.training.results import Callbacks, TrainResult
+from fluxseg.training.dataset import prepare_dataset
+from fluxseg.training.progress import Callbacks, TrainResult
 from fluxseg.training.resume import open_run
 from fluxseg.training.state import TrainState
 from fluxseg.training.train import train
-from fluxseg.training.writers import History
 
 if TYPE_CHECKING:
     from fluxseg.data.cache import CacheIndex
     from fluxseg.data.recording import Source
     from fluxseg.inference.calibrate import OperatingPoint
 
-__all__ = ["Callbacks", "JobResult", "evaluate", "score_network", "train_and_evaluate"]
+__all__ = ["Callbacks", "evaluate", "score_network", "train_and_evaluate"]
 
 logger = logging.getLogger(__name__)
 
 Crops = Mapping[str, Sequence[tuple[str, int]]]
 """Split -> (key, crop number) of its crops."""
-
-
-class JobResult(NamedTuple):
-    """What the main job leaves.
-
-    Attributes:
-        state: the best state on validation.
-        history: one row of figures for each epoch.
-        scores: content of `scores.json`.
-        dataset: the prepared crops and their split.
-        model: path of the model file.
-        report: path of the report.
-    """
-
-    state: TrainState
-    history: History
-    scores: dict[str, Any]
-    dataset: Dataset
-    model: Path
-    report: Path
-
-    def __repr__(self) -> str:
-        """Return the table of scores: the arrays themselves would fill many screens."""
-        return str(score_table(self.scores))
-
-    def _repr_html_(self) -> str:
-        """Return what a notebook shows: the table of scores."""
-        return score_table(self.scores)._repr_html_()
 
 
 def train_and_evaluate(
@@ -73,7 +43,7 @@ def train_and_evaluate(
     callbacks: Callbacks | None = None,
     *,
     profile: bool = False,
-) -> JobResult:
+) -> TrainResult:
     """Run the whole job in a workdir, or go on with the one that was begun there.
 
     The same call on the same machine resumes an interrupted run and ends with the same bits. In a
@@ -114,14 +84,8 @@ def train_and_evaluate(
         # Scores of neurons, model file and report are written once, by the first process.
         scores = run_in_first(lambda: _finish(config, workdir, trained), "the report")
     scores = gather_values(scores, "the scores")[0]
-    return JobResult(
-        trained.state,
-        trained.history,
-        scores,
-        dataset,
-        workdir / "model.safetensors",
-        workdir / "report.html",
-    )
+    model, report = workdir / "model.safetensors", workdir / "report.html"
+    return trained._replace(scores=scores, model=model, report=report)
 
 
 def _load_start(config: Config) -> Any:
@@ -145,7 +109,7 @@ def _finish(config: Config, workdir: Path, trained: TrainResult) -> dict[str, An
     scale = training_pixel_size(dataset.index, crops["train"])
     model = write_run_model(workdir, config, state, scores, point, scale)
     page = write_report(workdir)
-    log_scores(scores)
+    _log_scores(scores)
     logger.info("Model: %s", model)
     logger.info("Report: %s", page)
     return scores
@@ -166,15 +130,12 @@ def score_network(
     Args:
         config: settings of the run.
         state: its `eval_params` are used.
-        index: the prepared crops.
+        index: the prepared crops; the source has the recordings, whose single masks they lack.
         crops: those of all splits of the scores, and of "train" where they are there.
         scores: content of `scores.json`: the scores of pixels.
-        source: the recordings, whose single masks the crops do not hold.
+        source: the recordings.
         folder: gets `scores.json` and `examples`.
         point: temperature and threshold; None: they are chosen here, on the split "val".
-
-    Returns:
-        The scores, and the operating point.
     """
     from fluxseg.inference.calibrate import calibrate
     from fluxseg.inference.examples import write_examples
@@ -214,29 +175,21 @@ def evaluate(
         FluxsegError: if no recording is usable.
     """
     from fluxseg.formats.sources import open_source
-    from fluxseg.inference.evaluate import (
-        evaluate_data,
-        evaluate_run,
-        index_crops,
-        load_run,
-        open_index,
-        run_crops,
-        run_index,
-    )
+    from fluxseg.inference import evaluate as steps
     from fluxseg.inference.run_model import operating_point_of_run, update_run_model
     from fluxseg.report.html import write_report
 
-    run = load_run(workdir)
-    config, folder, crops = run.config, workdir, dict(run_crops(run))
+    run = steps.load_run(workdir)
+    config, folder, crops = run.config, workdir, dict(steps.run_crops(run))
     point = None
     if data:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, source=data))
         folder = output or workdir / "evaluations" / (Path(data).resolve().name or "data")
-        scores = evaluate_data(run, data, folder, progress)
-        index = open_index(folder / "cache")
-        crops = {"external": index_crops(index)}
+        scores = steps.evaluate_data(run, data, folder, progress)
+        index = steps.open_index(folder / "cache")
+        crops = {"external": steps.index_crops(index)}
     else:
-        scores, index = evaluate_run(run), run_index(run)
+        scores, index = steps.evaluate_run(run), steps.run_index(run)
     if data or not crops["val"]:
         # The run's own validation split has chosen; the other data are only scored.
         point, _ = operating_point_of_run(run)
@@ -246,35 +199,13 @@ def evaluate(
     if not data:
         update_run_model(run, point)
     page = write_report(folder)
-    log_scores(scores)
+    _log_scores(scores)
     return scores, page
 
 
-def log_scores(scores: Mapping[str, Any]) -> None:
-    """Log the macro and neuron IoU of every split, with their intervals."""
-    checkpoint = scores["checkpoint"]
-    if checkpoint:
-        logger.info("Scores of the checkpoint of epoch %s:", checkpoint["epoch"])
-    for split, row in scores["splits"].items():
-        parts = []
-        for name in ("macro_iou", "neuron_iou"):
-            value, interval = row["scores"][name], row["intervals"].get(name)
-            text = f"{TITLES[name]} {'undefined' if value is None else f'{value:.4f}'}"
-            parts.append(text + (f" [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else ""))
-        counts = f"{row['n_recordings']} recordings, {row['n_groups']} groups"
-        logger.info("  %-8s %s (%s)", split, ", ".join(parts), counts)
-        errors = [
-            row.get("calibration", {}).get(when, {}).get("scores", {}).get("ece")
-            for when in ("before", "after")
-        ]
-        if None not in errors:
-            text = "  %-8s calibration error %.4f, with the temperature %.4f"
-            logger.info(text, "", *errors)
-        found = row.get("objects", {}).get("scores", {})
-        parts = [
-            f"{score.title} {found[score.name]:.4f}"
-            for score in OBJECT_DIALECTS[0][2]
-            if found.get(score.name) is not None
-        ]
-        if parts:
-            logger.info("  %-8s single neurons at IoU 0.5: %s", "", ", ".join(parts))
+def _log_scores(scores: Mapping[str, Any]) -> None:
+    """Log the table of scores."""
+    if scores["checkpoint"]:
+        logger.info("Scores of the checkpoint of epoch %s:", scores["checkpoint"]["epoch"])
+    for line in str(score_table(scores)).splitlines():
+        logger.info("  %s", line)

@@ -81,11 +81,8 @@ def is_cluster(environ: Mapping[str, str]) -> bool:
 def join_processes(settings: Processes) -> None:
     """Join the other processes of the job; to be called before JAX computes anything.
 
-    Args:
-        settings: who the others are; by default found from the environment.
-
-    Raises:
-        ProcessError: if they do not come together in five minutes.
+    By default they are found from the environment. `ProcessError` if they do not come together in
+    five minutes.
     """
     explicit = bool(settings.coordinator)
     wanted = explicit or settings.cluster or is_cluster(os.environ)
@@ -128,17 +125,9 @@ def share_of(items: Sequence[T]) -> list[T]:
 
 
 def gather_values(value: Any, name: str) -> list[Any]:
-    """Give every process the value of each.
+    """Give every process the plain values of each, in the order of the processes.
 
-    Args:
-        value: plain values that JSON holds.
-        name: what the values are, for the error.
-
-    Returns:
-        The values in the order of the processes.
-
-    Raises:
-        ProcessError: naming the processes that did not come.
+    `ProcessError` names the processes that did not come, and by `name` what was waited for.
     """
     if current_process()[1] == 1:
         return [value]
@@ -159,8 +148,7 @@ def gather_values(value: Any, name: str) -> list[Any]:
 def wait_until_seen(read: Callable[[], T | None]) -> T | None:
     """Return what a function reads as soon as it is not None: network disks show files late.
 
-    Returns:
-        What it read; None after `VISIBLE` seconds, or at once in a job of one process.
+    None after `VISIBLE` seconds, or at once in a job of one process.
     """
     deadline = time.monotonic() + (VISIBLE if current_process()[1] > 1 else 0)
     while (found := read()) is None and time.monotonic() < deadline:
@@ -169,14 +157,10 @@ def wait_until_seen(read: Callable[[], T | None]) -> T | None:
 
 
 def run_in_all(function: Callable[[], T], name: str) -> T:
-    """Call a function in every process; if it fails in one, it fails in all.
+    """Call a function in every process, and return its own result; if one fails, all do.
 
-    Args:
-        function: what to call; what it returns in this process is returned.
-        name: what it does, for the error.
-
-    Raises:
-        FluxsegError: as the function raised it; `ProcessError` where it succeeded itself.
+    The error is a `FluxsegError` as the function raised it, and `ProcessError` where it succeeded
+    itself; by `name` it says what the function does.
     """
     if current_process()[1] == 1:
         return function()

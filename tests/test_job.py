@@ -8,7 +8,7 @@ import pytest
 
 import fluxseg
 from fluxseg.job import evaluate
-from fluxseg.training.results import Callbacks
+from fluxseg.training.progress import Callbacks
 from tests.commands import run
 from tests.conftest import TINY, as_arguments, with_data, with_train
 

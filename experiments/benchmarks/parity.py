@@ -56,7 +56,7 @@ def resume_checkpoint(cpu: Any, state: Any, batch: Any) -> float:
     """Save a state that lies on the CPU, go on with it here and there; return how losses differ."""
     import jax
 
-    from fluxseg.training.checkpoints import open_checkpoints, restore_state, save_checkpoint
+    from fluxseg.training.checkpoints import open_checkpoints, restore_checkpoint, save_checkpoint
     from fluxseg.training.sharding import make_mesh, replicate
     from fluxseg.training.steps import train_step
 
@@ -65,7 +65,7 @@ def resume_checkpoint(cpu: Any, state: Any, batch: Any) -> float:
         checkpoints = open_checkpoints(Path(folder))
         save_checkpoint(checkpoints.last, there, {})
         checkpoints.wait()
-        here = restore_state(checkpoints.last, replicate(state, make_mesh()))
+        here = restore_checkpoint(checkpoints.last, replicate(state, make_mesh()))[0]
         checkpoints.close()
         last = jax.jit(train_step)(there, jax.device_put(batch, cpu))[1]
     jax.tree.map(np.testing.assert_array_equal, *jax.device_get((there.params, here.params)))

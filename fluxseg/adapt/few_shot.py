@@ -33,7 +33,7 @@ from fluxseg.inference.run_model import (
 )
 from fluxseg.io.files import atomic_path, read_json, write_json
 from fluxseg.training.dataset import open_cache, prepare_dataset
-from fluxseg.training.results import Callbacks, TrainResult
+from fluxseg.training.progress import Callbacks, TrainResult
 from fluxseg.training.resume import open_run
 from fluxseg.training.train import train
 

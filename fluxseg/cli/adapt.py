@@ -52,7 +52,7 @@ def finetune(
     from fluxseg.adapt import few_shot
     from fluxseg.inference.run_model import load_model
     from fluxseg.report.html import write_report
-    from fluxseg.training.results import Callbacks
+    from fluxseg.training.progress import Callbacks
 
     console = create_console()
     configure_logging(console)

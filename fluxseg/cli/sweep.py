@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from fluxseg.report.sweep import Table
-    from fluxseg.training.sweep_plan import Sweep
+    from fluxseg.training.sweep import Sweep
 
 
 def sweep(
@@ -32,7 +32,7 @@ def sweep(
         output: Folder of the sweep: sweep.csv, sweep.json, sweep.html and the runs.
         vary: Settings and their values, such as train.learning_rate=1e-3,2e-3 train.seed=0,1,2
         file: A Python file with get_sweep(), which returns a Sweep of
-            fluxseg.training.sweep_plan; it is executed. The other options override it.
+            fluxseg.training.sweep; it is executed. The other options override it.
         config: A config file, see fluxseg train; settings of all runs.
         random: Run so many of the combinations, drawn at random; 0: all.
         random_seed: Another seed draws others.
@@ -40,8 +40,7 @@ def sweep(
     from fluxseg.job import train_and_evaluate
     from fluxseg.report.sweep import collect_table, write_table
     from fluxseg.training.lock import claim_workdir
-    from fluxseg.training.sweep import run_sweep
-    from fluxseg.training.sweep_plan import plan_sweep
+    from fluxseg.training.sweep import plan_sweep, run_sweep
 
     console = create_console()
     configure_logging(console)
@@ -58,7 +57,7 @@ def sweep(
 def _read_sweep(
     vary: tuple[str, ...], file: Path | None, config: Path | None, random: int, seed: int
 ) -> "Sweep":
-    from fluxseg.training.sweep_plan import Sweep, parse_vary
+    from fluxseg.training.sweep import Sweep, parse_vary
 
     found = read_sweep_file(file) if file else Sweep(Config(), {})
     base = read_config_file(config) if config else found.base

@@ -230,7 +230,7 @@ def tune(
     """
     from fluxseg.adapt.few_shot import FewShot, finetune, format_scores
     from fluxseg.report.html import write_report
-    from fluxseg.training.results import Callbacks
+    from fluxseg.training.progress import Callbacks
 
     if not any(labels.any() for _, labels in fields):
         raise FluxsegError("there are no neurons to learn from: press Find and correct them first")

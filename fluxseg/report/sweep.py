@@ -20,8 +20,7 @@ from fluxseg.io.tables import write_csv
 from fluxseg.report.compare import embed_figure
 from fluxseg.report.page import render_template
 from fluxseg.report.plots import DPI, STYLE, printable
-from fluxseg.training.sweep import run_folder
-from fluxseg.training.sweep_plan import Member
+from fluxseg.training.sweep import Member, run_folder
 
 SHOWN = ("neuron_iou", "macro_iou", "object_f1")
 """Scores that the tables have of each split."""

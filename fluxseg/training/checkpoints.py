@@ -27,22 +27,13 @@ ARRAYS_SUM = "arrays_sum"
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoints:
-    """The open checkpoint folders of a run.
+    """The open checkpoint folders of a run."""
 
-    Attributes:
-        last: most recent states, to resume from.
-        best: the state with the best validation score.
-    """
-
-    last: ocp.CheckpointManager
-    best: ocp.CheckpointManager
+    last: ocp.CheckpointManager  # most recent states, to resume from
+    best: ocp.CheckpointManager  # the state with the best validation score
 
     def wait(self) -> None:
-        """Wait until everything that is being saved is on the disk.
-
-        Raises:
-            WorkdirError: if it cannot be written.
-        """
+        """Wait until all that is being saved is on the disk; `WorkdirError` if it cannot be."""
         for manager in (self.last, self.best):
             with _saving(manager, "a checkpoint"):
                 manager.wait_until_finished()
@@ -55,14 +46,9 @@ class Checkpoints:
 
 
 def open_checkpoints(workdir: Path, *, tidy: bool = False) -> Checkpoints:
-    """Open, or make, the checkpoint folders of a workdir.
+    """Open, or make, the checkpoint folders of a workdir; `WorkdirError` if that cannot be.
 
-    Args:
-        workdir: folder of the run.
-        tidy: remove what a killed process has left half written; for the run itself only.
-
-    Raises:
-        WorkdirError: if the folders cannot be made.
+    `tidy` removes what a killed process has left half written; for the run itself only.
     """
 
     def open_one(name: str, keep: int) -> ocp.CheckpointManager:
@@ -81,38 +67,29 @@ def open_checkpoints(workdir: Path, *, tidy: bool = False) -> Checkpoints:
 
     try:
         return Checkpoints(open_one("last", KEEP_LAST), open_one("best", 1))
-    except OSError as error:
-        raise WorkdirError(
-            f"{workdir / 'checkpoints'}: cannot be used: {error.strerror or error}"
-        ) from error
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-        # The library reads the notes of all steps here; no bit that flips leaves them JSON.
-        raise WorkdirError(
-            f"{workdir / 'checkpoints'}: the notes of a step are not those of a checkpoint "
-            f"({_first_line(error)}); delete the folder of that step"
-        ) from error
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        reason = f"cannot be used: {_first_line(error)}"
+        if not isinstance(error, OSError):
+            # The library reads the notes of all steps here; no bit that flips leaves them JSON.
+            reason = (
+                f"the notes of a step are not those of a checkpoint ({_first_line(error)}); delete "
+                "the folder of that step"
+            )
+        raise WorkdirError(f"{workdir / 'checkpoints'}: {reason}") from error
 
 
 def arrays_of(state: TrainState) -> dict[str, Any]:
-    """Return the part of a state that changes while training."""
-    return {
-        "step": state.step,
-        "params": state.params,
-        "opt_state": state.opt_state,
-        "ema_params": state.ema_params,
-        "class_weights": state.class_weights,
-    }
+    """Return the part of a state that changes while training, and the weights of its classes."""
+    names = ("step", "params", "opt_state", "ema_params", "class_weights")
+    return {name: getattr(state, name) for name in names}
 
 
 def save_checkpoint(
     manager: ocp.CheckpointManager, state: TrainState, progress: Mapping[str, Any]
 ) -> None:
-    """Save a state and the progress of its run, in the background.
+    """Save a state and the progress of its run, plain values, in the background.
 
-    Args:
-        manager: one of `Checkpoints`.
-        state: what to save; it is copied before the call returns, so the next step may consume it.
-        progress: plain values that JSON holds: history, position in the data, totals.
+    The state is copied before the call returns, so the next step may consume it.
 
     Raises:
         WorkdirError: if the disk is full or cannot be written, now or for the checkpoint before.
@@ -123,13 +100,10 @@ def save_checkpoint(
     arrays = arrays_of(state)
     values = add_checksum({**progress, ARRAYS_SUM: int(sum_arrays(arrays))})
     with _saving(manager, f"step {step}"):
-        manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(arrays),
-                progress=ocp.args.JsonSave(values),
-            ),
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(arrays), progress=ocp.args.JsonSave(values)
         )
+        manager.save(step, args=args)
 
 
 @contextlib.contextmanager
@@ -160,22 +134,8 @@ def _first_line(error: BaseException) -> str:
     return str(text).strip().splitlines()[0][:300]
 
 
-def read_progress(manager: ocp.CheckpointManager, step: int | None = None) -> dict[str, Any] | None:
-    """Read the progress of a checkpoint.
-
-    Args:
-        manager: one of `Checkpoints`.
-        step: its step; default the newest.
-
-    Returns:
-        The values; None if there is no checkpoint.
-
-    Raises:
-        WorkdirError: if it is damaged.
-    """
-    step = manager.latest_step() if step is None else step
-    if step is None:
-        return None
+def read_progress(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
+    """Read the progress of the checkpoint of a step; `WorkdirError` if it is damaged."""
     with _reading(manager, step):
         args = ocp.args.Composite(progress=ocp.args.JsonRestore())
         values = dict(manager.restore(step, args=args)["progress"])
@@ -187,23 +147,17 @@ def read_progress(manager: ocp.CheckpointManager, step: int | None = None) -> di
 def restore_checkpoint(
     manager: ocp.CheckpointManager, state: TrainState, step: int | None = None
 ) -> tuple[TrainState, dict[str, Any]]:
-    """Restore a checkpoint into a state of the same structure and sharding.
+    """Restore the checkpoint of a step (None: the newest) into a state of the same model.
 
-    Args:
-        manager: one of `Checkpoints`.
-        state: a state of the same model, on any devices.
-        step: its step; default the newest.
-
-    Returns:
-        The state and the progress of its run.
+    The state may be on any devices. Returns it and the progress of its run.
 
     Raises:
         WorkdirError: if there is none, it is damaged, or it is of another model.
     """
     step = manager.latest_step() if step is None else step
-    progress = read_progress(manager, step)
-    if step is None or progress is None:
+    if step is None:
         raise WorkdirError(f"{manager.directory}: holds no checkpoint")
+    progress = read_progress(manager, step)
     like = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding),
         arrays_of(state),
@@ -215,13 +169,6 @@ def restore_checkpoint(
     if expected is not None and int(sum_arrays(restored)) != expected:
         raise WorkdirError(f"{manager.directory}: step {step} is damaged: its arrays have changed")
     return state.replace(**restored), progress
-
-
-def restore_state(
-    manager: ocp.CheckpointManager, state: TrainState, step: int | None = None
-) -> TrainState:
-    """Do as `restore_checkpoint` does, and return the state alone."""
-    return restore_checkpoint(manager, state, step)[0]
 
 
 @contextlib.contextmanager
@@ -240,12 +187,8 @@ def restore_newest(
 ) -> tuple[TrainState, dict[str, Any]] | None:
     """Restore the newest checkpoint that is whole, and put damaged ones aside.
 
-    Args:
-        manager: one of `Checkpoints`.
-        state: as for `restore_checkpoint`.
-
     Returns:
-        The state and the progress of its run; None if there is no checkpoint.
+        As `restore_checkpoint`; None if there is no checkpoint.
 
     Raises:
         WorkdirError: if all checkpoints are damaged.

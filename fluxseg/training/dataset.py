@@ -37,17 +37,11 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """The data of a run.
+    """The data of a run."""
 
-    Attributes:
-        index: the prepared crops.
-        manifest: which of them belong to which split.
-        summary: what `data.json` of the workdir says.
-    """
-
-    index: CacheIndex
-    manifest: Manifest
-    summary: dict[str, Any]
+    index: CacheIndex  # the prepared crops
+    manifest: Manifest  # which of them belong to which split
+    summary: dict[str, Any]  # what `data.json` of the workdir says
 
     def crops(self, split: str) -> list[tuple[str, int]]:
         """List (key, crop number) of a split."""
@@ -72,19 +66,14 @@ class Dataset:
 
 
 def prepare_dataset(
-    config: Config,
-    workdir: str | Path,
-    progress: Callable[[int, int], None] | None = None,
+    config: Config, workdir: str | Path, progress: Callable[[int, int], None] | None = None
 ) -> Dataset:
     """Make or reuse the cache, split it, audit the split, and record all that in the workdir.
 
     Args:
         config: the run's config.
         workdir: gets `split.json` and `data.json`; the cache lies in it unless configured.
-        progress: see `prepare_cache`.
-
-    Returns:
-        The data of the run.
+        progress: called with (recordings prepared, recordings in all).
 
     Raises:
         FluxsegError: if there is no usable recording, or the split cannot be made.
@@ -95,7 +84,6 @@ def prepare_dataset(
     index = open_cache(source, cache, config.data, progress)
     manifest, unnamed = _split(config, index)
     left_out = [*index.left_out, *((key, "not in the manifest") for key in unnamed)]
-    straddling = straddling_pairs(manifest, index.near_duplicates)
     dataset = Dataset(index, manifest, {})
     summary = {
         "source": dict(index.source),
@@ -108,7 +96,7 @@ def prepare_dataset(
         "split_hash": manifest.content_hash,
         "splits": {split: _describe_split(dataset, split) for split in SPLITS},
         "moved": list(manifest.moved),
-        "straddling": straddling,
+        "straddling": straddling_pairs(manifest, index.near_duplicates),
     }
 
     def write() -> None:
@@ -168,10 +156,8 @@ def _split(config: Config, index: CacheIndex) -> tuple[Manifest, list[str]]:
     if data.manifest:
         manifest = manifest_from_json(read_json(data.manifest), data.manifest)
         return apply_manifest(manifest, items, data.manifest)
-    manifest = create_manifest(
-        items, data.split_by, data.train_fraction, data.val_fraction, data.split_seed
-    )
-    return manifest, []
+    shares = (data.train_fraction, data.val_fraction)
+    return create_manifest(items, data.split_by, *shares, data.split_seed), []
 
 
 def _describe_split(dataset: Dataset, split: str) -> dict[str, Any]:
@@ -195,40 +181,28 @@ def _list_remarks(index: CacheIndex) -> list[dict[str, str]]:
 
 def _log_summary(summary: dict[str, Any]) -> None:
     left_out: Sequence[dict[str, str]] = summary["left_out"]
-    logger.info(
-        "%d of %d recordings are used%s",
-        summary["n_used"],
-        summary["n_files"],
-        f"; {len(left_out)} left out (listed in data.json):" if left_out else "",
-    )
+    further = f"; {len(left_out)} left out (listed in data.json):" if left_out else ""
+    logger.info("%(n_used)d of %(n_files)d recordings are used" + further, summary)
     for row in left_out[:10]:
         logger.info("  left out: %s: %s", row["key"], row["reason"])
     for name, split in summary["splits"].items():
         if split["crops"]:
-            logger.info(
-                "  %-5s %4d recordings, %4d groups, %5d crops, %.1f %% neuron pixels",
-                name,
-                split["recordings"],
-                split["groups"],
-                split["crops"],
-                100 * split["neuron_share"],
-            )
+            share = f"{100 * split['neuron_share']:.1f} % neuron pixels"
+            counts = "{recordings:4} recordings, {groups:4} groups, {crops:5} crops"
+            logger.info("  %-5s %s, %s", name, counts.format(**split), share)
     if summary["leaks"]:
         logger.warning(
-            "The split is per %s: images of the same tissue are in training and in test, so "
-            "the scores will be too good. Use data.split_by=group for honest ones.",
-            summary["split_by"],
+            "The split is per %(split_by)s: images of the same tissue are in training and in "
+            "test, so the scores will be too good. Use data.split_by=group for honest ones.",
+            summary,
         )
     if summary["moved"]:
         logger.info("  moved so that no split is empty: %s", ", ".join(summary["moved"]))
     for pair in summary["straddling"][:10]:
         logger.warning(
-            "%s (%s) and %s show the same field of view (similarity %.2f) in different splits; "
-            "give them the same group",
-            pair["first"],
-            " and ".join(pair["splits"]),
-            pair["second"],
-            pair["similarity"],
+            "%(first)s (%(where)s) and %(second)s show the same field of view (similarity "
+            "%(similarity).2f) in different splits; give them the same group",
+            pair | {"where": " and ".join(pair["splits"])},
         )
 
 

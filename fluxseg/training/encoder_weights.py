@@ -21,13 +21,9 @@ def encoder_file(config: Config) -> str:
 def check_encoder_start(config: Config, given: bool = False) -> None:
     """Make sure that a new run has the encoder weights that its settings need, and no others.
 
-    Args:
-        config: of the run.
-        given: whether the parameters to start from are given.
-
     Raises:
         ConfigError: if `train.start` is no file, or does not suit the encoder; or if batch
-            normalisation is to be frozen as it was drawn.
+            normalisation is to be frozen as it was drawn, unless parameters are `given`.
     """
     model, path = config.model, encoder_file(config)
     if path and model.encoder_norm == "group":
@@ -46,17 +42,9 @@ def check_encoder_start(config: Config, given: bool = False) -> None:
 
 
 def start_encoder(state: TrainState, config: Config) -> TrainState:
-    """Give a state at step 0 the encoder weights that its settings name, if they do.
+    """Give a state at step 0, and its running average, the encoder weights that settings name.
 
-    Args:
-        state: as `create_train_state` made it; the optimiser has seen nothing yet.
-        config: of the run.
-
-    Returns:
-        The state, with a running average that begins there too.
-
-    Raises:
-        FluxsegError: see `load_encoder`.
+    Errors are those of `load_encoder`.
     """
     path = encoder_file(config)
     if not path:

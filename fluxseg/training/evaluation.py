@@ -14,12 +14,7 @@ from jax.sharding import Mesh
 from fluxseg.data.cache import CacheIndex
 from fluxseg.data.pipeline import CropSource, iterate_evaluation
 from fluxseg.io.files import read_json, write_json
-from fluxseg.model.metrics import (
-    Totals,
-    bootstrap_intervals,
-    plain_scores,
-    scores_from_confusion,
-)
+from fluxseg.model.metrics import Totals, bootstrap_intervals, plain_scores, scores_from_confusion
 from fluxseg.processes import gather_values, is_first_process, run_in_first
 from fluxseg.training.dataset import Dataset
 from fluxseg.training.sharding import put_batch
@@ -29,21 +24,19 @@ logger = logging.getLogger(__name__)
 
 REPORTED = ("accuracy", "macro_iou", "neuron_iou")
 """Scores that the row of an epoch holds for each split, besides the loss."""
+CONFIDENCE = 0.95
+"""Probability that an interval is to cover."""
 IN_FLIGHT = 8
 """Batches whose results may still be on the device."""
 
 
 @dataclasses.dataclass(frozen=True)
 class SplitScores:
-    """Scores of a set of recordings.
+    """Scores of a set of recordings."""
 
-    Attributes:
-        totals: loss and confusion matrix over all pixels.
-        recordings: key -> confusion matrix `[2, 2]` int64 of the whole field of view (or of
-            those of its crops that belong to the split).
-    """
-
-    totals: Totals
+    totals: Totals  # loss and confusion matrix over all pixels
+    # Key -> confusion matrix `[2, 2]` int64 of the whole field of view (or of those of its crops
+    # that belong to the split).
     recordings: Mapping[str, np.ndarray]
 
 
@@ -58,21 +51,18 @@ def score_crops(
     threads: int = -1,
     stop: Callable[[], bool] = lambda: False,
 ) -> SplitScores | None:
-    """Score crops with the state's evaluation parameters.
+    """Score crops, (key, crop number), with the state's evaluation parameters, each exactly once.
 
     Args:
         eval_step: from `make_eval_step` of the same mesh.
         state: the state, on the mesh.
         index: the prepared crops.
-        crops: (key, crop number) of those to score.
+        crops: those to score.
         mesh: devices to use: those of all processes, which then call this together, or of this
             process alone, which then scores the crops by itself.
         batch_size: crops per global batch, a multiple of the number of devices.
         threads: threads that read ahead.
-        stop: asked before each batch; if it says True, scoring is abandoned.
-
-    Returns:
-        The scores, each crop counted exactly once; None if it was abandoned.
+        stop: asked before each batch; if it says True, scoring is abandoned: None.
     """
     totals = Totals()
     recordings: dict[str, np.ndarray] = {}
@@ -103,23 +93,6 @@ def score_crops(
     return SplitScores(totals, recordings)
 
 
-def score_split(
-    dataset: Dataset,
-    eval_step: Callable[..., Any],
-    mesh: Mesh,
-    batch_size: int,
-    threads: int,
-    stop: Callable[[], bool],
-    state: TrainState,
-    split: str,
-) -> SplitScores | None:
-    """Do as `score_crops` does, with the crops of a split."""
-    crops = dataset.crops(split)
-    return score_crops(
-        eval_step, state, dataset.index, crops, mesh, batch_size, threads=threads, stop=stop
-    )
-
-
 def epoch_figures(split: str, totals: Totals) -> dict[str, float | None]:
     """Return what the row of an epoch holds for a split: `val_loss`, `val_neuron_iou` and so on."""
     scores = totals.scores()
@@ -129,23 +102,15 @@ def epoch_figures(split: str, totals: Totals) -> dict[str, float | None]:
 
 def score_best(
     workdir: Path,
-    state: TrainState,
     dataset: Dataset,
     checkpoint: Mapping[str, Any] | None,
-    score: Callable[[TrainState, str], SplitScores | None],
+    score: Callable[[str], SplitScores | None],
 ) -> dict[str, Any] | None:
     """Score the validation and test splits with the best state, once, and write `scores.json`.
 
-    Args:
-        workdir: folder of the run.
-        state: the best state.
-        dataset: crops and their split.
-        checkpoint: epoch, step, monitored figure and its value; scores of this checkpoint that
-            were written before are used again.
-        score: scores a split.
-
-    Returns:
-        Content of `scores.json`; None if the run was asked to stop meanwhile.
+    `checkpoint` are its epoch, step, monitored figure and value; scores of it that were written
+    before are used again. `score` scores a split with that state. Returns the content of the file;
+    None if the run was asked to stop meanwhile.
     """
     path = workdir / "scores.json"
     # What the first process sees decides for all.
@@ -157,7 +122,7 @@ def score_best(
     splits: dict[str, Any] = {}
     for split in ("val", "test"):
         if dataset.crops(split):
-            result = score(state, split)
+            result = score(split)
             if result is None:
                 return None
             splits[split] = split_scores_to_json(result, dataset.ids())
@@ -166,35 +131,19 @@ def score_best(
     return scores
 
 
-def split_scores_to_json(
-    scores: SplitScores,
-    ids: Mapping[str, tuple[str, str]],
-    *,
-    seed: int = 0,
-    confidence: float = 0.95,
-) -> dict[str, Any]:
+def split_scores_to_json(scores: SplitScores, ids: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
     """Return the scores of a split as plain values, with bootstrap intervals over groups.
 
-    Args:
-        scores: from `score_crops`.
-        ids: key -> (id, group) of each recording.
-        seed: seed of the bootstrap.
-        confidence: probability that an interval is to cover.
-
-    Returns:
-        loss, confusion, scores, intervals, counts, and one row for each recording; undefined
-        scores are None.
+    `ids` are key -> (id, group) of each recording. Returns loss, confusion, scores, intervals,
+    counts, and one row for each recording; undefined scores are None.
     """
     keys = sorted(scores.recordings)
     groups = [ids[key][1] for key in keys]
     intervals: dict[str, Any] = {}
     if keys:
-        intervals = bootstrap_intervals(
-            np.stack([scores.recordings[key] for key in keys]),
-            groups,
-            np.random.default_rng(seed),
-            confidence=confidence,
-        )
+        confusions = np.stack([scores.recordings[key] for key in keys])
+        rng = np.random.default_rng(0)
+        intervals = bootstrap_intervals(confusions, groups, rng, confidence=CONFIDENCE)
     rows = [
         {
             "id": ids[key][0],
@@ -212,7 +161,7 @@ def split_scores_to_json(
         "intervals": {
             k: None if v is None else [float(x) for x in v] for k, v in intervals.items()
         },
-        "confidence": confidence,
+        "confidence": CONFIDENCE,
         "n_groups": len(set(groups)),
         "n_recordings": len(keys),
         "recordings": rows,

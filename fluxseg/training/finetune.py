@@ -16,21 +16,12 @@ DISCOUNT = 0.1
 
 
 def label_parameters(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Tell which parameters belong to the encoder.
-
-    Args:
-        params: parameters of the U-Net, a dict by the names of its layers.
-
-    Returns:
-        A tree like `params` with "encoder" or "decoder" in place of every array; convolutions and
-        the scales and offsets of their normalisation are treated alike.
-    """
-
-    def label(name: str) -> str:
-        return "encoder" if name.startswith(ENCODER_PREFIXES) else "decoder"
-
+    """Return a tree like the U-Net's parameters with "encoder" or "decoder" in place of arrays."""
     return {
-        name: jax.tree.map(lambda _, name=name: label(name), layer)
+        name: jax.tree.map(
+            lambda _, name=name: "encoder" if name.startswith(ENCODER_PREFIXES) else "decoder",
+            layer,
+        )
         for name, layer in params.items()
     }
 
@@ -40,16 +31,10 @@ def adapt_optimizer(
 ) -> optax.GradientTransformation:
     """Let the encoder learn as `config.encoder` says.
 
-    Args:
-        optimizer: clipping and Adam, as for a free encoder.
-        config: its `encoder`: "free" leaves the optimiser as it is; "discounted" multiplies the
-            steps of the encoder, weight decay included, by `DISCOUNT`, which is Adam at that
-            share of the learning rate (discriminative fine-tuning: Howard & Ruder 2018,
-            arXiv:1801.06146); "frozen" gives the encoder no steps, and its gradient no part in
-            the clipping of the others.
-
-    Returns:
-        The optimiser.
+    "free" leaves the optimiser as it is. "discounted" multiplies the steps of the encoder, weight
+    decay included, by `DISCOUNT`, which is Adam at that share of the learning rate (discriminative
+    fine-tuning: Howard & Ruder 2018, arXiv:1801.06146). "frozen" gives the encoder no steps, and
+    its gradient no part in the clipping of the others.
     """
     if config.encoder == "frozen":
         parts = {"encoder": optax.set_to_zero(), "decoder": optimizer}
@@ -66,11 +51,8 @@ def _is_encoder(params: Mapping[str, Any]) -> Any:
 def check_initial(params: Any, initial: Any) -> None:
     """Raise `ConfigError` unless initial parameters have the structure and shapes of `params`."""
     wanted, given = (
-        {jax.tree_util.keystr(path): leaf.shape for path, leaf in pairs}
-        for pairs in (
-            jax.tree_util.tree_flatten_with_path(params)[0],
-            jax.tree_util.tree_flatten_with_path(initial)[0],
-        )
+        {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(tree)}
+        for tree in (params, initial)
     )
     for name in sorted(set(wanted) | set(given)):
         if wanted.get(name) != given.get(name):

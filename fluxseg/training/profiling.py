@@ -15,55 +15,35 @@ FIRST, COUNT = 10, 6
 """Number of the first step that is traced, from 1, and how many are."""
 
 
-def trace_steps(
-    train_step: Callable[..., Any], folder: Path, steps: int, stack: contextlib.ExitStack
+def watch_steps(
+    train_step: Callable[..., Any], stack: contextlib.ExitStack, trace: Path | None, steps: int
 ) -> Callable[..., Any]:
-    """Trace some steps of the first epoch, for TensorBoard or Perfetto.
+    """Have a training step tell in the log how long its first call took, and trace some steps.
 
-    Args:
-        train_step: the step.
-        folder: gets the trace.
-        steps: steps of an epoch.
-        stack: ends the trace of an epoch that is not finished.
-
-    Returns:
-        The same step.
+    The folder `trace` gets a trace for TensorBoard or Perfetto, which `stack` ends where the
+    `steps` of the epoch do not; None: no trace.
     """
     # Not the first one, which compiles, unless there is no other.
     first = min(FIRST, max(2, steps // 2), steps)
     last = min(first + COUNT - 1, steps)
-    number, trace = 0, stack.enter_context(contextlib.ExitStack())
+    number, tracing = 0, stack.enter_context(contextlib.ExitStack())
 
     def step(state: Any, batch: Any) -> Any:
         nonlocal number
         number += 1
-        if number == first:
-            jax.profiler.start_trace(folder)
-            trace.callback(jax.profiler.stop_trace)
+        if trace and number == first:
+            tracing.enter_context(jax.profiler.trace(trace))
+        began = time.perf_counter()
         with jax.profiler.StepTraceAnnotation("train", step_num=number):
             result = train_step(state, batch)
-        if number == last:
+        if number == 1:
             jax.block_until_ready(result)
-            trace.close()
-            logger.info("Profile of steps %d to %d: %s", first, last, folder)
-        return result
-
-    return step
-
-
-def announce_first_step(train_step: Callable[..., Any]) -> Callable[..., Any]:
-    """Have a training step tell in the log when it has been taken for the first time."""
-    first = True
-
-    def step(*args: Any) -> Any:
-        nonlocal first
-        if not first:
-            return train_step(*args)
-        first = False
-        began = time.perf_counter()
-        result = jax.block_until_ready(train_step(*args))
-        seconds = time.perf_counter() - began
-        logger.info("First step done; with its compilation it took %.1f s", seconds)
+            seconds = time.perf_counter() - began
+            logger.info("First step done; with its compilation it took %.1f s", seconds)
+        if trace and number == last:
+            jax.block_until_ready(result)
+            tracing.close()
+            logger.info("Profile of steps %d to %d: %s", first, last, trace)
         return result
 
     return step

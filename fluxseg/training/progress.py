@@ -1,40 +1,66 @@
-"""How far a run has come: everything besides arrays that a checkpoint must hold."""
+"""How far a run has come, who is told of it, and what it gives in the end."""
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from fluxseg.config import TrainConfig
 from fluxseg.errors import WorkdirError
 from fluxseg.model.metrics import Totals
+from fluxseg.model.score_table import score_table
+from fluxseg.training.dataset import Dataset
+from fluxseg.training.state import TrainState
+from fluxseg.training.writers import History
+
+
+@dataclasses.dataclass(frozen=True)
+class Callbacks:
+    """Functions that are told how a run goes; each is optional."""
+
+    # Called with (recordings prepared, recordings in all).
+    on_prepare: Callable[[int, int], None] | None = None
+    # Called with (steps taken, steps in all); the step may still be computing.
+    on_step: Callable[[int, int], None] | None = None
+    # Called with the row of an epoch that ended.
+    on_epoch: Callable[[dict[str, Any]], None] | None = None
+
+
+class TrainResult(NamedTuple):
+    """A trained network."""
+
+    state: TrainState  # the best state on validation
+    history: History  # one row of figures for each epoch
+    scores: dict[str, Any]  # content of `scores.json`
+    dataset: Dataset  # the prepared crops and their split
+    model: Path | None = None  # path of the model file, after the whole job
+    report: Path | None = None  # path of the report, after the whole job
+
+    def __repr__(self) -> str:
+        """Return the table of scores: the arrays themselves would fill many screens."""
+        return str(score_table(self.scores))
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the table of scores."""
+        return score_table(self.scores)._repr_html_()
 
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """Position of a run between two steps.
+    """Position of a run between two steps: all besides arrays that a checkpoint must hold."""
 
-    Attributes:
-        epoch: finished epochs, validation included.
-        step: steps taken in all.
-        step_in_epoch: steps taken in the current epoch.
-        totals: sums over the steps of the current epoch.
-        seconds: time spent in training and validation so far, over all sessions.
-        history: one row for each finished epoch.
-        best: epoch, step, monitor and value of the best checkpoint; None before the first.
-        iterator: state of the Grain iterator.
-        split_hash: content hash of the split that is trained on.
-    """
-
-    epoch: int = 0
-    step: int = 0
-    step_in_epoch: int = 0
+    epoch: int = 0  # finished epochs, validation included
+    step: int = 0  # steps taken in all
+    step_in_epoch: int = 0  # steps taken in the current epoch
+    # Sums over the steps of the current epoch.
     totals: Totals = dataclasses.field(default_factory=Totals)
-    seconds: float = 0.0
-    history: tuple[dict[str, Any], ...] = ()
+    seconds: float = 0.0  # time spent in training and validation so far, over all sessions
+    history: tuple[dict[str, Any], ...] = ()  # one row for each finished epoch
+    # Epoch, step, monitor and value of the best checkpoint; None before the first.
     best: dict[str, Any] | None = None
-    iterator: Any = None
-    split_hash: str = ""
+    iterator: Any = None  # state of the Grain iterator
+    split_hash: str = ""  # content hash of the split that is trained on
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values from which the progress is restored exactly."""
@@ -46,15 +72,14 @@ class Progress:
 
         Without a validation split the newest epoch is the best one.
         """
-        value = row.get(config.monitor)
-        smaller_wins = config.monitor == "val_loss"
-        best = self.best
+        value, best = row.get(config.monitor), self.best
         if value is None or math.isnan(value):
             better = config.monitor not in row or best is None
         elif best is None or best["value"] is None:
             better = True
         else:
-            better = value < best["value"] if smaller_wins else value > best["value"]
+            smaller = value < best["value"]
+            better = smaller if config.monitor == "val_loss" else value > best["value"]
         if better:
             best = describe_epoch(row, self.step, config)
         return dataclasses.replace(
@@ -75,16 +100,7 @@ class Progress:
 
 
 def describe_epoch(row: Mapping[str, Any], step: int, config: TrainConfig) -> dict[str, Any]:
-    """Say of an epoch what is kept of the best one.
-
-    Args:
-        row: its figures.
-        step: steps taken at its end.
-        config: the monitored figure.
-
-    Returns:
-        Its epoch, step, monitored figure and the value of that, None where there is none.
-    """
+    """Return epoch, step, monitored figure and its value, of an epoch that ended with a step."""
     return {
         "epoch": row["epoch"],
         "step": step,
@@ -94,11 +110,7 @@ def describe_epoch(row: Mapping[str, Any], step: int, config: TrainConfig) -> di
 
 
 def progress_from_json(values: dict[str, Any], name: str) -> Progress:
-    """Restore what `Progress.to_json` gave.
-
-    Raises:
-        WorkdirError: if a field is missing.
-    """
+    """Restore what `Progress.to_json` gave; `WorkdirError` if a field is missing."""
     try:
         fields = {f.name: values[f.name] for f in dataclasses.fields(Progress)}
         totals = Totals.from_json(fields.pop("totals"))

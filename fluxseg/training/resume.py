@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +15,8 @@ from fluxseg.processes import run_in_all, run_in_first
 from fluxseg.training.checkpoints import (
     Checkpoints,
     open_checkpoints,
+    restore_checkpoint,
     restore_newest,
-    restore_state,
     save_checkpoint,
 )
 from fluxseg.training.dataset import Dataset
@@ -31,15 +32,8 @@ logger = logging.getLogger(__name__)
 def open_run(config: Config, workdir: Path, *, init: bool = False) -> Iterator[Checkpoints]:
     """Claim a workdir for a run, or for going on with it, while the block runs.
 
-    In a job of several processes each calls this; all must see the workdir.
-
-    Args:
-        config: settings of the run, which `config.json` of the workdir then holds.
-        workdir: its folder; it is created.
-        init: whether the parameters to start from are given.
-
-    Yields:
-        The checkpoints of the run.
+    In a job of several processes each calls this; all must see the workdir. Its `config.json` then
+    holds the settings. `init`: whether the parameters to start from are given.
 
     Raises:
         WorkdirError: if the workdir holds a run with other settings, is in use by another one, or
@@ -54,7 +48,7 @@ def open_run(config: Config, workdir: Path, *, init: bool = False) -> Iterator[C
         )
         stack.callback(checkpoints.close)
         if checkpoints.last.latest_step() is None:
-            run_in_all(lambda: check_encoder_start(config, init), "checking encoder_weights")
+            run_in_all(lambda: check_encoder_start(config, init), "checking train.start")
         run_in_first(lambda: _record_settings(config, workdir, checkpoints), "writing config.json")
         yield checkpoints
 
@@ -81,18 +75,9 @@ def resume_run(
     dataset: Dataset,
     workdir: Path,
 ) -> tuple[TrainState, Progress]:
-    """Restore the newest state of a run, and how far it has come.
+    """Restore the newest state of a run into a new one, and how far it has come.
 
-    Args:
-        state: a new state, placed on the devices.
-        batches: the loader, which is put to where the run was.
-        steps: those of an epoch.
-        checkpoints: those of the run.
-        dataset: its data.
-        workdir: its folder.
-
-    Returns:
-        The state and the progress: those given and none if there is no checkpoint.
+    The loader, `batches`, is put to where the run was; `steps` are those of an epoch.
 
     Raises:
         WorkdirError: if the checkpoints cannot be read, or are of other data or other epochs.
@@ -146,15 +131,10 @@ def _save(manager: Any, config: Config, state: TrainState, progress: Progress) -
 def restore_best(
     config: Config, state: TrainState, progress: Progress, checkpoints: Checkpoints
 ) -> tuple[TrainState, Progress]:
-    """Restore the best state of a run, or the newest one if that is damaged.
-
-    Returns:
-        The state, and the progress, whose `best` says which epoch that is.
-    """
+    """Restore the best state, or the newest one if that is damaged, and say which in `best`."""
     try:
-        best = run_in_all(
-            lambda: restore_state(checkpoints.best, state), "reading the best checkpoint"
-        )
+        best = functools.partial(restore_checkpoint, checkpoints.best, state)
+        return run_in_all(best, "reading the best checkpoint")[0], progress
     except FluxsegError as error:
         # It is the only one of its epoch, but the last epochs are there.
         logger.warning("%s", error)
@@ -167,4 +147,3 @@ def restore_best(
         row = kept.history[-1] if kept.history else {"epoch": kept.epoch}
         newest = describe_epoch(row, kept.step, config.train)
         return state, dataclasses.replace(progress, best=newest)
-    return best, progress

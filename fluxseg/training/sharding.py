@@ -63,10 +63,6 @@ def make_train_step(mesh: Mesh | None = None, micro_batches: int = 1) -> TrainSt
     convolutions are tens of times slower on CPUs, and caches hold a small batch better than a large
     one. The results depend on micro-batches and devices only in the order of sums.
 
-    Args:
-        mesh: from `make_mesh`; by default all devices.
-        micro_batches: how many make up a batch.
-
     Returns:
         Function from a state, which is consumed, and this process's rows of a batch (`image`,
         `label` and `valid`, see `sum_gradients`) to the next state and the metrics.
@@ -118,14 +114,9 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
 
 
 def count_micro_batches(config: Config, mesh: Mesh) -> int:
-    """Count the micro-batches that each device's rows of a batch make up.
+    """Return the least number of equal micro-batches of at most `train.micro_batch` crops each.
 
-    Args:
-        config: `train.batch_size`, `train.micro_batch` and `data.tile`.
-        mesh: the devices.
-
-    Returns:
-        The least number of equal micro-batches with at most `train.micro_batch` crops each.
+    They divide each device's rows of a batch.
     """
     rows = config.train.batch_size // mesh.size
     most = config.train.micro_batch
@@ -136,14 +127,9 @@ def count_micro_batches(config: Config, mesh: Mesh) -> int:
 
 
 def split_rows(batch: Mapping[str, np.ndarray], micro_batches: int) -> list[dict[str, np.ndarray]]:
-    """Split this process's rows of a batch into micro-batches.
+    """Split this process's rows of a batch into micro-batches, whose number divides the rows'.
 
-    Args:
-        batch: `image`, `label` and `valid`.
-        micro_batches: a number that divides that of the rows.
-
-    Returns:
-        The micro-batches, each with `row`, the numbers of its rows in the global batch.
+    Each has `row`, the numbers of its rows in the global batch.
     """
     size = len(batch["image"])
     # This process's rows follow those of the processes before it.
@@ -154,14 +140,9 @@ def split_rows(batch: Mapping[str, np.ndarray], micro_batches: int) -> list[dict
 
 
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Put this process's rows of a batch on its devices.
+    """Put this process's rows of a batch, `[B / processes, ...]`, on its devices.
 
-    Args:
-        batch: arrays `[B / processes, ...]`; `image`, `label`, `valid`, and `row` if it is there.
-        mesh: from `make_mesh`.
-
-    Returns:
-        Global arrays `[B, ...]`, sharded over the devices.
+    Returns `image`, `label`, `valid`, and `row` if it is there: global arrays `[B, ...]`, sharded.
     """
     names = [*ON_DEVICE, *(["row"] if "row" in batch else [])]
     return {

@@ -54,26 +54,15 @@ class TrainState(struct.PyTreeNode):
 def create_schedule(config: TrainConfig, total_steps: int) -> optax.Schedule:
     """Create the learning rate as a function of the step: linear warm-up, then constant or cosine.
 
-    Args:
-        config: peak rate, warm-up and form.
-        total_steps: steps of the whole run; the cosine reaches 1 % of the peak there.
-
-    Returns:
-        Function from step to learning rate.
+    The cosine reaches 1 % of the peak after `total_steps`, the whole run.
     """
-    warmup = min(config.warmup_steps, max(total_steps - 1, 0))
-    after: optax.Schedule
+    peak, warmup = config.learning_rate, min(config.warmup_steps, max(total_steps - 1, 0))
+    after: optax.Schedule = optax.constant_schedule(peak)
     if config.schedule == "cosine":
-        after = optax.cosine_decay_schedule(
-            config.learning_rate, max(total_steps - warmup, 1), alpha=0.01
-        )
-    else:
-        after = optax.constant_schedule(config.learning_rate)
-    if warmup == 0:
-        return after
+        after = optax.cosine_decay_schedule(peak, max(total_steps - warmup, 1), alpha=0.01)
     # The first step has a rate above 0, else it would be lost.
-    rise = optax.linear_schedule(config.learning_rate / (warmup + 1), config.learning_rate, warmup)
-    return optax.join_schedules([rise, after], [warmup])
+    rise = optax.linear_schedule(peak / (warmup + 1), peak, warmup)
+    return optax.join_schedules([rise, after], [warmup]) if warmup else after
 
 
 @functools.cache
@@ -84,21 +73,13 @@ def create_optimizer(config: TrainConfig, total_steps: int) -> optax.GradientTra
     compiled step serves all.
 
     Weight decay (AdamW; Loshchilov & Hutter 2019, arXiv:1711.05101) acts on kernels only. For
-    `config.encoder` see `adapt_optimizer`.
-
-    Args:
-        config: optimiser settings.
-        total_steps: steps of the whole run.
-
-    Returns:
-        The gradient transformation.
+    `config.encoder` see `adapt_optimizer`, for `total_steps` `create_schedule`.
     """
     schedule = create_schedule(config, total_steps)
     parts = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
-    if config.weight_decay:
-        parts.append(optax.adamw(schedule, weight_decay=config.weight_decay, mask=_is_kernel))
-    else:
-        parts.append(optax.adam(schedule))
+    decay = config.weight_decay
+    adam = optax.adamw(schedule, weight_decay=decay, mask=_is_kernel) if decay else None
+    parts.append(adam or optax.adam(schedule))
     return adapt_optimizer(optax.chain(*parts), config)
 
 
@@ -178,31 +159,16 @@ def _copy(tree: Any) -> Any:
     return jax.tree.map(jnp.copy, tree)
 
 
-def count_parameters(state: TrainState) -> int:
-    """Count the numbers that the network learns."""
-    return sum(leaf.size for leaf in jax.tree.leaves(state.params))
-
-
 @jax.jit
 def sum_arrays(tree: Any) -> jax.Array:
-    """Compute a checksum of arrays: of their bits, whatever devices they are sharded over.
+    """Compute a checksum of the bits of arrays of 32-bit values: a uint32 scalar.
 
     The 32-bit words are summed modulo 2^32, each multiplied by an odd number of its place: a
     change of any one word changes the sum. Integers add up to the same in any order.
-
-    Args:
-        tree: arrays of 32-bit values.
-
-    Returns:
-        uint32 scalar.
     """
     total = jnp.uint32(0)
     for number, leaf in enumerate(jax.tree.leaves(tree)):
         words = jax.lax.bitcast_convert_type(leaf, jnp.uint32)
-        place = jnp.zeros(leaf.shape, jnp.uint32)
-        for axis, side in enumerate(leaf.shape):
-            place = place * jnp.uint32(side) + jax.lax.broadcasted_iota(
-                jnp.uint32, leaf.shape, axis
-            )
+        place = jnp.arange(leaf.size, dtype=jnp.uint32).reshape(leaf.shape)
         total += jnp.uint32(2 * number + 1) * (words * (2 * place + 1)).sum(dtype=jnp.uint32)
     return total

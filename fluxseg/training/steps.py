@@ -18,19 +18,12 @@ from fluxseg.training.state import TrainState
 
 
 class StepMetrics(struct.PyTreeNode):
-    """Sums over a global batch; they stay on the device until somebody asks.
+    """Sums over a global batch; they stay on the device until somebody asks."""
 
-    Attributes:
-        loss_sum: float32 scalar, weighted loss summed over pixels.
-        weight_sum: float32 scalar, sum of the weights.
-        confusion: `[2, 2]` int32, truth by prediction, background and neuron.
-        grad_norm: float32 scalar, global norm of the gradient; 0 in evaluation.
-    """
-
-    loss_sum: jax.Array
-    weight_sum: jax.Array
-    confusion: jax.Array
-    grad_norm: jax.Array
+    loss_sum: jax.Array  # float32 scalar, weighted loss summed over pixels
+    weight_sum: jax.Array  # float32 scalar, sum of the weights
+    confusion: jax.Array  # `[2, 2]` int32, truth by prediction, background and neuron
+    grad_norm: jax.Array  # float32 scalar, global norm of the gradient; 0 in evaluation
 
 
 Sums = tuple[Any, StepMetrics]
@@ -119,14 +112,7 @@ def add_gradients(
 
 
 def mean_gradients(sums: Sums) -> Sums:
-    """Divide summed gradients by the sum of weights.
-
-    Args:
-        sums: from `sum_gradients`, of the whole global batch.
-
-    Returns:
-        Gradients of the weighted mean loss, and the metrics with their norm.
-    """
+    """Divide summed gradients of a whole batch by its sum of weights; add their norm."""
     grads, metrics = sums
     # A batch of padding alone has no weight and no gradient.
     weight = jnp.where(metrics.weight_sum > 0, metrics.weight_sum, 1)
@@ -137,12 +123,7 @@ def mean_gradients(sums: Sums) -> Sums:
 def apply_gradients(state: TrainState, sums: Sums) -> tuple[TrainState, StepMetrics]:
     """Update parameters, their running average and the optimiser's state.
 
-    Args:
-        state: current state.
-        sums: from `sum_gradients`, of the whole global batch.
-
-    Returns:
-        As `train_step`.
+    Takes the sums of the whole global batch, and returns what `train_step` does.
     """
     grads, metrics = mean_gradients(sums)
     updates, opt_state = state.tx.update(grads, state.opt_state, state.params)
@@ -165,7 +146,7 @@ def eval_step(
     Args:
         state: its `eval_params` are used.
         batch: see `sum_gradients`; examples whose `valid` is 0 count nothing.
-        axis_name: see `sum_gradients`.
+        axis_name: see there.
 
     Returns:
         Sums over the global batch, and the confusion matrix of each example `[B, 2, 2]` int32.

@@ -16,32 +16,24 @@ GRACE = 5.0
 
 
 class StopFlag:
-    """Tells whether, and by which signal, the process was asked to stop."""
+    """Tells whether, and by which signal, the process was asked to stop.
 
-    def __init__(self) -> None:
-        self.signal_number = 0
+    In a job of several processes SIGTERM is caught by JAX's preemption service, which agrees with
+    the other processes on the call at which to stop. All of them must ask equally often.
 
-    def __call__(self) -> bool:
-        """Return True once a signal has come."""
-        return self.signal_number != 0
-
-
-class SharedStopFlag(StopFlag):
-    """Tells whether one of several processes was asked to stop: all learn it at the same call.
-
-    SIGTERM is caught by JAX's preemption service, which agrees with the other processes on the
-    call at which to stop. All of them must ask equally often.
+    Attributes:
+        signal_number: the signal; 0 if none has come.
+        shared: whether there are several processes.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._calls = 0
+    def __init__(self, shared: bool) -> None:
+        self.signal_number, self.shared, self._calls = 0, shared, 0
 
     def __call__(self) -> bool:
-        """Return True once a signal has come to one of the processes and all have agreed."""
-        from jax.experimental import multihost_utils
+        """Return True once a signal has come to one of the processes."""
+        if self.shared and not self.signal_number:
+            from jax.experimental import multihost_utils
 
-        if not self.signal_number:
             self._calls += 1
             if multihost_utils.reached_preemption_sync_point(self._calls):
                 self.signal_number = signal.SIGTERM
@@ -59,20 +51,17 @@ def catch_signals() -> Iterator[StopFlag]:
     thread, where Python cannot handle signals, the flag is never set. In a job of several processes
     a signal to one of them stops them all.
     """
-    several = jax.process_count() > 1
-    flag = SharedStopFlag() if several else StopFlag()
+    flag = StopFlag(shared=jax.process_count() > 1)
     if threading.current_thread() is not threading.main_thread():
         yield flag
         return
-    signals = [signal.SIGINT, signal.SIGUSR1]
-    if not several:
-        signals.append(signal.SIGTERM)
+    signals = [signal.SIGINT, signal.SIGUSR1, *([] if flag.shared else [signal.SIGTERM])]
     before = {number: signal.getsignal(number) for number in signals}
 
     def ask(number: int, _frame: FrameType | None) -> None:
         for known in signals:
             signal.signal(known, before[known])
-        if several:
+        if flag.shared:
             os.kill(os.getpid(), signal.SIGTERM)
         else:
             flag.signal_number = number

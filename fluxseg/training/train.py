@@ -28,10 +28,9 @@ from fluxseg.processes import is_first_process, run_in_all
 from fluxseg.training.checkpoints import Checkpoints
 from fluxseg.training.dataset import Dataset, create_class_weights
 from fluxseg.training.encoder_weights import start_encoder
-from fluxseg.training.evaluation import SplitScores, epoch_figures, score_best, score_split
-from fluxseg.training.profiling import announce_first_step, trace_steps
-from fluxseg.training.progress import Progress
-from fluxseg.training.results import Callbacks, TrainResult
+from fluxseg.training.evaluation import SplitScores, epoch_figures, score_best, score_crops
+from fluxseg.training.profiling import watch_steps
+from fluxseg.training.progress import Callbacks, Progress, TrainResult
 from fluxseg.training.resume import restore_best, resume_run, save_epoch, save_stopped
 from fluxseg.training.sharding import (
     TrainStep,
@@ -43,12 +42,7 @@ from fluxseg.training.sharding import (
     make_train_step,
     replicate,
 )
-from fluxseg.training.state import (
-    TrainState,
-    count_parameters,
-    create_schedule,
-    create_train_state,
-)
+from fluxseg.training.state import TrainState, create_schedule, create_train_state
 from fluxseg.training.stopping import StopFlag, catch_signals, interrupted
 from fluxseg.training.versions import collect_versions
 from fluxseg.training.writers import RunLog
@@ -110,13 +104,13 @@ def train(
     if checkpoints.last.latest_step() is None:
         state = run_in_all(functools.partial(start_encoder, state, config), "reading the weights")
     logger.info("Weights of the classes: %s", ", ".join(f"{weight:.3g}" for weight in weights))
-    logger.info("The model has %s parameters", f"{count_parameters(state):,}")
+    size = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    logger.info("The model has %s parameters", f"{size:,}")
 
     # The steps, compiled for all devices: a replicated state, sharded batches.
     state = replicate(state, mesh)
     micro_batches = count_micro_batches(config, mesh)
-    train_step = announce_first_step(make_train_step(mesh, micro_batches))
-    eval_step = make_eval_step(mesh)
+    train_step, eval_step = make_train_step(mesh, micro_batches), make_eval_step(mesh)
 
     # A run that was interrupted goes on where it was saved, and ends with the same bits.
     state, progress = resume_run(state, batches, steps, checkpoints, dataset, workdir)
@@ -127,12 +121,15 @@ def train(
         stop = stack.enter_context(catch_signals())
         log = RunLog(workdir, progress.history, progress.step, writes=first)
         stack.callback(log.close)
-        if profile and first:
-            train_step = trace_steps(train_step, workdir / "profile", steps, stack)
+        trace = workdir / "profile" if profile and first else None
+        train_step = watch_steps(train_step, stack, trace, steps)
 
-        # Same batch size as a micro-batch, so evaluation never needs more memory.
-        size = settings.batch_size // micro_batches
-        score = functools.partial(score_split, dataset, eval_step, mesh, size, threads, stop)
+        def score(state: TrainState, split: str) -> SplitScores | None:
+            # Same batch size as a micro-batch, so evaluation never needs more memory.
+            return score_crops(
+                eval_step, state, dataset.index, dataset.crops(split), mesh,
+                settings.batch_size // micro_batches, threads=threads, stop=stop,
+            )  # fmt: skip
 
         while not progress.is_finished(settings):
             began = time.monotonic()
@@ -154,7 +151,8 @@ def train(
 
         # The best epoch on validation scores the test split, once. All epochs are saved by then.
         state, progress = restore_best(config, state, progress, checkpoints)
-        scores = score_best(workdir, state, dataset, progress.best, score)
+        best = functools.partial(score, state)
+        scores = score_best(workdir, dataset, progress.best, best)
         if scores is None:
             raise interrupted(stop, progress.step, progress.epoch + 1)
     return TrainResult(gather(state), list(progress.history), scores, dataset)
@@ -179,22 +177,19 @@ def _train_epoch(
     def fetch(count: int) -> None:
         nonlocal totals
         for number, metrics in jax.device_get([pending.popleft() for _ in range(count)]):
-            if not (np.isfinite(metrics.loss_sum) and np.isfinite(metrics.grad_norm)):
-                kept = (
-                    f"The checkpoint of step {saved} is kept"
-                    if saved
-                    else "There is no checkpoint yet"
-                )
+            one = Totals.from_device(metrics.loss_sum, metrics.weight_sum, metrics.confusion)
+            norm = float(metrics.grad_norm)
+            if not np.isfinite([one.loss_sum, norm]).all():
+                kept = f"The checkpoint of step {saved} is kept"
+                kept = kept if saved else "There is no checkpoint yet"
                 raise TrainingError(
-                    f"step {number}: the loss ({float(metrics.loss_sum)}) or its gradient "
-                    f"({float(metrics.grad_norm)}) is not finite. {kept}. Try a lower "
-                    "train.learning_rate or a train.clip_norm, in another --workdir."
+                    f"step {number}: the loss ({one.loss_sum}) or its gradient ({norm}) is not "
+                    f"finite. {kept}. Try a lower train.learning_rate or a train.clip_norm, in "
+                    "another --workdir."
                 )
-            loss = float(metrics.loss_sum) / max(float(metrics.weight_sum), 1e-30)
-            log.write_step(number, {"loss": loss, "grad_norm": float(metrics.grad_norm)})
-            totals = totals.merge(
-                Totals.from_device(metrics.loss_sum, metrics.weight_sum, metrics.confusion)
-            )
+            loss = one.loss_sum / max(one.weight_sum, 1e-30)
+            log.write_step(number, {"loss": loss, "grad_norm": norm})
+            totals = totals.merge(one)
 
     while in_epoch < steps and not stop():
         state, metrics = train_step(state, next(batches))

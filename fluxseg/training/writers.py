@@ -17,21 +17,15 @@ History = list[dict[str, Any]]
 """One row for each epoch."""
 
 SHORT = {"train": "Tr", "val": "V", "test": "Te"}
-COLUMNS = (
-    ("loss", "L"),
-    ("accuracy", "A"),
-    ("macro_iou", "MacroIoU"),
-    ("neuron_iou", "NeuronIoU"),
-)
+COLUMNS = (("loss", "L"), ("accuracy", "A"), ("macro_iou", "MacroIoU"), ("neuron_iou", "NeuronIoU"))
 
 
 def format_epoch(row: Mapping[str, Any], epochs: int = 0) -> str:
-    """Format the figures of an epoch in one line.
+    """Format the figures of an epoch, of so many `epochs`, in one line for people.
 
-    With `epochs`, their number in all, the line is one for people. It is in the form of the
-    reference protocol without, and where the test split is scored at each epoch, as only that
-    protocol does. Its "IoU" is spelled out here: MacroIoU is the mean of background and neuron
-    IoU, and NeuronIoU stands beside it.
+    Without `epochs`, and where the test split is scored at each epoch, as only the reference
+    protocol does, it has the form of that protocol. Its "IoU" is spelled out: MacroIoU is the mean
+    of background and neuron IoU.
     """
     if epochs and "test_loss" not in row:
         found = {name: row.get(f"{name}_neuron_iou") for name in ("train", "val")}
@@ -49,11 +43,7 @@ def format_epoch(row: Mapping[str, Any], epochs: int = 0) -> str:
 
 
 def write_history(workdir: Path, history: Sequence[Mapping[str, Any]]) -> None:
-    """Write `metrics.jsonl` and `metrics.csv` with one row an epoch, whole or not at all.
-
-    The files are written anew each time: a row costs microseconds against the minutes of an
-    epoch, and a resumed run can then never leave a row twice or half.
-    """
+    """Write `metrics.jsonl` and `metrics.csv` anew: a resumed run leaves no row twice or half."""
     lines = [json.dumps(row) for row in history]
     write_text(workdir / "metrics.jsonl", "".join(line + "\n" for line in lines))
     columns = list(dict.fromkeys(name for row in history for name in row))
@@ -63,17 +53,9 @@ def write_history(workdir: Path, history: Sequence[Mapping[str, Any]]) -> None:
 class RunLog:
     """Figures of a run on the disk: the history, and TensorBoard events.
 
-    In a job of several processes the first one writes; in the others all methods do nothing.
-
-    Args:
-        workdir: gets `metrics.jsonl`, `metrics.csv`, and a new file of events for each start in
-            its folder `tensorboard`.
-        history: epochs so far.
-        step: steps already taken; events that an interrupted run wrote beyond it are hidden.
-        writes: whether this process writes.
-
-    Raises:
-        WorkdirError: if a file cannot be written; so do the methods.
+    In a job of several processes the first one `writes`; in the others all methods do nothing.
+    Each start has a new file of events; those that an interrupted run wrote beyond the `step` are
+    hidden. What cannot be written is a `WorkdirError`.
     """
 
     def __init__(

@@ -17,7 +17,7 @@ import numpy as np
 
 from fluxseg.config import Config, config_from_dict
 from fluxseg.io.files import read_json
-from fluxseg.training.checkpoints import arrays_of, open_checkpoints, restore_state
+from fluxseg.training.checkpoints import arrays_of, open_checkpoints, restore_checkpoint
 from fluxseg.training.sharding import make_mesh, replicate
 from fluxseg.training.state import TrainState, create_train_state
 from tests.conftest import TINY, as_arguments, with_train
@@ -161,7 +161,7 @@ def read_bits(workdir: Path) -> dict[str, list[bytes]]:
         for name in ("last", "best"):
             manager = getattr(checkpoints, name)
             for step in sorted(manager.all_steps()):
-                arrays = arrays_of(restore_state(manager, state, step))
+                arrays = arrays_of(restore_checkpoint(manager, state, step)[0])
                 leaves = jax.tree.leaves(arrays)
                 bits[f"{name}/{step}"] = [np.asarray(leaf).tobytes() for leaf in leaves]
     finally:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from fluxseg.console import run_guarded
-from fluxseg.training.results import Callbacks
+from fluxseg.training.progress import Callbacks
 from tests.conftest import train_network
 from tests.faults.jobs import SMALL
 

@@ -6,8 +6,7 @@ import pytest
 
 from fluxseg.config import Config
 from fluxseg.report.sweep import collect_table, plot_parallel, write_table
-from fluxseg.training.sweep import run_folder
-from fluxseg.training.sweep_plan import Sweep, plan_sweep
+from fluxseg.training.sweep import Sweep, plan_sweep, run_folder
 
 EVIL = '<script>alert(1)</script>$x$"'
 

@@ -13,7 +13,12 @@ import jax
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from fluxseg.training.checkpoints import arrays_of, open_checkpoints, restore_state, save_checkpoint
+from fluxseg.training.checkpoints import (
+    arrays_of,
+    open_checkpoints,
+    restore_checkpoint,
+    save_checkpoint,
+)
 from fluxseg.training.sharding import (
     AXIS,
     make_eval_step,
@@ -188,7 +193,7 @@ def check_checkpoints():
                 checkpoints.wait()
                 mesh = make_mesh(jax.devices()[:wanted])
                 empty = create_train_state(CURVE, np.array([1.0, 4.0]), 100, tile=16)
-                restored = restore_state(checkpoints.last, replicate(empty, mesh))
+                restored = restore_checkpoint(checkpoints.last, replicate(empty, mesh))[0]
                 checkpoints.close()
             same = jax.tree.map(np.array_equal, arrays, jax.device_get(arrays_of(restored)))
             losses, _, _ = train(wanted, state=restored, steps=2)

@@ -16,8 +16,8 @@ from fluxseg.training.checkpoints import (
     arrays_of,
     open_checkpoints,
     read_progress,
+    restore_checkpoint,
     restore_newest,
-    restore_state,
 )
 from fluxseg.training.state import create_train_state, sum_arrays
 from tests.conftest import TINY, train_network, with_train
@@ -43,7 +43,9 @@ def begun(tmp_path_factory):
     train_network(SHORT, workdir)
     like = create_train_state(SHORT, np.ones(2), 15)
     checkpoints = open_checkpoints(workdir)
-    states = {step: leaves(restore_state(checkpoints.last, like, step)) for step in (10, 15)}
+    states = {
+        step: leaves(restore_checkpoint(checkpoints.last, like, step)[0]) for step in (10, 15)
+    }
     checkpoints.close()
     copy = tmp_path_factory.mktemp("whole") / "run"
     shutil.copytree(workdir, copy)
@@ -126,7 +128,7 @@ def test_a_damaged_progress_is_noticed(begun, tmp_path):
     checkpoints = open_checkpoints(copy)
     try:
         with pytest.raises(WorkdirError, match="its progress has changed"):
-            read_progress(checkpoints.last)
+            read_progress(checkpoints.last, checkpoints.last.latest_step())
     finally:
         checkpoints.close()
 
@@ -175,7 +177,7 @@ def test_another_model_is_refused(begun):
     )
     try:
         with pytest.raises(WorkdirError, match="cannot be read"):
-            restore_state(checkpoints.last, other)
+            restore_checkpoint(checkpoints.last, other)
     finally:
         checkpoints.close()
 

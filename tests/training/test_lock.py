@@ -5,13 +5,14 @@ import sys
 import pytest
 
 from fluxseg.errors import WorkdirError
-from fluxseg.training.lock import lock_workdir
+from fluxseg.training.lock import claim_workdir
 from tests.conftest import REPOSITORY, TINY, train_network
 
 HOLD = """
 import sys, time
-from fluxseg.training.lock import lock_workdir
-with lock_workdir(sys.argv[1]):
+from pathlib import Path
+from fluxseg.training.lock import claim_workdir
+with claim_workdir(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -43,24 +44,25 @@ def test_a_killed_process_holds_nothing(tmp_path):
     process = hold(tmp_path)
     process.kill()
     process.communicate()
-    with lock_workdir(tmp_path):
+    with claim_workdir(tmp_path):
         assert str(os.getpid()) in (tmp_path / ".lock").read_text()
 
 
 def test_two_runs_of_one_process_do_not_share_a_workdir(tmp_path):
     mine = pytest.raises(WorkdirError, match=str(os.getpid()))
-    with lock_workdir(tmp_path), mine, lock_workdir(tmp_path):
+    with claim_workdir(tmp_path), mine, claim_workdir(tmp_path):
         pass
-    with lock_workdir(tmp_path):
+    with claim_workdir(tmp_path):
         pass
 
 
 def test_a_damaged_lock_file_blocks_nobody(tmp_path):
     (tmp_path / ".lock").write_bytes(b"\xff{")
-    with lock_workdir(tmp_path):
+    with claim_workdir(tmp_path):
         pass
 
 
-def test_a_folder_that_is_gone_is_named(tmp_path):
-    with pytest.raises(WorkdirError, match="gone"), lock_workdir(tmp_path / "gone"):
+def test_a_folder_that_cannot_be_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(WorkdirError, match="file/run"), claim_workdir(tmp_path / "file" / "run"):
         pass

@@ -8,7 +8,7 @@ import pytest
 from fluxseg.config import LossConfig, ModelConfig, config_from_dict
 from fluxseg.errors import TrainingError, WorkdirError
 from fluxseg.training.checkpoints import open_checkpoints
-from fluxseg.training.results import Callbacks
+from fluxseg.training.progress import Callbacks
 from tests.conftest import TINY, train_network, with_data, with_train
 
 

@@ -6,8 +6,7 @@ import time
 
 import pytest
 
-from fluxseg.training.sweep import run_folder, run_sweep
-from fluxseg.training.sweep_plan import Sweep, plan_sweep
+from fluxseg.training.sweep import Sweep, plan_sweep, run_folder, run_sweep
 from tests.commands import run as run_verb
 from tests.conftest import TINY, train_network, with_train
 

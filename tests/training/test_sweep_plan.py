@@ -5,7 +5,7 @@ import pytest
 from fluxseg.arguments import read_sweep_file
 from fluxseg.config import Config
 from fluxseg.errors import ConfigError, FluxsegError
-from fluxseg.training.sweep_plan import LONGEST_NAME, Sweep, parse_vary, plan_sweep
+from fluxseg.training.sweep import LONGEST_NAME, Sweep, parse_vary, plan_sweep
 
 
 def plan(**options):
@@ -91,7 +91,7 @@ def test_a_sweep_file(tmp_path):
     path = tmp_path / "sweep.py"
     path.write_text(
         "from fluxseg.config import Config\n"
-        "from fluxseg.training.sweep_plan import Sweep\n"
+        "from fluxseg.training.sweep import Sweep\n"
         "def get_sweep():\n    return Sweep(Config(), {'train.seed': (4, 5)})\n"
     )
     assert [member.config.train.seed for member in plan_sweep(read_sweep_file(path))] == [4, 5]
