@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 
 from fluxseg.config import Config
 from fluxseg.data.pipeline import CropSource, make_batches, steps_per_epoch
@@ -77,8 +78,7 @@ def train(
         init: parameters of the network to start from; None for random ones.
         profile: trace some steps of the first epoch into the folder `profile`.
 
-    Returns:
-        The best state, the history, and the pixel scores, which `scores.json` then holds.
+    Returns the best state, the history, and the pixel scores, which `scores.json` then holds.
 
     Raises:
         WorkdirError: if the checkpoints are of other data or the disk cannot be written.
@@ -104,8 +104,7 @@ def train(
     if checkpoints.last.latest_step() is None:
         state = run_in_all(functools.partial(start_encoder, state, config), "reading the weights")
     logger.info("Weights of the classes: %s", ", ".join(f"{weight:.3g}" for weight in weights))
-    size = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    logger.info("The model has %s parameters", f"{size:,}")
+    logger.info("The model has %s parameters", f"{optax.tree.size(state.params):,}")
 
     # The steps, compiled for all devices: a replicated state, sharded batches.
     state = replicate(state, mesh)
@@ -151,8 +150,7 @@ def train(
 
         # The best epoch on validation scores the test split, once. All epochs are saved by then.
         state, progress = restore_best(config, state, progress, checkpoints)
-        best = functools.partial(score, state)
-        scores = score_best(workdir, dataset, progress.best, best)
+        scores = score_best(workdir, dataset, progress.best, functools.partial(score, state))
         if scores is None:
             raise interrupted(stop, progress.step, progress.epoch + 1)
     return TrainResult(gather(state), list(progress.history), scores, dataset)
