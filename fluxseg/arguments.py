@@ -1,12 +1,13 @@
 """Command-line arguments: what verbs share, config files, and options that are mistyped."""
 
 import argparse
-import dataclasses
+import contextlib
 import difflib
-import inspect
+import functools
+import io
+import re
 import runpy
-import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -27,40 +28,57 @@ PickOptions = Annotated[Pick, tyro.conf.arg(name="")]
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return the words "; did you mean X?", or nothing if no known word is like it."""
-    found = difflib.get_close_matches(word, list(known), 1, 0.6)
+    found = difflib.get_close_matches(word, list(known), 1, 0.5)
     return f"; did you mean {found[0]}?" if found else ""
 
 
-def check_options(prog: str, function: Callable[..., Any], given: Sequence[str]) -> None:
-    """Raise `ConfigError` for a mistyped option, in one line.
+def parse(prog: str, function: Callable[..., T], given: Sequence[str], **settings: Any) -> T:
+    """Parse arguments with `tyro`, and tell what is wrong with them in one line.
 
     Args:
         prog: how the command is called.
-        function: of which `tyro` makes the options: a function, or a dataclass.
+        function: of which `tyro` makes the options, and which it calls.
         given: arguments after the verb.
+        settings: further ones of `tyro.cli`.
+
+    Returns:
+        What the function returns.
+
+    Raises:
+        ConfigError: with the nearest known word, if the arguments are wrong.
     """
-    hints = typing.get_type_hints(function, include_extras=True)
-    names = inspect.signature(function).parameters
-    known = {"--help", *_list_options({name: hints[name] for name in names})}
-    for word in given:
-        option = word.partition("=")[0].replace("_", "-")
-        if option.startswith("--") and not option.startswith("--tyro") and option not in known:
-            hint = nearest(option, sorted(known))
-            raise ConfigError(f"{prog} has no option {option}{hint}; see {prog} --help")
+    box = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(box):
+            return tyro.cli(function, prog=prog, args=list(given), **settings)
+    except SystemExit as left:
+        if not left.code:
+            raise
+    # tyro draws a frame, of other characters where the terminal has not these.
+    text = re.sub(r"[│╭╮╰╯\s]+", " ", box.getvalue().partition("\n")[2]).strip(" -─")
+    what = re.split(r" *[─-]{8,} *", text)[0].rstrip(".")
+    if unknown := re.search(r"Unrecognized options: *(--[\w.-]+)", text):
+        what = f"{prog} has no option {unknown[1]}"
+        with contextlib.suppress(SystemExit), contextlib.redirect_stdout(box):
+            tyro.cli(function, prog=prog, args=["--help"], **settings)
+        for place in (text, box.getvalue()):
+            known = {*re.findall(r"--[\w.-]+", place)} - {unknown[1], "--help"}
+            if hint := nearest(unknown[1], sorted(known)):
+                what += hint
+                break
+    elif choice := re.search(r"invalid choice '(.*?)'.*\((.*)\)", what):
+        what += nearest(choice[1], re.findall(r"'(.+?)'", choice[2]))
+    raise ConfigError(f"{what}; see {prog} --help")
 
 
-def _list_options(hints: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Yield the options of parameters or fields, those of dataclasses with dots."""
-    for key, hint in hints.items():
-        name, kind = key.rstrip("_").replace("_", "-"), hint
-        if typing.get_origin(hint) is Annotated:
-            kind = typing.get_args(hint)[0]
-            name = "" if hint == PickOptions else name
-        if dataclasses.is_dataclass(kind):
-            inner = typing.get_type_hints(kind, include_extras=True)
-            yield from _list_options(inner, f"{prefix}{name}." if name else prefix)
-        else:
-            yield from (f"--{prefix}{name}", f"--{prefix}no-{name}")
+def parse_call(prog: str, function: Callable[..., T], given: Sequence[str]) -> Callable[[], T]:
+    """Parse the arguments of a function, see `parse`; return the call of it."""
+
+    @functools.wraps(function)
+    def bind(*args: Any, **kwargs: Any) -> Callable[[], T]:
+        return functools.partial(function, *args, **kwargs)
+
+    return parse(prog, bind, given)
 
 
 def read_config_file(path: str | Path) -> Config:

@@ -9,7 +9,7 @@ from pathlib import Path
 import tyro
 
 from fluxseg.allocator import tune_allocator
-from fluxseg.arguments import PickOptions, check_options, split_config_file
+from fluxseg.arguments import PickOptions, parse, split_config_file
 from fluxseg.config import Config
 from fluxseg.console import progress_bars, run_guarded
 from fluxseg.formats.pick import NO_PICK, pick_data
@@ -47,9 +47,8 @@ class MainArguments:
 def parse_main(arguments: Sequence[str], prog: str) -> MainArguments:
     """Parse the arguments of the main job; `--help` explains every setting."""
     config, args = split_config_file(arguments)
-    check_options(prog, MainArguments, args)
     default = MainArguments(tyro.MISSING, config)
-    read = tyro.cli(MainArguments, prog=prog, description=DESCRIPTION, args=args, default=default)
+    read = parse(prog, MainArguments, args, description=DESCRIPTION, default=default)
     return dataclasses.replace(read, config=pick_data(read.config, read.pick))
 
 

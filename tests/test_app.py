@@ -5,7 +5,6 @@ import sys
 
 import pytest
 
-from fluxseg.arguments import check_options
 from fluxseg.cli.app import VERBS, format_verbs, main, read_verb
 from fluxseg.formats.pick import Pick, parse_pick
 from fluxseg.main import parse_main
@@ -46,6 +45,7 @@ def test_the_version_is_told(capsys):
         ("check a --jsn", "--jsn", "--json"), ("train --wrkdir a", "--wrkdir", "--workdir"),
         ("finetune --data a --chanel 2", "--chanel", "--channel"),
         ("train --config.train.epoch=1", "--config.train.epoch", "--config.train.epochs"),
+        ("train --workdir w --epochs 1", "--epochs", "--config.train.epochs"),
     ],
 )  # fmt: skip
 def test_what_is_mistyped_gets_one_line(command, wrong, meant, capsys):
@@ -57,6 +57,24 @@ def test_what_is_mistyped_gets_one_line(command, wrong, meant, capsys):
         f"there is no verb '{verb}'" if verb == wrong else f"fluxseg {verb} has no option {wrong}"
     )
     assert shown.err.startswith(f"error: {told}; did you mean {meant}?; see fluxseg ")
+    assert shown.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        ("project a --output b --kind maxx", "invalid choice 'maxx' for argument '--kind'. Expected "
+         "one of ('max', 'mean', 'correlation'); did you mean max?; see fluxseg project --help"),
+        ("train --workdir w --config.train.epochs x", "Error parsing --config.train.epochs: "),
+        ("project a", "Missing from fluxseg project: --output PATH Folder to write to."),
+        ("predict --output o", "predict: give at least one image, folder or pattern"),
+    ],
+)  # fmt: skip
+def test_wrong_values_get_one_line(command, line, capsys):
+    assert main(command.split()) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith(f"error: {line}")
     assert shown.err.count("\n") == 1
 
 
@@ -91,9 +109,8 @@ IMAGES = "predict check finetune project convert review evaluate prepare extract
 
 @pytest.mark.parametrize("verb", IMAGES.split())
 def test_every_verb_that_reads_images_takes_what_is_read(verb):
-    check_options(
-        verb, read_verb(verb), ["--channel", "2", "--plane=1", "--key", "a", "--axes", "YX"]
-    )
+    told = run(verb, "--help")
+    assert all(f"--{what} STR" in told for what in ("channel", "plane", "key", "axes"))
 
 
 def test_a_run_keeps_what_is_read():

@@ -131,12 +131,10 @@ def _run(arguments: Sequence[str]) -> int:
         return train(parse_main(rest, "fluxseg train"))
     import tyro
 
-    from fluxseg.arguments import check_options, nearest
+    from fluxseg.arguments import nearest, parse_call
 
     if verb in VERBS:
-        function = read_verb(verb)
-        check_options(f"fluxseg {verb}", function, rest)
-        return int(tyro.cli(function, prog=f"fluxseg {verb}", args=list(rest)) or 0)
+        return int(parse_call(f"fluxseg {verb}", read_verb(verb), rest)() or 0)
     if not verb.startswith("-"):
         raise ConfigError(f"there is no verb {verb!r}{nearest(verb, VERBS)}; see fluxseg --help")
     # A verb that does not exist, or the completion of a shell, which needs all of them.

@@ -9,6 +9,7 @@ import tyro
 from fluxseg import pretrained
 from fluxseg.arguments import PickOptions
 from fluxseg.console import configure_logging, create_console, progress_bars
+from fluxseg.errors import ConfigError
 from fluxseg.formats.pick import NO_PICK
 from fluxseg.joined import joined
 from fluxseg.processes import Processes, run_in_first
@@ -77,6 +78,8 @@ def predict(
     from fluxseg.report.predictions import write_predictions_page
 
     with joined(processes) as console:
+        if not inputs:
+            raise ConfigError("predict: give at least one image, folder or pattern")
         loaded = load_models(model)
         jobs, unused = plan_jobs(inputs, pick)
         with progress_bars(console, ("Predicting", "images")) as (progress,):

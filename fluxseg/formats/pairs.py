@@ -1,34 +1,7 @@
 """Image, labels, or something else: what the files of a folder are to each other.
 
-Every verb goes by this table. NAME is the name of an image without its ending (`.ome.tif` is one
-ending). WORD is `mask`, `masks`, `label`, `labels`, `seg`, `segmentation`, `gt` or `annotation`;
-`_`, `-`, `.` or a blank parts it from NAME. Upper and lower case do not matter.
-
-| file | is |
-|---|---|
-| `NAME_WORD.tif`, `WORD_NAME.tif` | label image of NAME, `NAME_img`, `AVG_NAME`, or `NAME_max` |
-| `NAME_cp_masks.tif` (Cellpose) | label image of NAME, unless there is `NAME_seg.npy` |
-| `WORD.tif`, `RoiSet*.zip` | labels of `image.tif`, or of the only image in the folder |
-| `masks/NAME.tif` | label image of NAME in `images` beside, or in the folder above; also \
-with a WORD, and in `train_masks`, `labels`, `GT`, ... beside `train_images` or `train`; also in \
-`masks/train` beside `images/train` |
-| `labelsTr/NAME.tif` (nnU-Net) | label image of `imagesTr/NAME_0000.tif` |
-| several images in `masks` | one ROI each, of the only image in `images` (DSB 2018) |
-| `NAME_seg.npy` | masks of NAME, from Cellpose's GUI |
-| `NAME.zip`, `RoiSet_NAME.zip` | ROIs of NAME, if they hold ImageJ ROIs; also `NAME_rois`, ... |
-| `.roi` files | ROIs of the image of their name, or of the only image; in a folder NAME, of NAME |
-| a folder `RoiSet` or `rois` | ROI sets and `.roi` files of the images in the folder above |
-| JSON of COCO | ROIs of the images that it lists, in its folder, in one beside or below it |
-| JSON of Neurofinder's regions | ROIs of NAME |
-| what `fluxseg predict` has written | nothing, unless somebody has corrected the labels |
-| `NAME_flows.tif`, `NAME_cp_output.png` | nothing (Cellpose) |
-| `.h5`, `.hdf5` with the results of CaImAn | recordings |
-| files that `NAME.xml` (Bruker) or `Experiment.xml` (Thor) tell of | one recording, or a movie |
-| ten or more numbered TIFF files of one field, or parts of a movie | a movie, to project |
-| other `.zip` and `.json`, other endings | nothing |
-| other images, `.npy`, `.npz`, `.nwb`, `.mat` | recordings |
-
-Labels without an image, and several for one image, are an error that says what was looked for.
+Every verb goes by this one piece of code; `docs/data.md` has it as a table, with all names. Labels
+without an image, and several for one image, are an error that says what was looked for.
 """
 
 import dataclasses
@@ -122,7 +95,7 @@ _known: dict[Path, tuple[tuple[float, ...], Sorted]] = {}
 
 
 def sort_folder(folder: Path) -> Sorted:
-    """Tell what each file in a folder is, by the table of this module, or raise `OSError`."""
+    """Tell what each file in a folder is, by the table in `docs/data.md`, or raise `OSError`."""
     known = _known.get(folder)
     if known is not None and known[0] == _times(known[1].places):
         return known[1]
