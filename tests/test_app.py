@@ -63,8 +63,8 @@ def test_what_is_mistyped_gets_one_line(command, wrong, meant, capsys):
 @pytest.mark.parametrize(
     ("command", "line"),
     [
-        ("project a --output b --kind maxx", "invalid choice 'maxx' for argument '--kind'. Expected "
-         "one of ('max', 'mean', 'correlation'); did you mean max?; see fluxseg project --help"),
+        ("project a --output b --kind maxx", "invalid choice 'maxx' for argument '--kind'. "
+         "Expected one of ('max', 'mean', 'correlation'); did you mean max?; see fluxseg project --help"),
         ("train --workdir w --config.train.epochs x", "Error parsing --config.train.epochs: "),
         ("project a", "Missing from fluxseg project: --output PATH Folder to write to."),
         ("predict --output o", "predict: give at least one image, folder or pattern"),

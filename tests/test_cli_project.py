@@ -77,6 +77,17 @@ def test_a_folder_of_frames_is_one_movie_and_its_size_is_told(tmp_path):
     )
 
 
+def test_images_beside_movies_in_a_folder_are_not_projected(movie, tmp_path):
+    out = movie.parent
+    assert "1 movies projected" in project(movie.parent, "--output", out)
+    text = project(movie.parent, "--output", out)
+    assert f"not used: {out / movie.stem}_max.tif: one image, no movie" in text
+    assert len(list(out.iterdir())) == 2
+    project(out / f"{movie.stem}_max.tif", "--output", out / "named")
+    movie.unlink()
+    assert "0 movies projected" in project(out, "--output", out / "none", code=1)
+
+
 def test_settings_that_suit_no_movie_are_errors(movie, tmp_path):
     (tmp_path / "a").mkdir()
     twin = tmp_path / "a" / movie.name

@@ -41,6 +41,7 @@ def project(
         bin: Average over so many frames before the maximum, against noise; 1: none.
     """
     from fluxseg.formats.movie_files import name_movies
+    from fluxseg.formats.movies import read_movie_facts
     from fluxseg.formats.projections import MaxProjection
 
     console = create_console()
@@ -50,9 +51,14 @@ def project(
     # Settings are at fault for every movie, so they are not reported for each.
     MaxProjection(bin)
     found = name_movies(movies, pick, "project")
-    failed = 0
+    failed = images = 0
     for movie in found:
         try:
+            alone = len(movie.paths) == 1 and movie.paths[0] not in movies
+            if alone and read_movie_facts(movie.paths, pick).frames == 1:
+                images += 1
+                console.print(f"not used: {movie.paths[0]}: one image, no movie", markup=False)
+                continue
             with progress_bars(console, (f"Projecting {movie.name}", "frames")) as (progress,):
                 lines = _project_one(movie, output / movie.name, kind, pick, bin, progress)
         except RecordingError as error:
@@ -61,8 +67,9 @@ def project(
         else:
             for line in lines:
                 console.print(line, markup=False)
-    console.print(f"{len(found) - failed} movies projected, {failed} failed", markup=False)
-    return 1 if failed else 0
+    done = len(found) - failed - images
+    console.print(f"{done} movies projected, {failed} failed", markup=False)
+    return 1 if failed or not done else 0
 
 
 def _project_one(

@@ -85,7 +85,7 @@ def write_cellpose(path: Path | str, recording: Recording) -> tuple[str, ...]:
     labels, remarks = label_image(masks, recording.roi_ids)
     labels, kept = _renumber(labels)
     image, changes = finite_image(recording.image)
-    write_image_once(path.with_name(f"{name}.tif"), image, pixel_size(recording.metadata))
+    write_image_once(path.with_name(f"{name}.tif"), image, recording.metadata)
     areas = np.bincount(labels.ravel())[1:]
     values: dict[str, Any] = {
         "outlines": outline_labels(labels),

@@ -160,7 +160,7 @@ def write_coco(path: Path | str, recording: Recording) -> tuple[str, ...]:
         annotations.append(annotation | score)
     categories = [{"id": 1, "name": "neuron", "supercategory": "cell"}]
     write_json(path, {"images": [entry], "annotations": annotations, "categories": categories})
-    write_image_once(path.with_suffix(".tif"), image, scale)
+    write_image_once(path.with_suffix(".tif"), image, recording.metadata)
     return remarks
 
 

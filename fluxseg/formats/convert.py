@@ -5,7 +5,9 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from fluxseg.data.recording import Recording, pixel_size
+import numpy as np
+
+from fluxseg.data.recording import NO_GROUP, Recording, check_image, pixel_size
 from fluxseg.errors import RecordingError, WorkdirError
 from fluxseg.formats import coco, neurofinder
 from fluxseg.formats.allen import read_allen_npy, write_allen_npy
@@ -25,14 +27,14 @@ from fluxseg.formats.matlab import MAGIC as MATLAB_5
 from fluxseg.formats.matlab import MAGIC_HDF5 as MATLAB_73
 from fluxseg.formats.matlab import read_mat
 from fluxseg.formats.npy import MAGIC as NPY_MAGIC
-from fluxseg.formats.npy import explain_damage, naming_file, open_regular
+from fluxseg.formats.npy import explain_damage, naming_file, open_npy, open_regular
 from fluxseg.formats.npz import read_npz, write_npz
 from fluxseg.formats.nwb import read_nwb
 from fluxseg.formats.nwb_write import write_nwb
 from fluxseg.formats.pairs import find_image, find_labels
 from fluxseg.formats.pick import NO_PICK, Pick
 from fluxseg.formats.pixels import MAGICS as IMAGE_MAGICS
-from fluxseg.formats.pixels import write_image_tiff, write_label_tiff
+from fluxseg.formats.pixels import movie_text, write_image_tiff, write_label_tiff
 from fluxseg.formats.suite2p import is_suite2p, read_suite2p, write_suite2p
 
 NEED_IMAGE = ("imagej", "neurofinder", "coco", "cellpose", "caiman")
@@ -117,11 +119,28 @@ def read_any(path: Path | str, image: Path | str | None = None, pick: Pick = NO_
         return read_suite2p(path, plane=pick.plane)
     if kind in ("npz", "mat"):
         return (read_npz if kind == "npz" else read_mat)(path, pick)
+    if kind == "allen" and (plain := _read_plain(path)) is not None:
+        return plain
     reader = _READERS[kind]
     if kind in ("imagej", "coco", "neurofinder") and image is None and path.is_file():
         with naming_file(path):
             image = find_image(path)
     return reader(path, image, pick=pick) if kind in NEED_IMAGE else reader(path)
+
+
+def _read_plain(path: Path) -> Recording | None:
+    """Read a `.npy` file of one image `[H, W]`; None of any other that may be a recording."""
+    try:
+        array = open_npy(path)
+    except RecordingError:
+        return None
+    with naming_file(path):
+        if array.ndim == 3:
+            raise RecordingError("", movie_text(len(array)))
+        if array.ndim != 2:
+            raise RecordingError("", f"holds an array {list(array.shape)}, no image [H, W]")
+        check_image(array)
+        return Recording(path.stem, np.array(array), None, (), remarks=(NO_GROUP,))
 
 
 def _read_labelled(path: Path, pick: Pick) -> Recording:

@@ -1,12 +1,17 @@
 """Images for tools that know no pixels outside of the valid area: NaN goes, and comes back."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fluxseg.data.recording import pixel_size
 from fluxseg.errors import RecordingError, WorkdirError
 from fluxseg.formats.pixels import read_pixels, write_image_tiff
+
+COPY = "fluxseg predict: a copy of the image"
+"""In an image that a network's labels lie beside: it is one of its own if they are corrected."""
 
 
 def finite_image(image: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -24,13 +29,15 @@ def finite_image(image: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
     return filled, (f"{count} pixels of the image are not finite: set to its least value, {least}",)
 
 
-def write_image_once(path: Path, image: np.ndarray, um_per_px: float | None) -> None:
+def write_image_once(path: Path, image: np.ndarray, metadata: Mapping[str, Any]) -> None:
     """Write an image as TIFF unless it is there; somebody's own image is never written over.
 
+    `metadata` tell the size of a pixel, and whether a network made the labels (`made_by`).
     Raises `WorkdirError` if another image is there, or it cannot be written.
     """
     if not path.exists():
-        write_image_tiff(path, image, um_per_px)
+        copy = COPY if metadata.get("made_by") else None
+        write_image_tiff(path, image, pixel_size(metadata), software=copy)
     elif not holds_image(path, image):
         raise WorkdirError(f"{path}: is there and holds another image; choose another name")
 

@@ -1,4 +1,4 @@
-"""Names by which images and their labels know each other; `fluxseg.formats.pairs` has the table."""
+"""Names by which images and their labels know each other; `docs/data.md` has the table."""
 
 import re
 from pathlib import Path

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from fluxseg.errors import FluxsegError
+from fluxseg.formats.finite import COPY
 from fluxseg.formats.labels import merge_labels
 from fluxseg.formats.pixels import write_image_tiff
 
@@ -47,6 +48,12 @@ def is_prediction(path: Path) -> bool:
     if found and path.suffix.lower() == ".json":
         return _is_own_recording(path)
     return found is None or _checksum_of(path) == found[1].decode()
+
+
+def is_copy(path: Path) -> bool:
+    """Tell whether a file is an image that `fluxseg predict` has copied beside its labels."""
+    with path.open("rb") as file:
+        return COPY.encode() in file.read(4096)
 
 
 def sign_masks(labels: np.ndarray) -> str:

@@ -27,7 +27,7 @@ from fluxseg.formats.label_names import (
     stem_of,
 )
 from fluxseg.formats.microscope_xml import is_accessory, recorded_in
-from fluxseg.formats.own import OWN, is_prediction
+from fluxseg.formats.own import OWN, is_copy, is_prediction
 from fluxseg.formats.pick import IMAGE_AXES, Pick
 from fluxseg.formats.series import find_frames
 
@@ -35,7 +35,7 @@ RECORDING_SUFFIXES = (".npy", ".npz", ".nwb", ".mat")  # endings of recordings t
 SETTLED = 2.0  # seconds without a change after which it is remembered what is in a folder
 _ROI_SET = re.compile(r"roi[ _-]?sets?.*\.zip", re.IGNORECASE)
 _LABELS = ("labels", "seg", "rois", "roi", "coco")
-_ROLES = ("image", "recording", *_LABELS)
+_ROLES = ("image", "copy", "recording", *_LABELS)
 
 Labels = dict[Path, tuple[Path, ...]]
 
@@ -131,7 +131,7 @@ def _sort(folder: Path) -> Sorted:
     for path, kind in kinds.items():
         if kind == "image" and image_of_cellpose(path).casefold() in stems:
             unused[path] = "output of Cellpose without labels"
-        elif kind == "image":
+        elif kind in ("image", "copy"):
             images.append(path)
     named = [path for path, kind in kinds.items() if kind in _LABELS]
     folders = label_folders(folder)
@@ -140,6 +140,10 @@ def _sort(folder: Path) -> Sorted:
     if len(images) == 1 and not labels[images[0]] and not doubts:
         labels[images[0]] = _labels_of_only(kinds, named, folders)
     labels |= _rois_in_folders(folder, [image for image in images if not labels[image]])
+    for path in [path for path in images if kinds[path] == "copy" and not labels[path]]:
+        images.remove(path)
+        unused[path] = OWN
+        del labels[path]
     used = {path for files in labels.values() for path in files}
     wrong = {}
     for path in named:
@@ -165,7 +169,7 @@ def _kind(path: Path) -> str:
     """Return the role of a file, told by its ending or by its content, or why it has none."""
     suffix = path.suffix.lower()
     if is_prediction(path):
-        return OWN
+        return "copy" if is_image_name(path) and is_copy(path) else OWN
     if path.name.endswith(SEG_ENDING):
         return "seg"
     if path.name in SUITE2P_FILES:

@@ -62,7 +62,7 @@ def read_pixels(
                     raise RecordingError("", f"{what}, with a number for each ROI")
                 numbers = stack.select(pick)
                 if len(numbers) > 1:
-                    raise RecordingError("", _movie_text(len(numbers)))
+                    raise RecordingError("", movie_text(len(numbers)))
                 image = read_image_of(path, tiff, stack, int(numbers[0]), pick, labels)
             facts |= {} if stack.um_per_px is None else {"um_per_px": stack.um_per_px}
             facts |= {"remarks": stack.remarks} if stack.remarks else {}
@@ -132,7 +132,8 @@ def one_channel(
     return found
 
 
-def _movie_text(frames: int) -> str:
+def movie_text(frames: int) -> str:
+    """Say of a file that should be an image that it is a movie, and what to do."""
     return (
         f"is a movie of {frames} frames: make an image of it with `fluxseg project FILE --output "
         "FOLDER`; images that are no movie must be files of their own"
@@ -180,7 +181,7 @@ def _read_picture(path: Path, kind: str, start: bytes, labels: bool, pick: Pick)
         check_size(picture.size[::-1], path, 1 if picture.mode == "1" else 8)
         frames = getattr(picture, "n_frames", 1)
         if frames > 1:
-            raise RecordingError("", _movie_text(frames))
+            raise RecordingError("", movie_text(frames))
         if picture.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
             raise RecordingError("", f"is a colour image ({picture.mode}); save one channel")
         image = np.asarray(picture.convert("RGB") if picture.mode == "PA" else picture)

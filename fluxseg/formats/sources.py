@@ -59,7 +59,7 @@ def read_recording(
 
 @dataclasses.dataclass(frozen=True)
 class Survey:
-    """What is in a folder and the folders below it; `fluxseg.formats.pairs` has the table."""
+    """What is in a folder and the folders below it; `docs/data.md` has the table."""
 
     # files and folders of recordings, sorted; with their labels, if there are any
     recordings: tuple[Path, ...]

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fluxseg.errors import RecordingError, UnsafeFileError
 from fluxseg.formats.microscope_xml import set_aside
-from fluxseg.formats.npy import MAGIC, naming_file, read_npy
+from fluxseg.formats.npy import naming_file
 from fluxseg.formats.own import is_prediction
 from fluxseg.formats.pairs import frames_of, sort_folder
 from fluxseg.formats.pick import NO_PICK, Pick
@@ -137,15 +136,7 @@ def read_input(
         image, metadata = read_pixels(path, pick=pick)
         remarks = tuple(metadata.get("remarks", ()))
     else:
-        try:
-            recording = read_recording(path, pick=pick)
-        except UnsafeFileError:
-            raise
-        except RecordingError:
-            array = read_npy(path) if start.startswith(MAGIC) else None
-            if array is None or array.dtype == object or array.ndim != 2:
-                raise
-            return array, None, ()
+        recording = read_recording(path, pick=pick)
         image, metadata = recording.image, dict(recording.metadata)
     scale = metadata.get("um_per_px")
     if isinstance(scale, int | float) and 0 < scale < 1000:

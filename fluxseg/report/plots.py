@@ -19,6 +19,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from fluxseg import plot
+from fluxseg.formats.own import MARK
 from fluxseg.io.files import atomic_path
 from fluxseg.model.score_names import TITLES
 
@@ -231,8 +232,8 @@ def save_png(figure: Figure, path: str | os.PathLike[str]) -> None:
         WorkdirError: if it cannot be written.
     """
     with atomic_path(path) as temporary:
-        # The entry that names the software would change with its version.
-        figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
+        # So that it is never taken for an image; the entry of matplotlib changes with its version.
+        figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": MARK})
 
 
 def _number(value: float | None) -> float:

@@ -13,7 +13,9 @@ from fluxseg.errors import ConfigError
 from fluxseg.formats.convert import write_recording
 from fluxseg.formats.finite import finite_image
 from fluxseg.formats.formats import ENDINGS, TracesFormat
+from fluxseg.formats.labels import merge_labels
 from fluxseg.formats.nwb_write import write_nwb
+from fluxseg.formats.own import MARK, sign_masks
 from fluxseg.formats.suite2p import check_foreign, write_suite2p_traces
 from fluxseg.io.files import atomic_path
 from fluxseg.io.tables import write_csv
@@ -63,6 +65,7 @@ def write_traces(
     if images.facts.um_per_px is not None:
         metadata["um_per_px"] = images.facts.um_per_px
     masks = found.footprints.masks()
+    metadata["made_by"] = sign_masks(merge_labels(masks))
     recording = Recording(name, images.largest, masks, found.names, metadata=metadata)
     arrays = {"F": traces.f, "Fneu": traces.neuropil, "spks": traces.spikes}
     files = []
@@ -124,7 +127,8 @@ def tabulate_traces(found: Found, traces: Traces) -> list[dict[str, Any]]:
 def _write_npz(path: Path, found: Found, traces: Traces, arrays: dict[str, np.ndarray]) -> None:
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez(
-            file, allow_pickle=False, **arrays, dff=traces.dff, rate=traces.rate,
+            file, allow_pickle=False, **{MARK: np.array(1), **arrays}, dff=traces.dff,
+            rate=traces.rate,
             names=np.array(found.names, dtype=str), confidence=found.confidence, **traces.measures,
         )  # fmt: skip
 

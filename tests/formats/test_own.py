@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from fluxseg.formats.convert import read_any
-from fluxseg.formats.own import OWN, is_prediction
+from fluxseg.formats.finite import COPY
+from fluxseg.formats.own import MARK, OWN, is_prediction
 from fluxseg.formats.sources import FolderSource, survey
 from fluxseg.inference.outputs import Prediction, write_prediction
 
@@ -33,10 +34,11 @@ def test_own_output_is_known_until_it_is_corrected(tmp_path, kind, blobs):
     path = tmp_path / FILES[kind]
     predict(tmp_path, kind, blobs)
     assert is_prediction(path)
-    # Beside a COCO file is its image.
-    images = (tmp_path / "a.tif",) if kind == "coco" else ()
-    assert survey(tmp_path).recordings == images
-    assert survey(tmp_path).unused == {path: OWN}
+    # Beside a COCO file is a copy of its image.
+    copies = (tmp_path / "a.tif",) if kind == "coco" else ()
+    assert COPY.startswith(MARK)
+    assert survey(tmp_path).recordings == ()
+    assert survey(tmp_path).unused == dict.fromkeys((path, *copies), OWN)
     # What is not corrected is written again.
     assert predict(tmp_path, kind, blobs)[2] == (() if blobs else ("no neuron was found",))
     if not blobs:

@@ -1,5 +1,6 @@
 """Image, labels, or something else: the table of `fluxseg.formats.pairs`, each kind of it."""
 
+import dataclasses
 import io
 import json
 import shutil
@@ -14,9 +15,10 @@ from PIL import Image
 
 from fluxseg.data.checks import check_source
 from fluxseg.errors import RecordingError
+from fluxseg.formats.convert import write_recording
 from fluxseg.formats.imagej import write_imagej
 from fluxseg.formats.movies import read_movie_facts
-from fluxseg.formats.own import is_prediction, write_labels
+from fluxseg.formats.own import MARK, is_prediction, write_labels
 from fluxseg.formats.pairs import sort_folder
 from fluxseg.formats.sources import FolderSource, format_unused, read_recording
 from tests.formats.test_imagej import recording
@@ -341,3 +343,16 @@ def test_predictions_are_nothing_until_they_are_corrected(tmp_path):
     assert annotated(source) == {"a.tif": 1}
     tifffile.imwrite(path, LABELS, software=software)
     assert annotated(source) == {"a.tif": None}
+
+
+def test_copies_of_images_count_once_their_labels_are_corrected(tmp_path):
+    made = recording(np.stack([LABELS == 1, LABELS == 2]))
+    made = dataclasses.replace(made, image=IMAGE, metadata={"made_by": MARK})
+    write_recording(tmp_path / "a_seg.npy", made, "cellpose")
+    source = put(tmp_path, "b.tif")
+    assert annotated(source) == {"b.tif": None}
+    assert len(source.survey().unused) == 2
+    # What Cellpose's GUI saves has lost the mark.
+    values = {"masks": (LABELS == 1).astype(np.uint16), "filename": "a.tif"}
+    np.save(tmp_path / "a_seg.npy", np.array(values, dtype=object), allow_pickle=True)
+    assert annotated(source) == {"a.tif": 1, "b.tif": None}

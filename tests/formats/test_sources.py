@@ -13,6 +13,7 @@ from fluxseg.errors import ConfigError, RecordingError, UnsafeFileError
 from fluxseg.formats.allen import write_allen_npy
 from fluxseg.formats.npz import write_npz
 from fluxseg.formats.sources import FolderSource, open_source, read_recording
+from fluxseg.inference.inputs import read_input
 from tests.formats.malicious import npy
 from tests.formats.test_allen import assert_same, read_fields
 from tests.formats.test_images import GRAY16, LABELS, png_with_header
@@ -74,6 +75,21 @@ def test_every_key_is_read_or_says_why(folder):
         assert str(raised.value).startswith(f"{folder / key}: ")
         assert reason in str(raised.value)
         assert str(raised.value).count(str(folder)) == 1
+
+
+def test_arrays_are_images_in_every_verb(tmp_path):
+    image = np.random.default_rng(0).integers(0, 4000, (40, 50)).astype(np.uint16)
+    np.save(tmp_path / "a.npy", image)
+    np.testing.assert_array_equal(read_recording(tmp_path / "a.npy").image, image)
+    np.testing.assert_array_equal(read_input(tmp_path / "a.npy")[0], image)
+    for array, reason in (
+        (np.stack([image] * 3), "is a movie of 3 frames"),
+        (image[0], "no image"),
+    ):
+        np.save(tmp_path / "a.npy", array)
+        for read in (read_recording, read_input):
+            with pytest.raises(RecordingError, match=reason):
+                read(tmp_path / "a.npy")
 
 
 def test_formats_are_told_by_content_not_by_name(tmp_path):

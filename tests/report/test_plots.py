@@ -9,6 +9,7 @@ from matplotlib import colors
 from PIL import Image
 
 from fluxseg.errors import WorkdirError
+from fluxseg.formats.own import is_prediction
 from fluxseg.plot import ERRORS, OUTSIDE
 from fluxseg.report.plots import (
     plot_confusion,
@@ -156,7 +157,8 @@ def test_the_same_figure_gives_the_same_file_without_a_trace_of_when(tmp_path):
         save_png(plot_example(*field(), "Best"), tmp_path / name)
     assert (tmp_path / "first.png").read_bytes() == (tmp_path / "second.png").read_bytes()
     with Image.open(tmp_path / "first.png") as image:
-        assert set(image.info) <= {"dpi"}
+        assert set(image.info) <= {"dpi", "Software"}
+        assert is_prediction(tmp_path / "first.png")
         assert image.size == (2126, 529)
     assert len(list(tmp_path.iterdir())) == 2
 

@@ -9,6 +9,7 @@ import fluxseg
 from fluxseg.errors import FluxsegError, RecordingError, WorkdirError
 from fluxseg.formats import movies as movies_module
 from fluxseg.formats.movie_files import Movie, find_movies
+from fluxseg.formats.own import is_prediction
 from fluxseg.formats.pick import NO_PICK, Pick
 from fluxseg.formats.suite2p import read_suite2p, write_suite2p
 from fluxseg.report.traces import write_traces_page
@@ -73,6 +74,8 @@ def test_a_folder_of_suite2p_with_real_traces(path, tmp_path):
     assert stat[0]["skew"] == pytest.approx(traces.measures["skew"][0])
     assert stat[0]["overlap"].sum() == 24
     np.testing.assert_array_equal(read_suite2p(plane).masks, MASKS)
+    # What fluxseg found is no labelled recording until somebody corrects it.
+    assert is_prediction(plane)
     with np.load(tmp_path / "out" / "traces.npz") as found:
         np.testing.assert_array_equal(found["dff"], traces.dff)
         assert found["names"].tolist() == list("abc")
