@@ -64,7 +64,7 @@ def test_what_is_mistyped_gets_one_line(command, wrong, meant, capsys):
     ("command", "line"),
     [
         ("project a --output b --kind maxx", "invalid choice 'maxx' for argument '--kind'. "
-         "Expected one of ('max', 'mean', 'correlation'); did you mean max?; see fluxseg project --help"),
+         "Expected one of ('max', 'mean', 'correlation'); did you mean max?; see fluxseg"),
         ("train --workdir w --config.train.epochs x", "Error parsing --config.train.epochs: "),
         ("project a", "Missing from fluxseg project: --output PATH Folder to write to."),
         ("predict --output o", "predict: give at least one image, folder or pattern"),
