@@ -58,7 +58,7 @@ def map_in_processes(
         for item in items:
             if len(waiting) >= IN_FLIGHT * workers:
                 yield _take_first(waiting)
-            with _explaining_death():
+            with _explaining_death(), _blocking_ctrl_c():
                 waiting.append((item, pool.submit(function, item)))
         while waiting:
             yield _take_first(waiting)
@@ -70,6 +70,20 @@ def _take_first(waiting: "collections.deque[tuple[Item, Future[Result]]]") -> tu
     item, future = waiting.popleft()
     with _explaining_death():
         return item, future.result()
+
+
+@contextlib.contextmanager
+def _blocking_ctrl_c() -> Iterator[None]:
+    # A process that is started here inherits the mask: it does not print a traceback if Ctrl-C
+    # comes before `_begin_worker`. This one gets the signal afterwards.
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _begin_worker() -> None:

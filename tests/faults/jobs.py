@@ -30,6 +30,8 @@ FINAL_FILES = ("scores.json", "examples", "model.safetensors", "figures", "repor
 """What the end of a run writes, in this order."""
 
 
+KEPT = {"last": 2, "best": 1}
+"""How many checkpoints of each kind a run keeps."""
 STARTED: list["Job"] = []
 """Jobs of the current test, which does not end before they do."""
 
@@ -153,14 +155,17 @@ def create_empty_state(config: Config) -> TrainState:
 
 
 def read_bits(workdir: Path) -> dict[str, list[bytes]]:
-    """Return the bytes of all arrays of every checkpoint of a run, by `last/STEP`, `best/STEP`."""
+    """Return the bytes of all arrays of a run's checkpoints, by `last/STEP`, `best/STEP`.
+
+    Older ones than those that are kept are about to be removed, or half removed after a kill.
+    """
     state = create_empty_state(config_from_dict(read_json(Path(workdir) / "config.json")))
     checkpoints = open_checkpoints(Path(workdir))
     bits = {}
     try:
-        for name in ("last", "best"):
+        for name, kept in KEPT.items():
             manager = getattr(checkpoints, name)
-            for step in sorted(manager.all_steps()):
+            for step in sorted(manager.all_steps())[-kept:]:
                 arrays = arrays_of(restore_checkpoint(manager, state, step)[0])
                 leaves = jax.tree.leaves(arrays)
                 bits[f"{name}/{step}"] = [np.asarray(leaf).tobytes() for leaf in leaves]

@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from fluxseg.io.files import TEMPORARY
-from tests.faults.jobs import read_bits
+from tests.faults.jobs import KEPT, read_bits
 
 ORBAX_TEMPORARY = "orbax-checkpoint-tmp"
 
@@ -47,13 +47,12 @@ def check_whole(workdir: Path) -> int:
 
 
 def _check_checkpoints(workdir: Path) -> int:
-    """Every folder that is named by a step must be a checkpoint that can be read."""
-    folders = {
-        f"{path.parent.name}/{path.name}"
-        for name in ("last", "best")
-        for path in (workdir / "checkpoints" / name).glob("*")
-        if path.name.isdigit()
-    }
+    """Every folder that is named by a step must be a checkpoint that can be read; see `KEPT`."""
+    folders = set()
+    for name, kept in KEPT.items():
+        paths = (workdir / "checkpoints" / name).glob("*")
+        steps = sorted(int(path.name) for path in paths if path.name.isdigit())
+        folders |= {f"{name}/{step}" for step in steps[-kept:]}
     read = read_bits(workdir) if folders else {}
     assert folders == set(read), f"{workdir}: {folders - set(read)} are not whole"
     return len(folders)

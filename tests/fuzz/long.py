@@ -92,7 +92,7 @@ def fuzz_reader(name: str, seconds: int, corpus: Path) -> None:
             path = corpus / "findings" / f"{name}-{len(found)}.bin"
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(blob)
-        if kinds.total() % SAVE_EVERY == 0 or outcome.kind == "finding":
+        if kinds.total() % SAVE_EVERY == 1 or outcome.kind == "finding":
             tally = {"inputs": kinds.total(), "kinds": kinds, "found": found}
             (corpus / f"{name}.json").write_text(json.dumps(tally))
 
