@@ -61,9 +61,8 @@ class Recording:
         else:
             check_masks(self.masks, self.image.shape)
             if len(self.roi_ids) != len(self.masks):
-                raise RecordingError(
-                    "roi_ids", f"{len(self.roi_ids)} ids for {len(self.masks)} masks"
-                )
+                reason = f"{len(self.roi_ids)} ids for {len(self.masks)} masks"
+                raise RecordingError("roi_ids", reason)
         if not self.group:
             object.__setattr__(self, "group", self.id)
 
@@ -96,9 +95,8 @@ def check_masks(masks: Any, image_shape: Sequence[int], field: str = "masks") ->
     """Raise `RecordingError` unless `masks` is a bool array `[N, H, W]` that fits the image."""
     _check_axes(masks, "[N, H, W]", field)
     if masks.shape[1:] != tuple(image_shape):
-        raise RecordingError(
-            field, f"are {list(masks.shape[1:])} pixels, the image is {list(image_shape)}"
-        )
+        reason = f"are {list(masks.shape[1:])} pixels, the image is {list(image_shape)}"
+        raise RecordingError(field, reason)
     if masks.dtype != np.bool_:
         raise RecordingError(field, f"must be bool, got dtype {masks.dtype}")
 

@@ -5,7 +5,7 @@ import datetime
 import re
 import zoneinfo
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NoReturn
 
 import numpy as np
@@ -136,10 +136,15 @@ def _create_set(kind: type) -> Callable[..., Any]:
     return create
 
 
-def _create_complex(real: float, imaginary: float) -> complex:
-    if type(real) is not float or type(imaginary) is not float:
-        raise RecordingError("", "is damaged: a complex number of what are not numbers")
-    return complex(real, imaginary)
+def _checked(create: Callable[..., Any], types: Collection[type], what: str) -> Callable[..., Any]:
+    """Return a function that creates a value of arguments of just these types."""
+
+    def call(*arguments: Any) -> Any:
+        if not all(type(argument) in types for argument in arguments):
+            raise RecordingError("", f"is damaged: {what}")
+        return create(*arguments)
+
+    return call
 
 
 def _getattr(target: Any, name: Any) -> Symbol:
@@ -158,22 +163,11 @@ def _create_zone(key: str, from_cache: Any = True) -> datetime.tzinfo:
         raise RecordingError("", f"has the unknown time zone {key}: install tzdata") from error
 
 
-def _join_path(*parts: Any) -> str:
-    # A path is a text here: what a file names is nothing to be opened.
-    if not all(type(part) is str for part in parts):
-        raise RecordingError("", "is damaged: a path of what are not texts")
-    return "/".join(parts).replace("//", "/")
-
-
-def _create_time(kind: Callable[..., Any]) -> Callable[..., Any]:
-    def create(*arguments: Any) -> Any:
-        if not all(type(argument) in KEY_TYPES for argument in arguments):
-            raise RecordingError("", "is damaged: a date or time of what are not plain values")
-        return kind(*arguments)
-
-    return create
-
-
+_TIME = "a date or time of what are not plain values"
+# A path is a text here: what a file names is nothing to be opened.
+_join_path = _checked(
+    lambda *parts: "/".join(parts).replace("//", "/"), {str}, "a path of what are not texts"
+)
 _PATHS, _SYSTEMS = ("pathlib", "pathlib._local"), ("Posix", "PurePosix", "Windows", "PureWindows")
 CALLS: dict[str, Callable[..., Any]] = {
     "numpy.ndarray": _not_callable("numpy.ndarray"),
@@ -184,12 +178,12 @@ CALLS: dict[str, Callable[..., Any]] = {
     "_codecs.encode": _encode,
     "builtins.bytes": _create_bytes,
     "builtins.bytearray": _create_bytearray,
-    "builtins.complex": _create_complex,
+    "builtins.complex": _checked(complex, {float}, "a complex number of what are not numbers"),
     "builtins.set": _create_set(set),
     "builtins.frozenset": _create_set(frozenset),
     "builtins.getattr": _getattr,
     "collections.OrderedDict": lambda: OrderedDict(),
-    **{f"datetime.{kind.__name__}": _create_time(kind) for kind in _TIMES},
+    **{f"datetime.{kind.__name__}": _checked(kind, KEY_TYPES, _TIME) for kind in _TIMES},
     **{f"{module}.{kind}Path": _join_path for module in _PATHS for kind in _SYSTEMS},
     "zoneinfo.ZoneInfo": _not_callable("zoneinfo.ZoneInfo"),
     "zoneinfo.ZoneInfo._unpickle": _create_zone,

@@ -122,9 +122,8 @@ def _read_masks(masks: Any, image_shape: tuple[int, ...], remarks: list[str]) ->
     if masks.ndim != 3:
         raise RecordingError(field, f"must be a 3-D array [N, H, W], got {list(masks.shape)}")
     if masks.shape[1:] != image_shape:
-        raise RecordingError(
-            field, f"holds masks of {list(masks.shape[1:])} px, the image is {list(image_shape)}"
-        )
+        reason = f"holds masks of {list(masks.shape[1:])} px, the image is {list(image_shape)}"
+        raise RecordingError(field, reason)
     result = _threshold(masks, remarks)
     empty = len(result) - np.count_nonzero(result.any(axis=(1, 2)))
     if empty:

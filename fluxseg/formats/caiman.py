@@ -10,11 +10,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from fluxseg.data.recording import NO_GROUP, Recording, check_image
+from fluxseg.data.recording import Recording, check_image
 from fluxseg.errors import RecordingError
 from fluxseg.formats import hdf5
 from fluxseg.formats.mask_arrays import masks_from_array
 from fluxseg.formats.matlab import read_csc
+from fluxseg.formats.metadata import create_recording
 from fluxseg.formats.pick import NO_PICK, Pick
 from fluxseg.formats.pixels import read_pixels
 
@@ -28,7 +29,7 @@ def read_caiman(
     the ROIs are their numbers in `A`, from 0. Raises `RecordingError`, naming file and field.
     """
     path = Path(path)
-    remarks = [NO_GROUP]
+    remarks: list[str] = []
     with hdf5.open_hdf5(path) as file:
         field = hdf5.find_dataset(file, "estimates/Cn")
         if image is not None:
@@ -53,7 +54,7 @@ def read_caiman(
             chosen = chosen[(chosen >= 0) & (chosen < len(masks))].astype(int)
             remarks.append(f"{len(masks) - len(chosen)} of {len(masks)} ROIs are not accepted")
             masks, names = masks[chosen], tuple(names[number] for number in chosen)
-    return Recording(path.stem, pixels, masks, names, remarks=tuple(remarks))
+    return create_recording({}, path.stem, pixels, masks, names, {}, remarks)
 
 
 def holds_caiman(path: Path) -> bool:

@@ -54,9 +54,8 @@ def read_cellpose(
             pixels = _read_inner_image(values, pick.channel)
         check_image(pixels)
         if pixels.shape != labels.shape:
-            raise RecordingError(
-                "masks", f"are {list(labels.shape)} px, the image is {list(pixels.shape)}"
-            )
+            reason = f"are {list(labels.shape)} px, the image is {list(pixels.shape)}"
+            raise RecordingError("masks", reason)
     extra = values.get(EXTRA)
     extra = extra if isinstance(extra, dict) else {}
     ids = extra.get("roi_ids")

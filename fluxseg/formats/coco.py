@@ -195,9 +195,8 @@ def _decode(segmentation: Any, shape: tuple[int, int]) -> np.ndarray:
     if not isinstance(segmentation, dict):
         raise RecordingError("segmentation", "must be run lengths or polygons")
     if segmentation.get("size") != list(shape):
-        raise RecordingError(
-            "segmentation", f"is of {segmentation.get('size')!r:.40} px, the image of {list(shape)}"
-        )
+        reason = f"is of {segmentation.get('size')!r:.40} px, the image of {list(shape)}"
+        raise RecordingError("segmentation", reason)
     counts = segmentation.get("counts")
     if isinstance(counts, str):
         counts = decompress_counts(counts)

@@ -66,9 +66,8 @@ def _find(group: h5py.Group, path: str, left: list[int]) -> Any:
         if link is None:
             return None
         if isinstance(link, h5py.ExternalLink):
-            raise RecordingError(
-                path, f"is in another file ({str(link.filename)[:200]!a}), which is not opened"
-            )
+            reason = f"is in another file ({str(link.filename)[:200]!a}), which is not opened"
+            raise RecordingError(path, reason)
         if isinstance(link, h5py.SoftLink):
             left[0] -= 1
             if left[0] < 0:
@@ -219,10 +218,8 @@ def _check_chunks(dataset: h5py.Dataset, limit: int) -> None:
     packing = [number for number in filters if number not in _SAME_SIZE]
     missing = [number for number in filters if not h5py.h5z.filter_avail(number)]
     if len(packing) > 1 or missing:
-        raise RecordingError(
-            str(dataset.name),
-            f"has a compression that is not known (filters {filters}); save it with gzip",
-        )
+        reason = f"has a compression that is not known (filters {filters}); save it with gzip"
+        raise RecordingError(str(dataset.name), reason)
     if not packing:
         return
     doubtful: list[Any] = []
@@ -238,9 +235,8 @@ def _check_chunks(dataset: h5py.Dataset, limit: int) -> None:
         if packing == [_DEFLATE] and info.filter_mask == 0:
             _, packed = dataset.id.read_direct_chunk(info.chunk_offset)
             if len(zlib.decompressobj().decompress(packed, size + 65)) > size + 64:
-                raise RecordingError(
-                    str(dataset.name), "is damaged: a chunk holds more than it says"
-                )
+                reason = "is damaged: a chunk holds more than it says"
+                raise RecordingError(str(dataset.name), reason)
 
 
 def _too_large(size: int, limit: int) -> str:

@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fluxseg.data.recording import NO_GROUP, Recording, annotated_masks
+from fluxseg.data.recording import Recording, annotated_masks
 from fluxseg.errors import RecordingError
+from fluxseg.formats.json_files import read_image_for
 from fluxseg.formats.label_names import stem_of
 from fluxseg.formats.labels import check_total
+from fluxseg.formats.metadata import create_recording
 from fluxseg.formats.npy import explain_damage, naming_file, open_regular
 from fluxseg.formats.pick import NO_PICK, Pick
-from fluxseg.formats.pixels import read_pixels
 from fluxseg.formats.polygons import fill_polygons, trace_polygons
 from fluxseg.formats.tiff import open_tiff
 from fluxseg.io.files import atomic_path
@@ -42,38 +43,24 @@ MAX_INNER = 2**26  # bytes of a set within a `.zip` file
 def read_imagej(
     path: Path | str | Sequence[Path],
     image: Path | str | None = None,
-    shape: tuple[int, int] | None = None,
     pick: Pick = NO_PICK,
 ) -> Recording:
     """Read the ROIs of an ImageJ ROI set with the image that they belong to.
 
-    `path` is a `.zip` of ROIs, or one or more `.roi` files. Without an `image` file (see
-    `fluxseg.formats.pairs.find_image`) but with the `shape` of the field, px, the image is all 0,
-    which a remark says. Pixels belong to a ROI if their centre lies inside. Points and lines have
-    no pixels: they are left out, and named in the remarks. Raises `RecordingError`, naming the
-    file, if it cannot be used or there is no image.
+    `path` is a `.zip` of ROIs, or one or more `.roi` files; for its `image` see
+    `fluxseg.formats.pairs.find_image`. Pixels belong to a ROI if their centre lies inside. Points
+    and lines have no pixels: they are left out, and named in the remarks. Raises `RecordingError`,
+    naming the file, if it cannot be used or there is no image.
     """
     paths = [Path(path)] if isinstance(path, str | Path) else list(path)
-    remarks = [NO_GROUP]
-    metadata: dict[str, Any] = {}
-    if image is not None:
-        pixels, facts = read_pixels(image, pick=pick)
-        metadata = {"um_per_px": facts["um_per_px"]} if "um_per_px" in facts else {}
-    elif shape is not None:
-        pixels = np.zeros(shape, np.uint8)
-        remarks.append("there is no image: all of its pixels are 0")
-    else:
-        reason = "ROIs have no image with them; name it (--image FILE)"
-        raise RecordingError(f"{paths[0]}: image", reason)
+    pixels, facts = read_image_for(paths[0], image, pick=pick)
     found = [read_imagej_rois(one, (pixels.shape[0], pixels.shape[1])) for one in paths]
-    return Recording(
-        id=stem_of(paths[0] if image is None else Path(image)),
-        image=pixels,
-        masks=np.concatenate([masks for masks, _, _ in found]),
-        roi_ids=_distinct([name for _, names, _ in found for name in names]),
-        metadata=metadata,
-        remarks=(*remarks, *(remark for _, _, left_out in found for remark in left_out)),
-    )
+    name = stem_of(paths[0] if image is None else Path(image))
+    masks = np.concatenate([masks for masks, _, _ in found])
+    ids = _distinct([name for _, names, _ in found for name in names])
+    metadata = {key: value for key, value in facts.items() if key == "um_per_px"}
+    remarks = (remark for _, _, left_out in found for remark in left_out)
+    return create_recording({}, name, pixels, masks, ids, metadata, remarks)
 
 
 def read_imagej_rois(

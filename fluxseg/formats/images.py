@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from fluxseg.data.label_checks import equal_neighbours, looks_like_labels
-from fluxseg.data.recording import NO_GROUP, Recording, check_image
+from fluxseg.data.recording import Recording, check_image
 from fluxseg.errors import RecordingError
 from fluxseg.formats.imagej import read_overlay
 from fluxseg.formats.label_names import stem_of
 from fluxseg.formats.labels import PICTURE, SMOOTH, label_components, masks_from_labels
+from fluxseg.formats.metadata import create_recording
 from fluxseg.formats.npy import naming_file
 from fluxseg.formats.pairs import find_labels
 from fluxseg.formats.pick import NO_PICK, Pick
@@ -39,7 +40,7 @@ def read_image(
     with naming_file(path):
         labels = find_labels(path) if labels is None else labels
     image, facts = read_pixels(path, pick=pick)
-    remarks = [NO_GROUP, *facts.pop("remarks", ())]
+    remarks = list(facts.pop("remarks", ()))
     kind = facts.pop("format")
     if kind == "JPEG":
         remarks.append("the image is a JPEG file: its values are not exact")
@@ -59,14 +60,7 @@ def read_image(
         if len(inside):
             masks, roi_ids = inside, names
             remarks.append("the ROIs are those that ImageJ has saved inside of the image")
-    return Recording(
-        id=stem_of(path),
-        image=image,
-        masks=masks,
-        roi_ids=roi_ids,
-        metadata=facts,
-        remarks=tuple(remarks),
-    )
+    return create_recording({}, stem_of(path), image, masks, roi_ids, facts, remarks)
 
 
 def _read_labels(path: Path, image_shape: tuple[int, int]) -> tuple[np.ndarray, Any]:

@@ -9,10 +9,11 @@ from typing import Any
 import h5py
 import numpy as np
 
-from fluxseg.data.recording import NO_GROUP, Recording, check_image
+from fluxseg.data.recording import Recording, check_image
 from fluxseg.errors import RecordingError
 from fluxseg.formats import hdf5
 from fluxseg.formats.mask_arrays import masks_from_array
+from fluxseg.formats.metadata import create_recording
 from fluxseg.formats.npy import explain_damage, naming_file, open_regular
 from fluxseg.formats.pick import NO_PICK, Pick, choose
 from fluxseg.formats.suite2p import plane_name, recording_from_suite2p
@@ -67,7 +68,7 @@ def recording_from_arrays(arrays: Arrays, name: str, pick: Pick) -> Recording:
     Of each array there is its shape, and what reads it. Raises `RecordingError`, listing them, if
     it is not told which is the image.
     """
-    remarks = [NO_GROUP]
+    remarks: list[str] = []
     image_key, _, masks_key = pick.key.partition(":")
     names = list(arrays)
     flat = [key for key in names if len(arrays[key][0]) == 2 and min(arrays[key][0]) > 1]
@@ -98,7 +99,7 @@ def recording_from_arrays(arrays: Arrays, name: str, pick: Pick) -> Recording:
     ids: tuple[str, ...] = ()
     if rois:
         masks, ids = masks_from_array(arrays[rois[0]][1](), shape, rois[0], remarks)
-    return Recording(name, image, masks, ids, remarks=tuple(remarks))
+    return create_recording({}, name, image, masks, ids, {}, remarks)
 
 
 def _list_struct(name: str, values: Any) -> Arrays:

@@ -81,7 +81,7 @@ def create_recording(
     extra: Mapping[str, Any],
     name: str,
     image: np.ndarray,
-    masks: np.ndarray,
+    masks: np.ndarray | None,
     roi_ids: Sequence[str],
     metadata: Mapping[str, Any],
     remarks: Iterable[str] = (),

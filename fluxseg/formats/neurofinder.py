@@ -112,9 +112,8 @@ def _read_regions(
             raise RecordingError(where, "its coordinates must be whole numbers")
         points = points if order == "yx" else points[:, ::-1]
         if len(points) and ((points < 0).any() or (points >= shape).any()):
-            raise RecordingError(
-                where, f"lies outside of {shape[0]} x {shape[1]} px; is its order (x, y)?"
-            )
+            reason = f"lies outside of {shape[0]} x {shape[1]} px; is its order (x, y)?"
+            raise RecordingError(where, reason)
         rows, columns = points.astype(np.int64).T
         mask[rows, columns] = True
         names.append(plain_text(region.get("id")) or str(number))

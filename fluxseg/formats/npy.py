@@ -91,9 +91,8 @@ def read_npy_stream(file: BinaryIO, size: int) -> np.ndarray:
     dtype = create_dtype(code)
     needed = byte_count(shape, dtype)
     if needed > size - used:
-        raise RecordingError(
-            "", f"is truncated: {list(shape)} of {dtype} need {needed} bytes, {size - used} follow"
-        )
+        reason = f"is truncated: {list(shape)} of {dtype} need {needed} bytes, {size - used} follow"
+        raise RecordingError("", reason)
     return create_array(file.read(needed), shape, dtype, fortran)
 
 

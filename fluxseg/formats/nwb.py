@@ -155,9 +155,8 @@ def _choose_image(file: h5py.Group, wanted: str | None, words: set[str], remarks
                     if dataset.shape is not None and len(dataset.shape) == 2
                 ]
     if not images:
-        raise RecordingError(
-            "image", "is missing: no projection in Images; make one with fluxseg project"
-        )
+        reason = "is missing: no projection in Images; make one with fluxseg project"
+        raise RecordingError("image", reason)
     if wanted is not None:
         return images[choose("key", images, wanted)]
     if len(images) == 1:
@@ -192,9 +191,8 @@ def _orient(
     if order is not None and image_order is not None:
         wanted = order == image_order
         if not (alike if wanted else crossed):
-            raise RecordingError(
-                "order", f"masks as {order} do not fit the image {list(shape)} as {image_order}"
-            )
+            reason = f"masks as {order} do not fit the image {list(shape)} as {image_order}"
+            raise RecordingError("order", reason)
     else:
         wanted = alike
         if not alike:

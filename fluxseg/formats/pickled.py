@@ -63,9 +63,8 @@ def load_pickle(file: BinaryIO, size: int) -> Any:
     except RecordingError:
         raise
     except _DAMAGED as error:
-        raise RecordingError(
-            "", f"the pickled content is damaged ({shorten(str(error))})"
-        ) from error
+        reason = f"the pickled content is damaged ({shorten(str(error))})"
+        raise RecordingError("", reason) from error
 
 
 class _Machine:
@@ -99,9 +98,8 @@ class _Machine:
             unsafe(f"{self.read_name() if name == 'INST' else owner} (instruction {name})")
         if name in ("PERSID", "BINPERSID", "EXT1", "EXT2", "EXT4"):
             unsafe(f"an object from outside of the file (instruction {name})")
-        raise RecordingError(
-            "", f"has the pickle instruction {name}, which plain data of protocols 2 to 5 lack"
-        )
+        reason = f"has the pickle instruction {name}, which plain data of protocols 2 to 5 lack"
+        raise RecordingError("", reason)
 
     def take(self, count: int) -> bytes:
         self.claim(count)

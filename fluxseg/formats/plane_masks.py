@@ -103,9 +103,8 @@ def _read_images(dataset: h5py.Dataset) -> np.ndarray:
     if len(shape) == 4 and shape[3] == 1:
         shape = shape[:3]
     if len(shape) != 3 or dataset.dtype.names:
-        raise RecordingError(
-            "image_mask", f"must be [roi, x, y] of one plane, got {list(dataset.shape)}"
-        )
+        reason = f"must be [roi, x, y] of one plane, got {list(dataset.shape)}"
+        raise RecordingError("image_mask", reason)
     check_total(shape[0], shape[1:])
     masks = np.empty(shape, bool)
     step = max(1, _BLOCK // max(1, math.prod(shape[1:]) * dataset.dtype.itemsize))

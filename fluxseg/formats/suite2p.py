@@ -61,9 +61,8 @@ def find_plane(path: Path, plane: str = "") -> Path:
     if path.is_file() and path.suffix == ".npy":
         path = path.parent
     if is_combined(path):
-        raise RecordingError(
-            str(path), "shows the planes beside it once more, side by side: read these instead"
-        )
+        reason = "shows the planes beside it once more, side by side: read these instead"
+        raise RecordingError(str(path), reason)
     if is_suite2p(path):
         return path
     root = path / "suite2p" if (path / "suite2p").is_dir() else path
@@ -74,12 +73,11 @@ def find_plane(path: Path, plane: str = "") -> Path:
         return planes[choose("plane", [found.name for found in planes], plane)]
 
 
-def read_suite2p(path: Path | str, *, cells_only: bool = True, plane: str = "") -> Recording:
+def read_suite2p(path: Path | str, *, plane: str = "") -> Recording:
     """Read one plane of Suite2p's output; nothing in it is executed.
 
     `path` is the folder `plane0`, or one or two above it if it is the only plane or `plane` names
-    it; or a file of the folder. With `cells_only` only the ROIs count that `iscell.npy` calls
-    cells.
+    it; or a file of the folder. Only the ROIs count that `iscell.npy` calls cells.
 
     The image is the maximum projection (else the mean image), in the frame of the whole field; what
     registration cropped away is NaN, which counts as outside. ROIs have their numbers in `stat.npy`
@@ -92,7 +90,7 @@ def read_suite2p(path: Path | str, *, cells_only: bool = True, plane: str = "") 
     stat = read_npy(folder / "stat.npy")
     iscell = read_npy(folder / "iscell.npy") if (folder / "iscell.npy").exists() else None
     with naming_file(folder):
-        found = recording_from_suite2p(ops, stat, iscell, plane_name(folder), cells_only=cells_only)
+        found = recording_from_suite2p(ops, stat, iscell, plane_name(folder))
     beside = [other for other in _planes(folder.parent) if other != folder]
     if found.group != found.id or not beside:
         return found
@@ -130,7 +128,7 @@ def read_suite2p_weights(
 
 
 def recording_from_suite2p(
-    ops: Any, stat: np.ndarray, iscell: np.ndarray | None, name: str, *, cells_only: bool = True
+    ops: Any, stat: np.ndarray, iscell: np.ndarray | None, name: str
 ) -> Recording:
     """Build a recording from the dict `ops`, the `[N]` dicts `stat` and `iscell` `[N, 2]`, or None.
 
@@ -147,7 +145,7 @@ def recording_from_suite2p(
             raise RecordingError("", "must be an object array [N] of dicts")
         remarks: list[str] = []
         chosen, quality = _read_iscell(iscell, len(stat), remarks)
-        numbers = np.flatnonzero(chosen) if cells_only else np.arange(len(stat))
+        numbers = np.flatnonzero(chosen)
         if len(numbers) < len(stat):
             remarks.append(f"{len(stat) - len(numbers)} of {len(stat)} ROIs are no cells: left out")
         masks = zero_masks(len(numbers), image.shape)

@@ -78,9 +78,8 @@ def read_ops(folder: Path) -> dict[str, Any]:
         return read_pickled_dict(folder / "ops.npy")
     parts = [folder / f"{name}.npy" for name in reversed(OPS_PARTS)]
     if not any(part.exists() for part in parts):
-        raise RecordingError(
-            str(folder), "is a Suite2p folder without ops.npy, which holds its image: copy it there"
-        )
+        reason = "is a Suite2p folder without ops.npy, which holds its image: copy it there"
+        raise RecordingError(str(folder), reason)
     return {k: v for part in parts if part.exists() for k, v in read_pickled_dict(part).items()}
 
 

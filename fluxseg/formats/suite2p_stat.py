@@ -16,17 +16,16 @@ _FIRST = 100  # Suite2p takes the sizes of its first and best ROIs as the usual 
 
 
 def create_stat(
-    masks: np.ndarray, diameter: float | None = None, weights: Sequence[np.ndarray] | None = None
+    masks: np.ndarray, weights: Sequence[np.ndarray] | None = None
 ) -> list[dict[str, Any]]:
     """Compute the entries of `stat.npy` from masks `[N, H, W]` bool, none of them empty.
 
-    The usual `diameter` of the neurons is in px; None for `usual_diameter`. `weights` are N times
-    `[K]`, of the pixels in the order of `np.nonzero`; None: equal, with the sum 1. Each entry has
-    `ypix`, `xpix` `[K]` int32, `lam` `[K]` float32, the weights, `med` the [y, x] of the pixel that
-    is closest to the median, `soma_crop` `[K]` bool without what looks like a dendrite, `overlap`
-    `[K]` bool for the pixels in other ROIs too, and numbers.
+    `weights` are N times `[K]`, of the pixels in the order of `np.nonzero`; None: equal, with the
+    sum 1. Each entry has `ypix`, `xpix` `[K]` int32, `lam` `[K]` float32, the weights, `med` the
+    [y, x] of the pixel that is closest to the median, `soma_crop` `[K]` bool without what looks
+    like a dendrite, `overlap` `[K]` bool for the pixels in other ROIs too, and numbers.
     """
-    diameter = usual_diameter(masks) if diameter is None else diameter
+    diameter = usual_diameter(masks)
     covered = masks.sum(axis=0, dtype=np.int32)
     most = int(masks.sum(axis=(1, 2)).max(initial=1))
     disc = _disc_distances(most) / diameter

@@ -97,4 +97,3 @@ def test_a_set_is_read_with_the_image_of_its_name(tmp_path):
         read_imagej(tmp_path / "c.zip")
     given_image = read_imagej(tmp_path / "c.zip", image=tmp_path / "b.tif")
     np.testing.assert_array_equal(given_image.masks, masks)
-    assert read_imagej(tmp_path / "c.zip", shape=(20, 30)).image.shape == (20, 30)
