@@ -121,20 +121,15 @@ def _block_sums(values: np.ndarray, factor: int) -> np.ndarray:
 
 
 class _Weights:
-    """How much each bin counts, and what is derived from that; the same for most recordings.
-
-    Attributes:
-        counts: finite pixels of each bin of the image.
-        grid: `[GRID, GRID]`, weight that fades at the border.
-        norms: the weights smoothed, for each width that is needed.
-    """
+    """How much each bin counts, and what is derived from that; the same for most recordings."""
 
     def __init__(self, counts: np.ndarray, factor: int):
         fades = [
             ((np.minimum(np.arange(n), np.arange(n)[::-1]) - _MARGIN + 0.5) / _TAPER).clip(0, 1)
             for n in counts.shape
         ]
-        self.counts = counts
+        self.counts = counts  # finite pixels of each bin of the image
+        # `[GRID, GRID]`, weight that fades at the border; and smoothed to each width
         self.grid = _center(counts / factor**2 * np.outer(fades[0], fades[1]))
         self.norms = {s: _smooth(self.grid, s) for s in (_DETAIL, _BACKGROUND, _CONTRAST)}
 

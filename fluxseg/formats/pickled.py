@@ -3,7 +3,8 @@
 The pickle module runs what a file asks for. Here a small interpreter of the same instructions
 (https://docs.python.org/3/library/pickletools.html, protocols 2 to 5) builds inert values; a name
 outside a short list is an error, and so are instructions that plain values do not need. Memory,
-time, nesting and repetition are bounded by the size of the file.
+time, nesting and repetition are bounded by the size of the file. The file is long, so that all that
+the bytes of a pickle can bring about is read in one place.
 """
 
 import math

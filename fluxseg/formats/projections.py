@@ -22,11 +22,9 @@ class Projection(Protocol):
 
     def add(self, frames: np.ndarray) -> Self:
         """Return the projection with the frames `[T, H, W]` that follow."""
-        ...
 
     def result(self) -> np.ndarray:
         """Return the image `[H, W]`; raises `RecordingError` without any frame."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -52,20 +50,18 @@ class MaxProjection:
     def add(self, frames: np.ndarray) -> "MaxProjection":
         """Return the projection with the frames `[T, H, W]` that follow."""
         frames = _check(frames, self._tail if self._largest is None else self._largest)
-        dtype = self._dtype or frames.dtype
+        largest = self._largest
+        tail: np.ndarray | None = None
         if self.bin == 1:
-            if not len(frames):
-                return self
-            largest = _masked(frames) if frames.dtype.kind == "f" else frames
-            return dataclasses.replace(
-                self, _largest=_larger(self._largest, _top(largest)), _dtype=dtype
-            )
-        joined = frames if self._tail is None else np.concatenate([self._tail, frames])
-        largest_now = self._largest
-        if len(joined) >= self.bin:
-            largest_now = _larger(largest_now, _top(_moving_mean(joined, self.bin)))
-        tail = joined[-(self.bin - 1) :].copy()
-        return dataclasses.replace(self, _largest=largest_now, _tail=tail, _dtype=dtype)
+            means = _masked(frames)
+        else:
+            joined = frames if self._tail is None else np.concatenate([self._tail, frames])
+            means = _moving_mean(joined, self.bin) if len(joined) >= self.bin else joined[:0]
+            tail = joined[-(self.bin - 1) :].copy()
+        if len(means):
+            largest = _larger(largest, _top(means))
+        dtype = self._dtype or frames.dtype
+        return dataclasses.replace(self, _largest=largest, _tail=tail, _dtype=dtype)
 
     def result(self) -> np.ndarray:
         """Return `[H, W]` of the movie's dtype; averages of integers are rounded."""
@@ -188,8 +184,9 @@ def _check(frames: np.ndarray, before: np.ndarray | None) -> np.ndarray:
 
 def _masked(frames: np.ndarray) -> np.ndarray:
     """Return the frames with NaN in the place of infinity."""
-    finite = np.isfinite(frames)
-    return frames if finite.all() else np.where(finite, frames, frames.dtype.type(np.nan))
+    if frames.dtype.kind != "f" or (finite := np.isfinite(frames)).all():
+        return frames
+    return np.where(finite, frames, frames.dtype.type(np.nan))
 
 
 def _top(frames: np.ndarray) -> np.ndarray:
