@@ -213,31 +213,21 @@ def check_source(
     same field of view are marked in the rows.
     """
     found = _check_all(source, worker_count(workers), progress)
-    resolved = resolve_duplicates(
-        [
-            Entry(row.key, row.id, row.group, content, mark)
-            for row, mark, content in found
-            if row.status != "unusable"
-        ]
-    )
-    rows = tuple(_mark_row(row, resolved) for row, _, _ in found)
-    return CheckReport(
-        rows=rows,
-        duplicates=resolved.duplicates,
-        near_duplicates=resolved.near_duplicates,
-        counts={status: sum(row.status == status for row in rows) for status in STATUSES},
-    )
+    resolved = resolve_duplicates([entry for row, entry in found if row.status != "unusable"])
+    rows = tuple(_mark_row(row, resolved) for row, _ in found)
+    counts = {status: sum(row.status == status for row in rows) for status in STATUSES}
+    return CheckReport(rows, resolved.duplicates, resolved.near_duplicates, counts)
 
 
 def _check_all(
     source: Source, workers: int, progress: Callable[[int, int], None] | None
-) -> list[tuple[CheckRow, Fingerprint, str]]:
+) -> list[tuple[CheckRow, Entry]]:
     keys = sorted(source.keys())
     # Several in a task, which share their memory; few enough that all processes have work.
     share = len(keys) // (4 * workers) if workers > 1 else KEYS_PER_TASK
     size = min(KEYS_PER_TASK, max(1, share))
     tasks = [keys[start : start + size] for start in range(0, len(keys), size)]
-    found: list[tuple[CheckRow, Fingerprint, str]] = []
+    found: list[tuple[CheckRow, Entry]] = []
     for _, results in map_in_processes(functools.partial(_check_keys, source), tasks, workers):
         for result in results:
             found.append(result)
@@ -246,12 +236,13 @@ def _check_all(
     return found
 
 
-def _check_keys(source: Source, keys: Sequence[str]) -> list[tuple[CheckRow, Fingerprint, str]]:
+def _check_keys(source: Source, keys: Sequence[str]) -> list[tuple[CheckRow, Entry]]:
     results = []
     for key in keys:
         checked = check_recording(source, key)
         # The recording itself stays in the worker process.
-        results.append((checked.row, checked.fingerprint, checked.digest))
+        row, mark = checked.row, checked.fingerprint
+        results.append((row, Entry(key, row.id, row.group, checked.digest, mark)))
         del checked
     return results
 

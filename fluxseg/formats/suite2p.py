@@ -181,8 +181,9 @@ def write_suite2p(path: Path | str, recording: Recording) -> tuple[str, ...]:
         empty = [name for k, name in enumerate(recording.roi_ids) if k not in kept]
         remarks.append(f"{len(empty)} ROIs without a pixel are left out: {list_some(empty)}")
         quality = roi_quality(recording)
-        told = {} if quality is None else {QUALITY: [quality[k] for k in kept]}
-        ids, metadata = tuple(recording.roi_ids[k] for k in kept), {**recording.metadata, **told}
+        told = None if quality is None else [quality[k] for k in kept]
+        metadata = {**recording.metadata, QUALITY: told}
+        ids = tuple(recording.roi_ids[k] for k in kept)
         recording = dataclasses.replace(
             recording, masks=masks[kept], roi_ids=ids, metadata=metadata
         )
