@@ -6,7 +6,6 @@ TIFF and HDF5 files, arrays in `.npy` files, and the `data.bin` of Suite2p.
 import contextlib
 import dataclasses
 import functools
-import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ import numpy as np
 
 from fluxseg.errors import RecordingError
 from fluxseg.formats import hdf5
+from fluxseg.formats.hdf5_movies import axes_of, choose_movie, read_rate
 from fluxseg.formats.label_names import MICROSCOPE_SUFFIXES, SAVE_AS_TIFF
 from fluxseg.formats.microscope_xml import Recorded, find_recorded, open_raw
 from fluxseg.formats.npy import MAGIC as NPY_MAGIC
@@ -33,12 +33,6 @@ BLOCK_BYTES = 2**24  # bytes of a block of frames, if its length is not chosen
 MAX_CHUNK = 2**28  # bytes that a stored chunk of an HDF5 dataset may take in memory
 Read = Callable[[int, int], np.ndarray]
 """Gives so many frames `[T, H, W]` from a number on, of those that there are."""
-_MAX_DEPTH = 8
-_RATES = ("rate", "fr", "fs", "frame_rate", "framerate")
-_AXES = {
-    "time": "T", "frame": "T", "frames": "T", "channel": "C", "channels": "C", "plane": "Z",
-    "planes": "Z", "depth": "Z", "height": "Y", "rows": "Y", "width": "X", "columns": "X",
-}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,7 +187,7 @@ def _open(path: Path, pick: Pick) -> Iterator[tuple[MovieFacts, Read, int]]:
     kind = _kind(path)
     if kind == "HDF5":
         with hdf5.open_hdf5(path) as file:
-            dataset = _choose(file, pick.key)
+            dataset = choose_movie(file, pick.key)
             facts, axes = _describe_dataset(dataset, pick)
             stored = dataset.chunks[axes.index("T")] if dataset.chunks else 1
             yield facts, functools.partial(_read_dataset, dataset, facts, axes, pick), stored
@@ -225,86 +219,20 @@ def _check(facts: MovieFacts) -> MovieFacts:
     return facts
 
 
-def _choose(file: h5py.Group, wanted: str) -> h5py.Dataset:
-    places = (wanted, f"{wanted}/data") if wanted else ()
-    found = next(filter(None, (hdf5.find_dataset(file, place) for place in places)), None)
-    if found is None:
-        movies = list(_movies(file, 0))
-        names = [str(movie.name).removeprefix("/") for movie in movies]
-        found = movies[choose("key", names, wanted.strip("/"))]
-    return found
-
-
-def _movies(group: h5py.Group, depth: int) -> Iterator[h5py.Dataset]:
-    """Yield the datasets that can be movies; masks and templates of an NWB file are none."""
-    if depth > _MAX_DEPTH:
-        return
-    for name, dataset in hdf5.list_datasets(group):
-        numbers = dataset.dtype.kind in "biuf" and name != "image_mask"
-        if numbers and dataset.shape is not None and 3 <= len(dataset.shape) <= 5:
-            yield dataset
-    for name, inner in hdf5.list_groups(group):
-        if not (depth == 0 and name in ("stimulus", "specifications")):
-            yield from _movies(inner, depth + 1)
-
-
-def _told_axes(dataset: h5py.Dataset) -> str:
-    """Return the letters of the axes that a dataset names itself, "" if it does not."""
-    told: Any = [dimension.label for dimension in dataset.dims]
-    for name in ("axes", "axis_order", "axistags"):
-        found = hdf5.read_attribute(dataset, name)
-        if not all(told) and found is not None:
-            told = found.decode("utf-8", "replace") if isinstance(found, bytes) else found
-            if name == "axistags":
-                told = [axis["key"] for axis in json.loads(str(told))["axes"]]
-    words = [str(word.decode() if isinstance(word, bytes) else word).lower() for word in told]
-    letters = "".join(_AXES.get(word, word.upper() if len(word) == 1 else "?") for word in words)
-    good = len(letters) == len(dataset.shape) == len(set(letters)) and {*"TYX"} <= set(letters)
-    return letters if good and not set(letters) - set("TZCYX") else ""
-
-
-def _axes_of(dataset: h5py.Dataset, pick: Pick) -> str:
-    shape = list(dataset.shape)
-    axes = pick.axes or _told_axes(dataset)
-    if axes:
-        if len(axes) != len(shape) or "T" not in axes:
-            raise RecordingError(str(dataset.name), f"is {shape}: its axes cannot be {axes}")
-        return axes
-    if len(shape) == 3 and hdf5.read_attribute(dataset.parent, "neurodata_type") is not None:
-        return "TXY"
-    if len(shape) != 3 or (shape[0] == shape[1] != shape[2]):
-        raise RecordingError(
-            str(dataset.name),
-            f"is {shape}: say which axis is time (T), as --axes "
-            + ("TYX or YXT" if len(shape) == 3 else "TCYX or TZYX"),
-        )
-    return "TYX"
-
-
 def _describe_dataset(dataset: h5py.Dataset, pick: Pick) -> tuple[MovieFacts, str]:
     """Return the facts, and the letters of the axes."""
     hdf5.check_dataset(dataset, MAX_CHUNK)
     if not 3 <= len(dataset.shape) <= 5 or dataset.dtype.names:
         raise RecordingError(str(dataset.name), f"must be [T, H, W], got {list(dataset.shape)}")
-    axes = _axes_of(dataset, pick)
+    axes = axes_of(dataset, pick)
     sizes = dict(zip(axes, map(int, dataset.shape), strict=True))
     for axis, what, wanted in (("C", "channel", pick.channel), ("Z", "plane", pick.plane)):
         choose(what, [str(n + 1) for n in range(min(sizes.get(axis, 1), 1000))], wanted)
     imaging = hdf5.find_group(dataset.parent, "imaging_plane")
     scale = None if imaging is None else read_spacing(imaging, [])
     shape, dtype = (sizes["Y"], sizes["X"]), dataset.dtype.newbyteorder("=")
-    name, rate = str(dataset.name), _read_rate(dataset)
+    name, rate = str(dataset.name), read_rate(dataset)
     return _check(MovieFacts(sizes["T"], shape, dtype, scale, name, rate)), axes
-
-
-def _read_rate(dataset: h5py.Dataset) -> float | None:
-    start = hdf5.find_dataset(dataset.parent, "starting_time")
-    for item in (*([start] if start is not None else []), dataset, dataset.parent, dataset.file):
-        for name in _RATES:
-            value = hdf5.read_attribute(item, name)
-            if isinstance(value, int | float | np.number) and 0 < float(value) < 1e5:
-                return float(value)
-    return None
 
 
 def _read_dataset(

@@ -1,7 +1,8 @@
 """Image, labels, or something else: what the files of a folder are to each other.
 
 Every verb goes by this one piece of code; `docs/data.md` has it as a table, with all names. Labels
-without an image, and several for one image, are an error that says what was looked for.
+without an image, and several for one image, are an error that says what was looked for. The file is
+long, since each rule must know what the others have taken.
 """
 
 import dataclasses
