@@ -2,6 +2,8 @@
 
 import dataclasses
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +22,21 @@ if os.environ.get("CI"):
 # Most of the time of a tiny run is compilation; every process of the tests shares the results.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(REPOSITORY / ".pytest_cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+# Programs that run a few times on tiny arrays are compiled quickly rather than well.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
+MOST_MEMORY = 2**31
+"""Bytes above which a process of the tests drops the programs that it has compiled."""
 
 
-@pytest.fixture(scope="session")
-def real_data() -> Path:
-    """Folder of real recordings beside the checkout; tests that need it are skipped without it."""
-    folder = REPOSITORY.parent / "shared" / "realdata"
-    if not folder.is_dir():
-        pytest.skip("no folder of real recordings beside the checkout")
-    return folder
+@pytest.fixture(scope="module", autouse=True)
+def _few_programs() -> Iterator[None]:
+    """Without this a worker grows to 5 GB."""
+    yield
+    statm = Path("/proc/self/statm")
+    used = int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else 0
+    if "jax" in sys.modules and used > MOST_MEMORY:
+        sys.modules["jax"].clear_caches()
 
 
 TINY = Config(
@@ -37,12 +45,6 @@ TINY = Config(
     model=ModelConfig(features=(4, 8), convs=1, stem=1),
     train=TrainConfig(epochs=2, steps=0, batch_size=4, learning_rate=3e-3, warmup_steps=2),
 )
-
-
-@pytest.fixture
-def tiny() -> Config:
-    """A whole run in seconds."""
-    return TINY
 
 
 def with_train(config: Config, **changes: Any) -> Config:

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+PREFIX = "--processes."
+
 
 def free_port() -> int:
     with socket.socket() as server:
@@ -17,43 +19,23 @@ def start_together(
     count: int,
     *command: str | Path,
     devices: int = 1,
-    prefix: str = "--processes.",
-    environment: dict[str, str] | None = None,
     timeout: int = 60,
 ) -> list[subprocess.Popen]:
     """Start `python -m COMMAND` as `count` processes that find each other.
 
-    Args:
-        count: number of processes.
-        command: a module and its arguments, the same for all.
-        devices: virtual CPU devices of each process.
-        prefix: of the options that tell a process who it is.
-        environment: added to that of this process.
-        timeout: seconds after which the processes give one of them up.
-
-    Returns:
-        The processes; stdout and stderr of each come by one pipe, as text.
+    Each has so many virtual CPU devices, and gives another one up after `timeout` seconds. stdout
+    and stderr of each come by one pipe, as text.
     """
     address = f"127.0.0.1:{free_port()}"
     flags = f"--xla_force_host_platform_device_count={devices}"
+    variables = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     processes = []
     for index in range(count):
         options = {"coordinator": address, "count": count, "index": index, "timeout": timeout}
-        arguments = [text for name, value in options.items() for text in (prefix + name, value)]
-        processes.append(
-            subprocess.Popen(
-                [sys.executable, "-m", *map(str, command), *map(str, arguments)],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                env={
-                    **os.environ,
-                    "JAX_PLATFORMS": "cpu",
-                    "XLA_FLAGS": flags,
-                    **(environment or {}),
-                },
-            )
-        )
+        told = [text for name, value in options.items() for text in (PREFIX + name, str(value))]
+        line = [sys.executable, "-m", *map(str, command), *told]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        processes.append(subprocess.Popen(line, text=True, env=variables, **pipes))
     return processes
 
 

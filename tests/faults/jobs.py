@@ -39,13 +39,8 @@ STARTED: list["Job"] = []
 class Job:
     """A main job that runs; what it says is collected line by line, with its time.
 
-    Args:
-        workdir: its workdir.
-        options: further arguments.
-        environment: added to that of this process; None takes a variable away.
-        wrapper: command that starts the job's, such as ("setpriv", ...).
-        config: its settings.
-        popen: further arguments of `subprocess.Popen`.
+    `environment` is added to that of this process, where None takes a variable away; `wrapper` is
+    the beginning of the command line, such as ("setpriv", ...).
     """
 
     def __init__(
@@ -124,19 +119,12 @@ def finish_job(workdir, *options, **more) -> str:
 
 
 def fail_job(workdir, *options, names=(), **more) -> str:
-    """Run a job to its end, which must be an error that a person can act on.
-
-    Args:
-        names: what the message must hold, upper or lower case.
-
-    Returns:
-        The message.
-    """
+    """Run a job to its end, which must be an error that a person can act on; see `check_error`."""
     return check_error(*Job(workdir, *options, **more).finish(), names=names)
 
 
 def check_error(code: int, text: str, names=()) -> str:
-    """Fail unless this is exit code 2 and one clear message; return the message."""
+    """Fail unless this is exit code 2 and one clear message with these names; return it."""
     assert code == 2, f"exit code {code}:\n{text}"
     for crash in ("Traceback", "Exception in thread", "Fatal Python error", "core dumped"):
         assert crash not in text, text
@@ -217,13 +205,7 @@ def check_outcome(workdir: Path, expected: dict[str, Any]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """An uninterrupted run.
-
-    Attributes:
-        workdir: its folder.
-        outcome: from `read_outcome`.
-        moments: seconds from its start to the beginning of each phase, and to its end.
-    """
+    """An uninterrupted run; `moments` are seconds from its start to each phase, and to its end."""
 
     workdir: Path
     outcome: dict[str, Any]

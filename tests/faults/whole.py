@@ -22,15 +22,9 @@ def is_unfinished(path: Path) -> bool:
 
 
 def check_whole(workdir: Path) -> int:
-    """Fail if a file under its final name is half written.
+    """Fail if a file under its final name is half written; return how many were read.
 
     Event files of TensorBoard are logs that grow: all but their last record must be whole.
-
-    Args:
-        workdir: folder of a run that is not running.
-
-    Returns:
-        Number of files and checkpoints that were read.
     """
     count = 0
     for path in sorted(Path(workdir).rglob("*")):

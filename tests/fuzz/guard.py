@@ -50,29 +50,18 @@ class ViolationError(BaseException):
 class Outcome:
     """What became of one input.
 
-    Attributes:
-        kind: "read", the class of a documented error, or "finding".
-        what: one line: the error's text, or what is wrong.
-        where: for findings, what tells them apart.
-        trace: for findings, where it happened.
-        seconds: processor time.
-        memory: bytes that the process grew to at most meanwhile.
+    The kind is "read", the class of a documented error, or "finding"; of a finding `where` tells it
+    apart from others.
     """
 
     kind: str
     what: str = ""
     where: str = ""
     trace: str = ""
-    seconds: float = 0.0
-    memory: int = 0
 
 
 class Guard:
-    """Watches, by an audit hook, what happens while a reader runs.
-
-    Args:
-        place: folder for inputs and outputs; nothing may be changed elsewhere.
-    """
+    """Watches, by an audit hook, what a reader does; nothing may be changed outside of `place`."""
 
     def __init__(self, place: Path):
         self.input, self.output = place / "input", place / "output"
@@ -131,7 +120,7 @@ class Guard:
                 outcome = Outcome("finding", f"took {memory >> 20} MiB", "memory")
         for stray in os.listdir(self.elsewhere):
             Path(self.elsewhere, stray).unlink()
-        return dataclasses.replace(outcome, seconds=seconds, memory=memory)
+        return outcome
 
     def _run(self, read: Callable[[Path, Path], None]) -> Outcome:
         self.seen.clear()

@@ -52,13 +52,7 @@ def main() -> None:
 
 
 def fuzz_reader(name: str, seconds: int, corpus: Path) -> None:
-    """Let atheris look for inputs that reach new branches; does not return.
-
-    Args:
-        name: of the reader.
-        seconds: for how long.
-        corpus: folder of what is kept.
-    """
+    """Let atheris look for so long for inputs that reach new branches; does not return."""
     import atheris
 
     with atheris.instrument_imports(include=TRACED, enable_loader_override=False):

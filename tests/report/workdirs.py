@@ -6,6 +6,7 @@ import numpy as np
 
 from fluxseg.config import Config, TrainConfig, config_to_dict
 from fluxseg.io.files import write_json
+from fluxseg.model.metrics import scores_from_confusion
 
 
 def example(rng, size):
@@ -22,17 +23,7 @@ def example(rng, size):
 
 
 def scores_of(confusion):
-    (tn, fp), (fn, tp) = np.asarray(confusion).astype(float)
-    neuron, background = tp / (tp + fp + fn), tn / (tn + fp + fn)
-    return {
-        "macro_iou": (neuron + background) / 2,
-        "neuron_iou": neuron,
-        "background_iou": background,
-        "dice": 2 * tp / (2 * tp + fp + fn),
-        "precision": tp / (tp + fp),
-        "recall": tp / (tp + fn),
-        "accuracy": (tp + tn) / (tn + fp + fn + tp),
-    }
+    return scores_from_confusion(np.asarray(confusion))
 
 
 def split_scores(rng, count, groups, first=0):
