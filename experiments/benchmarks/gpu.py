@@ -87,12 +87,7 @@ SCALES = {
 
 
 def try_batches(scale: Scale, try_one: Callable[[ModelConfig, int], Report]) -> Report:
-    """Measure every network at every batch size that fits; keep the best of each figure.
-
-    Args:
-        scale: what to measure.
-        try_one: gives figures of a network at a batch size; those named `*_per_second` are rates.
-    """
+    """Measure every network at every batch size that fits; keep the best of both rates."""
     report: Report = {}
     for name, config in scale.networks():
         tried: Report = {}

@@ -86,9 +86,9 @@ def fit_logistic(fields: Sequence[Field], strength: float = 1e-3) -> np.ndarray:
     """Fit weights and bias `[6]` by Newton's method, every source weighing the same."""
     x, y = (
         np.concatenate(
-            [one[keep] for f in fields for one, keep in zip(of(f), f.counts, strict=True)]
+            [one[keep] for f in fields for one, keep in zip(getattr(f, of), f.counts, strict=True)]
         )
-        for of in (lambda f: f.measures, lambda f: f.matched)
+        for of in ("measures", "matched")
     )
     source = np.repeat([f.source for f in fields], [sum(c.sum() for c in f.counts) for f in fields])
     _, which, total = np.unique(source, return_inverse=True, return_counts=True)

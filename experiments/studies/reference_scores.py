@@ -70,10 +70,7 @@ def draw_all() -> list[tuple[np.ndarray, np.ndarray]]:
 def load_alone(package: str, module: str, **stubs: dict[str, Any]) -> Any:
     """Load one module of a package without what surrounds it, such as torch.
 
-    Args:
-        package: name of the package.
-        module: the module in it.
-        stubs: names and content of modules that stand in for others; "_" stands for a dot.
+    Stubs are content of modules that stand in for others; "_" in their name stands for a dot.
     """
     specification = importlib.util.find_spec(package)
     assert specification is not None

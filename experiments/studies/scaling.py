@@ -65,12 +65,7 @@ def list_collectives(program: str) -> list[Collective]:
 
 
 def compile_step(model: str, devices: int, tile: int = 256) -> dict[str, Any]:
-    """Compile a training step for virtual devices, and read what it does.
-
-    Args:
-        model: name in `MODELS`.
-        devices: how many; the process must have them, and each has one crop.
-        tile: side of the crops, px.
+    """Compile a training step for so many virtual devices, one crop each, and read what it does.
 
     Returns:
         For the step and for the evaluation the collectives; the bytes of one device.
