@@ -101,17 +101,6 @@ def test_training_on_files_tells_what_was_left_out(trained):
     assert list((workdir / "examples").glob("*.npz"))
 
 
-def test_evaluate_gives_the_scores_again(trained):
-    workdir, _ = trained
-    before = json.loads((workdir / "scores.json").read_text())
-    (workdir / "scores.json").unlink()
-    (workdir / "report.html").unlink()
-    output = run("evaluate", "--workdir", workdir)
-    assert json.loads((workdir / "scores.json").read_text()) == before
-    assert (workdir / "report.html").exists()
-    assert "Macro IoU" in output
-
-
 def test_evaluate_other_data_and_notice_what_was_trained_on(trained, folder, tmp_path):
     workdir, _ = trained
     split = json.loads((workdir / "split.json").read_text())["items"]

@@ -8,7 +8,6 @@ import pytest
 
 import fluxseg
 from fluxseg.job import evaluate
-from fluxseg.training.progress import Callbacks
 from tests.commands import run
 from tests.conftest import TINY, as_arguments, with_data, with_train
 
@@ -52,15 +51,6 @@ def test_the_result_is_what_the_files_say(called):
         assert set(SCORED) <= set(result.scores["splits"][split])
     assert "Neuron IoU" in repr(result)
     assert "<table" in result._repr_html_()
-
-
-def test_the_same_call_again_trains_nothing_and_gives_the_same(called):
-    workdir, result = called
-    steps = []
-    callbacks = Callbacks(on_step=lambda done, total: steps.append(done))
-    again = fluxseg.train_and_evaluate(CONFIG, workdir, callbacks)
-    assert steps == []
-    assert again.scores == result.scores
 
 
 def test_evaluation_gives_the_scores_of_the_job(called):

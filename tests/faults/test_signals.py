@@ -1,6 +1,5 @@
 """SIGTERM, Ctrl-C and what SLURM sends: saved, left, and gone on with."""
 
-import os
 import re
 import signal
 import subprocess
@@ -53,16 +52,3 @@ def test_a_signal_at_any_moment_loses_nothing(reference, tmp_path, number, seed)
     check_whole(tmp_path)
     finish_job(tmp_path)
     check_outcome(tmp_path, reference.outcome)
-
-
-@pytest.mark.slow
-def test_ctrl_c_reaches_all_processes_of_a_terminal(tmp_path):
-    config = ("--config.data.workers", "2", "--config.simulator.containers", "24")
-    job = Job(tmp_path, *config, start_new_session=True)
-    assert job.wait_for("Preparing the crops")
-    time.sleep(0.5)
-    os.killpg(job.process.pid, signal.SIGINT)
-    code, text = job.finish()
-    assert code == 130, text
-    assert "Traceback" not in text
-    finish_job(tmp_path, *config)

@@ -10,7 +10,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from fluxseg.data.recording import Recording
-from fluxseg.errors import RecordingError, WorkdirError
+from fluxseg.errors import RecordingError
 from fluxseg.formats.coco import (
     compress_counts,
     decode_counts,
@@ -18,10 +18,10 @@ from fluxseg.formats.coco import (
     encode_counts,
     read_coco,
 )
-from fluxseg.formats.convert import convert, detect_format, read_any, write_recording
+from fluxseg.formats.convert import detect_format, read_any, write_recording
 from fluxseg.formats.formats import ENDINGS
 from fluxseg.formats.neurofinder import read_neurofinder
-from fluxseg.formats.sources import FolderSource, read_recording
+from fluxseg.formats.sources import FolderSource
 
 RNG = np.random.default_rng(0)
 MASK = arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9)))
@@ -80,25 +80,6 @@ def test_every_format_is_written_detected_and_read_back(tmp_path, name):
 def test_what_labels_cannot_hold_is_said(tmp_path, name):
     remarks = write_recording(tmp_path / f"x{ENDINGS[name]}", field(), name)
     assert any("several ROIs" in remark for remark in remarks)
-
-
-def test_conversion_there_and_back(tmp_path):
-    recording = field()
-    write_recording(tmp_path / "a.npz", recording)
-    convert(tmp_path / "a.npz", tmp_path / "b.nwb")
-    convert(tmp_path / "b.nwb", tmp_path / "c")
-    convert(tmp_path / "c", tmp_path / "e.json")
-    convert(tmp_path / "e.json", tmp_path / "f.npy")
-    again = read_recording(tmp_path / "f.npy")
-    np.testing.assert_array_equal(again.masks, recording.masks)
-    np.testing.assert_array_equal(again.image, recording.image)
-    assert (again.id, again.group) == (recording.id, recording.group)
-    assert again.metadata["um_per_px"] == 0.8
-    with pytest.raises(WorkdirError, match="is there already"):
-        convert(tmp_path / "a.npz", tmp_path / "b.nwb")
-    convert(tmp_path / "a.npz", tmp_path / "b.nwb", overwrite=True)
-    with pytest.raises(WorkdirError, match="ending"):
-        convert(tmp_path / "a.npz", tmp_path / "b.xyz")
 
 
 @settings(max_examples=60, deadline=None)

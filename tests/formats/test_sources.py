@@ -8,7 +8,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from fluxseg.config import Config, DataConfig, SimulatorConfig
+from fluxseg.config import Config, DataConfig
 from fluxseg.errors import ConfigError, RecordingError, UnsafeFileError
 from fluxseg.formats.allen import write_allen_npy
 from fluxseg.formats.npz import write_npz
@@ -201,10 +201,3 @@ def test_names_that_are_no_text_are_said(tmp_path):
 def test_the_config_says_which_source(tmp_path):
     opened = open_source(Config(data=DataConfig(source=str(tmp_path))))
     assert opened == FolderSource(str(tmp_path))
-
-
-def test_the_simulator_is_a_source():
-    config = Config(simulator=SimulatorConfig(containers=1, sessions=1, size=64))
-    source = open_source(config)
-    assert len(source.keys()) == 1
-    assert source.read(source.keys()[0]).image.shape == (64, 64)

@@ -172,34 +172,6 @@ def test_dropout_works_in_training_only_and_by_key():
         unet.apply(params, image, train=True)
 
 
-def test_dropout_drops_whole_channels():
-    config = ModelConfig(features=(64,), convs=1, stem=1, norm="none", dropout=0.25)
-    unet, params = create_unet(config), _params(config)
-    params["encoder_0_conv_0"]["bias"] += 1.0  # nothing is zero before dropout
-    image = jnp.zeros((8, 8, 8, 1))
-    _, state = unet.apply(
-        {"params": params},
-        image,
-        train=True,
-        rngs={"dropout": _key(0)},
-        capture_intermediates=lambda module, _: module.name == "encoder_0_dropout",
-    )
-    (kept,) = state["intermediates"]["encoder_0_dropout"]["__call__"]
-    np.testing.assert_allclose(np.unique(kept), [0, 1 / 0.75], rtol=1e-6)
-    assert np.mean(kept == 0) == pytest.approx(0.25, abs=0.08)
-    assert (kept == kept[:, :1, :1]).all()
-
-
-def test_bfloat16_computes_near_float32_and_keeps_float32_parameters():
-    config = ModelConfig(features=(8, 16), convs=1, dtype="bfloat16")
-    params, image = _params(config), _image(0, 1, 32, 32)
-    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
-    low = _logits(config, params, image)
-    high = _logits(dataclasses.replace(config, dtype="float32"), params, image)
-    assert low.dtype == high.dtype == jnp.float32
-    assert 0 < np.abs(low - high).max() < 0.1 * np.abs(high).max()
-
-
 def test_examples_of_a_batch_do_not_mix():
     config = ModelConfig(features=(4, 8), convs=1)
     params, image = _params(config), _image(0, 3, 16, 16)

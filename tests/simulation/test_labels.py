@@ -136,39 +136,34 @@ def test_merging_joins_touching_cells_only(fields):
         assert not beside.any()
 
 
-def test_brighter_cells_are_more_visible_and_noise_hides_them():
-    side, corner = 15, np.array([[20, 20], [20, 60], [60, 20]])
-    index = patch_index((100, 100), corner, side)
-    y, x = np.mgrid[:side, :side] - 7
-    outline = np.repeat((np.hypot(y, x) / 5)[None], 3, 0).astype(np.float32)
+def look(strengths, hole=0.0, noise=0.0):
+    """Visibility and contrast of discs that shine so; the first has a hole darker by so much."""
+    corner = np.array([[20, 20], [20, 60], [60, 20]])[: len(strengths)]
+    distance = np.hypot(*(np.mgrid[:15, :15] - 7)) / 5
+    outline = np.repeat(distance[None], len(corner), 0).astype(np.float32)
     light = (outline < 1).astype(np.float32)
+    light[0, distance < 0.5] = hole == 0
     bodies = np.zeros((100, 100), np.float32)
-    image = rng().normal(10, 0.5, (100, 100)).astype(np.float32)
-    for (row, column), strength in zip(corner, (8.0, 2.0, 0.0), strict=True):
-        image[row : row + side, column : column + side] += strength * light[0]
-        bodies[row : row + side, column : column + side] += light[0]
-    visible, contrast = measure_visibility(image, index, light, outline, bodies, 5.0)
+    image = (rng().normal(10, 0.5, (100, 100)) + rng(1).normal(0, noise, (100, 100))).astype("f4")
+    for (row, column), shown, strength in zip(corner, light, strengths, strict=True):
+        part = np.s_[row : row + 15, column : column + 15]
+        image[part] += strength * shown
+        bodies[part] += distance < 1
+    image[20:35, 20:35] -= hole * (distance < 0.5)
+    index = patch_index((100, 100), corner, 15)
+    return measure_visibility(image, index, light, outline, bodies, 5.0)
+
+
+def test_brighter_cells_are_more_visible_and_noise_hides_them():
+    visible, contrast = look((8.0, 2.0, 0.0))
     assert visible[0] > visible[1] > 1.2
     assert visible[2] < 0.5
     assert contrast[0] > contrast[1] > contrast[2]
-    noisy = image + rng(1).normal(0, 8, image.shape).astype(np.float32)
-    assert measure_visibility(noisy, index, light, outline, bodies, 5.0)[0][1] < 0.7 * visible[1]
+    assert look((8.0, 2.0, 0.0), noise=8.0)[0][1] < 0.7 * visible[1]
 
 
 def test_a_ring_is_also_seen_by_its_hole():
-    corner = np.array([[20, 20], [20, 60]])
-    index = patch_index((100, 100), corner, 15)
-    y, x = np.mgrid[:15, :15] - 7
-    distance = np.hypot(y, x) / 5
-    outline = np.repeat(distance[None], 2, 0).astype(np.float32)
-    light = (outline < 1).astype(np.float32)
-    light[0, distance < 0.5] = 0
-    bodies = np.zeros((100, 100), np.float32)
-    image = rng().normal(10, 0.5, (100, 100)).astype(np.float32)
-    for (row, column), shown, dark in zip(corner, light, (2.0, 0.0), strict=True):
-        image[row : row + 15, column : column + 15] += 2 * shown - dark * (distance < 0.5)
-        bodies[row : row + 15, column : column + 15] += distance < 1
-    visible, contrast = measure_visibility(image, index, light, outline, bodies, 5.0)
+    visible, contrast = look((2.0, 2.0), hole=2.0)
     # Equally bright, yet the ring stands out more.
     np.testing.assert_allclose(*contrast, rtol=0.1)
     assert visible[0] > 1.2 * visible[1]

@@ -193,18 +193,11 @@ def bad_movie(kind, folder):
             start = tiff.pages[50].dataoffsets[0]
         data[start : start + 400] = b"\x00" * 400
         path.write_bytes(data)
-    elif kind == "size":
-        with tifffile.TiffWriter(path) as writer:
-            for frame in (*MOVIE[:40], *MOVIE[:4, :30], *MOVIE[:9]):
-                writer.write(frame, contiguous=False, photometric="minisblack")
     elif kind == "channels":
         path = folder / "bad.h5"
         with h5py.File(path, "w") as file:
             file["movie"] = np.stack([MOVIE, MOVIE], 1)
             file["movie"].attrs["axes"] = "TCYX"
-    elif kind == "array":
-        path = folder / "bad.npy"
-        np.save(path, np.stack([MOVIE, MOVIE], 1))
     elif kind == "cut":
         path = folder / "bad.npy"
         np.save(path, MOVIE)
@@ -226,9 +219,7 @@ def bad_movie(kind, folder):
     ("kind", "words"),
     [
         ("damaged", "bad.tif: "),
-        ("size", "page 41 is"),
         ("channels", "holds 2 channels (1, 2); choose one with --channel"),
-        ("array", "must be [T, H, W]"),
         ("cut", "must hold 518400 bytes of numbers"),
         ("empty", "rois.tif: holds no ROI"),
         ("unlike", "rois.tif: rois: are of a field of [60, 60] px, the movie has [48, 60] px"),

@@ -116,12 +116,6 @@ def test_a_manifest_gives_the_same_split_again(run, tmp_path):
     assert other.dataset.manifest.content_hash == result.dataset.manifest.content_hash
 
 
-def test_training_goes_on_when_epochs_are_raised(tmp_path):
-    train_network(with_train(TINY, epochs=1), tmp_path)
-    result = train_network(with_train(TINY, epochs=3), tmp_path)
-    assert [row["epoch"] for row in result.history] == [1, 2, 3]
-
-
 def test_patience_stops_early(tmp_path):
     # Without learning, no epoch is better than the first.
     config = with_train(TINY, epochs=50, patience=2, learning_rate=1e-30, weight_decay=0.0)
