@@ -27,6 +27,8 @@ from fluxseg.inference import probability
 from fluxseg.io.files import atomic_path
 
 logger = logging.getLogger(__name__)
+FORMAT = 2
+"""Programs that were kept in another way have another key."""
 _programs: dict[tuple[ModelConfig, tuple[int, ...]], Any] = {}
 _locks: dict[Any, threading.Lock] = collections.defaultdict(threading.Lock)
 
@@ -52,7 +54,8 @@ def network_probability(
     with _locks[key]:
         # Threads that meet the same size wait for one compilation.
         if key not in _programs:
-            _programs[key] = _load(config, arguments)
+            _programs[key], result = _prepare(config, arguments)
+            return result
     return _programs[key](*arguments)
 
 
@@ -64,34 +67,62 @@ def apply_of(config: ModelConfig) -> probability.ApplyFn:
     return create_unet(config).apply
 
 
-def _load(config: ModelConfig, arguments: tuple[Any, ...]) -> Any:
-    """Read a compiled network, or compile it and keep it."""
-    from jax.experimental import serialize_executable
-
+def _prepare(config: ModelConfig, arguments: tuple[Any, ...]) -> tuple[Any, Any]:
+    """Read a compiled network, or compile it and keep it; return it and its first result."""
     folder = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
     path = Path(folder) / f"fluxseg-{_key(config, arguments[1].shape)}" if folder else None
-    try:
-        if path and path.exists():
-            # What lies there is run in any case: it is code.
-            content = pickle.loads(path.read_bytes())  # noqa: S301
-            return serialize_executable.deserialize_and_load(*content)
-    except Exception as error:  # Of another machine, or damaged, in whatever way.
-        logger.debug("%s: compiled anew: %s", path, error)
-    described = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
-    compiled = probability.neuron_probability.lower(apply_of(config), *described).compile()
+    if path and path.exists() and (found := _try_kept(path, arguments)):
+        return found
+    compiled = _compile(config, arguments)
     try:
         if path:
-            content = pickle.dumps(serialize_executable.serialize(compiled))
+            content = pickle.dumps(serialize_executable().serialize(compiled))
             with atomic_path(path) as temporary:
                 temporary.write_bytes(content)
+            if found := _try_kept(path, arguments):
+                return found
+            path.unlink(missing_ok=True)
     except (FluxsegError, OSError, ValueError, NotImplementedError) as error:
         logger.debug("%s: not kept: %s", path, error)
-    return compiled
+    return compiled, compiled(*arguments)
+
+
+def _try_kept(path: Path, arguments: tuple[Any, ...]) -> tuple[Any, Any] | None:
+    """Return a kept program and its result; None if it is damaged or another machine's."""
+    try:
+        # What lies there is run in any case: it is code.
+        content = pickle.loads(path.read_bytes())  # noqa: S301
+        program = serialize_executable().deserialize_and_load(*content)
+        # That a part of it is missing shows when it runs.
+        return program, jax.block_until_ready(program(*arguments))
+    except Exception as error:  # In whatever way.
+        logger.debug("%s: compiled anew: %s", path, error)
+        return None
+
+
+def _compile(config: ModelConfig, arguments: tuple[Any, ...]) -> Any:
+    def network(params: Any, images: jax.Array, temperature: jax.Array) -> jax.Array:
+        return probability.neuron_probability(apply_of(config), params, images, temperature)
+
+    # What JAX has read from its own cache it cannot store whole again: parts are missing. By a name
+    # that is never used again nothing is found there.
+    network.__name__ = f"network_{os.urandom(8).hex()}"
+    described = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
+    return jax.jit(network).lower(*described).compile()
+
+
+def serialize_executable() -> Any:
+    """Return the module of JAX that stores programs, which is imported late."""
+    from jax.experimental import serialize_executable
+
+    return serialize_executable
 
 
 def _key(config: ModelConfig, shape: tuple[int, ...]) -> str:
     flags = os.environ.get("XLA_FLAGS", "")
-    return hashlib.sha256(repr((config, shape, flags, _surroundings())).encode()).hexdigest()
+    return hashlib.sha256(
+        repr((FORMAT, config, shape, flags, _surroundings())).encode()
+    ).hexdigest()
 
 
 @functools.cache

@@ -51,3 +51,35 @@ def test_the_probability_is_that_of_the_network(params, folder):
     other = network_probability(CONFIG, jax.tree.map(np.asarray, params), images[:, :, :32], 1.0)
     assert other.shape == (1, 32, 32)
     assert len(list(folder.glob("fluxseg-*"))) == 2
+
+
+def test_what_is_compiled_again_does_not_come_from_the_cache_of_jax(params, folder, monkeypatch):
+    model, image = Predictor(CONFIG, params), np.random.default_rng(1).random((40, 50))
+    expected = model.predict(image)
+    for _ in range(3):
+        for path in folder.glob("fluxseg-*"):
+            path.unlink()
+        for _ in range(2):
+            # As in a new process: nothing is compiled in memory.
+            jax.clear_caches()
+            monkeypatch.setattr("fluxseg.inference.programs._programs", {})
+            np.testing.assert_array_equal(model.predict(image), expected)
+        # JAX cannot store again what it has read from its own cache.
+        assert len(list(folder.glob("fluxseg-*"))) == 1
+
+
+def test_a_program_that_misses_a_part_is_compiled_anew(params, folder, monkeypatch):
+    model, image = Predictor(CONFIG, params), np.random.default_rng(2).random((40, 50))
+    expected = model.predict(image)
+
+    def broken(*arguments):
+        raise jax.errors.JaxRuntimeError("NOT_FOUND: Function not found")
+
+    class Broken:
+        deserialize_and_load = staticmethod(lambda *content: broken)
+        serialize = staticmethod(lambda compiled: b"")
+
+    monkeypatch.setattr("fluxseg.inference.programs.serialize_executable", lambda: Broken)
+    monkeypatch.setattr("fluxseg.inference.programs._programs", {})
+    np.testing.assert_array_equal(model.predict(image), expected)
+    assert not list(folder.glob("fluxseg-*"))
