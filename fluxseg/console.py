@@ -36,7 +36,7 @@ def create_console(*, stderr: bool = False) -> "Console":
         def render_str(self, text: str, **options: Any) -> Text:
             return super().render_str(show_controls(text), **options)
 
-    return PlainConsole(stderr=stderr, highlight=False, soft_wrap=True)
+    return PlainConsole(stderr=stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 def show_controls(text: str) -> str:
@@ -107,14 +107,8 @@ def _is_saver(trace: TracebackType | None) -> bool:
 def progress_bars(console: "Console", *kinds: tuple[str, str]) -> Iterator[list[Progressed]]:
     """Show bars with count, rate and time left; nothing if the console is no terminal.
 
-    A bar appears when it is first told of progress and goes when all is done.
-
-    Args:
-        console: where to show them.
-        kinds: (description, unit) of each bar.
-
-    Yields:
-        For each bar a function to call with (done, in all).
+    A bar, given by its (description, unit), appears when it is first told of progress and goes
+    when all is done. Yields for each bar a function to call with (done, in all).
     """
     if not console.is_terminal:
         yield [lambda done, total: None for _ in kinds]

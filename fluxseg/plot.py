@@ -32,24 +32,12 @@ SPLIT_LINES = {
     "val": (SPLIT_TITLES["val"], "#D55E00", "--", "s"),
     "test": (SPLIT_TITLES["test"], "#009E73", ":", "^"),
 }
-ERRORS = {
-    "Found (TP)": "#F4F1E8",
-    "False alarm (FP)": "#E69F00",
-    "Missed (FN)": "#4AA8F0",
-}
+ERRORS = {"Found (TP)": "#F4F1E8", "False alarm (FP)": "#E69F00", "Missed (FN)": "#4AA8F0"}
 OUTSIDE = "#777777"
 
 
 def recording(recording: "Recording", ax: Axes | None = None) -> Axes:
-    """Draw the image of a recording with the outlines of its ROIs.
-
-    Args:
-        recording: with or without masks.
-        ax: axes to draw into.
-
-    Returns:
-        The axes.
-    """
+    """Draw the image of a recording with the outlines of its ROIs, if it has masks."""
     ax = _show(draw_outlines(recording.image, recording.masks), ax)
     count = "no masks" if recording.masks is None else f"{len(recording.masks)} ROIs"
     ax.set_title(f"{recording.id}: {count}", parse_math=False)
@@ -57,16 +45,7 @@ def recording(recording: "Recording", ax: Axes | None = None) -> Axes:
 
 
 def rois(image: np.ndarray, rois: "Rois", ax: Axes | None = None) -> Axes:
-    """Draw an image with found ROIs in colours, each unlike its neighbours in number.
-
-    Args:
-        image: `[H, W]`, any real dtype.
-        rois: from `fluxseg.find_rois`.
-        ax: axes to draw into.
-
-    Returns:
-        The axes.
-    """
+    """Draw an image `[H, W]` of any real dtype with found ROIs, neighbours in number unlike."""
     gray = np.clip(normalize_image(image), 0, 1)
     # Steps of the golden ratio set the hues of successive ROIs far apart.
     hues = (np.arange(len(rois) + 1) * 0.618034) % 1
@@ -91,9 +70,6 @@ def traces(
         which: numbers of the ROIs, the topmost first; None: the first 20.
         names: of these, at the left; None: their numbers.
         ax: axes to draw into.
-
-    Returns:
-        The axes.
     """
     chosen = list(range(min(len(traces), 20)) if which is None else which)
     ax = _create_axes() if ax is None else ax
@@ -114,15 +90,7 @@ def traces(
 
 
 def probability(probability: np.ndarray, ax: Axes | None = None) -> Axes:
-    """Draw a probability of neuron with a colour bar.
-
-    Args:
-        probability: `[H, W]`, 0 to 1; NaN is left out.
-        ax: axes to draw into.
-
-    Returns:
-        The axes.
-    """
+    """Draw a probability of neuron `[H, W]`, 0 to 1, with a colour bar; NaN is left out."""
     ax = _show(probability, ax, cmap="cividis", vmin=0, vmax=1)
     figure = ax.figure
     figure.colorbar(ax.images[0], ax=ax, ticks=[0, 0.5, 1], label="Probability of neuron")
@@ -145,13 +113,9 @@ def mistakes(
         prediction: `[H, W]` bool.
         valid: `[H, W]` bool, pixels that are scored; the others are grey. None: all.
         ax: axes to draw into.
-
-    Returns:
-        The axes.
     """
     valid = np.ones(label.shape, bool) if valid is None else valid
-    colors = error_colors(normalize_image(image), label > 0, prediction > 0, valid)
-    ax = _show(colors, ax)
+    ax = _show(error_colors(normalize_image(image), label > 0, prediction > 0, valid), ax)
     draw_error_legend(ax, valid)
     ax.set_title("Errors")
     return ax
@@ -160,17 +124,7 @@ def mistakes(
 def error_colors(
     image: np.ndarray, label: np.ndarray, prediction: np.ndarray, valid: np.ndarray
 ) -> np.ndarray:
-    """Colour the pixels by their kind of error.
-
-    Args:
-        image: `[H, W]` float, normalised.
-        label: `[H, W]` bool, true mask.
-        prediction: `[H, W]` bool.
-        valid: `[H, W]` bool, pixels that are scored.
-
-    Returns:
-        `[H, W, 3]` float, 0 to 1.
-    """
+    """Colour pixels by their kind of error: `[H, W, 3]` float; see `mistakes`, image normalised."""
     found, alarm, missed = (to_rgb(color) for color in ERRORS.values())
     # The dimmed image tells whether a false alarm lies on something that looks like a cell.
     colors = np.repeat(0.4 * np.clip(np.nan_to_num(image), 0, 1)[..., None], 3, axis=-1)
@@ -181,20 +135,18 @@ def error_colors(
     return colors
 
 
+def error_patches(valid: np.ndarray) -> list[Patch]:
+    """Return what stands in the legend of `error_colors`."""
+    colors = ERRORS if valid.all() else ERRORS | {"Not scored": OUTSIDE}
+    return [Patch(facecolor=c, edgecolor="#888888", label=name) for name, c in colors.items()]
+
+
 def draw_error_legend(ax: Axes, valid: np.ndarray) -> None:
     """Draw the legend of `error_colors` below axes."""
-    colors = ERRORS if valid.all() else ERRORS | {"Not scored": OUTSIDE}
-    patches = [Patch(facecolor=c, edgecolor="#888888", label=name) for name, c in colors.items()]
     ax.legend(
-        handles=patches,
-        loc="upper left",
-        bbox_to_anchor=(0, 0),
-        ncols=2,
-        fontsize=10,
-        borderaxespad=0.4,
-        borderpad=0,
-        handlelength=1.4,
-    )
+        handles=error_patches(valid), loc="upper left", bbox_to_anchor=(0, 0), ncols=2, fontsize=10,
+        borderaxespad=0.4, borderpad=0, handlelength=1.4,
+    )  # fmt: skip
 
 
 def curves(
@@ -203,7 +155,7 @@ def curves(
     best_epoch: int | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw a figure over the epochs, one line for each split that has it.
+    """Draw a figure over the epochs, one line for each split that has it, labelled for a legend.
 
     Args:
         history: one row for each epoch: `epoch`, and `{split}_{figure}` for the splits train,
@@ -211,25 +163,17 @@ def curves(
         figure: one of `FIGURES`.
         best_epoch: epoch of the chosen checkpoint, marked; None: no mark.
         ax: axes to draw into.
-
-    Returns:
-        The axes, each line with a label for a legend.
     """
     ax = _create_axes() if ax is None else ax
     epochs = [row["epoch"] for row in history]
+    size = 4 if len(epochs) <= 40 else 0
     for split, (label, color, line, marker) in SPLIT_LINES.items():
-        values = [_number(row.get(f"{split}_{figure}")) for row in history]
+        values = to_numbers(row.get(f"{split}_{figure}") for row in history)
         if np.isfinite(values).any():
             ax.plot(
-                epochs,
-                values,
-                color=color,
-                linestyle=line,
-                marker=marker,
-                markersize=4 if len(epochs) <= 40 else 0,
-                linewidth=1.8,
-                label=label,
-            )
+                epochs, values, color=color, linestyle=line, marker=marker, markersize=size,
+                linewidth=1.8, label=label,
+            )  # fmt: skip
     if best_epoch is not None:
         label = f"Chosen checkpoint (epoch {best_epoch})"
         ax.axvline(best_epoch, color="#555555", linewidth=1.2, zorder=1, label=label)
@@ -241,15 +185,12 @@ def curves(
 
 
 def confusion(confusion: np.ndarray, ax: Axes | None = None) -> Axes:
-    """Draw a confusion matrix with pixel counts and the shares of each row.
+    """Draw a confusion matrix with pixel counts and shares of each row, which colour the cells.
 
     Args:
         confusion: `[2, 2]` integer pixel counts, `[[TN, FP], [FN, TP]]`: rows are the truth,
             columns the prediction.
         ax: axes to draw into.
-
-    Returns:
-        The axes; the colour of a cell is its share of the row.
     """
     confusion = np.asarray(confusion)
     totals = confusion.sum(1, keepdims=True)
@@ -276,27 +217,28 @@ def features(features: np.ndarray, columns: int = 8, ax: Axes | None = None) -> 
     """Draw the channels of a layer side by side, each from its least to its largest value.
 
     Args:
-        features: `[H, W, C]` real, such as one of `fluxseg.layer_features`.
+        features: `[H, W, C]` real, see `fluxseg.inference.features.layer_features`.
         columns: channels in a row.
         ax: axes to draw into.
-
-    Returns:
-        The axes.
     """
     height, width, count = features.shape
+    low, high = features.min((0, 1)), features.max((0, 1))
+    shown = (features - low) / np.where(high > low, high - low, 1)
     columns = min(columns, count)
     rows = -(-count // columns)
-    sheet = np.full((rows * (height + 1) - 1, columns * (width + 1) - 1), np.nan)
-    for channel in range(count):
-        row, column = divmod(channel, columns)
-        values = features[..., channel].astype(np.float64)
-        span = np.ptp(values)
-        top, left = row * (height + 1), column * (width + 1)
-        shown = (values - values.min()) / span if span > 0 else np.zeros_like(values)
-        sheet[top : top + height, left : left + width] = shown
-    ax = _show(sheet, ax, cmap="gray", vmin=0, vmax=1)
+    # A gap of one pixel, which is not drawn, behind each channel.
+    sheet = np.full((rows * columns, height + 1, width + 1), np.nan)
+    sheet[:count, :-1, :-1] = np.moveaxis(shown, -1, 0)
+    sheet = sheet.reshape(rows, columns, height + 1, width + 1).swapaxes(1, 2)
+    picture = sheet.reshape(rows * (height + 1), -1)[:-1, :-1]
+    ax = _show(picture, ax, cmap="gray", vmin=0, vmax=1)
     ax.set_title(f"{count} channels of {height} x {width}")
     return ax
+
+
+def to_numbers(values: Any) -> np.ndarray:
+    """Return figures as float64 `[N]`, NaN for None."""
+    return np.array([np.nan if value is None else value for value in values], float)
 
 
 def _create_axes() -> Axes:
@@ -315,7 +257,3 @@ def _show(picture: np.ndarray, ax: Axes | None, **settings: Any) -> Axes:
     ax.set_yticks([])
     ax.grid(visible=False)
     return ax
-
-
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else float(value)

@@ -13,8 +13,8 @@ from tests.commands import run
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_the_list_says_what_the_verbs_say_of_themselves(verb):
-    assert VERBS[verb][1] == read_verb(verb).__doc__.splitlines()[0]
-    assert f"  {verb:<8}  {VERBS[verb][1]}" in format_verbs().splitlines()
+    summary = read_verb(verb).__doc__.splitlines()[0]
+    assert f"  {verb:<8}  {summary}" in format_verbs().splitlines()
 
 
 def test_help_imports_nothing_heavy():

@@ -23,11 +23,11 @@ from pathlib import Path
 import numpy as np
 
 from experiments.pretrained.crops import training_ranges
+from experiments.pretrained.ranking import compare_objects, score_ranking
 from experiments.pretrained.real_fields import ASIDE, cache_name, predict_field, read_fields
 from experiments.pretrained.scores import HELD_OUT_SEED, simulate_held_out
 from fluxseg.inference.objects.confidence import FEATURES, describe_cells
 from fluxseg.inference.objects.levels import keep_surest, levels_around
-from fluxseg.inference.objects.ranking import compare_objects, score_ranking
 from fluxseg.inference.objects.rois import find_rois
 from fluxseg.inference.run_model import load_model
 

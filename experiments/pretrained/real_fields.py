@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from experiments.pretrained.ranking import compare_objects, score_ranking
 from fluxseg import pretrained
 from fluxseg.data.recording import Recording, outline_masks
 from fluxseg.data.resample import median_diameter
@@ -35,7 +36,6 @@ from fluxseg.data.transforms import normalize_image
 from fluxseg.formats.sources import FolderSource
 from fluxseg.inference import probability, scale
 from fluxseg.inference.objects.levels import UNSURE
-from fluxseg.inference.objects.ranking import compare_objects, score_ranking
 from fluxseg.inference.objects.rois import Rois, choose_rois, find_rois
 from fluxseg.inference.predict import Predictor
 from fluxseg.inference.run_model import load_model

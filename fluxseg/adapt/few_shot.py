@@ -12,25 +12,22 @@ import numpy as np
 import optax
 
 from fluxseg.adapt.fields import FEWEST_GROUPS, explain_groups
+from fluxseg.adapt.verdict import judge
 from fluxseg.config import AugmentConfig, Config, DataConfig, TrainConfig
 from fluxseg.data.cache import CacheIndex
+from fluxseg.data.recording import annotated_masks
 from fluxseg.errors import ConfigError, WorkdirError
 from fluxseg.formats.labels import merge_labels
 from fluxseg.formats.sources import open_source
 from fluxseg.inference.field_scores import (
-    DETAILS,
     find_in_field,
-    pool_scores,
     score_field,
     split_of_fields,
     summarise_fields,
 )
 from fluxseg.inference.model_file import MODEL_NAME, TUNING_NAME, write_model
 from fluxseg.inference.predict import Predictor
-from fluxseg.inference.run_model import (
-    training_pixel_size,
-    training_summary,
-)
+from fluxseg.inference.run_model import training_pixel_size, training_summary
 from fluxseg.io.files import atomic_path, read_json, write_json
 from fluxseg.training.dataset import open_cache, prepare_dataset
 from fluxseg.training.progress import Callbacks, TrainResult
@@ -47,8 +44,6 @@ BLENDED = 0.5
 """Share of the tuned parameters in the result; the rest are those that the tuning began from. Half
 way between, a network keeps what it knew of other fields (Wortsman et al. 2022, "Robust fine-tuning
 of zero-shot models"); measured by `experiments/studies/few_labels.py`."""
-JUDGED = ("object_f1", "macro_iou")
-"""The scores that say whether a tuned model is better than the one it began from."""
 PICTURES = "before_after.npz"
 """File with pictures of held-out fields, before and after."""
 PICTURED = 3
@@ -87,15 +82,7 @@ class FewShot:
 
 
 def create_config(model: Predictor, data: str, output: Path, settings: FewShot) -> Config:
-    """Create the config of a fine-tuning, which is one epoch.
-
-    Args:
-        model: gives architecture, percentiles of the normalisation, the side of the crops and the
-            size of cells that recordings are brought to.
-        data: folder of labelled recordings, or "simulator".
-        output: folder of the run; the prepared crops lie in it.
-        settings: the rest.
-    """
+    """Create the config of a fine-tuning, which is one epoch; see `finetune` for the arguments."""
     return Config(
         data=DataConfig(
             source=data,
@@ -134,13 +121,7 @@ def field_units(index: CacheIndex, split_by: str) -> dict[str, str]:
 def train_on(
     model: Predictor, config: Config, workdir: Path, callbacks: Callbacks | None = None
 ) -> tuple[TrainResult, Predictor]:
-    """Fine-tune in a workdir, or go on there.
-
-    Args:
-        model: to start from.
-        config: from `create_config`.
-        workdir: folder of the run.
-        callbacks: see `fluxseg.training.train.train`.
+    """Fine-tune in a workdir by what `create_config` gave, or go on there.
 
     Returns:
         What training returned, and the model: its parameters blended with the old ones (see
@@ -170,16 +151,16 @@ def finetune(
     """Fine-tune a model on the labelled recordings of a folder; the same call resumes it.
 
     Some groups are held out (`settings.held_out`) and score the model before and after, each
-    time as whole fields. There is no validation split: the length is
-    fixed, and the last state is the result.
+    time as whole fields. There is no validation split: the length is fixed, and the last state is
+    the result.
 
     Args:
         model: to start from.
         name: how the records call it.
         data: folder of labelled recordings, or "simulator".
-        output: folder of the run: gets what training writes, and
-            `model.safetensors` and `before_after.npz`; the split "test" of `scores.json` is that
-            of the whole fields held out, and it has the further entry `finetune`.
+        output: folder of the run: gets what training writes, `model.safetensors` and
+            `before_after.npz`; the split "test" of `scores.json` is that of the whole fields held
+            out, and it has the further entry `finetune`.
         settings: how.
         callbacks: see `fluxseg.training.train.train`.
 
@@ -214,8 +195,7 @@ def finetune(
     scores = {**result.scores, "splits": splits, "finetune": entry}
     write_json(output / "scores.json", scores)
     info = training_summary(output, config, scores["checkpoint"]) | {"finetuned": _short(entry)}
-    licence = model.licence
-    write_model(output / MODEL_NAME, dataclasses.replace(tuned, info=info, licence=licence))
+    write_model(output / MODEL_NAME, dataclasses.replace(tuned, info=info))
     return result._replace(scores=scores), entry
 
 
@@ -228,53 +208,19 @@ def _compare(
     kept: dict[str, np.ndarray] = {}
     for number, key in enumerate(keys):
         recording = source.read(key)
-        labels = []
-        for scored, part in zip((model, tuned), rows, strict=True):
-            probability, rois = find_in_field(scored, recording)
-            part.append(score_field(recording, key, probability, rois, scored.threshold))
-            labels.append(rois.labels)
-        if number < PICTURED and recording.masks is not None:
-            kept |= {
-                f"image_{number}": model.normalize(recording.image),
-                f"label_{number}": merge_labels(recording.masks),
-                f"before_{number}": labels[0],
-                f"after_{number}": labels[1],
-            }
+        shown = {"image": model.normalize(recording.image)}
+        for name, scored, part in zip(("before", "after"), (model, tuned), rows, strict=True):
+            found = find_in_field(scored, recording)
+            part.append(
+                score_field(recording, key, found.probability, found.rois, scored.threshold)
+            )
+            shown[name] = found.rois.labels
+        if number < PICTURED:
+            shown["label"] = merge_labels(annotated_masks(recording))
+            kept |= {f"{name}_{number}": array for name, array in shown.items()}
     with atomic_path(pictures) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **kept)
     return rows
-
-
-def judge(
-    before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]], name: str
-) -> tuple[bool | None, str]:
-    """Say whether a tuned model is better than the one that it began from.
-
-    Args:
-        before: rows of `score_field` of the first model.
-        after: those of the tuned one, of the same fields.
-        name: how the first one is called.
-
-    Returns:
-        Whether the sum of `JUDGED`, pooled, has not fallen; None if nothing tells. And a sentence.
-    """
-    pooled = [pool_scores(rows) for rows in (before, after)]
-    values = [[scores.get(key) for key in JUDGED] for scores in pooled]
-    if not before or any(value is None for part in values for value in part):
-        return None, (
-            "Nothing tells whether the tuned model is better than the one that it began from: "
-            "look at what both find before you use it."
-        )
-    old, new = (sum(float(value or 0) for value in part) for part in values)
-    changes = ", ".join(
-        f"{DETAILS[key]} {one:.3f} -> {two:.3f}"
-        for key, one, two in zip(JUDGED, *values, strict=True)
-    )
-    where = f"on the {len(before)} field(s) held out"
-    if new < old:
-        return False, f"The tuned model is WORSE {where} ({changes}): keep using {name}."
-    word = "better" if new > old else "neither better nor worse"
-    return True, f"The tuned model is {word} {where} ({changes})."
 
 
 def plan_finetuning(
@@ -342,23 +288,3 @@ def claim_folder(output: Path, origin: Mapping[str, Any]) -> None:
     elif (output / "config.json").exists():
         raise WorkdirError(f"{output}: holds a run that is no fine-tuning; use another folder")
     write_json(path, dict(origin))
-
-
-def format_scores(entry: Mapping[str, Any]) -> list[str]:
-    """Format the scores before and after as lines, and the verdict; the latter alone if none.
-
-    Args:
-        entry: from `finetune`.
-    """
-    before, after = entry["before"], entry["after"]
-    if before is None or after is None:
-        return ["No scores, as nothing was held out.", entry["verdict"]]
-    lines = [
-        f"Scores on {len(after['recordings'])} field(s) of {after['n_groups']} group(s) held out, "
-        "before -> after:"
-    ]
-    for name, title in DETAILS.items():
-        values = [part["scores"][name] for part in (before, after)]
-        shown = ["undefined" if value is None else f"{value:.4f}" for value in values]
-        lines.append(f"  {title:<11} {shown[0]} -> {shown[1]}")
-    return [*lines, entry["verdict"]]

@@ -1,5 +1,6 @@
 """Which labelled fields learn, in which order, and which score: pure functions of their groups."""
 
+import collections
 import hashlib
 from collections.abc import Mapping, Sequence
 
@@ -13,14 +14,11 @@ def order_fields(fields: Mapping[str, str], seed: int = 0) -> list[str]:
     """Order labelled fields so that beginnings of any length cover as many groups as they can.
 
     Every group gives one field before any gives its second. Within that, a hash of the names
-    decides, so that the order does not depend on that of the files.
+    and the seed decides, so that the order does not depend on that of the files.
 
     Args:
         fields: key -> group of each field.
         seed: another seed gives another order.
-
-    Returns:
-        The keys. Subsets that are beginnings of it are nested.
     """
 
     def mixed(*names: str) -> str:
@@ -43,33 +41,22 @@ def curve_sizes(most: int) -> list[int]:
 
 
 def group_folds(fields: Mapping[str, str], folds: int, seed: int = 0) -> list[list[str]]:
-    """Divide fields into folds that never share a group.
+    """Divide fields into folds that never share a group: the sorted keys of each.
 
-    Groups are dealt out in the order of a hash, each to the fold with the fewest fields.
-
-    Args:
-        fields: key -> group of each field.
-        folds: number of folds, at least 2 and at most the number of groups.
-        seed: another seed gives other folds.
-
-    Returns:
-        The sorted keys of each fold.
+    Groups are dealt out, the largest first, else in the order of a hash, each to the fold with the
+    fewest fields.
 
     Raises:
-        ConfigError: if there are too few groups for that many folds.
+        ConfigError: if there are too few groups for that many folds, or one fold alone.
     """
     groups = sorted(set(fields.values()))
     if not 2 <= folds <= len(groups):
         raise ConfigError(f"{len(groups)} group(s) cannot be divided into {folds} folds")
-    one_each = order_fields({group: group for group in groups}, seed)
-    sizes = {group: sum(g == group for g in fields.values()) for group in groups}
+    sizes = collections.Counter(fields.values())
     parts: list[list[str]] = [[] for _ in range(folds)]
-    counts = [0] * folds
-    # The largest first, so that the folds end up alike.
+    one_each = order_fields({group: group for group in groups}, seed)
     for group in sorted(one_each, key=lambda group: -sizes[group]):
-        fold = min(range(folds), key=lambda number: (len(parts[number]) > 0, counts[number]))
-        parts[fold] += [key for key, g in fields.items() if g == group]
-        counts[fold] += sizes[group]
+        min(parts, key=len).extend(key for key, g in fields.items() if g == group)
     return [sorted(part) for part in parts]
 
 

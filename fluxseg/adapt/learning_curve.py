@@ -10,12 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fluxseg.adapt.few_shot import (
-    FewShot,
-    create_config,
-    field_units,
-    train_on,
-)
+from fluxseg.adapt.few_shot import FewShot, create_config, field_units, train_on
 from fluxseg.adapt.fields import FEWEST_GROUPS, curve_sizes, group_folds, order_fields
 from fluxseg.config import Config, config_to_dict
 from fluxseg.data.cache import CacheIndex
@@ -52,10 +47,7 @@ class CurvePlan:
 def plan_curve(units: Mapping[str, str], folds: int = FOLDS, seed: int = 0) -> CurvePlan:
     """Plan a learning curve: k-fold over groups, nested subsets of the fields that remain.
 
-    Args:
-        units: key -> group of every labelled field.
-        folds: number of folds; fewer if there are fewer groups.
-        seed: of the order of fields and folds.
+    `units` is key -> group of every labelled field. There are no more folds than groups.
 
     Raises:
         ConfigError: if there are too few groups to say anything.
@@ -81,18 +73,9 @@ def compute_curve(
 ) -> dict[str, Any]:
     """Fine-tune on more and more fields, each time scored on groups that were held out.
 
-    Finished parts are kept in the folder `curve` and not computed again.
-
-    Args:
-        model: to start from; as it came it is the entry n = 0.
-        data: folder of labelled recordings, or "simulator".
-        output: folder of the fine-tuning, for `curve.json`, the crops and the parts.
-        settings: of every fine-tuning.
-        folds: see `plan_curve`.
-        progress: called with (models scored, models in all).
-
-    Returns:
-        Content of `curve.json`: see `summarise_curve`.
+    Finished parts are kept in the folder `curve` and not computed again. The model as it came is
+    the entry n = 0. `output` is the folder of the fine-tuning; it gets `curve.json`, which is
+    returned. `progress` is called with (models scored, models in all).
 
     Raises:
         ConfigError: if there are too few groups.
@@ -109,16 +92,9 @@ def compute_curve(
             keys = list(pool[:size])
             folder = output / "curve" / f"fold{fold}-fields{size}"
             rows = tune_part(model, config, index, keys, held, folder)
-            parts.append(
-                {
-                    "fold": fold,
-                    "n": size,
-                    "n_groups": len({groups[key] for key in keys}),
-                    "learnt_from": keys,
-                    "held_out": list(held),
-                    "scores": pool_scores(rows),
-                }
-            )
+            n_groups = len({groups[key] for key in keys})
+            part = {"fold": fold, "n": size, "n_groups": n_groups, "scores": pool_scores(rows)}
+            parts.append({**part, "learnt_from": keys, "held_out": list(held)})
             done += 1
             if progress:
                 progress(done, total)
@@ -142,18 +118,13 @@ def tune_part(
         config: from `create_config`.
         index: the prepared crops of all fields.
         keys: those to learn from; without any the model is scored as it came.
-        held: those to score.
+        held: those to score: a row of `score_field` for each is returned.
         folder: gets `held_out.json`; the states of the training are not kept.
-
-    Returns:
-        A row of `score_field` for each field held out.
     """
     items = {entry.key: entry.split_item for entry in index.entries}
     chosen = {
         key: ManifestItem(
-            group=items[key].group,
-            digest=items[key].digest,
-            splits=["train"] * items[key].n_crops,
+            group=items[key].group, digest=items[key].digest, splits=["train"] * items[key].n_crops
         )
         for key in keys
     }
@@ -162,11 +133,8 @@ def tune_part(
     data = dataclasses.replace(config.data, manifest=str(path))
     config = dataclasses.replace(config, data=data)
     done = folder / "held_out.json"
-    wanted = {
-        "config": config_to_dict(config),
-        "hash": manifest.content_hash,
-        "held_out": {key: items[key].digest for key in held},
-    }
+    digests = {key: items[key].digest for key in held}
+    wanted = {"config": config_to_dict(config), "hash": manifest.content_hash, "held_out": digests}
     if done.exists() and (saved := read_json(done)).get("made_with") == wanted:
         return list(saved["rows"])
     tuned = model
@@ -197,7 +165,7 @@ def summarise_curve(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Summarise the models of a curve.
 
     Args:
-        parts: one mapping for each fold and number of fields: fold, n, n_groups, scores.
+        parts: fold, n, n_groups and scores of each fold and number of fields.
 
     Returns:
         "rows": for each n the least number of groups among its fields, and of each score of
@@ -223,27 +191,21 @@ def summarise_curve(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def format_curve(curve: Mapping[str, Any]) -> list[str]:
-    """Format a curve as the lines of a table, and a last line on what the latest step brought.
-
-    Args:
-        curve: from `summarise_curve`.
-    """
+    """Format a curve as the lines of a table, and a last line on what the latest step brought."""
     head = "  ".join(f"{title:>24}" for title in SHOWN.values())
     lines = [f"fields  groups  {head}"]
     for row in curve["rows"]:
-        cells = []
-        for name in SHOWN:
-            cell = row[name]
-            cells.append(
-                f"{'undefined':>24}"
-                if cell["mean"] is None
-                else f"{cell['mean']:8.3f} ({cell['low']:.3f}-{cell['high']:.3f}) "
-            )
+        cells = [
+            "undefined"
+            if row[name]["mean"] is None
+            else "{mean:8.3f} ({low:.3f}-{high:.3f}) ".format(**row[name])
+            for name in SHOWN
+        ]
         groups = "-" if row["n"] == 0 else row["n_groups"]
         lines.append(f"{row['n']:>6}  {groups:>6}  " + "  ".join(f"{c:>24}" for c in cells))
+    what = "groups" if curve.get("split_by", "group") == "group" else "recordings"
     lines.append(
-        f"Mean and range over {curve['folds']} folds of held-out "
-        f"{'groups' if curve.get('split_by', 'group') == 'group' else 'recordings'}; "
+        f"Mean and range over {curve['folds']} folds of held-out {what}; "
         "0 fields: the model as it came."
     )
     verdict = judge_curve(curve)
@@ -251,14 +213,9 @@ def format_curve(curve: Mapping[str, Any]) -> list[str]:
 
 
 def judge_curve(curve: Mapping[str, Any], name: str = "neuron_iou") -> str:
-    """Say whether more labelling pays, by what the latest doubling of the fields brought.
+    """Say by a score whether more labelling pays: what the latest doubling of the fields brought.
 
-    Args:
-        curve: from `summarise_curve`.
-        name: the score to judge by.
-
-    Returns:
-        A sentence; empty if there is nothing to compare.
+    Empty if there is nothing to compare.
     """
     sizes = [row["n"] for row in curve["rows"]]
     earlier = [size for size in sizes if size <= sizes[-1] / 2]
@@ -279,7 +236,6 @@ def judge_curve(curve: Mapping[str, Any], name: str = "neuron_iou") -> str:
     if gains.min() > NEGLIGIBLE:
         return text + "every fold gained; more labelling is likely to pay."
     if gains.max() <= NEGLIGIBLE:
-        return (
-            text + "no fold gained more than 0.01; more labels of this kind are unlikely to help."
-        )
+        end = "no fold gained more than 0.01; more labels of this kind are unlikely to help."
+        return text + end
     return text + "the folds disagree; it cannot be told yet whether more labelling pays."

@@ -1,7 +1,7 @@
 """Verbs that adapt a model, or its labels, to one's own fields."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -50,8 +50,12 @@ def finetune(
         pick: What is read of files that hold several channels, planes or arrays.
     """
     from fluxseg.adapt import few_shot
+    from fluxseg.adapt.learning_curve import compute_curve, format_curve
+    from fluxseg.adapt.verdict import format_scores
     from fluxseg.inference.run_model import load_model
+    from fluxseg.report.compare_plots import plot_learning_curve
     from fluxseg.report.html import write_report
+    from fluxseg.report.plots import save_png
     from fluxseg.training.progress import Callbacks
 
     console = create_console()
@@ -71,30 +75,19 @@ def finetune(
         callbacks = Callbacks(on_prepare=on_prepare, on_step=on_step)
         name = Path(model).resolve().name
         _, entry = few_shot.finetune(loaded, name, data, output, settings, callbacks)
-    console.print(*few_shot.format_scores(entry), sep="\n", markup=False)
+    console.print(*format_scores(entry), sep="\n")
     if curve and not entry["curve"]:
-        console.print("No learning curve, for the reason above.", markup=False)
+        console.print("No learning curve, for the reason above.")
     elif curve:
-        print_curve(console, loaded, data, output, settings, folds)
+        with progress_bars(console, ("Learning curve", "models")) as (progress,):
+            found = compute_curve(loaded, data, output, settings, folds, progress)
+        console.print(*format_curve(found), sep="\n")
+        save_png(plot_learning_curve(found), output / "curve.png")
+        console.print(f"Learning curve: {output / 'curve.png'}")
     page = write_report(output)
-    console.print(f"Model: {output / 'model.safetensors'}", markup=False)
-    console.print(f"Report: {page}", markup=False)
+    console.print(f"Model: {output / 'model.safetensors'}")
+    console.print(f"Report: {page}")
     return 0
-
-
-def print_curve(
-    console: Any, model: Any, data: str, output: Path, settings: Any, folds: int
-) -> None:
-    """Compute the learning curve, print it, and write it as `curve.json` and `curve.png`."""
-    from fluxseg.adapt.learning_curve import compute_curve, format_curve
-    from fluxseg.report.curve import plot_learning_curve
-    from fluxseg.report.plots import save_png
-
-    with progress_bars(console, ("Learning curve", "models")) as (progress,):
-        curve = compute_curve(model, data, output, settings, folds, progress)
-    console.print(*format_curve(curve), sep="\n", markup=False)
-    save_png(plot_learning_curve(curve), output / "curve.png")
-    console.print(f"Learning curve: {output / 'curve.png'}", markup=False)
 
 
 def review(
@@ -143,8 +136,8 @@ def review(
         )
         for row in rows:
             text = "{name}: {labels} labels, {added} added, {removed} removed: {labels_now}"
-            console.print(text.format(**row), markup=False)
-        console.print(*remarks, f"{len(rows)} recordings in {output}", sep="\n", markup=False)
+            console.print(text.format(**row))
+        console.print(*remarks, f"{len(rows)} recordings in {output}", sep="\n")
         return 0
     if len(run) != 1:
         raise ConfigError("name one run, or one model file, to review with")
@@ -155,16 +148,14 @@ def review(
     folder = output or (run[0] if run[0].is_dir() else run[0].parent) / "review"
     plan = plan_review(run[0], data, all_, pick)
     with progress_bars(console, ("Reviewing", "recordings")) as (progress,):
-        reviewed, left_out = review_recordings(
-            plan, folder, progress=progress, min_confidence=min_confidence
-        )
+        reviewed, left_out = review_recordings(plan, folder, min_confidence, progress)
     rows = write_review(plan, reviewed, left_out, folder)
     remarks = [*plan.remarks, *judge_model(reviewed)]
     page = write_review_page(reviewed, rows, remarks, folder)
     for remark in remarks:
-        console.print(remark, markup=False)
-    for kind in ("missed", "doubtful", "merged", "split"):
+        console.print(remark)
+    for kind in ("missed", "doubtful"):
         count = sum(row["kind"] == kind for row in rows)
-        console.print(f"{kind:<9} {count}", markup=False)
-    console.print(f"Review: {page}", markup=False)
+        console.print(f"{kind:<9} {count}")
+    console.print(f"Review: {page}")
     return 0

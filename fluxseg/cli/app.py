@@ -1,8 +1,10 @@
 """The `fluxseg` command: one verb per task."""
 
+import ast
 import importlib
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from fluxseg.allocator import tune_allocator
 from fluxseg.console import USER_ERROR, run_guarded
@@ -19,63 +21,23 @@ projected or extracted, or a recording not converted; 2 bad input or settings; 1
 by Ctrl-C or SIGTERM.
 """
 VERBS = {
-    "predict": ("cli.apply", "Predict where neurons are in images of any size."),
-    "check": (
-        "cli.recordings",
-        "Say of each file of a folder whether it is usable, and find duplicates.",
-    ),
-    "finetune": (
-        "cli.adapt",
-        "Tune a trained model to a few labelled fields of one's own, "
-        "and score it before and after.",
-    ),
-    "train": (
-        "main",
-        "Train on recordings, score, and write a report: the same as python -m fluxseg.main.",
-    ),
-    "project": (
-        "cli.project",
-        "Project movies over time: each MOVIE becomes NAME_max.tif and so on.",
-    ),
-    "extract": (
-        "cli.extract",
-        "Extract the traces of neurons from registered movies, as Suite2p does.",
-    ),
-    "convert": (
-        "cli.formats",
-        "Convert a recording, or a folder of recordings, to the format of another tool.",
-    ),
-    "review": (
-        "cli.adapt",
-        "List where a model and the labels disagree and the model is sure: cells that were missed.",
-    ),
-    "evaluate": (
-        "cli.scores",
-        "Score a run on its own splits or on other recordings, or a model on labelled recordings.",
-    ),
-    "compare": (
-        "cli.scores",
-        "Compare runs on one page: settings, scores, paired differences, curves, examples.",
-    ),
-    "report": ("cli.scores", "Write report.html of a run again from the files in its workdir."),
-    "sweep": (
-        "cli.sweep",
-        "Train runs with all combinations of settings, and show which did best.",
-    ),
-    "prepare": (
-        "cli.recordings",
-        "Prepare the crops of a folder of recordings, or write it as image files.",
-    ),
-    "simulate": (
-        "cli.recordings",
-        "Write simulated recordings as .npy files, in the form that the Allen data have.",
-    ),
-    "export": ("cli.apply", "Export a model for use without fluxseg."),
+    "predict": "cli.apply",
+    "check": "cli.recordings",
+    "finetune": "cli.adapt",
+    "train": "main",
+    "project": "cli.project",
+    "extract": "cli.extract",
+    "convert": "cli.formats",
+    "review": "cli.adapt",
+    "evaluate": "cli.scores",
+    "compare": "cli.scores",
+    "report": "cli.scores",
+    "sweep": "cli.sweep",
+    "prepare": "cli.recordings",
+    "simulate": "cli.recordings",
+    "export": "cli.apply",
 }
-"""Verb -> module of the function of that name, and the first line of its docstring: the list of
-verbs is shown without importing them."""
-
-
+"""Verb -> module of the function of that name."""
 NETWORK_VERBS = ("predict", "extract", "train", "finetune", "evaluate", "review", "sweep", "export")
 """Verbs that run a network."""
 ADDRESS_SPACE = 3 * 2**30
@@ -85,16 +47,26 @@ ADDRESS_SPACE = 3 * 2**30
 def format_verbs() -> str:
     """Return what `fluxseg --help` prints."""
     width = max(map(len, VERBS))
-    lines = [f"  {verb:<{width}}  {summary}" for verb, (_, summary) in VERBS.items()]
+    lines = [f"  {verb:<{width}}  {_summarize(verb)}" for verb in VERBS]
     head = "usage: fluxseg [-h] VERB ..."
     return "\n".join([head, "", DESCRIPTION, "verbs:", *lines])
 
 
+def _summarize(verb: str) -> str:
+    """Return the first line of what a verb's function says of itself, without importing it."""
+    path = Path(__file__).parents[1].joinpath(*VERBS[verb].split(".")).with_suffix(".py")
+    functions = ast.parse(path.read_text(encoding="utf-8")).body
+    text = next(
+        ast.get_docstring(function)
+        for function in functions
+        if isinstance(function, ast.FunctionDef) and function.name == verb
+    )
+    return str(text).splitlines()[0]
+
+
 def read_verb(verb: str) -> Callable[..., int]:
     """Import the function of a verb."""
-    function: Callable[..., int] = getattr(
-        importlib.import_module(f"fluxseg.{VERBS[verb][0]}"), verb
-    )
+    function: Callable[..., int] = getattr(importlib.import_module(f"fluxseg.{VERBS[verb]}"), verb)
     return function
 
 

@@ -10,14 +10,10 @@ from fluxseg import pretrained
 from fluxseg.arguments import PickOptions
 from fluxseg.console import configure_logging, create_console, progress_bars
 from fluxseg.errors import ConfigError
+from fluxseg.formats.formats import PredictFormat
 from fluxseg.formats.pick import NO_PICK
 from fluxseg.joined import joined
 from fluxseg.processes import Processes, run_in_first
-
-PredictFormat = Literal[
-    "labels", "overlay", "table", "probability", "mask", "npz", "suite2p", "cellpose", "imagej",
-    "nwb", "neurofinder", "coco",
-]  # fmt: skip
 
 
 def predict(
@@ -104,7 +100,7 @@ def predict(
         told = f"{done} of {len(outcomes)} images predicted in {output}"
         shown = f"Look at them: {page}" if done else f"Page: {page}"
         for line in (*format_unused(unused), told, shown):
-            console.print(line, markup=False, soft_wrap=True)
+            console.print(line)
     return 1 if done < len(outcomes) or not outcomes else 0
 
 

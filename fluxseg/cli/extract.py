@@ -79,10 +79,7 @@ def extract(
             raise ConfigError(f"--rois: there is no {rois}")
         found = name_movies(movies, pick, "extract")
         find = rois or functools.partial(
-            find_in_image,
-            load_models(model),
-            min_confidence=min_confidence,
-            diameter=diameter,
+            find_in_image, load_models(model), min_confidence=min_confidence, diameter=diameter
         )
         settings = {
             "rois": rois and stamp_of(rois), "model": [stamp_of(Path(one)) for one in model],
@@ -95,7 +92,7 @@ def extract(
         work = functools.partial(_extract_all, share_of(found), output, one, console)
         failed = sum(gather_values(run_in_all(work, "its part of the movies"), "failures"))
         told = f"{len(found) - failed} movies extracted to {output}, {failed} failed"
-        console.print(told, markup=False)
+        console.print(told)
     return 1 if failed else 0
 
 
@@ -116,5 +113,5 @@ def _extract_all(
             failed += 1
             lines = [f"failed: {error}"]
         for line in lines:
-            console.print(line, markup=False)
+            console.print(line)
     return failed

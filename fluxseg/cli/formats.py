@@ -45,8 +45,8 @@ def convert(
         return _convert_folder(source, target, format, overwrite, pick)
     remarks = convert_one(source, target, format, image=image, pick=pick, overwrite=overwrite)
     for remark in remarks:
-        console.print(f"remark: {remark}", markup=False)
-    console.print(f"written: {target}", markup=False)
+        console.print(f"remark: {remark}")
+    console.print(f"written: {target}")
     return 0
 
 
@@ -94,16 +94,16 @@ def _convert_folder(
                 remarks = write_recording(target / name, recording, format, overwrite=overwrite)
             except FluxsegError as error:
                 failed += 1
-                console.print(f"failed: {key}: {error}", markup=False, soft_wrap=True)
+                console.print(f"failed: {key}: {error}")
             else:
                 alone += NO_GROUP in recording.remarks
                 for remark in (*recording.remarks, *remarks):
                     if remark != NO_GROUP:
-                        console.print(f"{key}: remark: {remark}", markup=False, soft_wrap=True)
+                        console.print(f"{key}: remark: {remark}")
             progress(number, len(keys))
     console.print(f"{len(keys) - failed} of {len(keys)} recordings written to {target}")
     if alone:
         console.print(f"{alone} of them: {NO_GROUP}")
     for line in format_unused(unused_files(recordings)):
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(line)
     return 1 if failed else 0

@@ -57,18 +57,18 @@ def project(
             alone = len(movie.paths) == 1 and movie.paths[0] not in movies
             if alone and read_movie_facts(movie.paths, pick).frames == 1:
                 images += 1
-                console.print(f"not used: {movie.paths[0]}: one image, no movie", markup=False)
+                console.print(f"not used: {movie.paths[0]}: one image, no movie")
                 continue
             with progress_bars(console, (f"Projecting {movie.name}", "frames")) as (progress,):
                 lines = _project_one(movie, output / movie.name, kind, pick, bin, progress)
         except RecordingError as error:
             failed += 1
-            console.print(f"failed: {error}", markup=False)
+            console.print(f"failed: {error}")
         else:
             for line in lines:
-                console.print(line, markup=False)
+                console.print(line)
     done = len(found) - failed - images
-    console.print(f"{done} movies projected, {failed} failed", markup=False)
+    console.print(f"{done} movies projected, {failed} failed")
     return 1 if failed or not done else 0
 
 

@@ -45,7 +45,7 @@ def check(
         print(json.dumps({**report.to_json(), "not_used": listed}, indent=1))
     else:
         for line in (*format_report(report), *format_unused(unused)):
-            console.print(line, markup=False, soft_wrap=True)
+            console.print(line)
     return 1 if report.counts["unusable"] or NO_TEXT in unused.values() else 0
 
 
@@ -91,7 +91,7 @@ def prepare(
     with progress_bars(console, ("Preparing", "recordings")) as (progress,):
         if repair:
             index, remade = repair_cache(opened, output, data, progress)
-            console.print(f"{len(remade)} of {len(index.shards)} shards were damaged", markup=False)
+            console.print(f"{len(remade)} of {len(index.shards)} shards were damaged")
             used, left_out = len(index.entries), index.left_out
         elif format == "cache":
             index = prepare_cache(opened, output, data, progress)
@@ -101,10 +101,10 @@ def prepare(
                 opened, output, data, format, mask_format, quarters=quarters, progress=progress
             )
     for key, reason in left_out:
-        console.print(f"left out: {key}: {reason}", markup=False)
+        console.print(f"left out: {key}: {reason}")
     for line in format_unused(unused_files(opened)):
-        console.print(line, markup=False, soft_wrap=True)
-    console.print(f"{used} recordings prepared in {output}, {len(left_out)} left out", markup=False)
+        console.print(line)
+    console.print(f"{used} recordings prepared in {output}, {len(left_out)} left out")
     return 0
 
 
@@ -130,5 +130,5 @@ def simulate(
         for number, key in enumerate(keys, 1):
             write_allen_npy(output / f"{key}.npy", source.read(key))
             progress(number, len(keys))
-    console.print(f"{len(keys)} recordings written to {output}", markup=False)
+    console.print(f"{len(keys)} recordings written to {output}")
     return 0

@@ -52,7 +52,7 @@ def evaluate(
 
     with progress_bars(console, ("Preparing", "recordings")) as (progress,):
         _, page = job.evaluate(workdir, data, output, progress)
-    console.print(f"Report: {page}", markup=False)
+    console.print(f"Report: {page}")
     return 0
 
 
@@ -70,17 +70,17 @@ def _evaluate_model(
     with progress_bars(console, ("Scoring", "recordings")) as (progress,):
         rows, failed = score_readable(model, source, progress)
     for key, reason in failed.items():
-        console.print(f"no score: {key}: {reason}", markup=False)
+        console.print(f"no score: {key}: {reason}")
     if not rows:
         raise ConfigError(f"{data}: no recording can be scored, for the reasons above")
     summary = summarise_fields(rows)
-    console.print(*format_fields(summary), sep="\n", markup=False, soft_wrap=True)
+    console.print(*format_fields(summary), sep="\n")
     if output:
         path = output / "scores.json"
         record = {"model": name, "data": data, **summary, "failed": failed}
         output.mkdir(parents=True, exist_ok=True)
         write_json(path, record)
-        console.print(f"Scores: {path}", markup=False)
+        console.print(f"Scores: {path}")
     return 1 if failed else 0
 
 

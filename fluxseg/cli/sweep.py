@@ -50,7 +50,7 @@ def sweep(
         table = collect_table(members, output, failures)
         page = write_table(table, output)
     _show(console, table)
-    console.print(f"Report: {page}", markup=False)
+    console.print(f"Report: {page}")
     return 1 if failures else 0
 
 

@@ -6,6 +6,11 @@ Format = Literal[
     "allen", "npz", "labels", "cellpose", "cellpose-pair", "suite2p", "imagej", "nwb",
     "neurofinder", "coco",
 ]  # fmt: skip
+PredictFormat = Literal[
+    "labels", "overlay", "table", "probability", "mask", "npz", "suite2p", "cellpose", "imagej",
+    "nwb", "neurofinder", "coco",
+]  # fmt: skip
+"""What `fluxseg predict` writes; labels, overlay, table and probability by default."""
 TracesFormat = Literal[
     "suite2p", "npz", "csv", "nwb", "labels", "cellpose", "imagej", "neurofinder", "coco"
 ]

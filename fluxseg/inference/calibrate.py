@@ -14,7 +14,6 @@ from fluxseg.inference.probability import neuron_log_odds
 from fluxseg.io.files import write_json
 from fluxseg.model.calibration import (
     LEVELS,
-    ReliabilitySums,
     bootstrap_calibration,
     calibration_scores,
     fit_temperature,
@@ -55,11 +54,9 @@ def choose_operating_point(histogram: np.ndarray, split: str = "val") -> Operati
     """Fit the temperature, and choose the threshold of the tempered probability.
 
     Args:
-        histogram: `[2, LEVELS]` integer, see `log_odds_histogram`, of validation pixels.
+        histogram: `[2, LEVELS]` integer, see `log_odds_histogram`, of validation pixels; without
+            any pixel the defaults are returned.
         split: name of what the pixels are.
-
-    Returns:
-        The defaults if there is no pixel.
     """
     if not histogram.any():
         return OperatingPoint()
@@ -69,19 +66,15 @@ def choose_operating_point(histogram: np.ndarray, split: str = "val") -> Operati
 
 
 def group_histograms(
-    state: "TrainState",
-    index: "CacheIndex",
-    crops: Sequence[tuple[str, int]],
+    state: "TrainState", index: "CacheIndex", crops: Sequence[tuple[str, int]]
 ) -> dict[str, np.ndarray]:
     """Count the pixels of crops by true class and log-odds, for each group of recordings.
 
-    Args:
-        state: its `eval_params` are used, on devices of this process.
-        index: the prepared crops.
-        crops: (key, crop number) of those to count; each pixel counts once.
+    `crops` are (key, crop number) of those to count, each pixel once, with the `eval_params` of
+    the state, on devices of this process.
 
     Returns:
-        Group -> `[2, LEVELS]` int64, 32 kB each, see `log_odds_histogram`; sorted by group.
+        Group, sorted -> `[2, LEVELS]` int64, 32 kB each, see `log_odds_histogram`.
     """
     from fluxseg.data.pipeline import CropSource, iterate_evaluation
 
@@ -120,19 +113,19 @@ def describe_calibration(
     Args:
         histograms: from `group_histograms`.
         temperature: what log-odds are divided by.
-        seed: seed of the bootstrap.
+        seed: seed of the bootstrap over groups.
         confidence: probability that an interval is to cover.
 
     Returns:
         Plain values: `temperature`, `confidence`, and under `before` (temperature 1) and `after`
-        each the `scores` (`ece`, `mce`, `brier`, `nll`; None if undefined), their `intervals`
-        (percentile bootstrap over groups), and the `curve`.
+        the `scores` (`ece`, `mce`, `brier`, `nll`; None if undefined), their `intervals`, and the
+        `curve`.
     """
     stacked = np.stack(list(histograms.values()))
     parts: dict[str, Any] = {}
     for name, value in (("before", 1.0), ("after", temperature)):
         sums = sum_reliability(stacked, value)
-        total: ReliabilitySums = sums.weighted(np.ones(len(stacked)))
+        total = sums.weighted(np.ones(len(stacked)))
         scores = {key: float(score) for key, score in calibration_scores(total).items()}
         rng = np.random.default_rng(seed)
         parts[name] = {
@@ -151,18 +144,10 @@ def calibrate(
     output: Path,
     point: OperatingPoint | None = None,
 ) -> tuple[dict[str, Any], OperatingPoint]:
-    """Add `operating_point`, and to every split `calibration`, to `scores.json`.
+    """Add `operating_point`, and to every split `calibration`, to `scores.json` in `output`.
 
-    Args:
-        state: its `eval_params` are used, on devices of this process.
-        index: the prepared crops.
-        crops: split -> (key, crop number) of its crops, for all splits of the scores.
-        scores: content of `scores.json`.
-        output: folder of `scores.json`.
-        point: what was chosen before; None: it is chosen here, on the split "val" alone.
-
-    Returns:
-        The scores with those of calibration, as written, and the operating point.
+    `crops` are (key, crop number) of all splits of the scores. `point` is what was chosen before;
+    None: it is chosen here, on the split "val" alone. Returns scores, as written, and point.
     """
     found = {split: group_histograms(state, index, crops[split]) for split in scores["splits"]}
     if point is None:

@@ -19,7 +19,7 @@ from fluxseg.inference.run_model import load_model
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Ensemble:
-    """Models that predict together.
+    """Models that predict together, a `fluxseg.inference.segment.Model` as each of them.
 
     Attributes:
         models: two or more, with one diameter of cells (`Predictor.diameter_px`).
@@ -61,34 +61,27 @@ class Ensemble:
         sizes = {model.um_per_px for model in self.models}
         return self.models[0].um_per_px if len(sizes) == 1 else None
 
+    @property
+    def params(self) -> list[Any]:
+        """Parameters of each model."""
+        return [model.params for model in self.models]
+
     def find_diameter(self, image: Any) -> float | None:
         """See `Predictor.find_diameter`; the first model tells."""
         return self.models[0].find_diameter(image)
 
-    def predict(self, image: Any, **settings: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Predict an image with each model.
+    def predict_maps(self, image: Any, **settings: Any) -> dict[str, np.ndarray]:
+        """Return mean ("probability") and standard deviation ("std") of what the models predict.
 
-        Args:
-            image: `[H, W]`, see `Predictor.predict`.
-            settings: see `Predictor.predict`.
-
-        Returns:
-            Mean of the probabilities of "neuron", 0 to 1, and their standard deviation, 0 to 0.5;
-            both `[H, W]` float32.
-
-        Raises:
-            RecordingError, ConfigError: see `Predictor.predict`.
+        Both are `[H, W]` float32, 0 to 1 and 0 to 0.5; see `Predictor.predict` for the rest.
         """
         members = np.stack([model.predict(image, **settings) for model in self.models])
         mean, std = members.mean(0, dtype=np.float64), members.std(0, dtype=np.float64)
-        return mean.astype(np.float32), std.astype(np.float32)
+        return {"probability": mean.astype(np.float32), "std": std.astype(np.float32)}
 
 
 def load_models(paths: Sequence[str | Path]) -> Predictor | Ensemble:
-    """Load one model, or several as an ensemble.
-
-    Args:
-        paths: each as for `load_model`.
+    """Load one model, or several as an ensemble; each path as for `load_model`.
 
     Raises:
         ConfigError: if there is none, or one comes twice.

@@ -78,17 +78,13 @@ def load_run(workdir: str | Path) -> TrainedRun:
 
 
 def run_index(run: TrainedRun) -> CacheIndex:
-    """Open the prepared crops that a run was trained on."""
+    """Open the prepared crops that a run was trained on; `WorkdirError` if they are gone."""
     cache = run.config.data.cache
     return open_index(Path(cache) if cache else run.workdir / "cache")
 
 
 def open_index(cache: Path) -> CacheIndex:
-    """Open prepared crops that must exist.
-
-    Raises:
-        WorkdirError: if they do not.
-    """
+    """Open prepared crops; `WorkdirError` if they are gone."""
     index = read_index(cache)
     if index is None:
         raise WorkdirError(f"{cache}: the prepared crops are gone; run the main job again")
@@ -96,11 +92,7 @@ def open_index(cache: Path) -> CacheIndex:
 
 
 def run_crops(run: TrainedRun) -> dict[str, list[tuple[str, int]]]:
-    """Return split -> (key, crop number) of the crops of a run.
-
-    Raises:
-        WorkdirError: if the split is gone.
-    """
+    """Return split -> (key, crop number) of the crops of a run; `WorkdirError` if it is gone."""
     path = run.workdir / "split.json"
     manifest = manifest_from_json(read_json(path), str(path))
     return {split: manifest.crops(split) for split in SPLITS}
@@ -118,20 +110,13 @@ def _score(run: TrainedRun, index: CacheIndex, crops: list[tuple[str, int]]) -> 
         make_eval_step(run.mesh), run.state, index, crops, run.mesh, size,
         threads=run.config.data.threads,
     )  # fmt: skip
-    if scores is None:
-        raise AssertionError("scoring without a stop function cannot be abandoned")
+    assert scores is not None  # noqa: S101  # Nothing can stop it.
     ids = {entry.key: (entry.id, entry.group) for entry in index.entries}
     return split_scores_to_json(scores, ids)
 
 
 def evaluate_run(run: TrainedRun) -> dict[str, Any]:
-    """Score the validation and test splits of a run with its best checkpoint.
-
-    Args:
-        run: from `load_run`.
-
-    Returns:
-        What `scores.json` of the workdir holds; the file is written anew.
+    """Score the validation and test splits of a run with its best checkpoint: `scores.json`, anew.
 
     Raises:
         WorkdirError: if the split or the prepared crops are gone.
@@ -148,21 +133,12 @@ def evaluate_run(run: TrainedRun) -> dict[str, Any]:
 
 
 def evaluate_data(
-    run: TrainedRun,
-    data: str,
-    output: Path,
-    progress: Callable[[int, int], None] | None = None,
+    run: TrainedRun, data: str, output: Path, progress: Callable[[int, int], None] | None = None
 ) -> dict[str, Any]:
-    """Score all annotated recordings of a folder that the run has not seen.
+    """Score all annotated recordings of a folder, or "simulator", that the run has not seen.
 
     Recordings that show a field of view that the run was trained on are named in the log and in
-    `data.json`: their scores are too good.
-
-    Args:
-        run: from `load_run`.
-        data: the folder, or "simulator".
-        output: folder that gets `data.json`, `scores.json` and the prepared crops.
-        progress: see `prepare_cache`.
+    `data.json`: their scores are too good. `output` gets it, `scores.json` and the prepared crops.
 
     Returns:
         Like `evaluate_run`, with the one split "external".
@@ -176,10 +152,8 @@ def evaluate_data(
     crops = index_crops(index)
     if not crops:
         raise FluxsegError(f"{data}: holds no annotated recording")
-    scores = {
-        "checkpoint": dict(run.checkpoint),
-        "splits": {"external": _score(run, index, crops)},
-    }
+    splits = {"external": _score(run, index, crops)}
+    scores = {"checkpoint": dict(run.checkpoint), "splits": splits}
     _write_data_summary(run, index, output)
     write_json(output / "scores.json", scores)
     return scores
@@ -188,14 +162,16 @@ def evaluate_data(
 def _write_data_summary(run: TrainedRun, index: CacheIndex, output: Path) -> None:
     seen = _seen_in_training(run, index)
     for row in seen[:10]:
-        logger.warning(
-            "%s shows a field of view that the run was trained on (%s, similarity %.2f)",
-            row["second"],
-            row["first"],
-            row["similarity"],
-        )
+        text = "%s shows a field of view that the run was trained on (%s, similarity %.2f)"
+        logger.warning(text, row["second"], row["first"], row["similarity"])
     neuron = sum(sum(entry.neuron_pixels) for entry in index.entries)
     valid = sum(sum(entry.valid_pixels) for entry in index.entries)
+    split = {
+        "recordings": len(index.entries),
+        "groups": len({entry.group for entry in index.entries}),
+        "crops": len(index_crops(index)),
+        "neuron_share": neuron / valid if valid else None,
+    }
     summary = {
         "source": dict(index.source),
         "n_files": len(index.stamps),
@@ -204,14 +180,7 @@ def _write_data_summary(run: TrainedRun, index: CacheIndex, output: Path) -> Non
         "remarks": [{"key": e.key, "remark": r} for e in index.entries for r in e.remarks],
         "split_by": "none",
         "leaks": False,
-        "splits": {
-            "external": {
-                "recordings": len(index.entries),
-                "groups": len({entry.group for entry in index.entries}),
-                "crops": len(index_crops(index)),
-                "neuron_share": neuron / valid if valid else None,
-            }
-        },
+        "splits": {"external": split},
         "straddling": seen,
     }
     write_json(output / "data.json", summary)

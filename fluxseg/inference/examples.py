@@ -15,13 +15,9 @@ from fluxseg.training.state import TrainState
 
 
 def choose_examples(recordings: list[Mapping[str, Any]]) -> list[tuple[str, Mapping[str, Any]]]:
-    """Choose the best, the median and the worst recording by neuron IoU.
+    """Choose the best, the median and the worst recording by neuron IoU: (rank, row) pairs.
 
-    Args:
-        recordings: rows of `scores.json`; those without a defined neuron IoU are passed over.
-
-    Returns:
-        (rank, row) pairs; fewer than three if there are fewer recordings.
+    Rows of `scores.json` without a defined neuron IoU are passed over.
     """
     scored = [row for row in recordings if row["scores"]["neuron_iou"] is not None]
     ordered = sorted(scored, key=lambda row: (-row["scores"]["neuron_iou"], row["key"]))
@@ -33,31 +29,10 @@ def choose_examples(recordings: list[Mapping[str, Any]]) -> list[tuple[str, Mapp
     return [(rank, ordered[position]) for position, rank in sorted(chosen.items())]
 
 
-def predict_crops(state: TrainState, images: np.ndarray, temperature: float = 1.0) -> np.ndarray:
-    """Apply the network to normalised crops.
-
-    Args:
-        state: its `eval_params` are used.
-        images: `[B, H, W]` float32.
-        temperature: see `neuron_probability`.
-
-    Returns:
-        `[B, H, W]` float32 probability of neuron.
-    """
-    arguments = (state.apply_fn, state.eval_params, images[..., None], temperature)
-    return np.asarray(neuron_probability(*arguments))
-
-
 def stitch_recording(
     state: TrainState, index: CacheIndex, entry: CacheEntry, temperature: float = 1.0
 ) -> dict[str, np.ndarray]:
     """Predict a whole field of view from its prepared crops, just as its pixels are scored.
-
-    Args:
-        state: trained state.
-        index: the prepared crops.
-        entry: the recording.
-        temperature: see `neuron_probability`.
 
     Returns:
         image and probability `[H, W]` float32, label (0 and 1) and valid `[H, W]` uint8, of the
@@ -65,7 +40,9 @@ def stitch_recording(
     """
     crops = [np.stack(part) for part in zip(*read_crops(index, entry), strict=True)]
     arrays = dict(zip(("image", "label", "valid"), crops, strict=True))
-    arrays["probability"] = predict_crops(state, arrays["image"], temperature)
+    images = arrays["image"][..., None]
+    probability = neuron_probability(state.apply_fn, state.eval_params, images, temperature)
+    arrays["probability"] = np.asarray(probability)
     return {name: join_grid(array, entry.shape) for name, array in arrays.items()}
 
 
@@ -78,16 +55,9 @@ def write_examples(
 ) -> list[dict[str, Any]]:
     """Predict whole fields of view for the report, stitched from their crops.
 
-    Args:
-        state: trained state.
-        index: the prepared crops.
-        scores: content of `scores.json`; the last of its splits (test) is shown.
-        output: its folder `examples` gets one `.npz` each (image, label, probability, valid)
-            and `examples.json`; see `stitch_recording`.
-        temperature: see `neuron_probability`.
-
-    Returns:
-        The rows of `examples.json`.
+    The folder `examples` in `output` gets one `.npz` each (image, label, probability, valid; see
+    `stitch_recording`) for the last split of the scores (test), and `examples.json`, whose rows are
+    returned.
     """
     folder = output / "examples"
     shutil.rmtree(folder, ignore_errors=True)
@@ -101,15 +71,8 @@ def write_examples(
             filename = f"{len(rows):03d}.npz"
             with atomic_path(folder / filename) as temporary, temporary.open("wb") as file:
                 np.savez_compressed(file, **arrays)
-            rows.append(
-                {
-                    "id": entry.id,
-                    "key": entry.key,
-                    "split": split,
-                    "rank": rank,
-                    "neuron_iou": recording["scores"]["neuron_iou"],
-                    "file": filename,
-                }
-            )
+            row = {"id": entry.id, "key": entry.key, "split": split, "rank": rank}
+            iou = recording["scores"]["neuron_iou"]
+            rows.append({**row, "neuron_iou": iou, "file": filename})
     write_json(folder / "examples.json", rows)
     return rows

@@ -10,11 +10,7 @@ from fluxseg.model.unet import create_unet
 
 
 def layer_features(model: Predictor, image: np.ndarray) -> dict[str, np.ndarray]:
-    """Compute the output of every layer of a network for an image.
-
-    Args:
-        model: a trained model.
-        image: `[H, W]`, any real dtype; it is predicted as a whole, so it must fit in memory.
+    """Compute the output of every layer for an image `[H, W]`, which must fit in memory as a whole.
 
     Returns:
         Name of the layer -> `[h, w, C]` float32, in the order of computation; h and w are the
@@ -24,8 +20,7 @@ def layer_features(model: Predictor, image: np.ndarray) -> dict[str, np.ndarray]
     Raises:
         RecordingError: if it is not a 2-D array of real numbers.
     """
-    unet = create_unet(model.config)
-    _, captured = unet.apply(
+    _, captured = create_unet(model.config).apply(
         {"params": model.params},
         model.normalize(image)[None, ..., None],
         False,

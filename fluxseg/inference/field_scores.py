@@ -5,12 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from fluxseg.data.recording import Recording, Source, pixel_size
-from fluxseg.errors import FluxsegError, RecordingError
-from fluxseg.inference.objects.counts import ObjectCounts, count_objects
-from fluxseg.inference.objects.rois import Rois, find_rois
-from fluxseg.inference.objects.scores import pool_recordings
+from fluxseg.data.recording import Recording, Source, annotated_masks, pixel_size
+from fluxseg.errors import FluxsegError
+from fluxseg.inference.objects.counts import ObjectCounts
+from fluxseg.inference.objects.rois import Rois
+from fluxseg.inference.objects.scores import pool_recordings, score_neurons
 from fluxseg.inference.predict import Predictor
+from fluxseg.inference.segment import Segmentation, find_neurons
 from fluxseg.model.metrics import Totals, plain_scores, scores_from_confusion
 from fluxseg.model.score_names import TITLES
 from fluxseg.training.evaluation import SplitScores, split_scores_to_json
@@ -21,74 +22,41 @@ DETAILS = SHOWN | {name: TITLES[name] for name in ("object_precision", "object_r
 """The scores that are shown of every field."""
 
 
-def find_in_field(model: Predictor, recording: Recording) -> tuple[np.ndarray, Rois]:
+def find_in_field(model: Predictor, recording: Recording, **settings: Any) -> Segmentation:
     """Find the neurons of a recording just as the model would be used: whole, nothing known.
 
-    Args:
-        model: the model, with its threshold and least confidence.
-        recording: its image counts, its labels are not looked at.
-
-    Returns:
-        Probability of "neuron" `[H, W]` float32, NaN outside of the field, and the neurons.
+    Its diameter is estimated from the image alone: the labels would tell it too well.
     """
-    # Estimated from the image alone: the labels would tell it too well.
-    diameter = model.find_diameter(recording.image)
-    probability = model.predict(recording.image, diameter=diameter)
-    probability = np.where(np.isfinite(recording.image), probability, np.float32(np.nan))
-    rois = find_rois(
-        probability,
-        threshold=model.threshold,
-        um_per_px=pixel_size(recording.metadata) or model.um_per_px,
-        diameter=diameter,
-        min_confidence=model.min_confidence,
+    return find_neurons(
+        model, recording.image, um_per_px=pixel_size(recording.metadata), **settings
     )
-    return probability, rois
 
 
 def score_field(
     recording: Recording, key: str, probability: np.ndarray, rois: Rois, threshold: float
 ) -> dict[str, Any]:
-    """Score what was found in a labelled recording.
+    """Score what was found in a recording with masks, which its source calls `key`.
 
     Args:
-        recording: with masks.
-        key: its key within the source.
-        probability: see `find_in_field`.
-        rois: see `find_in_field`.
+        recording: see above.
+        key: see above.
+        probability: of "neuron", `[H, W]` float32.
+        rois: the neurons.
         threshold: least probability of a neuron pixel.
 
     Returns:
-        key, id, group, um_per_px, `confusion` `[2, 2]` `[[TN, FP], [FN, TP]]` and `objects`
-        (`ObjectCounts` as plain values).
-
-    Raises:
-        RecordingError: if it has no masks.
+        The row of `score_neurons`, with `confusion` `[2, 2]` `[[TN, FP], [FN, TP]]` and the scores
+        of pixels.
     """
-    if recording.masks is None:
-        raise RecordingError("masks", f"{recording.id} is not annotated, so it has no scores")
-    valid = np.isfinite(probability)
-    masks = recording.masks & valid
-    pixels = 2 * masks.any(0) + (np.where(valid, probability, 0) >= threshold)
-    return {
-        "key": key,
-        "id": recording.id,
-        "group": recording.group,
-        "um_per_px": rois.um_per_px,
-        "confusion": np.bincount(pixels[valid], minlength=4).reshape(2, 2).tolist(),
-        "objects": count_objects(masks, rois.labels, um_per_px=rois.um_per_px).to_json(),
-    }
+    row = score_neurons(recording, key, rois)
+    valid = np.isfinite(recording.image)
+    pixels = 2 * annotated_masks(recording).any(0) + (probability >= threshold)
+    row["confusion"] = np.bincount(pixels[valid], minlength=4).reshape(2, 2).tolist()
+    return {**row, "scores": pool_scores([row])}
 
 
 def score_fields(model: Predictor, source: Source, keys: Iterable[str]) -> list[dict[str, Any]]:
-    """Score a model on labelled recordings just as it would be used: whole, with its threshold.
-
-    Args:
-        model: the model.
-        source: where the recordings are.
-        keys: which of them.
-
-    Returns:
-        What `score_field` gives for each.
+    """Score a model on labelled recordings of a source: what `score_field` gives for each key.
 
     Raises:
         RecordingError: if one has no masks, or cannot be read.
@@ -96,7 +64,8 @@ def score_fields(model: Predictor, source: Source, keys: Iterable[str]) -> list[
     rows = []
     for key in keys:
         recording = source.read(key)
-        rows.append(score_field(recording, key, *find_in_field(model, recording), model.threshold))
+        found = find_in_field(model, recording)
+        rows.append(score_field(recording, key, found.probability, found.rois, model.threshold))
     return rows
 
 
@@ -104,11 +73,6 @@ def score_readable(
     model: Predictor, source: Source, progress: Callable[[int, int], None] | None = None
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Score a model on all recordings of a source that can be read and have masks.
-
-    Args:
-        model: the model.
-        source: where the recordings are.
-        progress: called with how many of how many are done.
 
     Returns:
         What `score_fields` gives, and key -> reason of those without scores.
@@ -127,43 +91,31 @@ def score_readable(
 
 
 def pool_scores(rows: Iterable[Mapping[str, Any]]) -> dict[str, float | None]:
-    """Pool rows of `score_fields`: scores of pixels and objects, None where undefined."""
+    """Pool rows of `score_field`: scores of pixels and objects, None where undefined."""
     confusion, counts = np.zeros((2, 2), np.int64), ObjectCounts()
     for row in rows:
         confusion += np.array(row["confusion"])
-        counts = counts.merge(ObjectCounts.from_json(row["objects"]))
+        counts = counts.merge(ObjectCounts.from_json(row["counts"]))
     return plain_scores({**scores_from_confusion(confusion), **counts.scores()})
 
 
 def summarise_fields(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the pooled scores of rows of `score_fields`, and those of each field."""
-    return {
-        "scores": pool_scores(rows),
-        "n_groups": len({row["group"] for row in rows}),
-        "recordings": [{**row, "scores": pool_scores([row])} for row in rows],
-    }
+    """Return the pooled scores of rows of `score_field`, and those of each field."""
+    groups = len({row["group"] for row in rows})
+    return {"scores": pool_scores(rows), "n_groups": groups, "recordings": rows}
 
 
-def split_of_fields(rows: Sequence[Mapping[str, Any]], threshold: float) -> dict[str, Any]:
-    """Return rows of `score_fields` as a split of `scores.json`, so that a report has one figure.
+def split_of_fields(rows: Sequence[dict[str, Any]], threshold: float) -> dict[str, Any]:
+    """Return rows of `score_field` as a split of `scores.json`, so that a report has one figure.
 
-    Args:
-        rows: one for each field.
-        threshold: of the model that was scored, for the record.
-
-    Returns:
-        Like `split_scores_to_json`, without a loss, and with `objects` as of `pool_recordings`.
+    It is like `split_scores_to_json`, without a loss, and with `objects` as of `pool_recordings`;
+    `threshold` is that of the model, for the record.
     """
     recordings = {row["key"]: np.array(row["confusion"]) for row in rows}
     totals = Totals(confusion=sum(recordings.values(), np.zeros((2, 2), np.int64)))
     ids = {row["key"]: (row["id"], row["group"]) for row in rows}
-    objects = [
-        {key: row[key] for key in ("id", "key", "group", "um_per_px")}
-        | {"counts": row["objects"], "scores": pool_scores([row])}
-        for row in rows
-    ]
     split = split_scores_to_json(SplitScores(totals, recordings), ids)
-    return {**split, "objects": pool_recordings(objects, threshold)}
+    return {**split, "objects": pool_recordings(rows, threshold)}
 
 
 def format_fields(summary: Mapping[str, Any]) -> list[str]:

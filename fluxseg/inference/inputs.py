@@ -47,8 +47,8 @@ def plan_jobs(inputs: Sequence[str], pick: Pick = NO_PICK) -> tuple[list[Job], d
         pick: which channel, plane or array of each, if there are several.
 
     Returns:
-        The jobs, in the order of the inputs. An input that names nothing gives a job with an error,
-        and so do labels without an image. And the files that are not used, with the reason.
+        The jobs, in the order of the inputs, and the files that are not used, with the reason. An
+        input that names nothing gives a job with an error, and so do labels without an image.
     """
     found: list[tuple[Path, str]] = []
     unused: dict[Path, str] = {}
@@ -121,8 +121,7 @@ def read_input(
         pick: channel, plane or array, if there are several.
 
     Returns:
-        Image `[H, W]` of its own dtype; the size of its pixels, um, or None if unknown; and what
-        was odd about an image file.
+        Image `[H, W]` of its own dtype; the size of its pixels, um, or None; and what was odd.
 
     Raises:
         RecordingError: naming the file, if it cannot be used.
@@ -142,8 +141,3 @@ def read_input(
     if isinstance(scale, int | float) and 0 < scale < 1000:
         return image, float(scale), remarks
     return image, None, remarks
-
-
-def without_path(error: Exception, path: Path) -> str:
-    """Return the text of an error without the path that it begins with."""
-    return str(error).removeprefix(str(path)).lstrip(": ")

@@ -7,15 +7,16 @@ normalisation, threshold, temperature, classes, licence, and how the model was t
 nothing, and needs neither the run's workdir nor orbax.
 """
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
+import msgspec
 import numpy as np
+from msgspec import Meta
 
 from fluxseg.config import CLASSES, ModelConfig, config_from_dict, config_to_dict
 from fluxseg.errors import FluxsegError
@@ -26,12 +27,17 @@ from fluxseg.io.schema import from_plain
 MODEL_NAME, TUNING_NAME = "model.safetensors", "finetune.json"
 """Names in a workdir: the model file, and the note of what a fine-tuning began from."""
 FORMAT_VERSION = 5
-"""Raised whenever the meaning of a field changes, one is added, or `ModelConfig` gains one.
-
-Version 1 has no `temperature`; such files are read as having 1. Versions 1 and 2 have neither
-`diameter_px` nor `tta`, which are read as None and false. Versions 1 to 3 know the U-Net's own
-encoder alone; 1 to 4 have neither `min_confidence` nor
-`model.local_px`, which are read as 0."""
+"""Raised whenever the meaning of a field changes, one is added, or `ModelConfig` gains one."""
+ADDED: dict[int, dict[str, Any]] = {
+    2: {"temperature": 1.0},
+    3: {"diameter_px": None, "tta": False},
+    5: {"min_confidence": 0.0},
+}
+MODEL_ADDED: dict[int, dict[str, Any]] = {
+    4: {"encoder_kind": "unet", "encoder_norm": "trained"},
+    5: {"local_px": 0.0},
+}
+"""Version -> fields that came with it, and how files of earlier versions are read."""
 ENTRY = "fluxseg"
 CHECKSUM = "sha256"
 MAX_HEADER = 2**20
@@ -43,24 +49,23 @@ _KEPT = (
 """Fields that header and `Predictor` have in common, as they are."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Header:
+class Header(msgspec.Struct, forbid_unknown_fields=True):
     """The entry of a model file's header; see `Predictor` for what the fields mean."""
 
     format_version: int
     model: dict[str, Any]
-    low_percentile: float
-    high_percentile: float
-    threshold: float
-    temperature: float
-    tile: int
-    um_per_px: float | None
+    low_percentile: Annotated[float, Meta(ge=0, le=100)]
+    high_percentile: Annotated[float, Meta(ge=0, le=100)]
+    threshold: Annotated[float, Meta(gt=0, lt=1)]
+    temperature: Annotated[float, Meta(ge=0.01, le=100)]
+    tile: Annotated[int, Meta(ge=16, le=4096)]
+    um_per_px: Annotated[float, Meta(gt=0, lt=1000)] | None
     classes: list[str]
     licence: str
     info: dict[str, Any]
-    diameter_px: float | None
+    diameter_px: Annotated[float, Meta(ge=1, le=1000)] | None
     tta: bool
-    min_confidence: float
+    min_confidence: Annotated[float, Meta(ge=0, le=1)]
 
     def __post_init__(self) -> None:
         if len(self.classes) > len(CLASSES):
@@ -68,27 +73,18 @@ class Header:
                 f"holds a network of {len(self.classes)} classes, which an earlier version made; "
                 f"those of this one have {len(CLASSES)}: train it anew"
             )
-        checks = (
-            ("low_percentile", 0 <= self.low_percentile < self.high_percentile <= 100),
-            ("threshold", 0 < self.threshold < 1),
-            ("min_confidence", 0 <= self.min_confidence <= 1),
-            ("temperature", 0.01 <= self.temperature <= 100),
-            ("tile", 16 <= self.tile <= 4096),
-            ("um_per_px", self.um_per_px is None or 0 < self.um_per_px < 1000),
-            ("diameter_px", self.diameter_px is None or 1 <= self.diameter_px <= 1000),
-            ("classes", self.classes == list(CLASSES)),
-        )
-        for name, valid in checks:
-            if not valid:
-                raise FluxsegError(f"is damaged: {name} in its header is out of range")
+        if self.classes != list(CLASSES):
+            raise FluxsegError(f"its classes are {self.classes}, not {list(CLASSES)}")
+        if self.low_percentile >= self.high_percentile:
+            raise FluxsegError("low_percentile must be below high_percentile")
+
+
+def _check_header(values: dict[str, Any]) -> Header:
+    return from_plain(values, Header, "is damaged: its header", error=FluxsegError)
 
 
 def write_model(path: str | Path, model: Predictor) -> None:
-    """Write a model as one file, whole or not at all.
-
-    Args:
-        path: file to write, usually named `*.safetensors`.
-        model: what to write.
+    """Write a model as one file, usually named `*.safetensors`, whole or not at all.
 
     Raises:
         FluxsegError: if `model.info` holds more than plain values, or a parameter is not finite.
@@ -99,15 +95,16 @@ def write_model(path: str | Path, model: Predictor) -> None:
     tensors = {
         name: np.ascontiguousarray(leaf, np.float32) for name, leaf in _flatten(model.params)
     }
-    header = Header(
-        format_version=FORMAT_VERSION,
-        model=config_to_dict(model.config),
-        classes=list(CLASSES),
-        info=dict(model.info),
+    header = {
+        "format_version": FORMAT_VERSION,
+        "model": config_to_dict(model.config),
+        "classes": list(CLASSES),
+        "info": dict(model.info),
         **{name: getattr(model, name) for name in _KEPT},
-    )
+    }
     try:
-        text = json.dumps(dataclasses.asdict(header), ensure_ascii=False, allow_nan=False)
+        text = json.dumps(header, ensure_ascii=False, allow_nan=False)
+        _check_header(json.loads(text))
         _check_finite(tensors)
     except (FluxsegError, TypeError, ValueError, RecursionError) as error:
         raise FluxsegError(f"{path}: this model cannot be written: {error}") from error
@@ -120,10 +117,6 @@ def write_model(path: str | Path, model: Predictor) -> None:
 
 def read_stored_model(workdir: Path, checkpoint: Mapping[str, Any]) -> Predictor | None:
     """Read the model file of a run; None if there is none, or it is of another checkpoint.
-
-    Args:
-        workdir: folder of the run.
-        checkpoint: epoch, step, monitored figure and its value.
 
     Raises:
         FluxsegError: if it is damaged.
@@ -140,9 +133,6 @@ def read_model(path: str | Path, *, known: bool = False) -> Predictor:
         path: the file.
         known: that its parameters fit its architecture, as those of the model that comes with
             fluxseg do: describing the network takes longer than reading it.
-
-    Returns:
-        The model.
 
     Raises:
         FluxsegError: naming the file, if it cannot be read, is damaged or not a model of fluxseg,
@@ -207,19 +197,8 @@ def _create_model(values: dict[str, Any], tensors: dict[str, np.ndarray], known:
         raise FluxsegError(
             f"has the format version {version}, this fluxseg knows {FORMAT_VERSION}; update fluxseg"
         )
-    if version == 1:
-        values = {"temperature": 1.0, **values}
-    if version in (1, 2):
-        values = {"diameter_px": None, "tta": False, **values}
-    if version in (1, 2, 3, 4):
-        values = {"min_confidence": 0.0, **values}
-    if unknown := sorted(set(values) - {field.name for field in dataclasses.fields(Header)}):
-        raise FluxsegError(f"is damaged: its header has the unknown field {unknown[0]!r}")
-    header = from_plain(values, Header, "its header", error=FluxsegError)
-    old: dict[str, Any] = {"local_px": 0.0} if version in (1, 2, 3, 4) else {}
-    if version in (1, 2, 3):
-        old |= {"encoder_kind": "unet", "encoder_norm": "trained"}
-    config = _read_config({**old, **header.model})
+    header = _check_header(_complete(values, version, ADDED))
+    config = _read_config(_complete(header.model, version, MODEL_ADDED))
     if not known:
         _check_shapes(config, tensors)
     _check_finite(tensors)
@@ -227,12 +206,22 @@ def _create_model(values: dict[str, Any], tensors: dict[str, np.ndarray], known:
     return Predictor(config=config, params=jax.device_put(_unflatten(tensors)), **kept)
 
 
+def _complete(
+    values: dict[str, Any], version: Any, added: Mapping[int, dict[str, Any]]
+) -> dict[str, Any]:
+    """Add to a file of an earlier version what came after it."""
+    for since, fields in added.items():
+        if isinstance(version, int) and version < since:
+            values = {**fields, **values}
+    return values
+
+
 def _read_config(settings: dict[str, Any]) -> ModelConfig:
     config = config_from_dict({"model": settings}).model
-    for field in dataclasses.fields(ModelConfig):
+    for name in config_to_dict(config):
         # A default would silently give another network than the one that was trained.
-        if field.name not in settings:
-            raise FluxsegError(f"is damaged: the setting model.{field.name} is missing")
+        if name not in settings:
+            raise FluxsegError(f"is damaged: the setting model.{name} is missing")
     return config
 
 

@@ -13,12 +13,9 @@ from fluxseg.data.recording import check_image
 from fluxseg.data.resample import choose_zoom, resample_image, zoomed_shape
 from fluxseg.data.transforms import normalize_image
 from fluxseg.errors import ConfigError
-from fluxseg.inference.probability import (
-    BUCKET,
-    ApplyFn,
-    predict_probability,
-)
+from fluxseg.inference.probability import BUCKET, ApplyFn, predict_probability
 from fluxseg.inference.programs import apply_of, network_probability
+from fluxseg.inference.segment import find_neurons
 from fluxseg.io.markup import render_table
 
 if TYPE_CHECKING:
@@ -125,9 +122,16 @@ class Predictor:
             RecordingError: if it is not a 2-D array of real numbers.
             ConfigError: if tile and overlap do not fit together, or the diameter is of no use.
         """
-        normal = self.normalize(image)
+        if self.diameter_px is None and diameter is not None:
+            raise ConfigError(
+                "diameter is of no use to this model: it does not know the size of the cells that "
+                "it was trained on, and takes images as they are"
+            )
+        normal, zoom = self.normalize(image), 1.0
         shape = (normal.shape[0], normal.shape[1])
-        zoom = self._zoom(normal, diameter)
+        if self.diameter_px is not None:
+            found = self._estimate(normal, self.diameter_px) if diameter is None else diameter
+            zoom = choose_zoom(found, self.diameter_px)
         probability = self._probability(
             resample_image(normal, zoomed_shape(shape, zoom)),
             tta=self.tta if tta is None else tta,
@@ -136,27 +140,29 @@ class Predictor:
         )
         return probability if zoom == 1 else resample_image(probability, shape)
 
+    def predict_maps(self, image: Any, **settings: Any) -> dict[str, np.ndarray]:
+        """Return what `predict` does, `[H, W]` float32, as the map "probability"."""
+        return {"probability": self.predict(image, **settings)}
+
     def segment(
         self,
         image: Any,
         *,
         threshold: float | None = None,
-        um_per_px: float | None = None,
-        tta: bool | None = None,
-        tile: int | None = None,
-        diameter: float | None = None,
         min_confidence: float | None = None,
+        um_per_px: float | None = None,
+        diameter: float | None = None,
+        **settings: Any,
     ) -> "Rois":
         """Find separate neurons in an image, as `fluxseg predict` does.
 
         Args:
-            image: see `predict`.
+            image: see `predict`; no neuron is found where it is not finite.
             threshold: least probability of a neuron pixel; None for the model's own.
-            um_per_px: size of a pixel, um; None if it is not known, or that of the training.
-            tta: see `predict`.
-            tile: see `predict`.
-            diameter: see `predict`.
             min_confidence: least confidence of a neuron; None for the model's own.
+            um_per_px: size of a pixel, um; None if it is not known, or that of the training.
+            diameter: see `predict`.
+            settings: `tta`, `tile` and `overlap` of `predict`.
 
         Returns:
             The neurons; see `find_rois`.
@@ -165,23 +171,18 @@ class Predictor:
             RecordingError: if the image is not a 2-D array of real numbers.
             ConfigError: naming the setting that is out of its range.
         """
-        from fluxseg.inference.objects.rois import find_rois
-
-        diameter = self.find_diameter(image) if diameter is None else diameter
-        probability = self.predict(image, tta=tta, tile=tile, diameter=diameter)
-        return find_rois(
-            probability,
-            threshold=self.threshold if threshold is None else threshold,
-            um_per_px=um_per_px or self.um_per_px,
+        return find_neurons(
+            self,
+            image,
+            threshold=threshold,
+            min_confidence=min_confidence,
+            um_per_px=um_per_px,
             diameter=diameter,
-            min_confidence=self.min_confidence if min_confidence is None else min_confidence,
-        )
+            **settings,
+        ).rois
 
     def find_diameter(self, image: Any) -> float | None:
-        """Estimate the typical diameter of the cells in an image (see `estimate_diameter`).
-
-        Args:
-            image: see `predict`.
+        """Estimate the typical diameter of the cells in an image `[H, W]` (`estimate_diameter`).
 
         Returns:
             Diameter, px: that of the training if too few cells are found; None if the model does
@@ -202,13 +203,7 @@ class Predictor:
         return trained_px if found is None else found
 
     def normalize(self, image: Any) -> np.ndarray:
-        """Scale an image as those of the training were.
-
-        Args:
-            image: see `predict`.
-
-        Returns:
-            `[H, W]` float32, see `normalize_image`.
+        """Scale an image `[H, W]` as those of the training were, to float32 (`normalize_image`).
 
         Raises:
             RecordingError: if it is not a 2-D array of real numbers.
@@ -227,17 +222,6 @@ class Predictor:
             **settings,
         )
 
-    def _zoom(self, normal: np.ndarray, diameter: float | None) -> float:
-        if self.diameter_px is None:
-            if diameter is not None:
-                raise ConfigError(
-                    "diameter is of no use to this model: it does not know the size of the cells "
-                    "that it was trained on, and takes images as they are"
-                )
-            return 1.0
-        found = self._estimate(normal, self.diameter_px) if diameter is None else diameter
-        return choose_zoom(found, self.diameter_px)
-
 
 def create_predictor(
     state: "TrainState",
@@ -247,19 +231,9 @@ def create_predictor(
     um_per_px: float | None = None,
     temperature: float = 1.0,
 ) -> Predictor:
-    """Create the predictor of a trained state.
+    """Create the predictor of a trained state (its `eval_params`); see `Predictor` for the rest.
 
-    Args:
-        state: its `eval_params` are used.
-        config: settings that it was trained with.
-        threshold: least probability of a neuron pixel.
-        info: how it was trained, as plain values.
-        um_per_px: size of the pixels that it was trained on, um; left out with
-            `config.data.diameter_px`, see `Predictor`.
-        temperature: what log-odds are divided by.
-
-    Returns:
-        The predictor.
+    `um_per_px` is left out with `config.data.diameter_px`.
     """
     diameter = config.data.diameter_px or None
     return Predictor(

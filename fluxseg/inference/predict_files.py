@@ -14,19 +14,16 @@ import numpy as np
 
 from fluxseg.data.resample import choose_zoom
 from fluxseg.errors import ConfigError, FluxsegError, RecordingError, WorkdirError
+from fluxseg.formats.formats import PredictFormat
 from fluxseg.formats.own import MARK
 from fluxseg.inference.ensemble import Ensemble
-from fluxseg.inference.inputs import Job, read_input, without_path
-from fluxseg.inference.outputs import DEFAULT_FORMATS, OutputFormat, Prediction, write_prediction
+from fluxseg.inference.inputs import Job, read_input
+from fluxseg.inference.outputs import Prediction, write_prediction
 from fluxseg.inference.predict import Predictor
+from fluxseg.inference.segment import find_neurons
+from fluxseg.inference.shown import find_doubts
 from fluxseg.io.files import read_json, stamp_file, write_json
-from fluxseg.processes import (
-    current_process,
-    gather_values,
-    run_in_all,
-    run_in_first,
-    share_of,
-)
+from fluxseg.processes import current_process, gather_values, run_in_all, run_in_first, share_of
 
 SUMMARY = "predictions.json"
 """File in the output folder that says what became of each input."""
@@ -40,25 +37,29 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What became of a job.
+    """What became of a job, a row of `predictions.json`.
 
     Attributes:
-        job: the job.
+        input: path of the image.
+        pick: which channel, plane or array of it was read.
+        name: begin of the names of its files.
         files: names of the files that were written.
         neurons: number of neurons; None if it failed.
-        error: why it failed; empty if it did not.
-        diameter: typical diameter of the cells, px, that was given or estimated; None for a model
+        diameter_px: typical diameter of the cells that was given or estimated; None for a model
             that takes images as they are.
         warnings: what makes the result doubtful.
+        error: why it failed; None if it did not.
         stamp: size and time of change of the input; empty if it has none.
     """
 
-    job: Job
+    input: str
+    pick: str
+    name: str
     files: tuple[str, ...] = ()
     neurons: int | None = None
-    error: str = ""
-    diameter: float | None = None
+    diameter_px: float | None = None
     warnings: tuple[str, ...] = ()
+    error: str | None = None
     stamp: str = ""
 
 
@@ -66,7 +67,7 @@ def predict_files(
     model: Predictor | Ensemble,
     jobs: Sequence[Job],
     output: Path,
-    formats: Sequence[OutputFormat] = DEFAULT_FORMATS,
+    formats: Sequence[PredictFormat] = ("labels", "overlay", "table", "probability"),
     *,
     threshold: float | None = None,
     tta: bool | None = None,
@@ -84,7 +85,7 @@ def predict_files(
 
     Args:
         model: the model, or several; then each image also gets `NAME_std.tif`, float32, where
-            they disagree (see `Ensemble.predict`).
+            they disagree.
         jobs: from `plan_jobs`.
         output: folder to write to; it also gets `predictions.json`.
         formats: what to write for each image.
@@ -104,29 +105,24 @@ def predict_files(
         ConfigError: if a setting is out of its range.
         WorkdirError: if the output folder cannot be written.
     """
-    threshold = model.threshold if threshold is None else threshold
-    cut = model.min_confidence if min_confidence is None else min_confidence
-    if not 0 <= cut <= 1:
-        raise ConfigError(f"min_confidence must be 0 to 1, got {cut}")
-    if not 0 < threshold <= 1:
-        raise ConfigError(f"threshold must be above 0 and at most 1, got {threshold}")
-    if unknown := sorted(set(formats) - set(get_args(OutputFormat))):
-        raise ConfigError(f"there is no format {unknown[0]!r}")
-    if not formats:
-        raise ConfigError("formats must name at least one format")
-    if diameter is not None and model.diameter_px is not None:
-        choose_zoom(diameter, model.diameter_px)
-    _check_agreement(jobs)
-    tta = model.tta if tta is None else tta
-    settings = {
-        "made_by": MARK, "model": _digest(model), "threshold": threshold, "min_confidence": cut,
-        "tta": tta, "tile": tile, "diameter": diameter, "formats": list(formats),
-        "numbers": numbers,
+    settings: dict[str, Any] = {
+        "made_by": MARK, "model": _digest(model),
+        "threshold": model.threshold if threshold is None else threshold,
+        "min_confidence": model.min_confidence if min_confidence is None else min_confidence,
+        "tta": model.tta if tta is None else tta, "tile": tile, "diameter": diameter,
+        "formats": list(formats), "numbers": numbers,
     }  # fmt: skip
+    _check_settings(settings, model.diameter_px)
+    _check_agreement(jobs)
     earlier = {} if overwrite else _read_earlier(output, settings)
     if good := sum(not job.error for job in jobs):
         what = "1 image" if good == 1 else f"{good} images"
         logger.info("Predicting %s; the first takes longer than the others", what)
+
+    def save(outcomes: Sequence[Outcome]) -> None:
+        # A name that is not UTF-8 cannot stand in a file that is.
+        rows = [dataclasses.asdict(one) | {"input": _plain(one.input)} for one in outcomes]
+        write_json(output / SUMMARY, {**settings, "images": rows})
 
     def predict() -> list[Outcome]:
         outcomes: list[Outcome] = []
@@ -134,9 +130,7 @@ def predict_files(
         alone, saved = current_process()[1] == 1, time.monotonic()
 
         def one(job: Job) -> Outcome:
-            return _find_earlier(job, output, earlier) or _predict_job(
-                model, job, output, formats, settings
-            )
+            return _find_earlier(job, output, earlier) or _predict_job(model, job, output, settings)
 
         with ThreadPoolExecutor(AT_ONCE) as pool:
             try:
@@ -146,91 +140,106 @@ def predict_files(
                         progress(number, len(mine))
                     _tell(outcome, given=diameter is not None)
                     if alone and time.monotonic() - saved > SAVED_EVERY:
-                        _save(output, settings, outcomes)
+                        save(outcomes)
                         saved = time.monotonic()
             except BaseException:
                 # Stopped: what is done is kept, and the same call goes on from here.
                 pool.shutdown(wait=False, cancel_futures=True)
                 if alone and outcomes:
-                    _save(output, settings, outcomes)
+                    save(outcomes)
                 raise
         return outcomes
 
-    outcomes = _gather(jobs, run_in_all(predict, "its part of the images"))
-    run_in_first(lambda: _save(output, settings, outcomes), f"writing {SUMMARY}")
+    mine = run_in_all(predict, "its part of the images")
+    parts = gather_values([dataclasses.asdict(one) for one in mine], "what became of the images")
+    # The processes have dealt out the jobs in turn.
+    rows = [parts[number % len(parts)][number // len(parts)] for number in range(len(jobs))]
+    outcomes = [_restore(row) for row in rows]
+    run_in_first(lambda: save(outcomes), f"writing {SUMMARY}")
     return outcomes
 
 
-def format_outcome(outcome: Outcome, *, given: bool = False) -> str:
-    """Format what became of a job as a line of text."""
-    where = str(outcome.job.path)
-    if outcome.error:
-        return f"failed: {where}: {outcome.error}"
-    count = "1 neuron" if outcome.neurons == 1 else f"{outcome.neurons} neurons"
-    if outcome.diameter is None:
-        return f"{where}: {count}"
-    how = "given" if given else "estimated"
-    return f"{where}: {count}, diameter {outcome.diameter:.1f} px ({how})"
+def _check_settings(settings: Mapping[str, Any], trained_px: float | None) -> None:
+    if not 0 <= settings["min_confidence"] <= 1:
+        raise ConfigError(f"min_confidence must be 0 to 1, got {settings['min_confidence']}")
+    if not 0 < settings["threshold"] <= 1:
+        raise ConfigError(f"threshold must be above 0 and at most 1, got {settings['threshold']}")
+    if unknown := sorted(set(settings["formats"]) - set(get_args(PredictFormat))):
+        raise ConfigError(f"there is no format {unknown[0]!r}")
+    if not settings["formats"]:
+        raise ConfigError("formats must name at least one format")
+    if settings["diameter"] is not None and trained_px is not None:
+        choose_zoom(settings["diameter"], trained_px)
+
+
+def _restore(row: Mapping[str, Any]) -> Outcome:
+    lists = {name: tuple(row[name]) for name in ("files", "warnings")}
+    return Outcome(**{**row, **lists})
+
+
+def _plain(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
 
 
 def _tell(outcome: Outcome, *, given: bool) -> None:
     if outcome.error:
-        logger.warning("%s", format_outcome(outcome))
+        logger.warning("failed: %s: %s", outcome.input, outcome.error)
         return
-    logger.info("%s", format_outcome(outcome, given=given))
+    text = "1 neuron" if outcome.neurons == 1 else f"{outcome.neurons} neurons"
+    if outcome.diameter_px is not None:
+        how = "given" if given else "estimated"
+        text = f"{text}, diameter {outcome.diameter_px:.1f} px ({how})"
+    logger.info("%s: %s", outcome.input, text)
     for warning in outcome.warnings:
-        logger.warning("%s: %s", outcome.job.path.name, warning)
+        logger.warning("%s: %s", Path(outcome.input).name, warning)
+
+
+def _begin(job: Job) -> Outcome:
+    return Outcome(str(job.path), str(job.pick), job.name)
 
 
 def _predict_job(
-    model: Predictor | Ensemble,
-    job: Job,
-    output: Path,
-    formats: Sequence[OutputFormat],
-    settings: Mapping[str, Any],
+    model: Predictor | Ensemble, job: Job, output: Path, settings: Mapping[str, Any]
 ) -> Outcome:
+    outcome = _begin(job)
     if job.error:
-        return Outcome(job, error=job.error)
+        return dataclasses.replace(outcome, error=job.error)
+    given = settings["diameter"]
+    chosen = ("threshold", "min_confidence", "tta", "tile", "diameter")
     try:
         image, scale, remarks = read_input(job.path, job.pick)
-        given = settings["diameter"]
-        diameter = model.find_diameter(image) if given is None else given
-        chosen = {"tta": settings["tta"], "tile": settings["tile"], "diameter": diameter}
-        probability, maps = _predict(model, image, chosen)
+        found = find_neurons(
+            model, image, um_per_px=scale, **{name: settings[name] for name in chosen}
+        )
     except RecordingError as error:
-        return Outcome(job, error=without_path(error, job.path))
+        # The line that tells of it names the file already.
+        text = str(error).removeprefix(str(job.path)).lstrip(": ")
+        return dataclasses.replace(outcome, error=text)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         first = (str(error) or "no memory is left").splitlines()[0]
-        return Outcome(job, error=f"cannot be predicted, try smaller tiles: {first}")
-    found = Prediction(
-        job.name,
-        image,
-        probability,
-        maps,
-        (settings["threshold"], settings["min_confidence"]),
-        scale or model.um_per_px,
-        diameter,
-        given is not None,
-        model.diameter_px,
+        return dataclasses.replace(
+            outcome, error=f"cannot be predicted, try smaller tiles: {first}"
+        )
+    mask = np.where(found.probability >= settings["threshold"], np.uint8(255), np.uint8(0))
+    prediction = Prediction(job.name, image, found.rois, {**found.maps, "mask": mask})
+    files, kept = write_prediction(
+        output, prediction, settings["formats"], numbers=settings["numbers"]
     )
-    files, neurons, warnings = write_prediction(output, found, formats, numbers=settings["numbers"])
-    return Outcome(job, files, neurons, "", diameter, (*remarks, *warnings), _stamp(job))
-
-
-def _predict(
-    model: Predictor | Ensemble, image: np.ndarray, settings: Mapping[str, Any]
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    if isinstance(model, Ensemble):
-        mean, std = model.predict(image, **settings)
-        return mean, {"std": std}
-    return model.predict(image, **settings), {}
+    doubts = find_doubts(image, found.rois, given, model.diameter_px)
+    return dataclasses.replace(
+        outcome,
+        files=files,
+        neurons=len(found.rois),
+        diameter_px=None if found.diameter is None else round(found.diameter, 2),
+        warnings=(*remarks, *doubts, *kept),
+        stamp=_stamp(job),
+    )
 
 
 def _digest(model: Predictor | Ensemble) -> str:
     digest = hashlib.blake2b(digest_size=8)
-    for one in model.models if isinstance(model, Ensemble) else (model,):
-        for leaf in jax.tree.leaves(one.params):
-            digest.update(np.asarray(leaf).tobytes())
+    for leaf in jax.tree.leaves(model.params):
+        digest.update(np.asarray(leaf).tobytes())
     return digest.hexdigest()
 
 
@@ -241,40 +250,28 @@ def _stamp(job: Job) -> str:
         return ""
 
 
-def _read_earlier(
-    output: Path, settings: Mapping[str, Any]
-) -> dict[tuple[Any, ...], Mapping[str, Any]]:
+def _read_earlier(output: Path, settings: Mapping[str, Any]) -> dict[tuple[str, ...], Outcome]:
     """Return what an earlier call with the same settings has done, by input, pick and name."""
     try:
         summary = read_json(output / SUMMARY)
         if any(summary[name] != value for name, value in settings.items()):
             return {}
-        return {
-            (row["input"], row["pick"], row["name"]): row
-            for row in summary["images"]
-            if row["error"] is None and row["stamp"]
-        }
+        rows = [_restore(row) for row in summary["images"] if row["error"] is None and row["stamp"]]
+        return {(row.input, row.pick, row.name): row for row in rows}
     except (FluxsegError, KeyError, TypeError):
         return {}
 
 
 def _find_earlier(
-    job: Job, output: Path, earlier: Mapping[tuple[Any, ...], Mapping[str, Any]]
+    job: Job, output: Path, earlier: Mapping[tuple[str, ...], Outcome]
 ) -> Outcome | None:
-    own = _row(Outcome(job))
-    row = earlier.get((own["input"], own["pick"], own["name"]))
-    if row is None or row["stamp"] != _stamp(job) or job.path.is_dir():
+    own = _begin(job)
+    found = earlier.get((_plain(own.input), own.pick, own.name))
+    if found is None or found.stamp != _stamp(job) or job.path.is_dir():
         return None
-    if not all((output / file).exists() for file in row["files"]):
+    if not all((output / file).exists() for file in found.files):
         return None
-    return Outcome(
-        job, tuple(row["files"]), row["neurons"], "", row["diameter_px"], tuple(row["warnings"]),
-        row["stamp"],
-    )  # fmt: skip
-
-
-def _save(output: Path, settings: Mapping[str, Any], outcomes: Sequence[Outcome]) -> None:
-    write_json(output / SUMMARY, {**settings, "images": [_row(outcome) for outcome in outcomes]})
+    return dataclasses.replace(found, input=own.input)
 
 
 def _check_agreement(jobs: Sequence[Job]) -> None:
@@ -288,30 +285,3 @@ def _check_agreement(jobs: Sequence[Job]) -> None:
                 f"the processes of this job see different images: process 0 lists "
                 f"{everyone[0][1]}, process {number} {count}; all must see the same folders"
             )
-
-
-def _gather(jobs: Sequence[Job], mine: Sequence[Outcome]) -> list[Outcome]:
-    """Return the outcomes of all processes in the order of the jobs."""
-    names = [field.name for field in dataclasses.fields(Outcome) if field.name != "job"]
-    values = [[getattr(outcome, name) for name in names] for outcome in mine]
-    parts = gather_values(values, "what became of the images")
-    outcomes = []
-    for number, job in enumerate(jobs):
-        row = dict(zip(names, parts[number % len(parts)][number // len(parts)], strict=True))
-        row |= {"files": tuple(row["files"]), "warnings": tuple(row["warnings"])}
-        outcomes.append(Outcome(job, **row))
-    return outcomes
-
-
-def _row(outcome: Outcome) -> dict[str, Any]:
-    return {
-        "input": str(outcome.job.path).encode("utf-8", "replace").decode(),
-        "pick": str(outcome.job.pick),
-        "name": outcome.job.name,
-        "files": list(outcome.files),
-        "neurons": outcome.neurons,
-        "diameter_px": None if outcome.diameter is None else round(outcome.diameter, 2),
-        "warnings": list(outcome.warnings),
-        "error": outcome.error or None,
-        "stamp": outcome.stamp,
-    }

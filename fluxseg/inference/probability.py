@@ -73,9 +73,7 @@ def predict_probability(
         plan = plan_tiles((height, width), tile, overlap, multiple)
         tiles = cut_tiles(pad_image(rotated, plan.padded), plan)
         predicted = _predict_tiles(
-            lambda images: network(params, images, temperature),
-            tiles,
-            len(plan.positions),
+            lambda images: network(params, images, temperature), tiles, len(plan.positions)
         )
         total += rotate_back(blend_tiles(predicted, plan), symmetry)
     # Weights that add up to 1 in theory may exceed it by a rounding error.
@@ -104,15 +102,14 @@ def _predict_tiles(
 def neuron_probability(
     apply_fn: ApplyFn, params: Any, images: jax.Array, temperature: float | jax.Array = 1.0
 ) -> jax.Array:
-    """Apply a network to normalised images.
+    """Apply a network to normalised images `[B, H, W, 1]` float32.
 
     Args:
         apply_fn: `apply_fn({"params": params}, images, False)` -> logits `[B, H, W, C]`; equal
             functions share the compiled program.
         params: its parameters.
-        images: `[B, H, W, 1]` float32.
-        temperature: what log-odds are divided by (see `fluxseg.model.calibration`); 1 leaves the
-            probability of the softmax.
+        images: see above.
+        temperature: what log-odds are divided by; 1 leaves the probability of the softmax.
 
     Returns:
         `[B, H, W]` float32 probability of "neuron", that is, of any class but the first.

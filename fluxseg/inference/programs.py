@@ -36,16 +36,9 @@ _locks: dict[Any, threading.Lock] = collections.defaultdict(threading.Lock)
 def network_probability(
     config: ModelConfig, params: Any, images: np.ndarray, temperature: float
 ) -> Any:
-    """Apply a network to normalised images, as `neuron_probability` does.
+    """Do as `neuron_probability` does with a network of this architecture; see there.
 
-    Args:
-        config: its architecture.
-        params: its parameters.
-        images: `[B, H, W, 1]` float32.
-        temperature: what log-odds are divided by.
-
-    Returns:
-        `[B, H, W]` float32 probability of "neuron", perhaps still to be computed.
+    The result, `[B, H, W]` float32, may still be to be computed.
     """
     enable_compilation_cache()
     if jax.default_backend() != "cpu" or jax.device_count() > 1:

@@ -36,9 +36,6 @@ def load_model(path: str | Path = pretrained.NAME) -> Predictor:
             "pretrained": a network trained on simulated fields alone, see its model card,
             `fluxseg/pretrained/card.md`. A folder of that name is "./pretrained".
 
-    Returns:
-        The model.
-
     Raises:
         FluxsegError: naming the path, if it is neither.
     """
@@ -55,15 +52,7 @@ def load_model(path: str | Path = pretrained.NAME) -> Predictor:
 
 
 def model_of_run(run: "TrainedRun") -> Predictor:
-    """Create the model of a run from its checkpoint, its prepared crops and its split.
-
-    Args:
-        run: from `load_run`. Without its prepared crops or its split temperature and threshold
-            are the defaults, which the log says.
-
-    Returns:
-        The model.
-    """
+    """Create the model of a run from its checkpoint, and its operating point (see there)."""
     point, scale = operating_point_of_run(run)
     info = training_summary(run.workdir, run.config, run.checkpoint)
     return create_predictor(
@@ -74,9 +63,8 @@ def model_of_run(run: "TrainedRun") -> Predictor:
 def operating_point_of_run(run: "TrainedRun") -> tuple[OperatingPoint, float | None]:
     """Choose temperature and threshold on the validation crops of a run.
 
-    Args:
-        run: from `load_run`. Without its prepared crops, its split or a validation split they are
-            those of its model file, else the defaults, which the log says.
+    Without its prepared crops, its split or a validation split they are those of its model file,
+    else the defaults, which the log says.
 
     Returns:
         Both, and the pixel size that all training recordings state, um, or None.
@@ -109,12 +97,7 @@ def _stored_point(run: "TrainedRun", split: str | None) -> OperatingPoint:
 
 
 def update_run_model(run: "TrainedRun", point: OperatingPoint) -> None:
-    """Write the model file of a run again if its scores are now made at another operating point.
-
-    Args:
-        run: from `load_run`; without a model file of its checkpoint nothing happens.
-        point: what its scores are made with.
-    """
+    """Write the model file of a run, if it has one, again where its operating point is another."""
     model = read_stored_model(run.workdir, run.checkpoint)
     temperature, threshold = point.temperature, point.threshold
     if model and (model.temperature, model.threshold) != (temperature, threshold):
@@ -139,18 +122,10 @@ def write_run_model(
     point: OperatingPoint,
     um_per_px: float | None = None,
 ) -> Path:
-    """Write the model file of a finished run into its workdir.
+    """Write the model file of a finished run into its workdir, and return its path.
 
-    Args:
-        workdir: folder of the run.
-        config: its settings.
-        state: state of its best checkpoint.
-        scores: content of `scores.json`.
-        point: temperature and threshold, chosen on validation.
-        um_per_px: see `training_pixel_size`.
-
-    Returns:
-        Path of the file.
+    `state` is that of the best checkpoint, `scores` the content of `scores.json`, and `um_per_px`
+    from `training_pixel_size`.
     """
     info = training_summary(workdir, config, scores["checkpoint"])
     model = create_predictor(
@@ -163,21 +138,16 @@ def write_run_model(
 def training_summary(
     workdir: Path, config: Config, checkpoint: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """Summarise how a run was trained, for the header of its model file.
+    """Summarise as plain values how a run was trained, for the header of its model file.
 
-    Args:
-        workdir: folder of the run; of its records, those that are there are used.
-        config: its settings.
-        checkpoint: epoch, step, monitored figure and its value.
-
-    Returns:
-        Plain values: where the data came from (the last part of its path only), recordings,
-        groups and crops of each split, scores, checkpoint, seed, versions.
+    Of the records in the workdir, those that are there are used; scores only of this checkpoint.
     """
     data, scores, versions = (
         _read_record(workdir / name) for name in ("data.json", "scores.json", "versions.json")
     )
     source = config.data.source
+    same = scores.get("checkpoint") == (dict(checkpoint) if checkpoint else None)
+    splits = scores.get("splits", {}) if same else {}
     return {
         "checkpoint": dict(checkpoint or {}),
         "data": {
@@ -187,17 +157,10 @@ def training_summary(
             "split_by": config.data.split_by,
             "splits": data.get("splits", {}),
         },
-        "scores": _scores(scores, checkpoint),
+        "scores": {split: row["scores"] for split, row in splits.items()},
         "seed": config.train.seed,
         "versions": versions,
     }
-
-
-def _scores(scores: Mapping[str, Any], checkpoint: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return the scores of each split, if they are of this checkpoint."""
-    if scores.get("checkpoint") != (dict(checkpoint) if checkpoint else None):
-        return {}
-    return {split: row["scores"] for split, row in scores.get("splits", {}).items()}
 
 
 def _read_record(path: Path) -> dict[str, Any]:

@@ -32,7 +32,7 @@ ProbabilityFn = Callable[[np.ndarray], np.ndarray]
 def estimate_diameter(
     probability: ProbabilityFn, image: np.ndarray, trained_px: float, threshold: float = 0.5
 ) -> float | None:
-    """Estimate the median diameter of the cells in an image.
+    """Estimate the median diameter of the cells in a normalised image `[H, W]` float32, px.
 
     The image is magnified in turn by each of `ZOOMS`. Cells that a network finds are convincing
     (sure inside, not so around, of about the size it was trained on) at the right magnification
@@ -43,12 +43,12 @@ def estimate_diameter(
 
     Args:
         probability: gives the probability of "neuron", `[h, w]`, of an image `[h, w]` float32.
-        image: `[H, W]` float32, normalised.
+        image: see above.
         trained_px: median diameter of the cells that the network was trained on, px.
         threshold: least probability of a neuron pixel; at least `SURE` is used.
 
     Returns:
-        Median diameter, px; None if there are too few convincing cells.
+        None if there are too few convincing cells.
     """
     look = partial(_look, probability, image, trained_px, max(threshold, SURE))
     # Side by side, as most of the first looks is compilation.

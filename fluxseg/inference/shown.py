@@ -10,10 +10,9 @@ from fluxseg.data.checks import inspect_image
 from fluxseg.data.recording import YELLOW
 from fluxseg.data.resample import MOST, disc_diameter
 from fluxseg.data.transforms import normalize_image, to_uint8
-from fluxseg.formats.own import MARK, TABLE_COLUMNS
-from fluxseg.inference.objects.rois import Rois
+from fluxseg.formats.own import MARK
+from fluxseg.inference.objects.rois import Rois, compare_with_rim
 from fluxseg.io.files import atomic_path
-from fluxseg.io.tables import write_csv
 
 WIDE = 900
 """Smaller images are drawn enlarged, so that outlines hide little of the cells, px."""
@@ -40,9 +39,9 @@ def draw_overlay(image: np.ndarray, labels: np.ndarray, numbers: bool = False) -
     gray = to_uint8(normalize_image(image))
     large = labels.repeat(scale, 0).repeat(scale, 1)
     picture = np.repeat(gray.repeat(scale, 0).repeat(scale, 1)[..., None], 3, axis=-1)
-    edge = _outline(large)
+    edge = outline_labels(large)
     # Two pixels wide where cells are large enough, so that small copies show them too.
-    picture[edge | _outline(np.where(edge, 0, large)) if scale > 1 else edge] = YELLOW
+    picture[edge | outline_labels(np.where(edge, 0, large)) if scale > 1 else edge] = YELLOW
     if numbers and labels.any():
         from PIL import Image, ImageDraw
 
@@ -58,11 +57,7 @@ def draw_overlay(image: np.ndarray, labels: np.ndarray, numbers: bool = False) -
 
 
 def write_overlay(path: Path, picture: np.ndarray) -> None:
-    """Write a picture `[H, W, 3]` uint8 as PNG that `is_prediction` knows.
-
-    Raises:
-        WorkdirError: if the file cannot be written.
-    """
+    """Write a picture `[H, W, 3]` uint8 as PNG that `is_prediction` knows."""
     from PIL import Image, PngImagePlugin
 
     facts = PngImagePlugin.PngInfo()
@@ -72,18 +67,15 @@ def write_overlay(path: Path, picture: np.ndarray) -> None:
 
 
 def tabulate_neurons(image: np.ndarray, rois: Rois) -> list[dict[str, Any]]:
-    """List the neurons of an image.
+    """List the neurons found in an image `[H, W]` of any real dtype: rows of `TABLE_COLUMNS`.
 
-    Args:
-        image: `[H, W]`, any real dtype.
-        rois: found in it.
-
-    Returns:
-        A row a neuron with `TABLE_COLUMNS`. The centre is that of its pixels, from 0. The contrast
-        is its mean brightness less that of the rim around, over the displayed range.
+    The centre is that of the pixels, from 0. The contrast is the mean brightness of a neuron less
+    that of the rim around, over the displayed range.
     """
-    contrast = _contrasts(normalize_image(image), rois)
     sizes = disc_diameter(rois.area)
+    width = max(RIM * float(np.median(sizes)), 1.5) if len(rois) else 0.0
+    inside, around = compare_with_rim(rois.labels, normalize_image(image), width)
+    contrast = inside - around
     scale = rois.um_per_px
     return [
         {
@@ -101,27 +93,16 @@ def tabulate_neurons(image: np.ndarray, rois: Rois) -> list[dict[str, Any]]:
     ]
 
 
-def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write the rows of `tabulate_neurons` as CSV."""
-    write_csv(path, TABLE_COLUMNS, rows)
-
-
 def find_doubts(
-    image: np.ndarray,
-    rois: Rois,
-    given: float | None,
-    trained_px: float | None,
+    image: np.ndarray, rois: Rois, given: float | None, trained_px: float | None
 ) -> list[str]:
-    """Say what makes a result doubtful.
+    """Say what makes a result doubtful, as warnings.
 
     Args:
         image: `[H, W]`, any real dtype.
         rois: found in it.
         given: diameter of the cells that the user has given, px; None if it was estimated.
         trained_px: diameter of the cells that the model was trained on, px, if it knows it.
-
-    Returns:
-        Warnings, none if nothing is odd.
     """
     unusable, remarks = inspect_image(image)
     doubts = [unusable] if unusable else []
@@ -142,27 +123,9 @@ def find_doubts(
     return doubts
 
 
-def _outline(labels: np.ndarray) -> np.ndarray:
+def outline_labels(labels: np.ndarray) -> np.ndarray:
     """Mark the pixels of ROIs of which one of the four neighbours is of another ROI, or of none."""
     padded = np.pad(labels, 1)
     beside = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
     outlines: np.ndarray = np.logical_or.reduce([labels != other for other in beside])
     return outlines & (labels > 0)
-
-
-def _contrasts(image: np.ndarray, rois: Rois) -> np.ndarray:
-    """Mean inside of each ROI less that of the background pixels near it, `[N]`."""
-    count = len(rois)
-    if not count:
-        return np.zeros(0)
-    labels = rois.labels
-    width = max(RIM * float(np.median(disc_diameter(rois.area))), 1.5)
-    distance, nearest = ndimage.distance_transform_edt(labels == 0, return_indices=True)
-    rim = np.where((distance > 0) & (distance <= width), labels[tuple(nearest)], 0)
-    means = []
-    for where in (labels, rim):
-        pixels = np.bincount(where.ravel(), minlength=count + 1)[1:]
-        sums = np.bincount(where.ravel(), image.ravel(), count + 1)[1:]
-        means.append(sums / np.maximum(pixels, 1))
-    result: np.ndarray = means[0] - means[1]
-    return result

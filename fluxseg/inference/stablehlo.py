@@ -21,7 +21,6 @@ from jax import export
 
 from fluxseg.config import CLASSES
 from fluxseg.data.transforms import CLIP
-from fluxseg.errors import FluxsegError
 from fluxseg.inference.predict import Predictor
 from fluxseg.inference.probability import neuron_probability
 from fluxseg.io.files import atomic_path, write_json
@@ -41,21 +40,11 @@ PADDING = (
 
 
 def export_program(model: Predictor, platforms: tuple[str, ...] = PLATFORMS) -> bytes:
-    """Export the network of a model with its parameters and its temperature.
+    """Export the network of a model with its parameters and its temperature, serialised.
 
     The layers are computed in their plain form and in float32 on every platform, so probabilities
-    may differ from those of `Predictor.predict` by rounding.
-
-    Args:
-        model: the model.
-        platforms: what the program is lowered for; none of them needs to be present.
-
-    Returns:
-        The serialised program: `[B, H, W]` float32, normalised, to `[B, H, W]` float32, for any B
-        and any H and W that are multiples of `side_multiple`.
-
-    Raises:
-        FluxsegError: if the package flatbuffers is not installed.
+    may differ from those of `Predictor.predict` by rounding. None of the platforms needs to be
+    present.
     """
     config = dataclasses.replace(model.config, dtype="float32")
     apply_fn = create_unet(config, formulation="plain").apply
@@ -71,52 +60,35 @@ def export_program(model: Predictor, platforms: tuple[str, ...] = PLATFORMS) -> 
     exported = export.export(jax.jit(predict), platforms=platforms)(
         jax.ShapeDtypeStruct(shape, np.float32)
     )
-    try:
-        return bytes(exported.serialize())
-    except ImportError as error:
-        raise FluxsegError(
-            "exporting needs the package flatbuffers: pip install flatbuffers"
-        ) from error
+    return bytes(exported.serialize())
 
 
 def describe_program(model: Predictor) -> dict[str, Any]:
     """Return as plain values all that the use of an exported program needs."""
+    names = (
+        "side_multiple", "low_percentile", "high_percentile", "threshold", "temperature",
+        "um_per_px", "diameter_px", "licence",
+    )  # fmt: skip
     return {
         "input": "[B, H, W] float32, normalised",
         "output": "[B, H, W] float32, probability of neuron, 0 to 1",
         "platforms": list(PLATFORMS),
-        "side_multiple": model.side_multiple,
         "padding": PADDING,
-        "low_percentile": model.low_percentile,
-        "high_percentile": model.high_percentile,
         "clip": list(CLIP),
         "normalisation": NORMALISATION,
-        "threshold": model.threshold,
-        "temperature": model.temperature,
+        **{name: getattr(model, name) for name in names},
         "temperature_note": "part of the program already",
-        "um_per_px": model.um_per_px,
-        "diameter_px": model.diameter_px,
         "diameter_note": "images are resampled so that cells have it; null: as they are",
         "classes": list(CLASSES),
-        "licence": model.licence,
         "written_with": {"jax": jax.__version__},
         "use": "jax.export.deserialize(bytearray(content)).call(images)",
     }
 
 
 def write_stablehlo(path: str | Path, model: Predictor) -> tuple[Path, Path]:
-    """Write an exported program and, beside it, the JSON file that explains its use.
+    """Write an exported program, usually named `*.stablehlo`, and `NAME.json`, which explains it.
 
-    Args:
-        path: file to write, usually named `*.stablehlo`; ".json" is added for the other one.
-        model: the model.
-
-    Returns:
-        Both paths.
-
-    Raises:
-        FluxsegError: see `export_program`.
-        WorkdirError: if a file cannot be written.
+    Returns both paths; `WorkdirError` if a file cannot be written.
     """
     path = Path(path)
     content = export_program(model)

@@ -20,12 +20,7 @@ FREE = ("dropout", "dtype")
 def load_start(config: Config) -> Any:
     """Load the parameters that a new run begins with, by its `train.start`.
 
-    Args:
-        config: settings of the run.
-
-    Returns:
-        Parameters like those of the network; None for random ones, and where the start is a file
-        with the weights of an `encoder_kind` alone.
+    None for random ones, and where the start is a file with the weights of an `encoder_kind` alone.
 
     Raises:
         ConfigError: naming the settings that are not those of the model to start from.

@@ -38,20 +38,12 @@ class TilePlan:
 
 
 def plan_tiles(shape: tuple[int, int], tile: int, overlap: int, multiple: int) -> TilePlan:
-    """Plan the fewest tiles that cover an image and overlap by at least `overlap`.
+    """Plan the fewest tiles that cover an image (H, W) and overlap by at least `overlap`.
 
     Sides are rounded up to `multiple`, so that images of similar sizes need one compiled program,
     and tiles start at multiples of it, so that they meet the same grid of poolings as the whole
-    image does. A side that fits in a tile is not divided.
-
-    Args:
-        shape: (H, W) of the image, px.
-        tile: largest side of a tile, px; rounded up to `multiple`, and to twice the overlap.
-        overlap: least overlap of neighbours, px; rounded up to `multiple`.
-        multiple: see above, px.
-
-    Returns:
-        The plan.
+    image does. A side that fits in a tile is not divided. All are px; `tile` is the largest side of
+    a tile, rounded up to `multiple`, and to twice the overlap.
 
     Raises:
         ConfigError: if the overlap is negative or takes more than half of a tile.
@@ -82,28 +74,16 @@ def _plan_axis(length: int, tile: int, overlap: int) -> tuple[int, list[int]]:
 
 
 def pad_image(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Mirror an image at the bottom and at the right until it has a shape.
-
-    Args:
-        image: `[H, W]`.
-        shape: sides, at least those of the image, px.
-
-    Returns:
-        `[*shape]`, same dtype; the image itself if nothing is missing.
-    """
+    """Mirror an image `[H, W]` at the bottom and at the right until it has a larger shape."""
     missing = [(0, wanted - side) for side, wanted in zip(image.shape, shape, strict=True)]
-    return np.pad(image, missing, mode="reflect") if any(n for _, n in missing) else image
+    return np.pad(image, missing, mode="reflect")
 
 
 def blend_weights(starts: tuple[int, ...], tile: int) -> np.ndarray:
     """Weight of each tile along one side: raised cosines where tiles overlap, 1 elsewhere.
 
-    Args:
-        starts: first pixels of the tiles, increasing.
-        tile: pixels of a tile.
-
-    Returns:
-        `[tiles, tile]` float32; at each pixel the weights of all tiles add up to 1.
+    Tiles begin at `starts`, increasing, and have `tile` pixels. Returns `[tiles, tile]` float32; at
+    each pixel the weights of all tiles add up to 1.
     """
     weights = np.ones((len(starts), tile))
     for index, (left, right) in enumerate(itertools.pairwise(starts)):
@@ -131,17 +111,10 @@ def cut_tiles(padded: np.ndarray, plan: TilePlan) -> Iterator[np.ndarray]:
 
 
 def blend_tiles(tiles: Iterable[np.ndarray], plan: TilePlan) -> np.ndarray:
-    """Add up weighted tiles to one image, one tile in memory at a time.
-
-    Args:
-        tiles: `[*plan.tile]` float each, in the order of `plan.positions`.
-        plan: how they lie.
+    """Add up weighted tiles `[*plan.tile]` in the order of `plan.positions`, one after the other.
 
     Returns:
         `[*plan.shape]` float32.
-
-    Raises:
-        ValueError: if there are too few or too many.
     """
     height, width = plan.tile
     vertical = dict(zip(plan.rows, blend_weights(plan.rows, height), strict=True))

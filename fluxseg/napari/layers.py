@@ -64,8 +64,8 @@ def read_layers(path: Path) -> list[LayerData]:
     """Read a file or folder that `fluxseg predict` reads or writes.
 
     Returns:
-        The image, if there is one, and the neurons, int32, if they are known; the features of
-        these hold the confidence of each, if it is known.
+        The image, if there is one, and the neurons, int32, if they are known, with the confidence
+        of each among their features, if that is known.
 
     Raises:
         RecordingError: naming the file, if it cannot be used.

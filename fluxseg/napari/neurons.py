@@ -10,25 +10,21 @@ import numpy as np
 from fluxseg.data.recording import Recording, check_image, pixel_size
 from fluxseg.errors import FluxsegError, RecordingError, WorkdirError
 from fluxseg.formats.finite import holds_image
+from fluxseg.formats.formats import PredictFormat
 from fluxseg.formats.labels import masks_from_labels
 from fluxseg.formats.npz import read_npz, write_npz
 from fluxseg.inference.objects.levels import UNSURE
-from fluxseg.inference.objects.rois import find_rois, measure_rois
-from fluxseg.inference.outputs import (
-    WITH_IMAGE,
-    OutputFormat,
-    Prediction,
-    name_output,
-    write_neurons,
-)
+from fluxseg.inference.objects.rois import measure_rois
+from fluxseg.inference.outputs import WITH_IMAGE, Prediction, name_output, write_neurons
 from fluxseg.inference.run_model import load_model
+from fluxseg.inference.segment import find_neurons
 from fluxseg.inference.shown import find_doubts
 from fluxseg.io.names import safe_name
 from fluxseg.napari.layers import LayerData, layer_of_neurons
 
 RECORDING = "labelled recording"
 """What `fluxseg finetune` and `fluxseg train` learn from: `NAME.npz`."""
-FORMATS = (RECORDING, *get_args(OutputFormat))
+FORMATS = (RECORDING, *get_args(PredictFormat))
 """What `save` writes."""
 
 
@@ -57,12 +53,7 @@ def take_image(name: str, data: Any, rgb: bool = False) -> np.ndarray:
 def find(
     model: str, recording: Recording, diameter: float | None = None
 ) -> tuple[LayerData, float, str]:
-    """Find neurons, as `fluxseg predict` does.
-
-    Args:
-        model: see `load_model`.
-        recording: the image.
-        diameter: typical diameter of the cells, px; None to estimate it.
+    """Find neurons, as `fluxseg predict` does; `diameter`, px, is None to estimate it.
 
     Returns:
         All neurons, of whatever confidence, as a layer; the least confidence of those that the
@@ -73,22 +64,18 @@ def find(
     """
     network = load_model(model)
     image, cut = recording.image, network.min_confidence
-    used = network.find_diameter(image) if diameter is None else diameter
-    probability = network.predict(image, diameter=used)
-    scale = pixel_size(recording.metadata) or network.um_per_px
-    rois = find_rois(
-        probability, threshold=network.threshold, um_per_px=scale, diameter=used,
-        min_confidence=min(cut, UNSURE),
-    )  # fmt: skip
-    told = f"{(rois.confidence >= cut).sum()} neurons" + (
-        f", diameter {used:.1f} px" if used else ""
+    scale = pixel_size(recording.metadata)
+    found = find_neurons(
+        network, image, min_confidence=min(cut, UNSURE), um_per_px=scale, diameter=diameter
     )
-    doubts = [
-        text.replace("--", "") for text in find_doubts(image, rois, diameter, network.diameter_px)
-    ]
-    known = {"recording": recording, "probability": probability}
+    rois = found.rois
+    told = f"{(rois.confidence >= cut).sum()} neurons"
+    if found.diameter:
+        told = f"{told}, diameter {found.diameter:.1f} px"
+    doubts = find_doubts(image, rois, diameter, network.diameter_px)
+    known = {"recording": recording, "probability": found.probability}
     layer = layer_of_neurons(f"{recording.id} neurons", rois.labels, rois.confidence, known)
-    return layer, cut, ". ".join([told, *doubts])
+    return layer, cut, ". ".join([told, *(text.replace("--", "") for text in doubts)])
 
 
 def confidence_of(features: Mapping[str, Any], labels: np.ndarray) -> np.ndarray:
@@ -138,7 +125,7 @@ def save(
     probability: np.ndarray | None = None,
     replace: bool = False,
 ) -> Path:
-    """Write corrected neurons in one of `FORMATS`.
+    """Write corrected neurons in one of `FORMATS`; the file or folder that was written is returned.
 
     Args:
         folder: folder to write to.
@@ -148,9 +135,6 @@ def save(
         features: see `confidence_of`.
         probability: `[H, W]` float32, of "neuron"; None if it is not known.
         replace: write over what is there.
-
-    Returns:
-        The file or folder that was written.
 
     Raises:
         RecordingError: if there is nothing to write.
@@ -166,8 +150,7 @@ def save(
         raise RecordingError("probability", "is not known of these neurons: press Find first")
     known = (labels > 0).astype(np.float32) if probability is None else probability
     scale = pixel_size(recording.metadata)
-    found = Prediction(name, image, known, {}, (0.5, 0.0), scale, corrected=True)
-    path = folder / (f"{name}.npz" if kind == RECORDING else name_output(found, kind))
+    path = folder / (f"{name}.npz" if kind == RECORDING else name_output(name, kind))
     beside = folder / f"{name}.tif"
     if path.exists() and not replace:
         raise WorkdirError(f"{path}: is there already; choose another folder, or tick Replace")
@@ -179,16 +162,16 @@ def save(
     numbers = np.unique(labels[labels > 0])
     compact = np.where(labels > 0, np.searchsorted(numbers, labels) + 1, 0)
     rois = measure_rois(compact, known, um_per_px=scale)
-    sure = confidence_of(features or {}, numbers)
-    write_neurons(path, found, dataclasses.replace(rois, confidence=sure), kind)
+    rois = dataclasses.replace(rois, confidence=confidence_of(features or {}, numbers))
+    maps = {"probability": known, "mask": np.where(labels > 0, np.uint8(255), np.uint8(0))}
+    write_neurons(path, Prediction(name, image, rois, maps, corrected=True), kind)
     return path
 
 
 def add_labelled(folder: Path, recording: Recording, labels: np.ndarray) -> Path:
     """Add an image and its neurons `[H, W]` int to a folder that `fluxseg finetune` reads.
 
-    Returns:
-        The file: that of the same image, if there is one, else a new one.
+    It goes to the file of the same image, if there is one, else to a new one, which is returned.
 
     Raises:
         WorkdirError: if it cannot be written.
@@ -228,7 +211,8 @@ def tune(
     Raises:
         FluxsegError: if there is nothing to learn from, or see `finetune`.
     """
-    from fluxseg.adapt.few_shot import FewShot, finetune, format_scores
+    from fluxseg.adapt.few_shot import FewShot, finetune
+    from fluxseg.adapt.verdict import format_scores
     from fluxseg.report.html import write_report
     from fluxseg.training.progress import Callbacks
 

@@ -1,31 +1,20 @@
 """Runs beside each other: one HTML page, as the report of a run."""
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from fluxseg.errors import ConfigError
 from fluxseg.io.files import read_json, write_text
 from fluxseg.model.paired import paired_difference
 from fluxseg.model.score_names import CALIBRATION_SCORES, OBJECT_SCORES, PIXEL_SCORES, TITLES
-from fluxseg.report.compare_plots import (
-    plot_differences,
-    plot_overlaid_curves,
-    plot_side_by_side,
-)
+from fluxseg.report.compare_plots import plot_differences, plot_overlaid_curves, plot_side_by_side
 from fluxseg.report.html import RELIABLE_GROUPS, describe_settings
-from fluxseg.report.page import embed_png, render_template
-from fluxseg.report.plots import DPI
-from fluxseg.report.reliability import plot_reliability
-from fluxseg.report.workdir import (
-    RunFiles,
-    read_example,
-    read_run,
-)
+from fluxseg.report.page import render_template
+from fluxseg.report.plots import embed_figure, plot_reliability
+from fluxseg.report.workdir import RunFiles, read_example, read_run
 
 ORDER = ("test", "external", "val")
 """Splits in the order of what they are worth."""
@@ -51,19 +40,15 @@ PAIRED = {
     for name in ("neuron_iou", "macro_iou", "object_f1", "object_precision", "object_recall")
 }
 """Scores whose differences are shown."""
-CALIBRATED = tuple(score.name for score in CALIBRATION_SCORES)
+OBJECTS = {score.name for score in OBJECT_SCORES}
+CALIBRATED = {score.name for score in CALIBRATION_SCORES}
 EXAMPLES = 3
 
 
 def write_comparison(workdirs: Sequence[str | Path], output: str | Path) -> Path:
-    """Write a page that compares runs, or evaluations on other data.
+    """Write a page that compares runs, or evaluations on other data, with the first of them.
 
-    Args:
-        workdirs: their folders; the others are compared with the first.
-        output: the page, which needs no other file, no script and no network.
-
-    Returns:
-        Its path.
+    The page needs no other file, no script and no network.
 
     Raises:
         ConfigError: if there are fewer than two folders, or one is named twice.
@@ -74,8 +59,7 @@ def write_comparison(workdirs: Sequence[str | Path], output: str | Path) -> Path
         raise ConfigError("a comparison needs two or more different folders of runs")
     runs = dict(zip(name_runs(folders), map(read_run, folders), strict=True))
     splits = compare_splits(runs)
-    page = render_comparison(runs, splits, draw_figures(runs, splits))
-    write_text(output, page)
+    write_text(output, render_comparison(runs, splits, draw_figures(runs, splits)))
     return Path(output)
 
 
@@ -89,11 +73,7 @@ def name_runs(folders: Sequence[Path]) -> list[str]:
 
 
 def compare_settings(runs: Mapping[str, RunFiles]) -> list[dict[str, Any]]:
-    """List what differs: settings, and versions of what the runs were computed with.
-
-    Returns:
-        Rows of `name` and `values`, one for each run, None where it does not say.
-    """
+    """List the settings and versions that differ: `name`, and `values` of each run or None."""
     tables = []
     for run in runs.values():
         path = run.workdir / "versions.json"
@@ -104,16 +84,8 @@ def compare_settings(runs: Mapping[str, RunFiles]) -> list[dict[str, Any]]:
     return [row for row in rows if any(value != row["values"][0] for value in row["values"])]
 
 
-def tabulate_scores(splits: Sequence[Mapping[str, Any] | None]) -> list[dict[str, Any]]:
-    """Arrange the scores of one split of each run.
-
-    Args:
-        splits: of each run what `read_run` says of the split; None if it lacks it.
-
-    Returns:
-        Groups of rows: `title`, and `rows` with `title`, `meaning` and `cells` (`value`,
-        `interval`, `best`); groups that no run has are left out.
-    """
+def _tabulate(splits: Sequence[Mapping[str, Any] | None]) -> list[dict[str, Any]]:
+    """Arrange the scores of one split of each run in the groups of `SHOWN` that a run has."""
     groups = []
     for title, scores in SHOWN:
         rows = []
@@ -133,7 +105,7 @@ def tabulate_scores(splits: Sequence[Mapping[str, Any] | None]) -> list[dict[str
 
 def _cell(split: Mapping[str, Any] | None, key: str) -> dict[str, Any]:
     part: Mapping[str, Any] | None = split
-    if split and key.startswith(("object", "ap_", "panoptic", "neurofinder")):
+    if split and key in OBJECTS:
         part = split["objects"]
     elif split and key in CALIBRATED:
         part = split["calibration"] and split["calibration"]["after"]
@@ -147,45 +119,38 @@ def compare_recordings(
 ) -> dict[str, Any]:
     """Compare two runs on the recordings that both have scored in a split.
 
-    A recording is the same if its name, its group and the pixel counts of its mask agree.
-
-    Args:
-        first: what `read_run` says of the split.
-        second: the same of the other run.
-        seed: seed of the bootstrap.
+    A recording is the same if its name, its group and the pixel counts of its mask agree. `first`
+    and `second` are what `read_run` says of the split.
 
     Returns:
         `common`, `n_first` and `n_second` recordings, and `scores`, score -> what
         `paired_difference` returned; empty without a common recording.
     """
-    ours, theirs = ({row["key"]: row for row in split["recordings"]} for split in (first, second))
-    same = [
-        key
-        for key in ours
-        if key in theirs
-        and all(ours[key][name] == theirs[key][name] for name in ("group", "truth"))
-    ]
-    groups = {key: ours[key]["group"] for key in same}
+    ours, theirs = map(_rows, (first, second))
+    groups = {
+        key: row["group"]
+        for key, row in ours.items()
+        if key in theirs and all(row[name] == theirs[key][name] for name in ("group", "truth"))
+    }
     scores = {}
-    for name in PAIRED if same else ():
+    for name in PAIRED if groups else ():
         before, after = (
-            {key: row.get(name) for key, row in table.items() if key in groups}
-            for table in (_score_rows(first), _score_rows(second))
+            {key: rows[key]["scores"].get(name) for key in groups} for rows in (ours, theirs)
         )
         found = paired_difference(before, after, groups, np.random.default_rng(seed))
         if found["n_recordings"]:
             scores[name] = found
-    return {
-        "common": len(same),
-        "n_first": len(ours),
-        "n_second": len(theirs),
-        "scores": scores,
-    }
+    counts = {"common": len(groups), "n_first": len(ours), "n_second": len(theirs)}
+    return {**counts, "scores": scores}
 
 
-def _score_rows(split: Mapping[str, Any]) -> dict[str, dict[str, float | None]]:
+def _rows(split: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the recordings of a split by key, the scores of their neurons among the others."""
     objects = split["objects"]["recordings"] if split["objects"] else {}
-    return {row["key"]: row["scores"] | objects.get(row["key"], {}) for row in split["recordings"]}
+    return {
+        row["key"]: {**row, "scores": row["scores"] | objects.get(row["key"], {})}
+        for row in split["recordings"]
+    }
 
 
 def compare_splits(runs: Mapping[str, RunFiles]) -> list[dict[str, Any]]:
@@ -193,7 +158,7 @@ def compare_splits(runs: Mapping[str, RunFiles]) -> list[dict[str, Any]]:
 
     Returns:
         For each split: `name`, `sizes` (recordings and groups of each run, or None), `groups` of
-        scores (see `tabulate_scores`), and `pairs`, run -> what `compare_recordings` returned.
+        scores, and `pairs`, run -> what `compare_recordings` returned.
     """
     known = {name: {split["name"]: split for split in run.splits} for name, run in runs.items()}
     found = dict.fromkeys(split for splits in known.values() for split in splits)
@@ -208,21 +173,14 @@ def compare_splits(runs: Mapping[str, RunFiles]) -> list[dict[str, Any]]:
             if name in known[first] and name in known[other]
         }
         sizes = [split and (split["n_recordings"], split["n_groups"]) for split in splits]
-        result.append(
-            {"name": name, "sizes": sizes, "groups": tabulate_scores(splits), "pairs": pairs}
-        )
+        result.append({"name": name, "sizes": sizes, "groups": _tabulate(splits), "pairs": pairs})
     return result
 
 
 def draw_figures(
     runs: Mapping[str, RunFiles], splits: Sequence[Mapping[str, Any]]
 ) -> dict[str, list[dict[str, Any]]]:
-    """Draw all figures: "curves", "reliability", "differences" and "examples", some empty.
-
-    Args:
-        runs: name -> from `read_run`.
-        splits: from `compare_splits`.
-    """
+    """Draw all figures: "curves", "reliability", "differences" and "examples", some empty."""
     figures: dict[str, list[dict[str, Any]]] = {
         name: [] for name in ("curves", "reliability", "differences", "examples")
     }
@@ -265,11 +223,9 @@ def draw_figures(
 def choose_common_examples(
     runs: Mapping[str, RunFiles],
 ) -> list[tuple[str, dict[str, Mapping[str, Any]]]]:
-    """Choose recordings that are among the examples of most runs.
+    """Choose recordings that are among the examples of most runs: (key, run -> its row).
 
-    Returns:
-        (key, run -> row of its examples), at most `EXAMPLES`; of those that only one run has,
-        the first of each run.
+    At most `EXAMPLES`; of those that only one run has, the first of each run.
     """
     found: dict[str, dict[str, Mapping[str, Any]]] = {}
     for name, run in runs.items():
@@ -282,25 +238,12 @@ def choose_common_examples(
     return [firsts[name] for name in runs if name in firsts][:EXAMPLES]
 
 
-def embed_figure(figure: Figure, alt: str) -> dict[str, Any]:
-    """Return `uri`, `width`, `height` and `alt` of a figure for a page."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
-    return embed_png(buffer.getvalue(), alt)
-
-
 def render_comparison(
     runs: Mapping[str, RunFiles],
     splits: Sequence[Mapping[str, Any]],
     figures: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> str:
-    """Render the page; the same for the same input.
-
-    Args:
-        runs: name -> from `read_run`; the others are compared with the first.
-        splits: from `compare_splits`.
-        figures: from `draw_figures`.
-    """
+    """Render the page of what `compare_splits` and `draw_figures` gave."""
     return render_template(
         "compare.html",
         names=list(runs),

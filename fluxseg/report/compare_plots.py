@@ -1,97 +1,89 @@
-"""Figures that show several runs at once."""
+"""Figures that show several runs, or models before and after a tuning, at once."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
+from matplotlib.lines import Line2D
 
 from fluxseg import plot
+from fluxseg.inference.field_scores import SHOWN
+from fluxseg.inference.shown import outline_labels
 from fluxseg.model.score_names import TITLES
-from fluxseg.report.plots import DPI, STYLE, printable
-from fluxseg.report.reliability import COLORS
+from fluxseg.report.plots import (
+    COLORS,
+    create_figure,
+    draw_dots,
+    entitle,
+    name_rows,
+    printable,
+    styled,
+)
 
 PANELS = {name: TITLES[name] for name in ("loss", "neuron_iou")}
+CURVES = {"neuron_iou": "#0072B2", "object_f1": "#D55E00"}
+"""Colours of the scores of a learning curve."""
+LABELLED, FOUND, BOTH = "#30D158", "#FF453A", "#FFD60A"
+"""Outlines of labels, of what was found, and where the two meet."""
 
 
+@styled
 def plot_overlaid_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
-    """Plot loss and neuron IoU of several runs over the epochs, a colour for each run.
+    """Plot loss and neuron IoU over the epochs, a colour for each run; training is dashed.
 
     Args:
         histories: name -> rows of `metrics.jsonl`.
-
-    Returns:
-        A figure with two panels; validation is drawn in full, training thin and dashed.
     """
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(9.6, 4.4), dpi=DPI, layout="constrained")
-        FigureCanvasAgg(figure)
-        panels = figure.subplots(1, len(PANELS))
-        for panel, (key, title) in zip(panels, PANELS.items(), strict=True):
-            for number, (name, rows) in enumerate(histories.items()):
-                color = COLORS[number % len(COLORS)]
-                _draw(panel, rows, f"train_{key}", color=color, lw=1.1, ls="--")
-                style = {"color": color, "lw": 2.0, "marker": "o", "ms": 3.5}
-                _draw(panel, rows, f"val_{key}", label=printable(name), **style)
-            panel.set_title(title)
-            panel.set_xlabel("Epoch")
-        handles, labels = panels[0].get_legend_handles_labels()
-        legend = figure.legend(handles, labels, loc="outside upper center", ncols=3)
-        for text in legend.get_texts():
-            text.set_parse_math(False)
+    figure = create_figure(9.6, 4.4)
+    panels = figure.subplots(1, len(PANELS))
+    for panel, (key, title) in zip(panels, PANELS.items(), strict=True):
+        for number, (name, rows) in enumerate(histories.items()):
+            color = COLORS[number % len(COLORS)]
+            _draw(panel, rows, f"train_{key}", color=color, lw=1.1, ls="--")
+            style = {"color": color, "lw": 2.0, "marker": "o", "ms": 3.5}
+            _draw(panel, rows, f"val_{key}", label=printable(name), **style)
+        panel.set_title(title)
+        panel.set_xlabel("Epoch")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure
 
 
 def _draw(panel: Axes, rows: Sequence[Mapping[str, Any]], name: str, **style: Any) -> None:
     # A run without the figure still stands in the legend.
-    values = [(row["epoch"], row[name]) for row in rows if row.get(name) is not None]
-    epochs, heights = zip(*values, strict=True) if values else ((), ())
-    panel.plot(epochs, heights, **style)
+    known = [row for row in rows if row.get(name) is not None]
+    panel.plot([row["epoch"] for row in known], [row[name] for row in known], **style)
 
 
+@styled
 def plot_differences(differences: Mapping[str, Mapping[str, Any]], base: str, score: str) -> Figure:
-    """Plot how much better or worse runs are than the first one, a dot for each recording.
+    """Plot how much better or worse runs are than the first: a dot a recording, mean, interval.
 
     Args:
         differences: name -> what `paired_difference` returned.
         base: name of the first run.
         score: what is compared.
-
-    Returns:
-        A figure with a row for each run: dots, and a bar for the interval of the mean.
     """
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(9.6, 1.4 + 0.85 * len(differences)), dpi=DPI, layout="constrained")
-        FigureCanvasAgg(figure)
-        panel = figure.subplots()
-        panel.axvline(0, color="#999999", lw=1.2)
-        for row, found in enumerate(differences.values()):
-            values = np.array(list(found["differences"].values()))
-            spread = (np.arange(len(values)) * 0.618034) % 1 - 0.5
-            color = COLORS[(row + 1) % len(COLORS)]
-            panel.scatter(values, row + 0.5 * spread, s=24, alpha=0.7, color=color, lw=0)
-            if found["interval"]:
-                panel.plot(found["interval"], [row, row], color="#333333", lw=2.5)
-            if found["mean"] is not None:
-                panel.plot([found["mean"]] * 2, [row - 0.3, row + 0.3], color="#333333", lw=2.5)
-        names = [printable(name) for name in differences]
-        panel.set_yticks(range(len(names)), names)
-        for label in panel.get_yticklabels():
-            label.set_parse_math(False)
-        panel.set_ylim(len(names) - 0.5, -0.5)
-        panel.margins(x=0.08)
-        panel.grid(visible=False, axis="y")
-        panel.tick_params(axis="y", length=0)
-        panel.spines["left"].set_visible(False)
-        text = f"{score} of a recording minus that of {printable(base)}; line: mean, its interval"
-        panel.set_xlabel(text, parse_math=False)
+    figure = create_figure(9.6, 1.4 + 0.85 * len(differences))
+    panel = figure.subplots()
+    panel.axvline(0, color="#999999", lw=1.2)
+    for row, found in enumerate(differences.values()):
+        values = np.array(list(found["differences"].values()))
+        draw_dots(panel, values, row, s=24, alpha=0.7, color=COLORS[(row + 1) % len(COLORS)])
+        if found["interval"]:
+            panel.plot(found["interval"], [row, row], color="#333333", lw=2.5)
+        if found["mean"] is not None:
+            panel.plot([found["mean"]] * 2, [row - 0.3, row + 0.3], color="#333333", lw=2.5)
+    name_rows(panel, [printable(name) for name in differences])
+    panel.margins(x=0.08)
+    text = f"{score} of a recording minus that of {printable(base)}; line: mean, its interval"
+    panel.set_xlabel(text)
     return figure
 
 
+@styled
 def plot_side_by_side(
     arrays: Mapping[str, Sequence[np.ndarray]], scores: Mapping[str, float | None]
 ) -> Figure:
@@ -100,31 +92,98 @@ def plot_side_by_side(
     Args:
         arrays: name -> image, label, probability and valid, each `[H, W]`, of one recording.
         scores: name -> neuron IoU.
-
-    Returns:
-        A figure with one panel for the image and one for each run, two or three in a row.
     """
     count = 1 + len(arrays)
     columns = 2 if count in (2, 4) else 3
     rows = -(-count // columns)
     image, _, _, valid = next(iter(arrays.values()))
     height = 9.2 / columns * min(max(image.shape[0] / image.shape[1], 0.4), 2.0) + 0.45
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(9.6, rows * height + 0.3), dpi=DPI, layout="constrained")
-        FigureCanvasAgg(figure)
-        panels = figure.subplots(rows, columns, squeeze=False).ravel()
-        for panel in panels:
-            panel.set_axis_off()
-        panels[0].imshow(np.clip(np.nan_to_num(image), 0, 1), cmap="gray", vmin=0, vmax=1)
-        panels[0].set_title("Image")
-        for panel, (name, shown) in zip(panels[1:], arrays.items(), strict=False):
-            image, label, probability, valid = shown
-            errors = plot.error_colors(image, label == 1, probability > 0.5, valid)
-            panel.imshow(errors, interpolation="nearest")
-            iou = scores[name]
-            score = "undefined" if iou is None else f"{iou:.3f}"
-            panel.set_title(f"{printable(name)}: IoU {score}", parse_math=False)
-        colors = plot.ERRORS if valid.all() else plot.ERRORS | {"Not scored": plot.OUTSIDE}
-        patches = [Patch(facecolor=c, edgecolor="#888888", label=n) for n, c in colors.items()]
-        figure.legend(handles=patches, loc="outside lower right", ncols=len(patches), fontsize=10)
+    figure = create_figure(9.6, rows * height + 0.3)
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for panel in panels:
+        panel.set_axis_off()
+    panels[0].imshow(np.clip(np.nan_to_num(image), 0, 1), cmap="gray", vmin=0, vmax=1)
+    panels[0].set_title("Image")
+    for panel, (name, shown) in zip(panels[1:], arrays.items(), strict=False):
+        image, label, probability, valid = shown
+        errors = plot.error_colors(image, label == 1, probability > 0.5, valid)
+        panel.imshow(errors, interpolation="nearest")
+        iou = scores[name]
+        panel.set_title(f"{printable(name)}: IoU {'undefined' if iou is None else f'{iou:.3f}'}")
+    patches = plot.error_patches(valid)
+    figure.legend(handles=patches, loc="outside lower right", ncols=len(patches), fontsize=10)
+    return figure
+
+
+@styled
+def plot_learning_curve(curve: Mapping[str, Any]) -> Figure:
+    """Plot held-out neuron IoU and object F1 against the number of labelled fields.
+
+    Mean over the folds, a band from the lowest to the highest, and a dot for each. The fields are
+    on a logarithmic axis with 0, the model as it came, to the left of 1.
+
+    Args:
+        curve: from `summarise_curve`, with `split_by`.
+    """
+    figure = create_figure(9.6, 4.2)
+    for panel, (name, color) in zip(figure.subplots(1, 2), CURVES.items(), strict=True):
+        rows = [row for row in curve["rows"] if row[name]["mean"] is not None]
+        # On a logarithmic axis 0 has no place: it gets one as far from 1 as 1 is from 3.
+        places = [1 / 3 if row["n"] == 0 else row["n"] for row in rows]
+        mean, low, high = ([row[name][key] for row in rows] for key in ("mean", "low", "high"))
+        panel.fill_between(places, low, high, color=color, alpha=0.15, lw=0)
+        panel.plot(places, mean, color=color, marker="o", lw=1.8)
+        for place, row in zip(places, rows, strict=True):
+            values = row[name]["values"]
+            panel.scatter([place] * len(values), values, s=12, color=color, alpha=0.6, lw=0)
+        panel.set_xscale("log")
+        panel.set_xticks(places, [str(row["n"]) for row in rows])
+        panel.set_xticks([], minor=True)
+        panel.set_xlabel("Labelled fields learnt from (0: the model as it came)")
+        panel.set_ylabel(f"{SHOWN[name]}, held out")
+        panel.set_title(SHOWN[name])
+        panel.margins(0.08, 0.12)
+    split_by = curve.get("split_by", "group")
+    same = "" if split_by == "group" else "; the same tissue is in both"
+    text = f"Mean, range and each of {curve['folds']} folds, held out by {split_by}{same}"
+    figure.supxlabel(text, size=10)
+    return figure
+
+
+@styled
+def plot_before_after(
+    image: np.ndarray,
+    label: np.ndarray,
+    before: np.ndarray,
+    after: np.ndarray,
+    titles: tuple[str, float | None, float | None] = ("", None, None),
+) -> Figure:
+    """Plot the outlines of what is found in a field before and after a fine-tuning.
+
+    Args:
+        image: `[H, W]` float, normalised so that most pixels lie in 0 to 1.
+        label: `[H, W]` int, the true neurons, 0 is background.
+        before: `[H, W]` int, the neurons that were found before.
+        after: `[H, W]` int, those found after it.
+        titles: name of the field, and the F1 of its neurons before and after.
+    """
+    height = 6.2 * min(max(image.shape[0] / image.shape[1], 0.3), 3)
+    figure = create_figure(12, height + 0.8)
+    gray = np.repeat(np.clip(np.nan_to_num(image), 0, 1)[..., None], 3, axis=-1)
+    true = outline_labels(label)
+    shown = (("Before", before, titles[1]), ("After", after, titles[2]))
+    for panel, (title, found, f1) in zip(figure.subplots(1, 2), shown, strict=True):
+        picture, seen = gray.copy(), outline_labels(found)
+        for where, color in ((true, LABELLED), (seen, FOUND), (true & seen, BOTH)):
+            picture[where] = to_rgb(color)
+        panel.imshow(picture, interpolation="nearest")
+        score = "" if f1 is None else f", F1 {f1:.3f}"
+        panel.set_title(f"{title}: {len(np.unique(found[found > 0]))} neurons{score}")
+        panel.set_axis_off()
+    lines = [
+        Line2D([], [], color=color, lw=3, label=text)
+        for color, text in ((LABELLED, "Label"), (FOUND, "Found"), (BOTH, "Both"))
+    ]
+    figure.legend(handles=lines, loc="outside lower center", ncols=3)
+    entitle(figure, titles[0])
     return figure

@@ -16,26 +16,23 @@ from fluxseg.config import Config, config_to_dict
 from fluxseg.errors import WorkdirError
 from fluxseg.inference.objects.counts import SCORE_SOURCES
 from fluxseg.io.files import read_json, write_text
-from fluxseg.model.score_names import (
-    CALIBRATION_SCORES,
-    OBJECT_DIALECTS,
-    PIXEL_SCORES,
-)
-from fluxseg.report.page import embed_png, render_template, split_title
+from fluxseg.model.score_names import CALIBRATION_SCORES, OBJECT_DIALECTS, PIXEL_SCORES
+from fluxseg.report.compare_plots import plot_before_after
+from fluxseg.report.page import render_template, split_title
 from fluxseg.report.plots import (
+    embed_figure,
     plot_confusion,
     plot_curves,
     plot_example,
     plot_recordings,
-    save_png,
+    plot_reliability,
 )
-from fluxseg.report.reliability import plot_reliability
-from fluxseg.report.tuning import plot_before_after, read_picture
 from fluxseg.report.workdir import (
     RunFiles,
     best_epoch,
     is_simulated,
     read_example,
+    read_picture,
     read_run,
 )
 from fluxseg.training.versions import collect_versions
@@ -51,15 +48,7 @@ SUSPICIOUS_MACRO_IOU = 0.82
 """The masks of the Allen Brain Observatory agree so well with careful manual labels."""
 LONG_TABLE = 30
 """Longer tables are folded."""
-
-OWN_FIGURES = (
-    "curves.png",
-    "confusion-*.png",
-    "recordings-*.png",
-    "reliability-*.png",
-    "example-*.png",
-    "tuning-*.png",
-)
+OWN_FIGURES = ("curves", "confusion-*", "recordings-*", "reliability-*", "example-*", "tuning-*")
 
 Figures = Mapping[str, Sequence[Mapping[str, Any]]]
 """Figures under "curves", "scores", "reliability", "examples" and "tuning", each with `uri`,
@@ -88,21 +77,15 @@ def write_report(workdir: str | Path, *, versions: Mapping[str, str] | None = No
     if versions is None:
         recorded = run.workdir / "versions.json"
         versions = read_json(recorded) if recorded.exists() else collect_versions()
-    page = render_page(run, figures, versions)
     path = Path(workdir) / "report.html"
-    write_text(path, page)
+    write_text(path, render_page(run, figures, versions))
     return path
 
 
 def write_figures(run: RunFiles) -> Figures:
     """Write every figure of a run as PNG to `figures`, in place of those of an earlier report.
 
-    Args:
-        run: from `read_run`.
-
-    Returns:
-        The figures, the PNG files themselves included; of several splits the last one (test)
-        is shown, and examples have their row too.
+    Of several splits the last one (test) is shown; examples have their row too.
 
     Raises:
         WorkdirError: naming the file that is damaged or cannot be written.
@@ -110,71 +93,51 @@ def write_figures(run: RunFiles) -> Figures:
     folder = run.workdir / "figures"
     try:
         for pattern in OWN_FIGURES:
-            for old in folder.glob(pattern):
+            for old in folder.glob(f"{pattern}.png"):
                 old.unlink()
     except OSError as error:
         raise WorkdirError(f"{folder}: cannot be written: {error.strerror or error}") from error
     names = ("curves", "scores", "reliability", "examples", "tuning")
     figures: dict[str, list[Mapping[str, Any]]] = {name: [] for name in names}
+
+    def add(kind: str, figure: Figure, name: str, alt: str, **row: Any) -> None:
+        figures[kind].append(row | embed_figure(figure, alt, folder / f"{name}.png"))
+
     # Of one epoch a curve is a point.
     if len(run.history) > 1:
-        figure = plot_curves(run.history, best_epoch(run))
         alt = "Loss, accuracy, macro IoU and neuron IoU over the epochs"
-        figures["curves"].append(write_figure(figure, folder, "curves", alt))
+        add("curves", plot_curves(run.history, best_epoch(run)), "curves", alt)
     for split in run.splits[-1:]:
         name, title = split["name"], split_title(split["name"])
         figure = plot_confusion(split["confusion"], f"{title}: pixels")
-        alt = f"Confusion matrix, {title}"
-        figures["scores"].append(write_figure(figure, folder, f"confusion-{name}", alt))
+        add("scores", figure, f"confusion-{name}", f"Confusion matrix, {title}")
         if split["recordings"]:
-            figure = plot_recordings(split["recordings"])
             alt = f"Distribution of the scores over recordings, {title}"
-            figures["scores"].append(write_figure(figure, folder, f"recordings-{name}", alt))
+            add("scores", plot_recordings(split["recordings"]), f"recordings-{name}", alt)
         if split["calibration"]:
             titles = {"before": "before", "after": "after the temperature"}
-            curves = {t: split["calibration"][name]["curve"] for name, t in titles.items()}
+            curves = {t: split["calibration"][when]["curve"] for when, t in titles.items()}
             alt = f"Share of neuron pixels against their probability, {title}"
-            shown = write_figure(plot_reliability(curves), folder, f"reliability-{name}", alt)
-            figures["reliability"].append(shown)
+            add("reliability", plot_reliability(curves), f"reliability-{name}", alt)
     for number, row in enumerate(run.examples):
         title = f"{split_title(row['split'])}, {row['rank']}: {row['id']}"
-        image, label, probability, valid = read_example(row["path"])
-        figure = plot_example(image, label, probability, valid, title)
+        figure = plot_example(*read_example(row["path"]), title)
         alt = f"Image, mask, prediction and errors of {row['id']}"
-        shown = write_figure(figure, folder, f"example-{number}", alt)
-        figures["examples"].append({**row, **shown})
+        add("examples", figure, f"example-{number}", alt, **row)
     for number, field in enumerate((run.tuning or {}).get("fields", [])[:PICTURED]):
         arrays = read_picture(run.workdir / PICTURES, number)
-        figure = plot_before_after(*arrays, titles=field)
         alt = f"What is found in {field[0]} before and after the tuning"
-        figures["tuning"].append(write_figure(figure, folder, f"tuning-{number}", alt))
+        add("tuning", plot_before_after(*arrays, titles=field), f"tuning-{number}", alt)
     return figures
 
 
-def write_figure(figure: Figure, folder: Path, name: str, alt: str) -> dict[str, Any]:
-    """Write a figure as PNG and return what a page needs of it (see `Figures`)."""
-    path = folder / f"{name}.png"
-    save_png(figure, path)
-    return embed_png(path.read_bytes(), alt)
-
-
 def render_page(run: RunFiles, figures: Figures, versions: Mapping[str, str]) -> str:
-    """Render the page of a run.
-
-    Args:
-        run: from `read_run`.
-        figures: from `write_figures`.
-        versions: names and versions to show.
-
-    Returns:
-        The HTML, the same for the same input.
-    """
+    """Render the page of a run, with names and versions to show; the same for the same input."""
     return render_template(
         "template.html",
         run=run,
         main=run.splits[-1] if run.splits else None,
         simulated=is_simulated(run),
-        best_epoch=best_epoch(run),
         figures=figures,
         settings=describe_settings(run.config),
         command=create_command(run.config) if run.config else "",
@@ -207,14 +170,7 @@ def describe_settings(config: Mapping[str, Mapping[str, Any]]) -> list[dict[str,
 
 
 def create_command(config: Mapping[str, Mapping[str, Any]]) -> str:
-    """Create the shell command that runs the main job with these settings.
-
-    Args:
-        config: nested settings as in `config.json`; defaults are not repeated.
-
-    Returns:
-        The command, one option a line.
-    """
+    """Create the shell command that runs the main job with these settings, one option a line."""
     lines = ["python -m fluxseg.main --workdir NEW_FOLDER"]
     for row in describe_settings(config):
         value, option = row["value"], f"--config.{row['name']}"

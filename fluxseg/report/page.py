@@ -1,6 +1,5 @@
 """HTML pages from the templates of this folder: the template escapes every value."""
 
-import base64
 import json
 import struct
 from collections.abc import Mapping, Sequence
@@ -18,12 +17,6 @@ def embed_png(png: bytes, alt: str) -> dict[str, Any]:
     # The size stands at a fixed place of every PNG; with it the page does not jump while loading.
     width, height = struct.unpack(">II", png[16:24])
     return {"uri": png_address(png), "width": width, "height": height, "alt": alt}
-
-
-def embed_jpeg(jpeg: bytes, size: tuple[int, int], alt: str) -> dict[str, Any]:
-    """Return `uri`, `width`, `height` and `alt` of a JPEG file of (width, height) for a page."""
-    uri = "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
-    return {"uri": uri, "width": size[0], "height": size[1], "alt": alt}
 
 
 def render_template(name: str, **values: Any) -> str:

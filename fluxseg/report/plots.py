@@ -4,9 +4,10 @@ What notebooks draw as well is in `fluxseg.plot`.
 """
 
 import functools
-import os
+import io
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ParamSpec
+from pathlib import Path
+from typing import Any, Literal, ParamSpec
 
 import matplotlib
 import numpy as np
@@ -17,16 +18,20 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from fluxseg import plot
 from fluxseg.formats.own import MARK
 from fluxseg.io.files import atomic_path
 from fluxseg.model.score_names import TITLES
+from fluxseg.report.page import embed_png
 
 Arguments = ParamSpec("Arguments")
 
 DPI = 144
 DISTRIBUTIONS = ("neuron_iou", "macro_iou", "precision", "recall")
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+"""Of runs and curves."""
 STYLE: Any = {
     "axes.axisbelow": True,
     "axes.edgecolor": "#999999",
@@ -42,41 +47,64 @@ STYLE: Any = {
     "font.size": 11,
     "grid.color": "#e6e6e6",
     "legend.frameon": False,
+    # A "$" in a name is no formula.
+    "text.parse_math": False,
     "text.usetex": False,
     "xtick.color": "#555555",
     "ytick.color": "#555555",
 }
 
 
-def _styled(function: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
-    # The style holds while a figure is made and is gone afterwards: notebooks keep their own.
+def styled(function: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
+    """Let a function make its figure in `STYLE`, which is gone afterwards."""
+
     @functools.wraps(function)
-    def styled(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Figure:
+    def inner(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Figure:
         with matplotlib.rc_context(STYLE):
             return function(*args, **kwargs)
 
-    return styled
+    return inner
 
 
-def _create_figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+def create_figure(
+    width: float, height: float, layout: Literal["constrained"] | None = "constrained"
+) -> Figure:
+    """Create a figure of a size in inches, without pyplot."""
+    figure = Figure(figsize=(width, height), dpi=DPI, layout=layout)
     FigureCanvasAgg(figure)
     return figure
 
 
-@_styled
-def plot_curves(history: Sequence[Mapping[str, Any]], best_epoch: int | None = None) -> Figure:
-    """Plot loss, accuracy, macro IoU and neuron IoU over the epochs, one line for each split.
+def save_png(figure: Figure, path: Path | None = None) -> bytes:
+    """Return a figure as PNG, the same bytes each time; also write it, atomically, to a path.
 
-    Args:
-        history: one row for each epoch: `epoch`, and `{split}_{figure}` for the splits train,
-            val and test; figures may be missing or None.
-        best_epoch: epoch of the chosen checkpoint, marked in every panel; None: no mark.
-
-    Returns:
-        A figure with four panels.
+    Raises:
+        WorkdirError: if it cannot be written.
     """
-    figure = _create_figure(9.6, 6.8)
+    buffer = io.BytesIO()
+    # So that it is never taken for an image; the entry of matplotlib changes with its version.
+    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": MARK})
+    if path:
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(buffer.getvalue())
+    return buffer.getvalue()
+
+
+def embed_figure(figure: Figure, alt: str, path: Path | None = None) -> dict[str, Any]:
+    """Return what a page needs of a figure (see `embed_png`); also write it to a path as PNG."""
+    return embed_png(save_png(figure, path), alt)
+
+
+def entitle(figure: Figure, title: str) -> None:
+    """Write a title at the top left of a figure, and leave room for it."""
+    figure.suptitle(printable(title), x=0.006, ha="left", weight="bold", size=13)
+    figure.set_layout_engine("constrained", rect=(0, 0, 1, 1 - 0.3 / figure.get_figheight()))
+
+
+@styled
+def plot_curves(history: Sequence[Mapping[str, Any]], best_epoch: int | None = None) -> Figure:
+    """Plot loss, accuracy, macro IoU and neuron IoU over the epochs; see `fluxseg.plot.curves`."""
+    figure = create_figure(9.6, 6.8)
     panels = figure.subplots(2, 2, sharex=True).flat
     for panel, name in zip(panels, plot.FIGURES, strict=True):
         plot.curves(history, name, best_epoch, ax=panel)
@@ -92,25 +120,15 @@ def plot_curves(history: Sequence[Mapping[str, Any]], best_epoch: int | None = N
     return figure
 
 
-@_styled
+@styled
 def plot_confusion(confusion: np.ndarray, title: str = "") -> Figure:
-    """Plot a confusion matrix with pixel counts and the shares of each row.
-
-    Args:
-        confusion: `[2, 2]` integer pixel counts, `[[TN, FP], [FN, TP]]`: rows are the truth,
-            columns the prediction.
-        title: text above the matrix.
-
-    Returns:
-        A figure with one panel; the colour of a cell is its share of the row.
-    """
-    figure = _create_figure(5.2, 4.6)
-    panel = plot.confusion(confusion, ax=figure.subplots())
-    panel.set_title(printable(title), parse_math=False)
+    """Plot a confusion matrix `[2, 2]` with a title; see `fluxseg.plot.confusion`."""
+    figure = create_figure(5.2, 4.6)
+    plot.confusion(confusion, ax=figure.subplots()).set_title(printable(title))
     return figure
 
 
-@_styled
+@styled
 def plot_example(
     image: np.ndarray,
     label: np.ndarray,
@@ -118,18 +136,14 @@ def plot_example(
     valid: np.ndarray,
     title: str = "",
 ) -> Figure:
-    """Plot a field of view: image, true mask, predicted probability, and the errors.
+    """Plot a field of view in four panels: image, true mask, predicted probability, and errors.
 
     Args:
         image: `[H, W]` float, normalised so that most pixels lie in 0 to 1.
         label: `[H, W]` integer, 1 is neuron.
-        probability: `[H, W]` float, predicted probability of neuron, 0 to 1; more than 0.5
-            counts as neuron.
+        probability: `[H, W]` float, 0 to 1; more than 0.5 counts as neuron.
         valid: `[H, W]` bool, pixels that are scored; the others are grey.
         title: text above the panels.
-
-    Returns:
-        A figure with four panels in a row, with a colour bar and a legend below.
     """
     figure, panels, bar = _create_panels(image.shape)
     pictures = (
@@ -146,16 +160,11 @@ def plot_example(
     panels[3].imshow(errors, interpolation="nearest")
     panels[3].set_title("Errors")
     plot.draw_error_legend(panels[3], valid)
-    colorbar = figure.colorbar(
-        ScalarMappable(Normalize(0, 1), "cividis"),
-        bar,
-        orientation="horizontal",
-        ticks=[0, 0.5, 1],
-    )
+    scale = ScalarMappable(Normalize(0, 1), "cividis")
+    colorbar = figure.colorbar(scale, bar, orientation="horizontal", ticks=[0, 0.5, 1])
     colorbar.ax.set_title("Probability of neuron", size=10, weight="normal", loc="center")
     colorbar.outline.set_visible(False)
-    text = printable(title)
-    figure.suptitle(text, x=0.006, y=0.985, ha="left", weight="bold", size=13, parse_math=False)
+    figure.suptitle(printable(title), x=0.006, y=0.985, ha="left", weight="bold", size=13)
     return figure
 
 
@@ -165,8 +174,7 @@ def _create_panels(shape: tuple[int, ...]) -> tuple[Figure, list[Axes], Axes]:
     width, gap, edge, top, bottom = 512, 18, 12, 96, 92
     height = round(width * min(max(shape[0] / shape[1], 0.3), 3))
     total = (4 * width + 3 * gap + 2 * edge, height + top + bottom)
-    figure = Figure(figsize=(total[0] / DPI, total[1] / DPI), dpi=DPI)
-    FigureCanvasAgg(figure)
+    figure = create_figure(total[0] / DPI, total[1] / DPI, layout=None)
 
     def place(left: float, low: float, wide: float, high: float) -> Axes:
         box = (left / total[0], low / total[1], wide / total[0], high / total[1])
@@ -184,60 +192,77 @@ def _create_panels(shape: tuple[int, ...]) -> tuple[Figure, list[Axes], Axes]:
     return figure, panels, place(lefts[2] + 76, 38, 360, 17)
 
 
-@_styled
+@styled
 def plot_recordings(recordings: Sequence[Mapping[str, Any]]) -> Figure:
     """Plot how the scores are distributed over recordings: a dot each, quartiles, the median.
 
     Args:
-        recordings: rows with `scores`, a table of score names and values or None; undefined
-            values are left out and counted in the axis label.
-
-    Returns:
-        A figure with one row for each of neuron IoU, macro IoU, precision and recall.
+        recordings: rows with `scores`, name -> value or None; undefined values are left out and
+            counted in the axis label.
     """
-    figure = _create_figure(6.4, 4.6)
+    figure = create_figure(6.4, 4.6)
     panel = figure.subplots()
     labels = []
     for row, name in enumerate(DISTRIBUTIONS):
         title = TITLES[name]
-        values = np.array([_number(recording["scores"].get(name)) for recording in recordings])
+        values = plot.to_numbers(recording["scores"].get(name) for recording in recordings)
         values = values[np.isfinite(values)]
         undefined = len(recordings) - len(values)
         labels.append(f"{title}\n({undefined} undefined)" if undefined else title)
-        # Steps of the golden ratio spread any number of dots evenly and without chance.
-        spread = (np.arange(len(values)) * 0.618034) % 1 - 0.5
         size, alpha = (26, 0.75) if len(values) <= 60 else (9, 0.35)
-        panel.scatter(values, row + 0.5 * spread, s=size, alpha=alpha, color="#0072B2", lw=0)
+        draw_dots(panel, values, row, s=size, alpha=alpha, color=COLORS[0])
         if len(values):
             low, median, high = np.quantile(values, [0.25, 0.5, 0.75])
             panel.plot([low, high], [row, row], color="#333333", lw=2.5, solid_capstyle="butt")
             panel.plot([median, median], [row - 0.3, row + 0.3], color="#D55E00", lw=2.5)
             panel.text(median, row - 0.34, f"{median:.2f}", ha="center", va="bottom", size=10)
-    panel.set_yticks(range(len(labels)), labels)
-    panel.set_ylim(len(labels) - 0.5, -0.65)
+    name_rows(panel, labels, -0.65)
     panel.set_xlim(-0.02, 1.02)
     panel.set_xlabel("Score of a recording; line: quartiles, bar: median")
-    panel.grid(visible=False, axis="y")
-    panel.tick_params(axis="y", length=0)
-    panel.spines["left"].set_visible(False)
-    count = f"{len(recordings)} recording{'' if len(recordings) == 1 else 's'}"
-    panel.set_title(count)
+    panel.set_title(f"{len(recordings)} recording{'' if len(recordings) == 1 else 's'}")
     return figure
 
 
-def save_png(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Write a figure as PNG, atomically; the same figure always gives the same bytes.
+def draw_dots(panel: Axes, values: np.ndarray, row: int, **style: Any) -> None:
+    """Draw values `[N]` as dots in a row of a panel."""
+    # Steps of the golden ratio spread any number of dots evenly and without chance.
+    spread = (np.arange(len(values)) * 0.618034) % 1 - 0.5
+    panel.scatter(values, row + 0.5 * spread, lw=0, **style)
 
-    Raises:
-        WorkdirError: if it cannot be written.
+
+def name_rows(panel: Axes, names: Sequence[str], top: float = -0.5) -> None:
+    """Name the rows of a panel, the first on top, in place of an axis."""
+    panel.set_yticks(range(len(names)), names)
+    panel.set_ylim(len(names) - 0.5, top)
+    panel.grid(visible=False, axis="y")
+    panel.tick_params(axis="y", length=0)
+    panel.spines["left"].set_visible(False)
+
+
+@styled
+def plot_reliability(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+    """Plot the share of neuron pixels against their probability, and the pixels in each bin.
+
+    Args:
+        curves: name -> rows of `reliability_curve`; empty bins are passed over.
     """
-    with atomic_path(path) as temporary:
-        # So that it is never taken for an image; the entry of matplotlib changes with its version.
-        figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": MARK})
-
-
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else float(value)
+    figure = create_figure(6.4, 6.2)
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    above.plot([0, 1], [0, 1], color="#999999", lw=1.2, ls="--", label="perfect")
+    for number, (name, rows) in enumerate(curves.items()):
+        color = COLORS[number % len(COLORS)]
+        filled = [row for row in rows if row["pixels"]]
+        points = ([row[key] for row in filled] for key in ("confidence", "share"))
+        above.plot(*points, color=color, marker="o", ms=4.5, lw=1.8, label=printable(name))
+        if filled:
+            edges = [row["low"] for row in rows] + [rows[-1]["high"]]
+            below.stairs([row["pixels"] for row in rows], edges, color=color, lw=1.8)
+    above.set(xlim=(0, 1), ylim=(0, 1), ylabel="Share of neuron pixels")
+    above.legend(loc="upper left")
+    below.set(yscale="log", ylabel="Pixels", xlabel="Predicted probability of neuron")
+    below.yaxis.set_major_formatter("{x:,.0f}")
+    below.yaxis.set_minor_formatter(NullFormatter())
+    return figure
 
 
 @functools.cache

@@ -1,5 +1,6 @@
 """One page of all predicted images: overlays to look at, counts, diameters, warnings."""
 
+import base64
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from fluxseg.formats.sources import format_unused
 from fluxseg.inference.outputs import FILES
 from fluxseg.inference.predict_files import Outcome
 from fluxseg.io.files import write_text
-from fluxseg.report.page import embed_jpeg, render_template
+from fluxseg.report.page import render_template
 
 PAGE = "predictions.html"
 SHOWN = 200
@@ -24,36 +25,23 @@ def write_predictions_page(
 ) -> Path:
     """Write `predictions.html`, which needs no other file, no script and no network.
 
-    Args:
-        output: folder of the predictions.
-        outcomes: from `predict_files`.
-        unused: files that are not used, and why.
-        model: name of the model.
-
-    Returns:
-        Its path.
+    `unused` are files that are not used, and why; `model` is the name of the model.
 
     Raises:
         WorkdirError: if it cannot be written.
     """
-    folders = {outcome.job.path.parent for outcome in outcomes}
+    folders = {Path(outcome.input).parent for outcome in outcomes}
     # Of one folder the names alone tell more.
     above = f"{folders.pop()}/" if len(folders) == 1 else ""
-    rows = []
+    rows: list[dict[str, Any]] = []
     pictured = 0
     for outcome in outcomes:
-        overlay = output / f"{outcome.job.name}{FILES['overlay']}"
-        picture = None
+        overlay, picture = output / f"{outcome.name}{FILES['overlay']}", None
         if pictured < SHOWN and overlay.name in outcome.files:
-            picture = _shrink(overlay, f"Outlines of the neurons found in {outcome.job.name}")
+            picture = _shrink(overlay, f"Outlines of the neurons found in {outcome.name}")
             pictured += 1
-        rows.append(
-            {
-                "title": str(outcome.job.path).removeprefix(above),
-                "picture": picture,
-                "found": outcome,
-            }
-        )
+        title = outcome.input.removeprefix(above)
+        rows.append({"title": title, "picture": picture, "found": outcome})
     text = render_template(
         "predictions.html", rows=rows, unused=format_unused(unused), model=model, mark=MARK
     )
@@ -73,4 +61,5 @@ def _shrink(path: Path, alt: str) -> dict[str, Any] | None:
     small.thumbnail((SIDE, SIDE))
     buffer = io.BytesIO()
     small.save(buffer, format="JPEG", quality=85)
-    return embed_jpeg(buffer.getvalue(), small.size, alt)
+    uri = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    return {"uri": uri, "width": small.width, "height": small.height, "alt": alt}

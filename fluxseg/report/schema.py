@@ -5,7 +5,6 @@ from typing import Annotated, Any
 import msgspec
 
 from fluxseg.io.names import is_plain_name
-from fluxseg.report.tuning import TuningEntry
 
 Count = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
 Confusion = tuple[tuple[Count, Count], tuple[Count, Count]]
@@ -126,13 +125,40 @@ class _Point(msgspec.Struct):
     chosen_on: str | None
 
 
+class _Origin(msgspec.Struct):
+    name: str
+
+
+class _FieldRow(msgspec.Struct):
+    id: str
+    scores: Scores
+
+
+class _Part(msgspec.Struct):
+    scores: Scores
+    recordings: list[_FieldRow]
+
+
+class _Tuning(msgspec.Struct):
+    origin: _Origin = msgspec.field(name="from")
+    verdict: str
+    better: bool | None
+    remarks: list[str]
+    before: _Part | None
+    after: _Part | None
+
+    def __post_init__(self) -> None:
+        if self.before and self.after and len(self.before.recordings) != len(self.after.recordings):
+            raise ValueError("before and after are of other numbers of recordings")
+
+
 class ScoresFile(msgspec.Struct):
     """What the report shows of `scores.json`."""
 
     splits: dict[str, _Split]
     checkpoint: _Checkpoint | None = None
     operating_point: _Point | None = None
-    finetune: TuningEntry | None = None
+    finetune: _Tuning | None = None
 
 
 class ExampleRow(msgspec.Struct):

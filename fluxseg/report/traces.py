@@ -3,17 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from fluxseg import plot
 from fluxseg.data.recording import draw_outlines
 from fluxseg.io.files import write_text
-from fluxseg.report.html import write_figure
 from fluxseg.report.page import render_template
-from fluxseg.report.plots import DPI, STYLE, printable
+from fluxseg.report.plots import create_figure, embed_figure, printable, styled
 from fluxseg.traces.extract import Traces
 from fluxseg.traces.find import Found
 from fluxseg.traces.outputs import tabulate_traces
@@ -32,37 +29,15 @@ def write_traces_page(
     traces: Traces,
     remarks: Sequence[str],
 ) -> Path:
-    """Write `extract.html` with its pictures `field.png` and `traces.png`.
+    """Write `extract.html` of a movie of this name, with its pictures `field.png` and `traces.png`.
 
-    Args:
-        folder: to write to.
-        name: of the movie.
-        images: its projections.
-        found: N ROIs, at least one.
-        traces: of these.
-        remarks: what is doubtful.
-
-    Returns:
-        Path of the page: no script, no request, every value escaped.
-
-    Raises:
-        WorkdirError: if a file cannot be written.
+    No script, no request, every value escaped; `WorkdirError` if a file cannot be written.
     """
     shown = most_active(traces)[:SHOWN]
-    with matplotlib.rc_context(STYLE):
-        field, lines = (Figure(figsize=(9.6, h), dpi=DPI, layout="constrained") for h in (9.6, 7.2))
-        FigureCanvasAgg(field)
-        FigureCanvasAgg(lines)
-        panel = field.subplots()
-        panel.imshow(draw_outlines(images.largest, found.footprints.masks()))
-        panel.set_axis_off()
-        for number in shown:
-            y, x = np.divmod(found.footprints.pixels[number], found.footprints.shape[1])
-            panel.text(
-                x.mean(), y.mean(), printable(found.names[number]), ha="center", va="center",
-                color="#4AA8F0", size=11, weight="bold", parse_math=False,
-            )  # fmt: skip
-        plot.traces(traces, shown, [printable(found.names[k]) for k in shown], lines.subplots())
+    alt = f"Maximum of {name} with outlines of the ROIs"
+    field = embed_figure(_plot_field(images.largest, found, shown), alt, folder / "field.png")
+    alt = "dF/F of the most active neurons"
+    lines = embed_figure(_plot_traces(traces, found, shown), alt, folder / "traces.png")
     text = render_template(
         "traces.html",
         title=name,
@@ -70,12 +45,34 @@ def write_traces_page(
         rate=traces.rate,
         seconds=traces.f.shape[1] / traces.rate,
         remarks=remarks,
-        field=write_figure(field, folder, "field", f"Maximum of {name} with outlines of the ROIs"),
-        plot=write_figure(lines, folder, "traces", "dF/F of the most active neurons"),
+        field=field,
+        plot=lines,
         rows=tabulate_traces(found, traces),
     )
     write_text(folder / PAGE, text)
     return folder / PAGE
+
+
+@styled
+def _plot_field(image: np.ndarray, found: Found, shown: Sequence[int]) -> Figure:
+    figure = create_figure(9.6, 9.6)
+    panel = figure.subplots()
+    panel.imshow(draw_outlines(image, found.footprints.masks()))
+    panel.set_axis_off()
+    for number in shown:
+        y, x = np.divmod(found.footprints.pixels[number], found.footprints.shape[1])
+        panel.text(
+            x.mean(), y.mean(), printable(found.names[number]), ha="center", va="center",
+            color="#4AA8F0", size=11, weight="bold",
+        )  # fmt: skip
+    return figure
+
+
+@styled
+def _plot_traces(traces: Traces, found: Found, shown: Sequence[int]) -> Figure:
+    figure = create_figure(9.6, 7.2)
+    plot.traces(traces, shown, [printable(found.names[k]) for k in shown], figure.subplots())
+    return figure
 
 
 def most_active(traces: Traces) -> list[int]:

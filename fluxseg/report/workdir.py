@@ -10,19 +10,20 @@ import msgspec
 import numpy as np
 
 from fluxseg.errors import WorkdirError
+from fluxseg.inference.field_scores import DETAILS
 from fluxseg.io.arrays import read_arrays
 from fluxseg.io.files import read_json
 from fluxseg.io.names import is_plain_name
 from fluxseg.io.schema import from_plain
 from fluxseg.model.score_names import CALIBRATION_SCORES, OBJECT_SCORES, PIXEL_SCORES, Score
 from fluxseg.report.schema import DataFile, ExampleRow, HistoryRow, ScoresFile
-from fluxseg.report.tuning import summarize_tuning
 
-ARRAYS = ("image", "label", "probability", "valid")
-"""What the file of an example holds."""
 ADVICE = "run the main job or `fluxseg evaluate` to write it again"
 MAX_BYTES = 2**31
-"""Bytes that an example may take in memory; a small packed file can declare any number."""
+"""Bytes that pictures may take in memory; a small packed file can declare any number."""
+
+
+Picture = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 class RunFiles(NamedTuple):
@@ -37,7 +38,7 @@ class RunFiles(NamedTuple):
         point: temperature, threshold and the split that chose them.
         splits: the final scores, one entry for each split.
         examples: rows about the predictions of single recordings, with the `path` of their file.
-        tuning: what a fine-tuning changed, see `summarize_tuning`.
+        tuning: what a fine-tuning changed.
     """
 
     workdir: Path
@@ -74,27 +75,27 @@ def read_run(workdir: Path) -> RunFiles:
             {**row, "key": row["key"] or row["id"], "path": examples.parent / row["file"]}
             for row in _read(examples, list[ExampleRow], [])
         ],
-        scores["finetune"] and summarize_tuning(scores["finetune"]),
+        scores["finetune"] and _summarize_tuning(scores["finetune"]),
     )
 
 
 def _read(path: Path, kind: Any, otherwise: Any) -> Any:
     """Return plain values of a JSON file, checked and completed; without a file, of `otherwise`."""
-    values = finite(read_json(path)) if path.exists() else otherwise
+    values = _finite(read_json(path)) if path.exists() else otherwise
     return msgspec.to_builtins(from_plain(values, kind, str(path), ADVICE))
 
 
-def finite(value: Any) -> Any:
+def _finite(value: Any) -> Any:
     """Return plain values with None for each number that is not finite."""
     if isinstance(value, dict):
-        return {name: finite(inner) for name, inner in value.items()}
+        return {name: _finite(inner) for name, inner in value.items()}
     if isinstance(value, list):
-        return [finite(inner) for inner in value]
+        return [_finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
-    """Read `metrics.jsonl`: one JSON table a line, each with an `epoch`.
+    """Read `metrics.jsonl`: one JSON table a line, each with `epoch` and `step`.
 
     Raises:
         WorkdirError: naming the file and the line, if it is missing or damaged.
@@ -113,29 +114,44 @@ def read_history(path: Path) -> list[dict[str, Any]]:
             raise WorkdirError(f"{path}: line {number} is not valid JSON: {error}") from error
         where = f"{path}, line {number}"
         counts = from_plain(row, HistoryRow, where, ADVICE)
-        scores = from_plain(finite(row), dict[str, float | None], where, ADVICE)
+        scores = from_plain(_finite(row), dict[str, float | None], where, ADVICE)
         history.append({**scores, "epoch": counts.epoch, "step": counts.step})
     return history
 
 
-def read_example(path: Path) -> list[np.ndarray]:
-    """Read the arrays of an example: image, label, probability and valid, each `[H, W]`.
+def read_example(path: Path) -> Picture:
+    """Read image, label, probability and valid of an example, each `[H, W]`.
 
     Raises:
         WorkdirError: naming the file, if it is missing or damaged.
     """
+    names = ("image", "label", "probability", "valid")
+    advice = "run `fluxseg evaluate` to write it again"
+    image, label, probability, valid = _read_fields(path, names, advice)
+    return image, label, probability, valid.astype(bool)
+
+
+def read_picture(path: Path, number: int) -> Picture:
+    """Read image, label, before and after of a field that a tuning held out, each `[H, W]`.
+
+    Raises:
+        WorkdirError: naming the file, if it is missing or damaged.
+    """
+    names = [f"{part}_{number}" for part in ("image", "label", "before", "after")]
+    return _read_fields(path, names, "run `fluxseg finetune` again in a new folder")
+
+
+def _read_fields(path: Path, names: Sequence[str], advice: str) -> Picture:
     try:
-        arrays = read_arrays(path, ARRAYS, MAX_BYTES)
+        arrays = read_arrays(path, names, MAX_BYTES)
     except Exception as error:  # a damaged archive raises whatever zipfile and zlib come upon
-        raise WorkdirError(
-            f"{path}: cannot be read ({type(error).__name__}: {error}); "
-            "run `fluxseg evaluate` to write it again"
-        ) from error
-    shapes = {array.shape for array in arrays}
-    if len(shapes) != 1 or arrays[0].ndim != 2 or not arrays[0].size:
-        listed = ", ".join(f"{n} {list(a.shape)}" for n, a in zip(ARRAYS, arrays, strict=True))
-        raise WorkdirError(f"{path}: must hold arrays [H, W] of one size, got {listed}")
-    return [*arrays[:3], arrays[3].astype(bool)]
+        text = f"cannot be read ({type(error).__name__}: {error}); {advice}"
+        raise WorkdirError(f"{path}: {text}") from error
+    if len({array.shape for array in arrays}) > 1 or arrays[0].ndim != 2 or not arrays[0].size:
+        listed = ", ".join(f"{n} {list(a.shape)}" for n, a in zip(names, arrays, strict=True))
+        raise WorkdirError(f"{path}: must hold arrays [H, W] of one size, got {listed}; {advice}")
+    first, second, third, fourth = arrays
+    return first, second, third, fourth
 
 
 def best_epoch(run: RunFiles) -> int | None:
@@ -188,3 +204,24 @@ def _complete_split(path: Path, name: str, split: dict[str, Any]) -> dict[str, A
 
 def _named(values: Mapping[str, Any], scores: Sequence[Score]) -> dict[str, Any]:
     return {score.name: values.get(score.name) for score in scores}
+
+
+def _summarize_tuning(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Arrange for the page what a tuning changed."""
+    parts = [entry["before"], entry["after"]]
+    known = None not in parts
+    pairs = zip(*(part["recordings"] for part in parts), strict=True) if known else ()
+    return {
+        "name": entry["from"]["name"],
+        "verdict": entry["verdict"],
+        "better": entry["better"] is not False,
+        "remarks": entry["remarks"],
+        "rows": [
+            (title, *(part["scores"].get(name) for part in parts))
+            for name, title in (DETAILS.items() if known else ())
+        ],
+        "fields": [
+            (before["id"], *(row["scores"].get("object_f1") for row in (before, after)))
+            for before, after in pairs
+        ],
+    }

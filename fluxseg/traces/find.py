@@ -2,7 +2,6 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -15,9 +14,7 @@ from fluxseg.formats.npy import naming_file
 from fluxseg.formats.pick import NO_PICK, Pick
 from fluxseg.formats.pixels import read_pixels, write_image_tiff
 from fluxseg.formats.suite2p import read_suite2p_weights
-from fluxseg.inference.ensemble import Ensemble
-from fluxseg.inference.objects.rois import find_rois
-from fluxseg.inference.predict import Predictor
+from fluxseg.inference.segment import Model, find_neurons
 from fluxseg.traces.masks import Footprints, create_footprints
 
 
@@ -32,7 +29,7 @@ class Found:
 
 
 def find_in_image(
-    model: Predictor | Ensemble,
+    model: Model,
     image: np.ndarray,
     *,
     min_confidence: float | None = None,
@@ -43,17 +40,7 @@ def find_in_image(
     None is the model's own least confidence, and a diameter (px) that is estimated. `ConfigError`
     if a setting is out of its range.
     """
-    diameter = model.find_diameter(image) if diameter is None else diameter
-    # Of several models the first map is the mean.
-    predicted: Any = model.predict(image, diameter=diameter)
-    cut = model.min_confidence if min_confidence is None else min_confidence
-    rois = find_rois(
-        predicted[0] if isinstance(model, Ensemble) else predicted,
-        threshold=model.threshold,
-        um_per_px=model.um_per_px,
-        diameter=diameter,
-        min_confidence=cut,
-    )
+    rois = find_neurons(model, image, min_confidence=min_confidence, diameter=diameter).rois
     names = tuple(str(number) for number in range(1, len(rois) + 1))
     shape = (image.shape[0], image.shape[1])
     return Found(create_footprints(rois, shape), names, rois.confidence)

@@ -8,8 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from fluxseg.adapt.few_shot import FewShot, claim_folder, create_config, finetune, judge
+from fluxseg.adapt.few_shot import FewShot, claim_folder, create_config, finetune
 from fluxseg.adapt.learning_curve import format_curve, judge_curve, plan_curve, summarise_curve
+from fluxseg.adapt.verdict import judge
 from fluxseg.config import SimulatorConfig
 from fluxseg.data.cache import read_crops
 from fluxseg.data.recording import Recording, group_of
@@ -26,7 +27,7 @@ from fluxseg.inference.objects.rois import find_rois
 from fluxseg.inference.predict import create_predictor
 from fluxseg.inference.run_model import load_model, model_of_run
 from fluxseg.report.html import write_report
-from fluxseg.report.tuning import read_picture
+from fluxseg.report.workdir import read_picture
 from fluxseg.simulation.sessions import SimulatedSource
 from fluxseg.training.state import create_train_state
 from tests.conftest import TINY
@@ -242,7 +243,19 @@ def test_a_model_that_became_worse_is_called_so():
     assert "keep using start" in verdict
     assert f"{6 / 7:.3f} -> {4 / 6:.3f}" in verdict
     assert judge([make_row(2)], [make_row(3)], "start")[0] is True
-    assert judge([make_row(2)], [make_row(2)], "start")[0] is True
+    better, verdict = judge([make_row(2)], [make_row(2)], "start")
+    assert better is True
+    assert "No change" in verdict
+
+
+def test_a_small_change_is_none():
+    row = make_row(3)
+    (background, alarm), (missed, found) = row["confusion"]
+    close = {**row, "confusion": [[background, alarm], [missed + 1, found - 1]]}
+    for pair in ((row, close), (close, row)):
+        better, verdict = judge(*([one] for one in pair), "start")
+        assert better is True
+        assert "No change worth mentioning" in verdict
 
 
 def test_what_the_report_says_of_a_tuning_agrees_with_itself(tuned):

@@ -7,14 +7,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from fluxseg.adapt.review.apply import apply_review
-from fluxseg.adapt.review.disagreements import (
-    KINDS,
-    MAX_OVERLAP,
-    MIN_SHARE,
-    find_disagreements,
-    merge_masks_into,
-)
+from fluxseg.adapt.review.apply import apply_review, merge_masks_into
+from fluxseg.adapt.review.disagreements import MAX_OVERLAP, find_disagreements
 from fluxseg.adapt.review.files import COLUMNS, create_rows, judge_model, select
 from fluxseg.adapt.review.places import ReviewedRecording, cut_patch, keep_surest
 from fluxseg.config import SimulatorConfig
@@ -40,7 +34,7 @@ def soft(masks, inside=0.95, outside=0.02):
     return np.clip(outside + (inside - outside) * ndimage.gaussian_filter(truth, 0.7), 0, 1)
 
 
-def brute(masks, probability, rois, kinds=KINDS, least=0.7):
+def brute(masks, probability, rois, least=0.7):
     """The documented rules by loops over everything."""
     found = set()
     cells = [rois.labels == number + 1 for number in range(len(rois))]
@@ -54,10 +48,6 @@ def brute(masks, probability, rois, kinds=KINDS, least=0.7):
             and sure >= least
         ):
             found.add(("missed", (number,)))
-        inside = [m for m, mask in enumerate(masks) if mask.any()
-                  and (cell & mask).sum() / mask.sum() >= MIN_SHARE]  # fmt: skip
-        if len(inside) >= 2 and sure >= least:
-            found.add(("merged", (number, *inside)))
     for number, mask in enumerate(masks):
         if not mask.any():
             continue
@@ -68,20 +58,15 @@ def brute(masks, probability, rois, kinds=KINDS, least=0.7):
             and 1 - probability[mask].mean() >= least
         ):
             found.add(("doubtful", (number,)))
-        inside = [c for c, share in enumerate(shares) if share >= MIN_SHARE]
-        if len(inside) >= 2 and min(probability[cells[c]].mean() for c in inside) >= least:
-            found.add(("split", (number, *inside)))
-    return {one for one in found if one[0] in kinds}
+    return found
 
 
 def named(found):
-    names = {
-        "missed": lambda one: one.rois,
-        "doubtful": lambda one: one.labels,
-        "merged": lambda one: (*one.rois, *one.labels),
-        "split": lambda one: (*one.labels, *one.rois),
-    }
-    return {(one.kind, names[one.kind](one)) for one in found}
+    return {(one.kind, one.rois if one.kind == "missed" else one.labels) for one in found}
+
+
+def find(masks, probability):
+    return find_disagreements(masks, probability, find_rois(probability))
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -107,8 +92,6 @@ def test_all_kinds_agree_with_brute_force_on_random_fields(seed):
             np.testing.assert_array_equal(whole, rois.labels == one.rois[0] + 1)
     confidences = [one.confidence for one in found]
     assert confidences == sorted(confidences, reverse=True)
-    only = find_disagreements(masks, probability, rois, kinds=("missed",))
-    assert named(only) == {pair for pair in named(found) if pair[0] == "missed"}
 
 
 def test_most_of_the_cells_taken_out_of_the_labels_are_found_and_hardly_any_other():
@@ -119,8 +102,9 @@ def test_most_of_the_cells_taken_out_of_the_labels_are_found_and_hardly_any_othe
         masks = source.read(key).masks
         out = rng.random(len(masks)) < 0.2
         probability = np.clip(soft(masks) + 0.02 * rng.standard_normal(masks.shape[1:]), 0, 1)
-        found = find_disagreements(masks[~out], probability, kinds=("missed",))
-        for one in found:
+        for one in find(masks[~out], probability):
+            if one.kind != "missed":
+                continue
             listed += 1
             right += any(
                 (one.full_mask(mask.shape) & mask).sum()
@@ -137,48 +121,38 @@ def test_most_of_the_cells_taken_out_of_the_labels_are_found_and_hardly_any_othe
 
 def test_each_kind_is_named_as_it_is():
     a, b, d = (disc(place, 6) for place in ((12, 12), (12, 45), (45, 45)))
-    left, right = disc((45, 8), 5), disc((45, 22), 5)
-    masks = np.array([a, left | right, d, np.zeros_like(a)])
-    found = find_disagreements(masks, soft(np.array([a, b, left, right])))
-    assert [(one.kind, one.labels) for one in found if one.kind != "missed"] == [
-        ("doubtful", (2,)),
-        ("split", (1,)),
-    ]
+    masks = np.array([a, d, np.zeros_like(a)])
+    found = find(masks, soft(np.array([a, b])))
+    assert [one.labels for one in found if one.kind == "doubtful"] == [(1,)]
     missed = [one for one in found if one.kind == "missed"]
     assert len(missed) == 1
     assert np.hypot(missed[0].centre[0] - 12, missed[0].centre[1] - 45) < 0.5
     assert missed[0].quality > 0.7
-    whole = disc((20, 20), 12)
-    halves = np.array([disc((20, 14), 4), disc((20, 26), 4)])
-    merged = find_disagreements(halves, soft(whole[None]))
-    assert [(one.kind, one.labels) for one in merged] == [("merged", (0, 1))]
 
 
 def test_what_lies_outside_of_the_field_is_neither_missed_nor_doubtful():
     masks = np.array([disc((12, 12), 6)])
     probability = soft(masks * False)
     probability[:20] = np.nan
-    assert find_disagreements(masks, probability) == []
-    assert find_disagreements(masks[:0], soft(masks[:0])) == []
-    found = find_disagreements(np.zeros((0, 64, 64), bool), soft(masks))
+    assert find(masks, probability) == []
+    assert find(masks[:0], soft(masks[:0])) == []
+    found = find(np.zeros((0, 64, 64), bool), soft(masks))
     assert [one.kind for one in found] == ["missed"]
 
 
 def test_bad_arguments_are_named():
     masks = np.array([disc((12, 12), 6)])
     with pytest.raises(RecordingError, match="masks"):
-        find_disagreements(masks, np.zeros((32, 32)))
+        find(masks, np.zeros((32, 32)))
     with pytest.raises(ConfigError, match="min_confidence"):
-        find_disagreements(masks, soft(masks), min_confidence=1.5)
-    with pytest.raises(ConfigError, match="kind 'lost'"):
-        find_disagreements(masks, soft(masks), kinds=("lost",))
+        find_disagreements(masks, soft(masks), find_rois(soft(masks)), min_confidence=1.5)
 
 
 def make_reviewed(identity="one", **changes):
     masks = np.array([disc((12, 12), 6), disc((45, 45), 6)])
     recording = Recording(identity, np.zeros((64, 64)), masks, ("=1+1", "b"), **changes)
     probability = soft(np.array([masks[0], disc((12, 45), 6)]))
-    found = find_disagreements(masks, probability)
+    found = find(masks, probability)
     patches = {number: cut_patch(recording, one) for number, one in enumerate(found)}
     names = recording.roi_ids
     one = ReviewedRecording("one", "one.npz", identity, names, tuple(found), (), patches)

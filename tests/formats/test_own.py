@@ -10,6 +10,7 @@ from fluxseg.formats.convert import read_any
 from fluxseg.formats.finite import COPY
 from fluxseg.formats.own import MARK, OWN, is_prediction
 from fluxseg.formats.sources import FolderSource, survey
+from fluxseg.inference.objects.rois import find_rois
 from fluxseg.inference.outputs import Prediction, write_prediction
 
 FILES = {
@@ -24,7 +25,8 @@ def predict(folder, kind, blobs=3):
     for number in range(blobs):
         probability[10:24, 8 + 22 * number : 24 + 22 * number] = 0.9 - 0.1 * number
     image = (1000 * probability + rng.normal(100, 10, probability.shape)).astype(np.float32)
-    found = Prediction("a", image, probability, {}, (0.5, 0.0), 1.0)
+    maps = {"probability": probability, "mask": (probability >= 0.5).astype(np.uint8)}
+    found = Prediction("a", image, find_rois(probability, um_per_px=1.0), maps)
     return write_prediction(folder, found, [kind])
 
 
@@ -40,7 +42,7 @@ def test_own_output_is_known_until_it_is_corrected(tmp_path, kind, blobs):
     assert survey(tmp_path).recordings == ()
     assert survey(tmp_path).unused == dict.fromkeys((path, *copies), OWN)
     # What is not corrected is written again.
-    assert predict(tmp_path, kind, blobs)[2] == (() if blobs else ("no neuron was found",))
+    assert predict(tmp_path, kind, blobs)[1] == []
     if not blobs:
         return
     if kind == "suite2p":
@@ -63,7 +65,7 @@ def test_own_output_is_known_until_it_is_corrected(tmp_path, kind, blobs):
     key = "a.tif" if kind == "coco" else path.name
     assert FolderSource(str(tmp_path)).keys() == [key]
     assert len(FolderSource(str(tmp_path)).read(key).masks) in (2, 3)
-    assert "kept as it is" in predict(tmp_path, kind, blobs)[2][0]
+    assert "kept as it is" in predict(tmp_path, kind, blobs)[1][0]
 
 
 @pytest.mark.parametrize("kind", ["suite2p", "nwb", "coco"])

@@ -30,7 +30,7 @@ def models():
 def test_the_maps_are_mean_and_spread_of_the_members(models, options):
     members = (*models, make_model(9, features=(8, 8)))
     alone = [model.predict(IMAGE, **options) for model in members]
-    mean, std = Ensemble(members).predict(IMAGE, **options)
+    mean, std = Ensemble(members).predict_maps(IMAGE, **options).values()
     np.testing.assert_allclose(mean, np.mean(alone, 0), atol=1e-6)
     np.testing.assert_allclose(std, np.std(alone, 0), atol=1e-6)
     assert mean.dtype == std.dtype == np.float32
@@ -38,7 +38,7 @@ def test_the_maps_are_mean_and_spread_of_the_members(models, options):
 
 
 def test_members_that_agree_have_no_spread(models):
-    assert Ensemble((models[0], models[0])).predict(IMAGE)[1].max() == 0
+    assert Ensemble((models[0], models[0])).predict_maps(IMAGE)["std"].max() == 0
 
 
 def test_the_files_of_an_ensemble(models, tmp_path):
@@ -49,7 +49,7 @@ def test_the_files_of_an_ensemble(models, tmp_path):
     (outcome,) = predict_files(ensemble, plan_jobs([str(tmp_path / "a.tif")])[0], out)
     names = [f"a_{kind}.tif" for kind in ("probability", "labels", "std")]
     assert set(names) <= set(outcome.files)
-    for name, values in zip(("probability", "std"), ensemble.predict(IMAGE), strict=True):
+    for name, values in ensemble.predict_maps(IMAGE).items():
         np.testing.assert_array_equal(tifffile.imread(out / f"a_{name}.tif"), values)
     assert json.loads((out / "predictions.json").read_text())["images"][0]["files"] == list(
         outcome.files
@@ -62,9 +62,8 @@ def test_one_model_or_several_are_loaded(models, tmp_path):
         write_model(path, model)
     alone, together = load_models(paths[:1]), load_models(paths)
     np.testing.assert_array_equal(alone.predict(IMAGE), models[0].predict(IMAGE))
-    np.testing.assert_array_equal(
-        together.predict(IMAGE)[0], Ensemble(tuple(models)).predict(IMAGE)[0]
-    )
+    for name, values in Ensemble(tuple(models)).predict_maps(IMAGE).items():
+        np.testing.assert_array_equal(together.predict_maps(IMAGE)[name], values)
     with pytest.raises(ConfigError, match="named twice"):
         load_models([paths[0], paths[0]])
     with pytest.raises(ConfigError, match="at least one"):
@@ -75,8 +74,8 @@ def test_bad_input_is_named(models):
     with pytest.raises(ConfigError, match="two or more"):
         Ensemble(tuple(models[:1]))
     with pytest.raises(RecordingError):
-        Ensemble(tuple(models)).predict(np.zeros((2, 3, 4)))
+        Ensemble(tuple(models)).predict_maps(np.zeros((2, 3, 4)))
     with pytest.raises(ConfigError, match="diameter is of no use"):
-        Ensemble(tuple(models)).predict(IMAGE, diameter=12)
+        Ensemble(tuple(models)).predict_maps(IMAGE, diameter=12)
     with pytest.raises(ConfigError, match="one size of cells"):
         Ensemble((models[0], make_model(1, diameter_px=15.0)))

@@ -10,7 +10,6 @@ from fluxseg.errors import RecordingError
 from fluxseg.inference.objects.matching import (
     assign_pairs,
     match_centres,
-    match_objects,
     overlap_objects,
 )
 
@@ -55,7 +54,7 @@ def test_assignment_is_that_of_the_dense_hungarian_method(seed, iou):
     true, predicted = (random_masks(rng, rng.integers(1, 9)) for _ in range(2))
     true, predicted = (m[m.any((1, 2))] for m in (true, predicted))
     table = iou_table(true, predicted)
-    matches = match_objects(true, predicted, iou)
+    matches = assign_pairs(overlap_objects(true, predicted), iou)
     assert len(set(matches.true)) == len(set(matches.predicted)) == len(matches.iou)
     np.testing.assert_array_equal(table[matches.true, matches.predicted], matches.iou)
     assert (matches.iou >= iou).all()

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from fluxseg.data.recording import Recording
 from fluxseg.errors import ConfigError, RecordingError
 from fluxseg.inference.objects.counts import ObjectCounts, count_objects
-from fluxseg.inference.objects.scores import object_scores_for_split, score_objects
+from fluxseg.inference.objects.rois import find_rois
+from fluxseg.inference.objects.scores import pool_recordings, score_neurons
 
 SHAPE = (24, 26)
 
@@ -117,8 +118,18 @@ def fields(count=4, size=96):
         yield f"{number}.npz", recording, probability
 
 
+def score(found, **settings):
+    """The rows of fields, and what they are together."""
+    rows = [
+        score_neurons(recording, key, find_rois(
+            probability, um_per_px=recording.metadata.get("um_per_px"), **settings))
+        for key, recording, probability in found
+    ]  # fmt: skip
+    return pool_recordings(rows)
+
+
 def test_a_split_is_scored_by_recording_and_summed():
-    result = object_scores_for_split(fields(), min_area=20.0)
+    result = score(fields(), min_area=20.0)
     assert json.loads(json.dumps(result, allow_nan=False)) == result
     assert [row["key"] for row in result["recordings"]] == [f"{n}.npz" for n in range(4)]
     assert [row["counts"]["true_positives"][0] for row in result["recordings"]] == [2, 3, 4, 2]
@@ -127,13 +138,13 @@ def test_a_split_is_scored_by_recording_and_summed():
     assert result["scores"]["object_precision"] == 11 / 15
     low, high = result["intervals"]["object_recall"]
     assert [low, high] == [5 / 8, 6 / 8]
-    assert result == object_scores_for_split(fields(), min_area=20.0)
+    assert result == score(fields(), min_area=20.0)
 
 
 def test_without_recordings_or_with_one_group_nothing_is_made_up():
-    empty = object_scores_for_split([])
+    empty = pool_recordings([])
     assert (empty["n_recordings"], empty["scores"]["object_f1"]) == (0, None)
-    one = object_scores_for_split(list(fields())[:2])
+    one = score(list(fields())[:2])
     assert one["intervals"]["object_f1"] is None
     assert one["intervals"].keys() == one["scores"].keys()
 
@@ -141,16 +152,17 @@ def test_without_recordings_or_with_one_group_nothing_is_made_up():
 def test_pixels_outside_of_the_field_do_not_count():
     key, recording, probability = next(fields())
     recording.image[:, 40:] = np.nan
-    row = object_scores_for_split([(key, recording, probability)])["recordings"][0]
+    seen = np.where(np.isfinite(recording.image), probability, np.nan)
+    (row,) = score([(key, recording, seen)])["recordings"]
     assert (row["counts"]["n_true"], row["counts"]["true_positives"][0]) == (2, 1)
 
 
 def test_a_recording_without_masks_is_refused():
     bare = Recording(id="bare", image=np.ones((8, 8)))
     with pytest.raises(RecordingError, match="bare is not annotated"):
-        object_scores_for_split([("bare", bare, np.zeros((8, 8)))])
+        score([("bare", bare, np.zeros((8, 8)))])
 
 
 def test_sizes_that_differ_are_refused():
     with pytest.raises(RecordingError, match="pixels"):
-        score_objects(np.ones((1, 8, 8), bool), np.zeros((8, 9), np.float32))
+        count_objects(np.ones((1, 8, 8), bool), np.zeros((8, 9), int))

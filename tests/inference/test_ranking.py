@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fluxseg.inference.objects.ranking import compare_objects, score_ranking
+from experiments.pretrained.ranking import compare_objects, score_ranking
 
 found = st.lists(st.tuples(st.booleans(), st.integers(0, 4)), max_size=12)
 

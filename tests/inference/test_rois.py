@@ -13,7 +13,8 @@ from skimage.morphology import reconstruction
 from fluxseg.errors import ConfigError, RecordingError
 from fluxseg.formats.labels import label_components
 from fluxseg.inference.objects.counts import count_objects
-from fluxseg.inference.objects.rois import find_rois, lower_peaks, measure_rois
+from fluxseg.inference.objects.rois import find_rois, measure_rois
+from fluxseg.inference.objects.split import lower_peaks, split_mask
 from fluxseg.simulation.ranges import DEFAULT, draw_parameters
 from fluxseg.simulation.tissue import create_cells, draw_cells
 
@@ -84,14 +85,13 @@ def test_neurons_of_crowded_fields_come_apart():
 )
 @settings(max_examples=40, deadline=None)
 def test_every_large_component_is_shared_out_and_nothing_else(mask, min_area, smooth):
-    rois = find_rois(mask, min_area=min_area, smooth=smooth, fill_holes=False)
+    labels = split_mask(mask, h=0.25, smooth=smooth, min_area=min_area)
     parts = label_components(mask)
     large = np.bincount(parts.ravel())[parts] >= min_area
-    np.testing.assert_array_equal(rois.labels > 0, mask & large)
-    assert set(np.unique(rois.labels)) <= set(range(len(rois) + 1))
-    for number in range(1, len(rois) + 1):
-        inside = rois.labels == number
-        assert inside.sum() == rois.area[number - 1] >= min_area
+    np.testing.assert_array_equal(labels > 0, mask & large)
+    for number in np.unique(labels[labels > 0]):
+        inside = labels == number
+        assert inside.sum() >= min_area
         assert label_components(inside).max() == 1
         assert len(np.unique(parts[inside])) == 1
 
@@ -107,9 +107,9 @@ def test_equal_halves_below_the_least_area_stay_one_cell():
     mask = np.zeros((12, 24), bool)
     mask[3:8, 3:8] = mask[3:8, 9:14] = True
     mask[5, 8] = True
-    assert len(find_rois(mask, min_area=20, smooth=0)) == 2
-    whole = find_rois(mask, min_area=30, smooth=0)
-    assert whole.area.tolist() == [51]
+    assert split_mask(mask, h=0.25, smooth=0, min_area=20).max() == 2
+    whole = split_mask(mask, h=0.25, smooth=0, min_area=30)
+    assert np.bincount(whole[whole > 0]).max() == 51
 
 
 def test_two_pressed_discs_and_a_long_one():
@@ -124,11 +124,10 @@ def test_two_pressed_discs_and_a_long_one():
 
 
 @pytest.mark.parametrize("nucleus", [0.5, 2.0, 4.0])
-def test_the_hole_of_a_ring_is_filled_if_wanted(nucleus):
+def test_the_hole_of_a_ring_is_filled(nucleus):
     shape = (32, 32)
     ring = disc(shape, (16.2, 15.7), 7.5) & ~disc(shape, (16.2, 15.7), nucleus)
     assert find_rois(ring).area.tolist() == [disc(shape, (16.2, 15.7), 7.5).sum()]
-    assert find_rois(ring, fill_holes=False).area.tolist() == [ring.sum()]
 
 
 def test_a_gap_between_cells_is_no_hole():
@@ -141,19 +140,16 @@ def test_a_gap_between_cells_is_no_hole():
     np.testing.assert_array_equal(rois.labels > 0, mask)
 
 
-def test_border_and_areas_in_px_and_um():
+def test_areas_in_px_and_um():
     shape = (64, 64)
     cells = [disc(shape, c, r) for c, r in (((3, 30), 6), ((30, 12), 6), ((40, 44), 12))]
     probability = np.any(cells, axis=0).astype(np.float32)
     areas = sorted(int(cell.sum()) for cell in cells)
     assert sorted(find_rois(probability).area) == areas
-    assert find_rois(probability, border="drop").area.tolist() == areas[1:]
-    assert sorted(find_rois(probability, max_area=areas[1]).area) == areas[:2]
     assert sorted(find_rois(probability, min_area=areas[1]).area) == areas[1:]
-    limits = {"um_per_px": 0.5, "min_area": areas[1] * 0.25, "max_area": areas[1] * 0.25}
-    rois = find_rois(probability, **limits)
-    assert rois.area.tolist() == [areas[1]]
-    np.testing.assert_allclose(rois.area_um2, [areas[1] * 0.25])
+    rois = find_rois(probability, um_per_px=0.5, min_area=areas[2] * 0.25)
+    assert rois.area.tolist() == [areas[2]]
+    np.testing.assert_allclose(rois.area_um2, [areas[2] * 0.25])
     assert find_rois(probability).area_um2 is None
 
 
@@ -234,9 +230,8 @@ def test_what_is_no_probability_is_refused(probability, words):
 @pytest.mark.parametrize(
     "setting",
     [
-        {"threshold": 0.0}, {"threshold": 1.1}, {"um_per_px": 0.0}, {"h": 0.0}, {"smooth": -1.0},
-        {"smooth": float("nan")}, {"min_area": -1.0}, {"min_area": 9.0, "max_area": 8.0},
-        {"border": "open"},
+        {"threshold": 0.0}, {"threshold": 1.1}, {"um_per_px": 0.0}, {"min_area": -1.0},
+        {"min_area": float("nan")}, {"min_confidence": 1.5},
     ],
 )  # fmt: skip
 def test_settings_out_of_range_are_named(setting):

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 
 from fluxseg.formats.own import is_prediction
-from fluxseg.inference.inputs import Job
 from fluxseg.inference.predict_files import Outcome
 from fluxseg.inference.shown import draw_overlay, write_overlay
 from fluxseg.report.predictions import write_predictions_page
@@ -17,9 +16,9 @@ def test_the_page_shows_every_image_and_holds_its_pictures(tmp_path):
     image = np.arange(2000).reshape(50, 40)
     write_overlay(tmp_path / "a_overlay.png", draw_overlay(image, labels, numbers=True))
     outcomes = [
-        Outcome(Job(Path("x/a.tif"), "a"), ("a_overlay.png",), 1, "", 12.34),
-        Outcome(Job(Path("<b>.tif"), "b"), (), 0, "", 9.0, ("no neuron was <found>",)),
-        Outcome(Job(Path("c.tif"), "c"), error="is damaged"),
+        Outcome("x/a.tif", "", "a", ("a_overlay.png",), 1, 12.34),
+        Outcome("<b>.tif", "", "b", (), 0, 9.0, ("no neuron was <found>",)),
+        Outcome("c.tif", "", "c", error="is damaged"),
     ]
     unused = {Path("d.xyz"): "ending that is not read"}
     page = write_predictions_page(tmp_path, outcomes, unused, "pretrained")

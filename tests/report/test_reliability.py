@@ -1,7 +1,6 @@
 import numpy as np
 
-from fluxseg.report.plots import save_png
-from fluxseg.report.reliability import plot_reliability
+from fluxseg.report.plots import plot_reliability, save_png
 from tests.report.test_compare import part
 
 

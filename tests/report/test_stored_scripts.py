@@ -10,6 +10,7 @@ from fluxseg.adapt.review.disagreements import find_disagreements
 from fluxseg.adapt.review.files import create_rows
 from fluxseg.adapt.review.places import ReviewedRecording, cut_patch
 from fluxseg.data.recording import Recording
+from fluxseg.inference.objects.rois import find_rois
 from fluxseg.report.compare import write_comparison
 from fluxseg.report.html import write_report
 from fluxseg.report.review import write_review_page
@@ -97,7 +98,8 @@ def review_page(tmp_path):
     reviewed = []
     for number, text in enumerate(PAYLOADS):
         recording = Recording(text, np.zeros((64, 64)), masks, PAYLOADS)
-        found = find_disagreements(masks, np.full((64, 64), 0.02))
+        probability = np.full((64, 64), 0.02)
+        found = find_disagreements(masks, probability, find_rois(probability))
         assert {one.kind for one in found} == {"doubtful"}
         patches = {n: cut_patch(recording, one) for n, one in enumerate(found) if not number}
         one = ReviewedRecording(text, text, text, PAYLOADS, tuple(found), (text,), patches)

@@ -2,15 +2,14 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fluxseg.adapt.review.disagreements import merge_masks_into
 from fluxseg.config import config_from_dict
-from fluxseg.data.recording import Recording, Source
+from fluxseg.data.recording import Recording, Source, annotated_masks
 from fluxseg.errors import ConfigError, RecordingError, WorkdirError
 from fluxseg.formats.imagej import read_imagej_rois
 from fluxseg.formats.labels import masks_from_labels
@@ -21,6 +20,9 @@ from fluxseg.formats.sources import FolderSource, open_source
 from fluxseg.io.files import read_json, write_json
 from fluxseg.io.names import distinct_name, safe_name
 
+SAME = 0.5
+"""Least IoU of two masks of one cell."""
+
 
 def apply_review(
     folder: Path, output: Path, *, remove_doubtful: bool = False, from_tiff: bool = False
@@ -28,16 +30,15 @@ def apply_review(
     """Merge corrected ROI sets with the old labels into new recordings, `NAME.npz`.
 
     From `NAME_missed.zip` those ROIs are added that are still there: delete the wrong ones in
-    ImageJ first, correct outlines, or draw more. If all are wrong, delete the file.
+    ImageJ first, correct outlines, or draw more. If all are wrong, delete the file. Recordings
+    without a correction are written as well, so that the output can be trained on as a whole.
 
     Args:
         folder: output of a review.
-        output: folder for the recordings; those without a correction are written as well, so
-            that it can be trained on as a whole.
+        output: folder for the recordings.
         remove_doubtful: also take away the labels that are still in `NAME_doubtful.zip` (an IoU
             of at least 0.5): delete those from it that are right.
-        from_tiff: read `NAME_missed_labels.tif` and `NAME_doubtful_labels.tif` instead, which
-            other programs can edit.
+        from_tiff: read `NAME_missed_labels.tif` and `NAME_doubtful_labels.tif` instead.
 
     Returns:
         A row for each recording (name, id, labels, added, removed, labels_now), and remarks.
@@ -65,44 +66,46 @@ def apply_review(
             tiff = from_tiff or archive not in files
             path = folder / (f"{name}_{kind}_labels.tif" if tiff else archive)
             sets[kind] = _read_rois(path, recording, remarks)
-        changed, counts = correct_recording(recording, sets["missed"], sets.get("doubtful"))
+        masks = annotated_masks(recording)
+        wrong = sets.get("doubtful", ())
+        keep = [all(_iou(mask, other) < SAME for other in wrong) for mask in masks]
+        names = [name for name, kept in zip(recording.roi_ids, keep, strict=True) if kept]
+        merged, roi_ids, added = merge_masks_into(masks[keep], names, sets["missed"])
         written = distinct_name(name, taken)
+        changed = dataclasses.replace(recording, masks=merged, roi_ids=roi_ids)
         write_npz(output / f"{written}.npz", changed)
-        rows.append({"name": written, "id": recording.id, **counts})
+        counts = {"labels": len(masks), "added": added, "removed": keep.count(False)}
+        rows.append({"name": written, "id": recording.id, **counts, "labels_now": len(merged)})
     write_json(output / "applied.json", {"recordings": rows, "remarks": remarks})
     return rows, remarks
 
 
-def correct_recording(
-    recording: Recording, missed: np.ndarray, wrong: np.ndarray | None = None
-) -> tuple[Recording, dict[str, int]]:
-    """Add masks to a recording, and take away labels.
+def merge_masks_into(
+    masks: np.ndarray, names: Sequence[str], added: np.ndarray
+) -> tuple[np.ndarray, tuple[str, ...], int]:
+    """Add masks to those of a recording, but for empty ones and those that are there already.
 
     Args:
-        recording: with masks.
-        missed: `[M, H, W]` bool, to add; see `merge_masks_into`.
-        wrong: `[K, H, W]` bool; labels that have an IoU of at least 0.5 with one of them go.
+        masks: `[N, H, W]` bool.
+        names: `[N]` names of the ROIs; new ones are called "review-1", "review-2", ..., numbers
+            that are taken left out.
+        added: `[M, H, W]` bool.
 
     Returns:
-        The new recording, and the counts labels, added, removed and labels_now.
-
-    Raises:
-        RecordingError: if the recording has no masks.
+        masks `[N + K, H, W]`, their names, and K: how many were added.
     """
-    if recording.masks is None:
-        raise RecordingError("masks", f"{recording.id} is no longer annotated")
-    keep = np.ones(len(recording.masks), bool)
-    if wrong is not None:
-        keep = ~_matched(recording.masks, wrong)
-    names = [name for name, kept in zip(recording.roi_ids, keep, strict=True) if kept]
-    masks, all_names, added = merge_masks_into(recording.masks[keep], names, missed)
-    counts = {
-        "labels": len(keep),
-        "added": added,
-        "removed": int((~keep).sum()),
-        "labels_now": len(masks),
-    }
-    return dataclasses.replace(recording, masks=masks, roi_ids=all_names), counts
+    kept: list[np.ndarray] = []
+    for mask in added:
+        if mask.any() and all(_iou(mask, other) < SAME for other in (*masks, *kept)):
+            kept.append(mask)
+    free = (f"review-{number}" for number in range(1, len(names) + len(kept) + 1))
+    fresh = [name for name in free if name not in names][: len(kept)]
+    whole = np.concatenate([masks, np.array(kept).reshape(-1, *masks.shape[1:]).astype(bool)])
+    return whole, (*names, *fresh), len(kept)
+
+
+def _iou(first: np.ndarray, second: np.ndarray) -> float:
+    return float((first & second).sum() / max((first | second).sum(), 1))
 
 
 def _source_of(review: Any, path: Path) -> tuple[Source, list[Mapping[str, Any]]]:
@@ -125,27 +128,18 @@ def _source_of(review: Any, path: Path) -> tuple[Source, list[Mapping[str, Any]]
 
 def _read_rois(path: Path, recording: Recording, remarks: list[str]) -> np.ndarray:
     """Return the masks `[M, H, W]` of a corrected set; none if there is no file."""
-    shape = recording.image.shape
+    height, width = recording.image.shape
     if not path.exists():
-        return np.zeros((0, *shape), bool)
+        return np.zeros((0, height, width), bool)
     if path.suffix == ".zip":
-        masks, _, notes = read_imagej_rois(path, (shape[0], shape[1]))
+        masks, _, notes = read_imagej_rois(path, (height, width))
         remarks += [f"{path.name}: {note}" for note in notes]
     else:
         masks = masks_from_labels(read_pixels(path, labels=True)[0])[0]
-    if masks.shape[1:] != shape:
+    if masks.shape[1:] != (height, width):
         raise RecordingError(
             str(path),
             f"its ROIs lie in {list(masks.shape[1:])} pixels, the image of {recording.id} has "
-            f"{list(shape)}",
+            f"{[height, width]}",
         )
     return masks
-
-
-def _matched(masks: np.ndarray, wrong: np.ndarray) -> np.ndarray:
-    """Tell which masks have an IoU of at least 0.5 with one of the others, `[N]` bool."""
-    hit = np.zeros(len(masks), bool)
-    for other in wrong:
-        shared = (masks & other).sum((1, 2))
-        hit |= 2 * shared >= np.maximum((masks | other).sum((1, 2)), 1)
-    return hit

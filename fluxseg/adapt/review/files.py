@@ -2,29 +2,28 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fluxseg.adapt.review.disagreements import KINDS, Disagreement, find_disagreements
-from fluxseg.adapt.review.places import (
-    ReviewedRecording,
-    cut_patches,
-    keep_surest,
-    rank_places,
+from fluxseg.adapt.review.disagreements import (
+    KINDS,
+    MIN_CONFIDENCE,
+    Disagreement,
+    find_disagreements,
 )
+from fluxseg.adapt.review.places import ReviewedRecording, cut_patches, keep_surest, rank_places
 from fluxseg.adapt.review.plan import ReviewPlan
-from fluxseg.data.recording import Recording, pixel_size
+from fluxseg.data.recording import Recording, annotated_masks
 from fluxseg.data.transforms import normalize_image, to_uint8
 from fluxseg.errors import RecordingError
 from fluxseg.formats.export import write_gray_image
 from fluxseg.formats.imagej import write_imagej
 from fluxseg.formats.labels import merge_labels
 from fluxseg.formats.pixels import write_label_tiff
-from fluxseg.inference.objects.rois import find_rois
-from fluxseg.inference.predict import Predictor
+from fluxseg.inference.field_scores import find_in_field
 from fluxseg.io.files import write_json
 from fluxseg.io.names import distinct_name, safe_name
 from fluxseg.io.tables import write_csv
@@ -33,8 +32,6 @@ logger = logging.getLogger(__name__)
 
 UNSUITED = 0.4
 """Share of doubtful labels from which on the model itself is in doubt."""
-WRITTEN = ("missed", "doubtful")
-"""The kinds that are written as ROI sets."""
 COLUMNS = (
     "kind", "rank", "confidence", "quality", "recording", "key", "row", "column", "area_px",
     "overlap", "iou", "rois", "labels",
@@ -44,22 +41,14 @@ COLUMNS = (
 def review_recordings(
     plan: ReviewPlan,
     output: Path,
-    *,
+    min_confidence: float = MIN_CONFIDENCE,
     progress: Callable[[int, int], None] | None = None,
-    **settings: Any,
 ) -> tuple[list[ReviewedRecording], list[tuple[str, str]]]:
     """Review recordings one by one, and write the ROI sets of each.
 
     The output folder gets for each recording `NAME_missed.zip` and `NAME_doubtful.zip`, ROI sets
-    of ImageJ, and `NAME_missed_labels.tif` and
-    `NAME_doubtful_labels.tif`, numbered by falling confidence; no file where nothing was found.
-    `NAME_image.png` is the image to open them with.
-
-    Args:
-        plan: from `plan_review`.
-        output: folder to write to.
-        progress: called with (recordings done, recordings in all).
-        settings: further arguments of `find_disagreements`.
+    of ImageJ, and `NAME_missed_labels.tif` and `NAME_doubtful_labels.tif`, numbered by falling
+    confidence; no file where nothing was found. `NAME_image.png` is the image to open them with.
 
     Returns:
         The reviewed recordings, and (key, reason) of those left out.
@@ -68,21 +57,20 @@ def review_recordings(
     for number, key in enumerate(plan.keys, 1):
         try:
             recording = plan.source.read(key)
-            if recording.masks is None:
-                raise RecordingError("masks", "it is not annotated")
-            found = _review(plan.model, recording, settings)
+            masks = annotated_masks(recording)
+            # Cells of any confidence: a disagreement has one of its own.
+            seen = find_in_field(plan.model, recording, min_confidence=0)
+            probability = np.where(np.isfinite(recording.image), seen.probability, np.nan)
+            found = find_disagreements(masks, probability, seen.rois, min_confidence)
             name = distinct_name(safe_name(recording.id), taken)
             files = [
                 file
-                for kind in WRITTEN
+                for kind in KINDS
                 for file in _write_rois(output, name, select(found, kind, recording), kind)
             ]
             if files:
-                write_gray_image(
-                    output / f"{name}_image.png",
-                    to_uint8(normalize_image(recording.image)),
-                    "png",
-                )
+                gray = to_uint8(normalize_image(recording.image))
+                write_gray_image(output / f"{name}_image.png", gray, "png")
             patches = cut_patches(recording, found)
             ids = (recording.id, recording.roi_ids)
             reviewed.append(ReviewedRecording(name, key, *ids, tuple(found), tuple(files), patches))
@@ -95,31 +83,11 @@ def review_recordings(
     return reviewed, left_out
 
 
-def _review(
-    model: Predictor, recording: Recording, settings: Mapping[str, Any]
-) -> list[Disagreement]:
-    assert recording.masks is not None  # noqa: S101
-    diameter = model.find_diameter(recording.image)
-    probability = model.predict(recording.image, diameter=diameter)
-    seen = np.where(np.isfinite(recording.image), probability, np.nan)
-    scale = pixel_size(recording.metadata) or model.um_per_px
-    rois = find_rois(
-        seen,
-        threshold=model.threshold,
-        um_per_px=scale,
-        diameter=diameter,
-    )
-    return find_disagreements(recording.masks, seen, rois=rois, **settings)
-
-
 def select(found: Sequence[Disagreement], kind: str, recording: Recording) -> Recording:
     """Return a recording with the masks of one kind of disagreement in place of its labels.
 
-    Args:
-        found: surest first; the ROIs are named "missed-01-0.97" by rank and confidence, and
-            doubtful ones by the id of the label besides.
-        kind: see `Disagreement`.
-        recording: gives all the rest.
+    The ROIs are named "missed-01-0.97" by rank and confidence, and doubtful ones by the id of the
+    label besides.
     """
     chosen = [one for one in found if one.kind == kind]
     masks = np.zeros((len(chosen), *recording.image.shape), bool)
@@ -151,46 +119,33 @@ def write_review(
     left_out: Sequence[tuple[str, str]],
     output: Path,
 ) -> list[dict[str, Any]]:
-    """Write `review.json` and `review.csv`, all disagreements kind by kind, surest first.
+    """Write `review.json` and `review.csv`: a row with the `COLUMNS` for each disagreement.
 
-    Args:
-        plan: from `plan_review`.
-        reviewed: from `review_recordings`.
-        left_out: from `review_recordings`.
-        output: folder to write to.
-
-    Returns:
-        A row for each disagreement, with the `COLUMNS`.
+    `reviewed` and `left_out` are from `review_recordings`. Returns the rows.
     """
-    rows = create_rows(reviewed)
-    data = plan.config.data
-    write_json(
-        output / "review.json",
-        {
-            "pick": data.pick,
-            "source": (
-                data.source if data.source == "simulator" else str(Path(data.source).resolve())
-            ),
-            "simulator": (
-                dataclasses.asdict(plan.config.simulator) if data.source == "simulator" else None
-            ),
-            "threshold": plan.model.threshold,
-            "remarks": [*plan.remarks, *judge_model(reviewed)],
-            "left_out": [{"key": key, "reason": reason} for key, reason in left_out],
-            "recordings": [
-                {
-                    "name": one.name,
-                    "key": one.key,
-                    "id": one.id,
-                    "files": list(one.files),
-                    "labels": len(one.labels),
-                    **{k: sum(d.kind == k for d in one.found) for k in ("missed", "doubtful")},
-                }
-                for one in reviewed
-            ],
-            "disagreements": rows,
-        },
-    )
+    rows, data = create_rows(reviewed), plan.config.data
+    simulated = data.source == "simulator"
+    review = {
+        "pick": data.pick,
+        "source": data.source if simulated else str(Path(data.source).resolve()),
+        "simulator": dataclasses.asdict(plan.config.simulator) if simulated else None,
+        "threshold": plan.model.threshold,
+        "remarks": [*plan.remarks, *judge_model(reviewed)],
+        "left_out": [{"key": key, "reason": reason} for key, reason in left_out],
+        "recordings": [
+            {
+                "name": one.name,
+                "key": one.key,
+                "id": one.id,
+                "files": list(one.files),
+                "labels": len(one.labels),
+                **{kind: one.count(kind) for kind in KINDS},
+            }
+            for one in reviewed
+        ],
+        "disagreements": rows,
+    }
+    write_json(output / "review.json", review)
     write_csv(output / "review.csv", COLUMNS, rows)
     return rows
 
@@ -198,7 +153,7 @@ def write_review(
 def judge_model(reviewed: Sequence[ReviewedRecording]) -> list[str]:
     """Say so if the model doubts so many labels that it hardly suits these recordings."""
     labels = sum(len(one.labels) for one in reviewed)
-    doubtful = sum(found.kind == "doubtful" for one in reviewed for found in one.found)
+    doubtful = sum(one.count("doubtful") for one in reviewed)
     if not labels or doubtful <= UNSUITED * labels:
         return []
     return [

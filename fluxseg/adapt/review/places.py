@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,8 +16,7 @@ PICTURED = 192
 """Disagreements of each kind, over all recordings, that are pictured."""
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Patch:
+class Patch(NamedTuple):
     """What is around a disagreement.
 
     Attributes:
@@ -52,6 +52,10 @@ class ReviewedRecording:
     files: tuple[str, ...] = ()
     patches: Mapping[int, Patch] = dataclasses.field(default_factory=dict)
 
+    def count(self, kind: str) -> int:
+        """Return the number of disagreements of a kind."""
+        return sum(one.kind == kind for one in self.found)
+
 
 def rank_places(
     reviewed: Sequence[ReviewedRecording], kind: str
@@ -63,13 +67,7 @@ def rank_places(
 
 
 def cut_patch(recording: Recording, found: Disagreement, side: int = PATCH) -> Patch:
-    """Cut out what is around a disagreement; at the border of the field the patch is moved in.
-
-    Args:
-        recording: image and labels.
-        found: the disagreement.
-        side: sides of the patch, px; those of a smaller field are its own.
-    """
+    """Cut out what is around a disagreement, `side` px, moved in at the border of the field."""
     corner = [
         min(max(round(middle) - side // 2, 0), max(length - side, 0))
         for middle, length in zip(found.centre, recording.image.shape, strict=True)
@@ -95,15 +93,10 @@ def cut_patches(recording: Recording, found: Sequence[Disagreement]) -> dict[int
 
 def keep_surest(reviewed: Sequence[ReviewedRecording]) -> list[ReviewedRecording]:
     """Drop the patches that no sheet will show, so that memory does not grow with the fields."""
-    shown = {
-        (one.key, id(found))
-        for kind in KINDS
-        for _, one, found in rank_places(reviewed, kind)[:PICTURED]
-    }
+    shown = {id(found) for kind in KINDS for _, _, found in rank_places(reviewed, kind)[:PICTURED]}
     return [
         dataclasses.replace(
-            one,
-            patches={n: p for n, p in one.patches.items() if (one.key, id(one.found[n])) in shown},
+            one, patches={n: patch for n, patch in one.patches.items() if id(one.found[n]) in shown}
         )
         for one in reviewed
     ]

@@ -45,8 +45,7 @@ def plan_review(
         path: workdir of a run, or a model file.
         data: folder of labelled recordings, or "simulator"; empty: those of the run.
         everything: also those that the model was trained on.
-        pick: which channel, plane or array of each, if there are several; of a run that of its own
-            settings by default.
+        pick: which channel, plane or array of each; of a run that of its own settings by default.
 
     Raises:
         ConfigError: if nothing is left to review, or a model file comes without data.

@@ -86,12 +86,7 @@ class ObjectCounts:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "ObjectCounts":
         """Restore what `to_json` returned, to the last bit."""
-        return cls(
-            *(
-                np.asarray(values[name]) if isinstance(values[name], list) else values[name]
-                for name in _NAMES
-            )
-        )
+        return cls(*(np.asarray(values[name]) for name in _NAMES))
 
 
 _NAMES = tuple(field.name for field in dataclasses.fields(ObjectCounts))
@@ -154,9 +149,6 @@ def count_objects(
         um_per_px: size of a pixel, um, if known.
         distance: Neurofinder's distance, um, or px where the size of a pixel is unknown.
 
-    Returns:
-        Counts of one recording.
-
     Raises:
         RecordingError: see `overlap_objects`.
         ConfigError: if `um_per_px` or `distance` is not above 0.
@@ -185,13 +177,9 @@ def count_objects(
 
 def _neurofinder(overlaps: Overlaps, distance: float) -> tuple[int, float, float]:
     pairs = match_centres(overlaps.true_centre, overlaps.predicted_centre, distance)
-    both = {
-        (int(true), int(predicted)): int(pixels)
-        for true, predicted, pixels in zip(
-            overlaps.true, overlaps.predicted, overlaps.pixels, strict=True
-        )
-    }
-    shared = np.array([both.get((int(a), int(b)), 0) for a, b in zip(*pairs, strict=True)], float)
+    keys = zip(overlaps.true.tolist(), overlaps.predicted.tolist(), strict=True)
+    pixels = dict(zip(keys, overlaps.pixels.tolist(), strict=True))
+    shared = np.array([pixels.get((int(a), int(b)), 0) for a, b in zip(*pairs, strict=True)], float)
     inclusion = shared / overlaps.true_area[pairs[0]]
     exclusion = shared / overlaps.predicted_area[pairs[1]]
     return len(shared), float(inclusion.sum()), float(exclusion.sum())

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 import numpy as np
-from scipy import sparse, spatial
+from scipy import sparse
 from scipy.optimize import linear_sum_assignment
 
 from fluxseg.errors import RecordingError
@@ -119,30 +119,19 @@ def _centres(members: Any, width: int) -> np.ndarray:
     return np.stack(sums, 1) / area[:, None]
 
 
-def match_objects(true: np.ndarray, predicted: np.ndarray, iou: float = 0.5) -> Matches:
-    """Match true and predicted objects whose IoU is at least `iou`.
-
-    See `assign_pairs` for the rule and `overlap_objects` for the arguments.
-    """
-    return assign_pairs(overlap_objects(true, predicted), iou)
-
-
 def assign_pairs(overlaps: Overlaps, iou: float = 0.5, *, strict: bool = False) -> Matches:
     """Choose as many pairs of sufficient IoU as can be, and of those the ones that fit best.
 
     It is the assignment of StarDist and Cellpose: the Hungarian method on the cost
     -(IoU >= t) - IoU / (2 min(N, M)) (stardist `matching.py`, cellpose `metrics.py`), with the
     second term only for pairs that can match. So the number of matches is always theirs; their
-    choice among equal numbers may differ where several objects overlap one. The problem falls
-    apart into small ones.
+    choice among equal numbers may differ where several objects overlap one. Pairs of which neither
+    has another match are taken at once; few others are left.
 
     Args:
         overlaps: from `overlap_objects`.
         iou: least IoU, above 0.
         strict: whether the IoU must exceed it instead.
-
-    Returns:
-        The chosen pairs.
     """
     values = overlaps.iou
     chosen = np.flatnonzero(values > iou if strict else values >= iou)
@@ -151,20 +140,10 @@ def assign_pairs(overlaps: Overlaps, iou: float = 0.5, *, strict: bool = False) 
     alone = (np.bincount(true, minlength=count)[true] == 1) & (
         np.bincount(predicted, minlength=other)[predicted] == 1
     )
-    taken = [np.flatnonzero(alone)]
-    rest = np.flatnonzero(~alone)
+    pairs, rest = np.flatnonzero(alone), np.flatnonzero(~alone)
     if len(rest):
-        ends = (true[rest], count + predicted[rest])
-        graph = sparse.coo_array((np.ones(len(rest)), ends), shape=(count + other,) * 2)
-        _, part = sparse.csgraph.connected_components(graph, directed=False)
-        rest = rest[np.argsort(part[true[rest]], kind="stable")]
-        borders = np.flatnonzero(np.diff(part[true[rest]])) + 1
-        gain = 1 + values / (2 * min(count, other))
-        taken += [
-            edges[_best(true[edges], predicted[edges], gain[edges])]
-            for edges in np.split(rest, borders)
-        ]
-    pairs = np.concatenate(taken)
+        gain = 1 + values[rest] / (2 * min(count, other))
+        pairs = np.append(pairs, rest[_best(true[rest], predicted[rest], gain)])
     pairs = pairs[np.argsort(true[pairs])]
     return Matches(true[pairs], predicted[pairs], values[pairs])
 
@@ -184,31 +163,17 @@ def match_centres(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Match by nearest centres as Neurofinder does (`match` of its Python package).
 
-    Each true centre in its order takes the nearest prediction that is left, the first of equals,
-    if it is nearer than `distance`.
-
-    Args:
-        true: `[N, 2]` float, px.
-        predicted: `[M, 2]` float, px.
-        distance: px; a match must stay below it.
-
-    Returns:
-        Numbers of the true and of the predicted objects of the matches, `[K]` int each.
+    Each true centre `[N, 2]`, px, in its order takes the nearest prediction `[M, 2]` that is left,
+    the first of equals, if it is nearer than `distance`, px. Returns the numbers of the true and of
+    the predicted objects of the matches, `[K]` int each.
     """
-    if not len(true) or not len(predicted):
-        return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    # The trees only find candidates; a little further out, as their distances round differently.
-    near = spatial.KDTree(true).sparse_distance_matrix(
-        spatial.KDTree(predicted), distance * (1 + 1e-9), output_type="ndarray"
-    )
-    first, second = near["i"], near["j"]
-    away = np.sqrt(((true[first] - predicted[second]) ** 2).sum(1))
-    first, second, away = (values[away < distance] for values in (first, second, away))
-    order = np.lexsort((second, away, first))
-    taken: dict[int, int] = {}
-    used: set[int] = set()
-    for number, other in zip(first[order].tolist(), second[order].tolist(), strict=True):
-        if number not in taken and other not in used:
-            taken[number] = other
-            used.add(other)
-    return np.array(list(taken), np.int64), np.array(list(taken.values()), np.int64)
+    pairs: list[tuple[int, int]] = []
+    free = np.ones(len(predicted), bool)
+    for number, centre in enumerate(true if len(predicted) else ()):
+        away = np.where(free, np.sqrt(((predicted - centre) ** 2).sum(1)), np.inf)
+        nearest = int(away.argmin())
+        if away[nearest] < distance:
+            pairs.append((number, nearest))
+            free[nearest] = False
+    found = np.array(pairs, np.int64).reshape(-1, 2)
+    return found[:, 0], found[:, 1]

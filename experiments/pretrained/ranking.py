@@ -1,15 +1,14 @@
 """How well found objects are ranked, and how large they are beside their labels."""
 
-import dataclasses
 import math
+from typing import NamedTuple
 
 import numpy as np
 
 from fluxseg.inference.objects.matching import assign_pairs, overlap_objects
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Agreement:
+class Agreement(NamedTuple):
     """Which found objects are rightly found.
 
     Attributes:
@@ -23,34 +22,17 @@ class Agreement:
     area_ratio: float
 
 
-def compare_objects(true: np.ndarray, predicted: np.ndarray, iou: float = 0.5) -> Agreement:
-    """Match found objects with labels.
-
-    Args:
-        true: masks `[N, H, W]` bool, none of them empty, or labels `[H, W]` int, 0 is background.
-        predicted: the same for the prediction.
-        iou: least intersection over union of a match.
-
-    Returns:
-        What matches.
-
-    Raises:
-        RecordingError: see `overlap_objects`.
-    """
+def compare_objects(true: np.ndarray, predicted: np.ndarray) -> Agreement:
+    """Match found objects with labels; arguments as of `overlap_objects`."""
     overlaps = overlap_objects(true, predicted)
-    pairs = assign_pairs(overlaps, iou)
-    matched = np.zeros(len(overlaps.predicted_area), bool)
-    found = np.zeros(len(overlaps.true_area), bool)
-    matched[pairs.predicted], found[pairs.true] = True, True
-    ratio = math.nan
-    if len(pairs.true):
-        sizes = overlaps.predicted_area[pairs.predicted] / overlaps.true_area[pairs.true]
-        ratio = float(np.median(sizes))
-    return Agreement(matched, found, ratio)
+    pairs = assign_pairs(overlaps)
+    matched = np.isin(np.arange(len(overlaps.predicted_area)), pairs.predicted)
+    found = np.isin(np.arange(len(overlaps.true_area)), pairs.true)
+    sizes = overlaps.predicted_area[pairs.predicted] / overlaps.true_area[pairs.true]
+    return Agreement(matched, found, float(np.median(sizes)) if len(sizes) else math.nan)
 
 
-@dataclasses.dataclass(frozen=True)
-class Ranking:
+class Ranking(NamedTuple):
     """Scores of a ranking of found objects.
 
     Attributes:
@@ -65,19 +47,11 @@ class Ranking:
 
 
 def score_ranking(matched: np.ndarray, confidence: np.ndarray, n_true: int) -> Ranking:
-    """Score how well a confidence ranks found objects.
+    """Score how well a confidence `[M]` ranks found objects, `matched` `[M]`; NaN without labels.
 
     The average precision is the mean over the labels of the precision at which each is found, 0
     for those that never are (Manning et al. 2008, Introduction to Information Retrieval, section
     8.4, without interpolation). Objects of equal confidence are kept or left out together.
-
-    Args:
-        matched: `[M]` bool, see `Agreement`.
-        confidence: `[M]` float.
-        n_true: number of labels.
-
-    Returns:
-        The scores; NaN and 0 if there are no labels.
     """
     order = np.argsort(-confidence, kind="stable")
     hits = np.cumsum(matched[order])
@@ -85,8 +59,7 @@ def score_ranking(matched: np.ndarray, confidence: np.ndarray, n_true: int) -> R
     kept, hits = last + 1, hits[last]
     if not n_true:
         return Ranking(math.nan, 0.0, math.inf)
-    gained = np.diff(hits, prepend=0)
-    precision = float((gained * hits / kept).sum() / n_true)
+    precision = float((np.diff(hits, prepend=0) * hits / kept).sum() / n_true)
     f1 = 2 * hits / (kept + n_true)
     if not len(f1) or f1.max() == 0:
         return Ranking(precision, 0.0, math.inf)
