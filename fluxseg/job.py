@@ -207,5 +207,6 @@ def _log_scores(scores: Mapping[str, Any]) -> None:
     """Log the table of scores."""
     if scores["checkpoint"]:
         logger.info("Scores of the checkpoint of epoch %s:", scores["checkpoint"]["epoch"])
-    for line in str(score_table(scores)).splitlines():
+    # Plain characters, as not every terminal has others.
+    for line in str(score_table(scores)).replace("–", "-").splitlines():
         logger.info("  %s", line)

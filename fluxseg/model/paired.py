@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from fluxseg.errors import FluxsegError
-from fluxseg.model.metrics import percentile_interval
+from fluxseg.model.metrics import draw_groups, percentile_interval
 
 
 def paired_difference(
@@ -52,9 +52,8 @@ def paired_difference(
     )
     interval = None
     if len(names) >= 2:
-        sums, counts = np.bincount(index, values), np.bincount(index)
-        draws = rng.integers(len(names), size=(samples, len(names)))
-        means = sums[draws].sum(1) / counts[draws].sum(1)
+        times = draw_groups(len(names), rng, samples)
+        means = (times @ np.bincount(index, values)) / (times @ np.bincount(index))
         interval = list(percentile_interval(means, confidence) or ())
     return {
         "mean": float(values.mean()) if len(values) else None,
