@@ -1,15 +1,15 @@
 """Fit what tells cells from what else is found, and choose how the shipped network is used.
 
-What: a logistic of five measures of each piece that is found at one of the levels around a threshold
-    (`fluxseg.inference.objects.levels`), whether it matches a label at IoU 0.5. It is fitted on
-    simulated fields, and on real ones with each source left out in turn; threshold and least
-    confidence are chosen on the real fields by the mean F1 over sources, and again with each source
-    left out. Predictions of the real fields are those that the yardstick has stored.
-Result: at threshold 0.4 the logistic of 32 simulated fields, which ships, has a mean F1 of 0.560 at
-    the cut 0.7 (at each field's best cut 0.575, average precision 0.461), that of real ones 0.559 at
-    0.2 (0.572, 0.459). With each source left out the cut is 0.65 to 0.8, and the left-out source has
-    0.769 (allen_275), 0.254 (janelia_00), 0.551 (janelia_02) and 0.651 (princeton), as good as with
-    the logistic of the other real sources. Thresholds of 0.45 and 0.5 give 0.559 and 0.559.
+What: a logistic of five measures of each piece that is found at one of the levels around a
+    threshold (`fluxseg.inference.objects.levels`), whether it matches a label at IoU 0.5. It is
+    fitted on simulated fields, and on real ones with each source left out in turn; threshold and
+    least confidence are chosen on the real fields by the mean F1 over sources, and again with each
+    source left out. Predictions of the real fields are those that the yardstick has stored.
+Result: at threshold 0.4 the logistic of 32 simulated fields, which ships, has a mean F1 of 0.560
+    at the cut 0.7 (at each field's best cut 0.575, average precision 0.461), that of real ones
+    0.559 at 0.2 (0.572, 0.459). With each source left out the cut is 0.65 to 0.8, and the left-out
+    source has 0.769 (allen_275), 0.254 (janelia_00), 0.551 (janelia_02) and 0.651 (princeton), as
+    good as with the logistic of the other real sources. Thresholds of 0.45 and 0.5 give 0.559.
 Hardware: 2 CPU cores, a few minutes.
 Command: python -m experiments.pretrained.confidence --model FILE --data FOLDER --output runs/real
 """
