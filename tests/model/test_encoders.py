@@ -281,22 +281,3 @@ def test_every_layer_equals_that_of_timm(kind, fast, tmp_path):
     assert compared == layers >= 40
     for found, wanted in zip(features, levels, strict=True):
         np.testing.assert_allclose(found, wanted.numpy().transpose(0, 2, 3, 1), atol=1e-4)
-
-
-@pytest.mark.parametrize("kind", ["resnet18", "resnet50"])
-def test_the_class_scores_are_those_of_torchvision(kind, tmp_path):
-    torch = pytest.importorskip("torch", reason="PyTorch is in the extra encoders only")
-    models = pytest.importorskip("torchvision", reason="in the extra encoders only").models
-    from safetensors.torch import save_file
-
-    model = randomise(torch, getattr(models, kind)(weights=None))
-    path = tmp_path / "weights.safetensors"
-    save_file(model.state_dict(), path)
-    tensors = read_tensors(path)
-    module, params = load(kind, tensors)
-    image = image_of(2, 64, 64)
-    last = np.asarray(jax.jit(module.apply)({"params": params}, image)[-1])
-    found = last.mean((1, 2)) @ tensors["fc.weight"].T + tensors["fc.bias"]
-    grey = torch.from_numpy(np.repeat((image - 0.449) / 0.226, 3, -1).transpose(0, 3, 1, 2).copy())
-    with torch.no_grad():
-        np.testing.assert_allclose(found, model(grey).numpy(), atol=1e-4)

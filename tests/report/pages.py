@@ -1,5 +1,6 @@
 """What a reader, and a browser, make of a page."""
 
+import html
 import json
 import re
 import shutil
@@ -13,23 +14,8 @@ BROWSER = next(
 
 def text_of(page):
     """What a reader sees, in one line."""
-    parts, hidden = [], 0
-
-    class Reader(HTMLParser):
-        def handle_starttag(self, tag, attrs):
-            nonlocal hidden
-            hidden += tag == "style"
-
-        def handle_endtag(self, tag):
-            nonlocal hidden
-            hidden -= tag == "style"
-
-        def handle_data(self, data):
-            if not hidden:
-                parts.append(data)
-
-    Reader().feed(page)
-    return re.sub(r"\s+", " ", " ".join(parts))
+    shown = re.sub(r"<style.*?</style>", " ", page, flags=re.DOTALL)
+    return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]*>", " ", shown)))
 
 
 def tags_of(page):
