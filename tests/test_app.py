@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from fluxseg.cli import app
 from fluxseg.cli.app import VERBS, format_verbs, main, read_verb
 from fluxseg.formats.pick import Pick, parse_pick
 from fluxseg.main import parse_main
@@ -102,6 +103,15 @@ def test_too_little_memory_is_one_line():
     assert done.returncode == 2
     assert done.stderr.startswith("error: predict needs 3 GiB of address space, and the limit is 0")
     assert done.stderr.count("\n") == 1
+
+
+def test_little_memory_of_a_container_is_told(monkeypatch, capsys):
+    assert app.memory_limit() > 2**20
+    monkeypatch.setattr(app, "memory_limit", lambda: 2**29)
+    for verb in ("predict", "check"):
+        app.check_address_space(verb)
+    told = "WARNING: 0.5 GiB is all the memory that this job or container has: if it is killed"
+    assert capsys.readouterr().err.startswith(told)
 
 
 IMAGES = "predict check finetune project convert review evaluate prepare extract"

@@ -1,7 +1,9 @@
 """The `fluxseg` command: one verb per task."""
 
 import ast
+import contextlib
 import importlib
+import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -42,6 +44,8 @@ NETWORK_VERBS = ("predict", "extract", "train", "finetune", "evaluate", "review"
 """Verbs that run a network."""
 ADDRESS_SPACE = 3 * 2**30
 """Bytes that such a verb asks for, most of which it never touches."""
+LITTLE_MEMORY = 2**30
+"""Bytes of memory that such a verb, with a small image, uses about half of."""
 
 
 def format_verbs() -> str:
@@ -71,7 +75,10 @@ def read_verb(verb: str) -> Callable[..., int]:
 
 
 def check_address_space(verb: str) -> None:
-    """Raise `ConfigError` if a limit leaves too little memory: libraries would abort, or hang."""
+    """Raise `ConfigError` if a limit leaves too little memory: libraries would abort, or hang.
+
+    A limit of the control group is told only, since what a job uses is known too late.
+    """
     try:
         import resource
     except ImportError:
@@ -83,6 +90,23 @@ def check_address_space(verb: str) -> None:
             f"{verb} needs {ADDRESS_SPACE / 2**30:.0f} GiB of address space, and the limit is "
             f"{limit / 2**30:.1f} GiB: raise it (ulimit -v unlimited)"
         )
+    if verb in NETWORK_VERBS and (memory := memory_limit()) < LITTLE_MEMORY:
+        told = f"WARNING: {memory / 2**30:.1f} GiB is all the memory that this job or container has"
+        print(f"{told}: if it is killed, give it more", file=sys.stderr)
+
+
+def memory_limit() -> float:
+    """Return the bytes that the control group of this process may use, as Linux tells them.
+
+    Unlike too little address space, the system answers too little memory with a kill, and no word.
+    """
+    limits = [math.inf]
+    with contextlib.suppress(OSError):
+        own = Path("/proc/self/cgroup").read_text("utf-8").rpartition("::")[2].strip()
+        for name in (f"{own}/memory.max", "/memory.max", "/memory/memory.limit_in_bytes"):
+            with contextlib.suppress(OSError, ValueError):
+                limits.append(float(Path(f"/sys/fs/cgroup{name}").read_text("utf-8")))
+    return min(limits)
 
 
 def _run(arguments: Sequence[str]) -> int:

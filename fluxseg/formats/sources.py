@@ -11,7 +11,7 @@ from fluxseg.config import Config
 from fluxseg.data.recording import Recording, Source
 from fluxseg.errors import ConfigError, RecordingError
 from fluxseg.formats.label_names import IMAGE_SUFFIXES
-from fluxseg.formats.microscope_xml import set_aside
+from fluxseg.formats.microscope_xml import recorded_in, set_aside
 from fluxseg.formats.neurofinder import REGIONS, is_neurofinder
 from fluxseg.formats.npy import naming_file
 from fluxseg.formats.own import OWN, is_prediction
@@ -173,7 +173,7 @@ class FolderSource:
             found = None if path.is_dir() else sort_folder(path.parent)
             frames = {} if found is None or self._is_one() else frames_of(found, self.pick)
             reason = frames.get(path) or (found and found.wrong.get(path))
-            if found and not self._is_one():
+            if found and not self._is_one() and recorded_in(path.parent):
                 reason = set_aside(found.labels, self.pick)[0].get(path) or reason
             if reason:
                 raise RecordingError("", reason)
