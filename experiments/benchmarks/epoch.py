@@ -1,8 +1,8 @@
 """An epoch with its data, and what the loader could deliver.
 
 What: crops a second while fluxseg's preset trains on prepared crops of the simulator through the
-    Grain loader, augmentation included; the same loader alone; and the same loader in front of the
-    same network in PyTorch (channels_last), all with tuned allocator settings.
+    Grain loader, augmentation included; and the same loader alone, all with tuned allocator
+    settings.
 Command: python -m experiments.benchmarks.epoch
 """
 
@@ -30,7 +30,6 @@ CONTESTANTS = {
     FLUXSEG: "train",
     "the loader alone": "load",
     "the loader alone, no augmentation": "load-plain",
-    "PyTorch, same data and network": "torch",
 }
 
 
@@ -45,20 +44,13 @@ def open_batches(cache: Path, size: int, augment: bool = True) -> Iterator[Any]:
 
 
 def make_consumer(worker: str) -> Callable[[Any], Any]:
-    """Make what takes batches: training as the main job does it, the same in PyTorch, nothing."""
-    if worker == "train":
-        import jax
+    """Make what takes batches: training as the main job does it, or nothing."""
+    if worker != "train":
+        return lambda batch: None
+    import jax
 
-        train = make_trainer(Config())
-        return lambda batch: jax.block_until_ready(train(batch))
-    if worker == "torch":
-        import torch
-
-        from experiments.benchmarks.torch_unet import TorchUNet, make_torch_trainer
-
-        network = TorchUNet(Config().model).to(memory_format=torch.channels_last)
-        return make_torch_trainer(network, torch.optim.AdamW(network.parameters(), lr=1e-3))
-    return lambda batch: None
+    train = make_trainer(Config())
+    return lambda batch: jax.block_until_ready(train(batch))
 
 
 def main() -> None:

@@ -1,8 +1,7 @@
-"""How long people wait: help, checking a folder, the first picture, the first training step.
+"""How long people wait: help, the first picture, the first training step.
 
 What: whole commands, each in a process of its own.
     help: `fluxseg --help` against an interpreter that does nothing.
-    check: `fluxseg check` of 20 recordings against reading their files with `np.load`.
     predict: `fluxseg predict` of one field of 512 x 512 px, its compilation cache empty (a fresh
     install) and full; the first lines of a notebook, `fluxseg.load_model().segment(image)`, with it
     full; one more field in that process.
@@ -25,14 +24,10 @@ from pathlib import Path
 
 from experiments.benchmarks import measure
 from experiments.benchmarks.measure import Results, Variant, run_interleaved
-from experiments.benchmarks.prepare import load_files
 from fluxseg.allocator import SWITCH
 
-RECORDINGS = 20
 NOTHING = "python -c pass"
 HELP = "fluxseg --help"
-LOAD = "np.load of the same files"
-CHECK = "fluxseg check"
 LIBRARIES = "import of the libraries"
 COLD = "first step, compilation cache empty"
 WARM = "first step, compilation cache full"
@@ -132,16 +127,6 @@ def time_first_steps(rounds: int, folder: Path) -> Results:
     return results | run_interleaved((cold,), min(rounds, 2))
 
 
-def time_checks(rounds: int, folder: Path) -> Results:
-    """Run `fluxseg check` of some recordings."""
-    recordings = folder / "recordings"
-    simulate = ("simulate", str(recordings), "--simulator.containers", str(RECORDINGS // 2))
-    subprocess.run([*FLUXSEG, *simulate], check=True, stdout=subprocess.DEVNULL)
-    load = measure.make_worker(LOAD, "startup", "load", folder=recordings)
-    check = Variant(CHECK, ("-m", "fluxseg", "check", str(recordings)))
-    return run_interleaved((load, check), rounds)
-
-
 def time_help(rounds: int, _: Path) -> Results:
     """Run `fluxseg --help`."""
     variants = (Variant(NOTHING, ("-c", "pass")), Variant(HELP, ("-m", "fluxseg", "--help")))
@@ -150,7 +135,6 @@ def time_help(rounds: int, _: Path) -> Results:
 
 PARTS = {
     "help": time_help,
-    "check": time_checks,
     "predict": time_predictions,
     "train": time_first_steps,
 }
@@ -162,9 +146,6 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.worker == "load":
-        load_files(arguments.folder)
-        return
     if arguments.worker:
         with tempfile.TemporaryDirectory() as empty:
             home = arguments.folder / "warm" if arguments.worker == "warm" else Path(empty)

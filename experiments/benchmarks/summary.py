@@ -17,18 +17,9 @@ EAGER, BEST = "torch-eager, default allocator", "torch-channels-last, tuned allo
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """One row of the table.
+    """One row of the table: what must and what should be reached, and whose figure says so.
 
-    Attributes:
-        what: what is compared with what.
-        must: what has to be reached.
-        aim: what would be good.
-        record: name of the file in `results`.
-        ours: the variant that is judged.
-        reference: the one that it is compared with.
-        figure: what is compared.
-        larger_is_better: whether a larger figure is better.
-        unit: behind the number.
+    `ours` is judged against `reference`, variants of the file in `results` that `record` names.
     """
 
     what: str
