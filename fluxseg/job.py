@@ -135,20 +135,22 @@ def score_network(
         scores: content of `scores.json`: the scores of pixels.
         source: the recordings.
         folder: gets `scores.json` and `examples`.
-        point: temperature and threshold; None: they are chosen here, on the split "val".
+        point: temperature, threshold and least confidence; None: they are chosen here, on "val".
     """
     from fluxseg.inference.calibrate import calibrate
     from fluxseg.inference.examples import write_examples
-    from fluxseg.inference.objects.run_scores import write_object_scores
+    from fluxseg.inference.objects.run_scores import choose_cut, write_object_scores
 
     # log-odds [B, T, T] of the validation crops -> temperature and threshold; reliability.
-    scores, point = calibrate(state, index, crops, scores, folder, point)
+    scores, chosen = calibrate(state, index, crops, scores, folder, point)
     if "external" in scores["splits"] or config.data.split_by != "crop":
         # Probability [H, W] of whole fields -> single neurons, against the true masks [N, H, W].
         # Cells that a border between two splits cuts in two would be counted wrongly.
-        scores = write_object_scores(state, index, scores, source, folder, point)
-    write_examples(state, index, scores, folder, point.temperature)
-    return scores, point
+        if point is None:
+            chosen = choose_cut(state, index, scores, source, chosen)
+        scores = write_object_scores(state, index, scores, source, folder, chosen)
+    write_examples(state, index, scores, folder, chosen.temperature)
+    return scores, chosen
 
 
 def evaluate(

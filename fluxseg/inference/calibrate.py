@@ -42,12 +42,14 @@ class OperatingPoint:
     Attributes:
         temperature: what log-odds are divided by.
         threshold: least tempered probability of a neuron pixel.
-        chosen_on: split that both were chosen on; None: they are defaults.
+        chosen_on: split that all were chosen on; None: they are defaults.
+        min_confidence: least confidence of a neuron, see `find_rois`.
     """
 
     temperature: float = 1.0
     threshold: float = 0.5
     chosen_on: str | None = None
+    min_confidence: float = 0.0
 
 
 def choose_operating_point(histogram: np.ndarray, split: str = "val") -> OperatingPoint:

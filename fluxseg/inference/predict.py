@@ -229,7 +229,6 @@ def create_predictor(
     threshold: float = 0.5,
     info: Mapping[str, Any] | None = None,
     um_per_px: float | None = None,
-    temperature: float = 1.0,
 ) -> Predictor:
     """Create the predictor of a trained state (its `eval_params`); see `Predictor` for the rest.
 
@@ -242,7 +241,6 @@ def create_predictor(
         low_percentile=config.data.low_percentile,
         high_percentile=config.data.high_percentile,
         threshold=threshold,
-        temperature=temperature,
         tile=config.data.tile,
         um_per_px=um_per_px if diameter is None else None,
         info=dict(info or {}),

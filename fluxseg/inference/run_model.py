@@ -55,16 +55,23 @@ def model_of_run(run: "TrainedRun") -> Predictor:
     """Create the model of a run from its checkpoint, and its operating point (see there)."""
     point, scale = operating_point_of_run(run)
     info = training_summary(run.workdir, run.config, run.checkpoint)
-    return create_predictor(
-        run.state, run.config, point.threshold, info, scale, temperature=point.temperature
-    )
+    model = create_predictor(run.state, run.config, info=info, um_per_px=scale)
+    return at_point(model, point)
+
+
+def at_point(model: Predictor, point: OperatingPoint) -> Predictor:
+    """Return the model with another temperature, threshold and least confidence."""
+    return dataclasses.replace(
+        model, temperature=point.temperature, threshold=point.threshold,
+        min_confidence=point.min_confidence,
+    )  # fmt: skip
 
 
 def operating_point_of_run(run: "TrainedRun") -> tuple[OperatingPoint, float | None]:
     """Choose temperature and threshold on the validation crops of a run.
 
-    Without its prepared crops, its split or a validation split they are those of its model file,
-    else the defaults, which the log says.
+    The least confidence is that of its model file. Without its prepared crops, its split or a
+    validation split all are those of its model file, else the defaults, which the log says.
 
     Returns:
         Both, and the pixel size that all training recordings state, um, or None.
@@ -86,23 +93,25 @@ def operating_point_of_run(run: "TrainedRun") -> tuple[OperatingPoint, float | N
         logger.info("The threshold is %.3f, as there is no validation split", point.threshold)
         return point, scale
     histogram = pool_histograms(group_histograms(run.state, index, crops["val"]))
-    return choose_operating_point(histogram), scale
+    point, stored = choose_operating_point(histogram), _stored_point(run, "val")
+    return dataclasses.replace(point, min_confidence=stored.min_confidence), scale
 
 
 def _stored_point(run: "TrainedRun", split: str | None) -> OperatingPoint:
     model = read_stored_model(run.workdir, run.checkpoint)
     if model is None or (model.temperature, model.threshold) == (1.0, 0.5):
         return OperatingPoint()
-    return OperatingPoint(model.temperature, model.threshold, split)
+    return OperatingPoint(model.temperature, model.threshold, split, model.min_confidence)
 
 
 def update_run_model(run: "TrainedRun", point: OperatingPoint) -> None:
     """Write the model file of a run, if it has one, again where its operating point is another."""
     model = read_stored_model(run.workdir, run.checkpoint)
-    temperature, threshold = point.temperature, point.threshold
-    if model and (model.temperature, model.threshold) != (temperature, threshold):
-        model = dataclasses.replace(model, temperature=temperature, threshold=threshold)
-        write_model(run.workdir / MODEL_NAME, model)
+    if model and any(
+        getattr(model, name) != getattr(point, name)
+        for name in ("temperature", "threshold", "min_confidence")
+    ):
+        write_model(run.workdir / MODEL_NAME, at_point(model, point))
         logger.info("The model file has this temperature and threshold now")
 
 
@@ -128,10 +137,8 @@ def write_run_model(
     from `training_pixel_size`.
     """
     info = training_summary(workdir, config, scores["checkpoint"])
-    model = create_predictor(
-        state, config, point.threshold, info, um_per_px, temperature=point.temperature
-    )
-    write_model(workdir / MODEL_NAME, model)
+    model = create_predictor(state, config, info=info, um_per_px=um_per_px)
+    write_model(workdir / MODEL_NAME, at_point(model, point))
     return workdir / MODEL_NAME
 
 

@@ -74,6 +74,7 @@ class _Objects(msgspec.Struct):
     intervals: Intervals
     counts: _ObjectCounts
     threshold: float = 0.5
+    min_confidence: float = 0.0
     chosen_on: str | None = None
     distance_unit: str | None = "px"
     recordings: list[_ObjectRow] = []

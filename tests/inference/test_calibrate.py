@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from fluxseg.data.pipeline import CropSource, iterate_evaluation
+from fluxseg.errors import RecordingError
 from fluxseg.formats.sources import open_source
 from fluxseg.inference.calibrate import (
     OperatingPoint,
@@ -17,7 +18,7 @@ from fluxseg.inference.calibrate import (
 )
 from fluxseg.inference.evaluate import evaluate_run, load_run, run_crops, run_index
 from fluxseg.inference.model_file import MODEL_NAME, write_model
-from fluxseg.inference.objects.run_scores import write_object_scores
+from fluxseg.inference.objects.run_scores import CUTS, choose_cut, write_object_scores
 from fluxseg.inference.predict import create_predictor
 from fluxseg.inference.probability import neuron_probability
 from fluxseg.inference.run_model import (
@@ -170,3 +171,27 @@ def _log_odds(model, image):
     normalised = normalize_image(image, model.low_percentile, model.high_percentile)
     logits = model.apply_fn({"params": model.params}, normalised[None, ..., None], False)
     return np.asarray(logits[0, ..., 1] - logits[0, ..., 0])
+
+
+def test_the_least_confidence_has_the_best_f1_of_the_validation_split(run, tmp_path):
+    index, crops = run_index(run), run_crops(run)
+    scores, point = calibrate(run.state, index, crops, evaluate_run(run), tmp_path)
+    source = open_source(CONFIG)
+    chosen = choose_cut(run.state, index, scores, source, point)
+    assert dataclasses.replace(chosen, min_confidence=0.0) == point
+    f1 = {}
+    for cut in {*CUTS[::4], chosen.min_confidence}:
+        at = dataclasses.replace(point, min_confidence=cut)
+        found = write_object_scores(run.state, index, scores, source, tmp_path, at)
+        f1[cut] = found["splits"]["val"]["objects"]["scores"]["object_f1"]
+        assert found["operating_point"]["min_confidence"] == cut
+    assert max(f1.values()) == f1[chosen.min_confidence]
+    # Without a split that has chosen, or without the recordings, it is left.
+    assert choose_cut(run.state, index, scores, source, OperatingPoint()) == OperatingPoint()
+
+    class Gone:
+        def read(self, key):
+            raise RecordingError("file", f"{key} is gone")
+
+    gone = Gone()
+    assert choose_cut(run.state, index, scores, gone, point) == point
