@@ -1,5 +1,7 @@
 """Every setting of a run, as frozen dataclasses; the docstrings are the command line's help.
 
+This file is long as all of that is to be found, and read, in one place.
+
 A config file is a Python file with `get_config() -> Config`; any field can be overridden on the
 command line by its dotted name, such as `--config.train.epochs 5`.
 """
