@@ -57,7 +57,8 @@ def test_finetune_writes_a_model_scores_and_a_curve(model, tuned):
     assert len(frozen) >= 4
     for name in before.params:
         for field, value in before.params[name].items():
-            same = np.array_equal(np.asarray(value), np.asarray(after.params[name][field]))
+            # The average of equal parameters over the steps may differ by rounding.
+            same = np.allclose(value, after.params[name][field], rtol=1e-6, atol=0)
             assert same == (name in frozen), name
     scores = json.loads((folder / "run" / "scores.json").read_text())
     held = scores["finetune"]["after"]

@@ -8,10 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from fluxseg.data.recording import Recording
 from fluxseg.formats.finite import finite_image, holds_image
 from fluxseg.formats.formats import ENDINGS, PredictFormat
-from fluxseg.formats.labels import masks_from_labels
 from fluxseg.formats.own import (
     MARK,
     TABLE_COLUMNS,
@@ -132,13 +130,10 @@ def _write_format(path: Path, found: Prediction, kind: Any) -> None:
     """Write the neurons in the format of another tool."""
     from fluxseg.formats.convert import write_recording
 
-    rois = found.rois
-    masks, names = masks_from_labels(rois.labels)
-    mark = sign_masks(rois.labels) if kind in SIGNED else MARK
-    metadata: dict[str, Any] = {} if found.corrected else {"made_by": mark}
-    metadata["roi_quality"] = np.round(rois.confidence, 4).tolist()
-    if rois.um_per_px is not None:
-        metadata["um_per_px"] = rois.um_per_px
-    recording = Recording(found.name, found.image, masks, names, metadata=metadata)
+    recording = found.rois.to_recording(found.image, found.name)
+    if not found.corrected:
+        mark = sign_masks(found.rois.labels) if kind in SIGNED else MARK
+        metadata = {"made_by": mark, **recording.metadata}
+        recording = dataclasses.replace(recording, metadata=metadata)
     for remark in write_recording(path, recording, kind, overwrite=True):
         logger.debug("%s: %s", path.name, remark)

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 from skimage.morphology import reconstruction
 
 from fluxseg.errors import ConfigError, RecordingError
-from fluxseg.formats.labels import label_components
+from fluxseg.formats.labels import label_components, merge_labels
 from fluxseg.inference.objects.counts import count_objects
 from fluxseg.inference.objects.rois import find_rois, measure_rois
 from fluxseg.inference.objects.split import lower_peaks, split_mask
@@ -252,3 +252,14 @@ def test_the_diameter_of_the_cells_sets_what_is_noise():
     np.testing.assert_allclose(rois.area_um2, rois.area / 4)
     with pytest.raises(ConfigError, match="diameter"):
         find_rois(probability, diameter=0.5)
+
+
+def test_rois_become_a_recording():
+    shape = (40, 60)
+    probability = np.where(disc(shape, (20, 12), 7) | disc(shape, (20, 40), 7), 0.9, 0.0)
+    rois = find_rois(probability, um_per_px=0.5)
+    recording = rois.to_recording(probability, "field")
+    np.testing.assert_array_equal(merge_labels(recording.masks), rois.labels)
+    np.testing.assert_array_equal(recording.masks, rois.masks())
+    assert recording.metadata["um_per_px"] == 0.5
+    np.testing.assert_allclose(recording.metadata["roi_quality"], rois.confidence, atol=1e-4)

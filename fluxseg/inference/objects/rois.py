@@ -8,6 +8,7 @@ from scipy import ndimage
 
 from fluxseg.data.recording import Recording
 from fluxseg.errors import ConfigError, RecordingError
+from fluxseg.formats.labels import masks_from_labels
 from fluxseg.inference.objects.confidence import describe_cells, rate_cells
 from fluxseg.inference.objects.levels import keep_surest, levels_around
 from fluxseg.inference.objects.split import fill_enclosed, split_mask
@@ -77,10 +78,10 @@ class Rois:
 
     def masks(self) -> np.ndarray:
         """Return one mask for each ROI, `[N, H, W]` bool."""
-        return self.labels == np.arange(1, len(self) + 1, dtype=self.labels.dtype)[:, None, None]
+        return masks_from_labels(self.labels)[0]
 
     def to_recording(self, image: np.ndarray, name: str = "prediction") -> Recording:
-        """Return a recording of these ROIs, which `write_recording` writes in any format.
+        """Return a recording of these ROIs and their confidence, to write in any format.
 
         Args:
             image: `[H, W]`, any real dtype, the image that they were found in.
@@ -89,11 +90,11 @@ class Rois:
         Raises:
             RecordingError: if the image is of another shape.
         """
-        metadata: dict[str, Any] = {"roi_quality": np.round(self.quality, 4).tolist()}
+        metadata: dict[str, Any] = {"roi_quality": np.round(self.confidence, 4).tolist()}
         if self.um_per_px is not None:
             metadata["um_per_px"] = self.um_per_px
-        names = tuple(str(number) for number in range(1, len(self) + 1))
-        return Recording(name, image, self.masks(), names, metadata=metadata)
+        masks, names = masks_from_labels(self.labels)
+        return Recording(name, image, masks, names, metadata=metadata)
 
     @property
     def area_um2(self) -> np.ndarray | None:
