@@ -6,7 +6,7 @@ What: `experiments/configs/reference.py` with an eighth of its width and crops o
     split is by mouse, and every epoch's line also has the test split, which chooses nothing. The
     confusion matrix and the curves are in the report.
 Result: on ten Allen fields, macro IoU 0.723 and neuron IoU 0.574 on the test mouse, 0.737 and 0.599
-    on validation (docs/results-real.md).
+    on validation (docs/results-labels.md).
 Hardware: one busy CPU core, 26 minutes.
 Command: python -m fluxseg.main --config experiments/configs/reference_cpu.py
     --workdir runs/reference_cpu --config.data.source FOLDER
