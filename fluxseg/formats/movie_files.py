@@ -11,11 +11,11 @@ from fluxseg.formats.microscope_xml import is_accessory, recorded_in
 from fluxseg.formats.movies import find_raw, is_suite2p_movie, read_movie_facts
 from fluxseg.formats.npy import naming_file
 from fluxseg.formats.pick import NO_PICK, Pick
-from fluxseg.formats.series import TIFFS, split_series
+from fluxseg.formats.series import FRAMES, split_series
 from fluxseg.formats.suite2p import plane_name
 from fluxseg.io.names import safe_name
 
-SUFFIXES = (*TIFFS, ".h5", ".hdf5", ".nwb", ".mat")
+SUFFIXES = (*FRAMES, ".h5", ".hdf5", ".nwb", ".mat")
 """Endings of the files that a folder is searched for."""
 _DIGITS = 3  # programs that save a movie in parts number these with leading zeros
 
@@ -87,9 +87,9 @@ def _is_movie(path: Path) -> bool:
 
 def _group(files: Sequence[Path], pick: Pick, parts: bool) -> list[Movie]:
     movies, told = _list_recorded(files, pick)
-    tiffs = {path for path in files if path.suffix.lower() in TIFFS} - told
-    movies += [Movie(stem_of(path), (path,)) for path in sorted(set(files) - tiffs - told)]
-    for name, paths, digits in split_series(list(tiffs)):
+    frames = {path for path in files if path.suffix.lower() in FRAMES} - told
+    movies += [Movie(stem_of(path), (path,)) for path in sorted(set(files) - frames - told)]
+    for name, paths, digits in split_series(list(frames)):
         numbered = parts and digits >= _DIGITS
         if len(paths) > 1 and (numbered or _are_frames(paths, pick)):
             movies.append(Movie(name or paths[0].parent.resolve().name, tuple(paths)))

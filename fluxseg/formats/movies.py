@@ -1,6 +1,6 @@
 """Movies as streams of blocks of frames, of which little is held in memory.
 
-TIFF and HDF5 files, arrays in `.npy` files, and the `data.bin` of Suite2p.
+TIFF and HDF5 files, arrays in `.npy` files, the `data.bin` of Suite2p, and frames as PNG files.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from fluxseg.formats.npy import MAGIC as NPY_MAGIC
 from fluxseg.formats.npy import naming_file, open_npy, open_regular
 from fluxseg.formats.nwb import read_spacing
 from fluxseg.formats.pick import NO_PICK, Pick, choose
-from fluxseg.formats.pixels import MAGICS, read_image_of
+from fluxseg.formats.pixels import MAGICS, PNG_MAGIC, read_image_of, read_pixels
 from fluxseg.formats.stacks import read_stack
 from fluxseg.formats.suite2p_ops import field_shape, read_ops, read_ops_metadata
 from fluxseg.formats.tiff import MAX_PIXELS, get_page, open_tiff
@@ -116,13 +116,15 @@ def _parts(path: Path | str | Sequence[Path]) -> list[Path]:
 
 
 def _kind(path: Path) -> str:
-    """Return HDF5, TIFF or array."""
+    """Return HDF5, TIFF, PNG or array."""
     with naming_file(path), open_regular(path) as (file, _):
         start = file.read(512 + len(hdf5.MAGIC))
         if start.startswith(hdf5.MAGIC) or start[512:] == hdf5.MAGIC:
             return "HDF5"
         if start.startswith(NPY_MAGIC) or is_suite2p_movie(path) or find_raw(path):
             return "array"
+        if start.startswith(PNG_MAGIC):
+            return "PNG"
         if MAGICS.get(start[:4]) != "TIFF":
             if path.suffix.lower() in MICROSCOPE_SUFFIXES:
                 raise RecordingError("", f"is in {SAVE_AS_TIFF}")
@@ -195,6 +197,10 @@ def _open(path: Path, pick: Pick) -> Iterator[tuple[MovieFacts, Read, int]]:
         with naming_file(path):
             array, facts = _open_array(path, pick)
             yield _check(facts), functools.partial(_read_part, path, array, facts), 1
+    elif kind == "PNG":
+        image, _ = read_pixels(path, pick=pick)
+        shape = (image.shape[0], image.shape[1])
+        yield MovieFacts(1, shape, image.dtype), lambda *_: image[None], 1
     else:
         with naming_file(path), open_tiff(path) as tiff:
             stack, page = read_stack(path, tiff, pick), get_page(tiff, 0)

@@ -21,8 +21,9 @@ from fluxseg.formats.tiff import (
 )
 from fluxseg.io.files import atomic_path
 
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 MAGICS: dict[bytes, str] = {
-    b"\x89PNG\r\n\x1a\n": "PNG",
+    PNG_MAGIC: "PNG",
     b"\xff\xd8\xff": "JPEG",
     b"GIF8": "GIF",
     b"BM": "BMP",

@@ -16,6 +16,7 @@ from fluxseg.formats.stacks import read_stack
 from fluxseg.formats.tiff import open_tiff
 
 TIFFS = (".tif", ".tiff", ".btf", ".tf8", ".lsm", ".stk")
+FRAMES = (*TIFFS, ".png")  # endings of files that may be single frames of a movie
 FEWEST = 10  # so many images of one field of view are taken for the frames of a movie
 _LOOKED_AT = 16
 _NUMBER = re.compile(r"(\d+)")
@@ -59,7 +60,7 @@ def split_series(paths: Sequence[Path]) -> list[tuple[str, list[Path], int]]:
 def find_frames(images: Sequence[Path]) -> dict[Path, str]:
     """Return which images without labels are frames or parts of a movie, and what to do."""
     found: dict[Path, str] = {}
-    for _, paths, _ in split_series([p for p in images if p.suffix.lower() in TIFFS]):
+    for _, paths, _ in split_series([p for p in images if p.suffix.lower() in FRAMES]):
         if len(paths) >= FEWEST and (what := _inspect(paths)):
             told = (
                 f"{len(paths)} files, {paths[0].name} to {paths[-1].name}, are {what}: make an "
@@ -91,9 +92,10 @@ def _inspect(paths: Sequence[Path]) -> str:
     """Say what files are to each other: "" if they are images of different fields."""
     places = np.unique(np.linspace(0, len(paths) - 1, _LOOKED_AT).astype(int))
     try:
-        with open_tiff(paths[0]) as tiff:
-            if len(read_stack(paths[0], tiff, NO_PICK).select(NO_PICK)) > 1:
-                return "parts of one movie, or movies"
+        if paths[0].suffix.lower() in TIFFS:
+            with open_tiff(paths[0]) as tiff:
+                if len(read_stack(paths[0], tiff, NO_PICK).select(NO_PICK)) > 1:
+                    return "parts of one movie, or movies"
         frames = [read_pixels(paths[place])[0] for place in places]
     except (RecordingError, OSError):
         return ""

@@ -1,9 +1,12 @@
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 from scipy import ndimage
 
 from fluxseg.errors import RecordingError
+from fluxseg.formats.movie_files import find_movies
+from fluxseg.formats.movies import iterate_frames, read_movie_facts
 from fluxseg.formats.pick import Pick
 from fluxseg.formats.series import FEWEST, find_frames, split_series
 from fluxseg.formats.sources import FolderSource
@@ -16,18 +19,31 @@ def field(seed):
     return 1000 + 8000 * (smooth - smooth.min())
 
 
+def write_image(path, image):
+    if path.suffix == ".png":
+        Image.fromarray(image).save(path)
+    else:
+        tifffile.imwrite(path, image)
+
+
 def write(folder, name, fields, noise=2000.0):
     folder.mkdir(exist_ok=True)
     rng = np.random.default_rng(9)
     for number, image in enumerate(fields):
         values = image + rng.normal(0, noise, image.shape)
-        tifffile.imwrite(folder / name.format(number), values.clip(0, 65535).astype("u2"))
+        write_image(folder / name.format(number), values.clip(0, 65535).astype("u2"))
     return folder
 
 
 @pytest.mark.parametrize(
     "name",
-    ["fr_{:05}.tif", "{}.tiff", "img_{:09}_Default_000.tif", "T_Cycle00001_Ch2_{:06}.ome.TIF"],
+    [
+        "fr_{:05}.tif",
+        "{}.tiff",
+        "img_{:09}_Default_000.tif",
+        "T_Cycle00001_Ch2_{:06}.ome.TIF",
+        "frame{:04}.png",
+    ],
 )
 def test_frames_of_one_movie_get_one_hint(tmp_path, name):
     folder = write(tmp_path / "frames", name, [field(0)] * 12)
@@ -73,3 +89,14 @@ def test_channels_and_planes_are_never_frames_of_each_other(tmp_path):
     assert sorted((name, len(paths)) for name, paths, _ in series) == [
         ("ChanA", 3), ("ChanB", 3), *((f"run_Ch{c}_z{z}", 1) for c in (1, 2) for z in (1, 2)),
     ]  # fmt: skip
+
+
+def test_frames_as_png_are_one_movie(tmp_path):
+    folder = write(tmp_path / "frames", "frame{:04}.png", [field(0)] * 4)
+    (movie,) = find_movies([folder])
+    assert movie.name == "frame"
+    facts = read_movie_facts(movie.paths)
+    assert (facts.frames, facts.shape, facts.dtype) == (4, (96, 128), np.dtype("u2"))
+    frames = np.concatenate(list(iterate_frames(movie.paths, chunk=3)))
+    expected = [np.asarray(Image.open(path)) for path in movie.paths]
+    np.testing.assert_array_equal(frames, expected)
