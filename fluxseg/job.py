@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from fluxseg.compilation import enable_compilation_cache
 from fluxseg.config import Config
+from fluxseg.errors import WorkdirError
 from fluxseg.model.score_table import score_table
 from fluxseg.processes import gather_values, run_in_all, run_in_first
 from fluxseg.training.dataset import prepare_dataset
@@ -173,14 +174,20 @@ def evaluate(
         Content of `scores.json`, and the path of the report.
 
     Raises:
-        WorkdirError: if the folder holds no run, or its crops are gone.
+        WorkdirError: if the folder holds no run, its crops are gone, or it holds a fine-tuning,
+            whose own splits have been scored as whole fields.
         FluxsegError: if no recording is usable.
     """
     from fluxseg.formats.sources import open_source
     from fluxseg.inference import evaluate as steps
+    from fluxseg.inference.model_file import TUNING_NAME
     from fluxseg.inference.run_model import operating_point_of_run, update_run_model
     from fluxseg.report.html import write_report
 
+    if not data and (workdir / TUNING_NAME).exists():
+        # Scores of crops would take the place of those before and after.
+        told = "is a fine-tuning, and report.html has its scores before and after"
+        raise WorkdirError(f"{workdir}: {told}; score it on other fields with --data FOLDER")
     run = steps.load_run(workdir)
     config, folder, crops = run.config, workdir, dict(steps.run_crops(run))
     point = None

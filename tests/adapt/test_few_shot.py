@@ -26,6 +26,7 @@ from fluxseg.inference.objects import run_scores
 from fluxseg.inference.objects.rois import find_rois
 from fluxseg.inference.predict import create_predictor
 from fluxseg.inference.run_model import load_model, model_of_run
+from fluxseg.job import evaluate
 from fluxseg.report.html import write_report
 from fluxseg.report.workdir import read_picture
 from fluxseg.simulation.sessions import SimulatedSource
@@ -270,6 +271,14 @@ def test_what_the_report_says_of_a_tuning_agrees_with_itself(tuned):
     assert (folder / "run" / "figures" / "tuning-0.png").stat().st_size > 5000
     for part in ("before", "after"):
         assert f"{entry[part]['scores']['macro_iou']:.3f}" in page
+
+
+def test_a_tuning_keeps_its_scores_before_and_after(tuned):
+    run = tuned[0] / "run"
+    scores = (run / "scores.json").read_bytes()
+    with pytest.raises(WorkdirError, match=r"is a fine-tuning.*--data FOLDER"):
+        evaluate(run)
+    assert (run / "scores.json").read_bytes() == scores
 
 
 def test_damaged_pictures_of_a_tuning_are_named(tmp_path):
