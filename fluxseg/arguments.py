@@ -66,8 +66,12 @@ def parse(prog: str, function: Callable[..., T], given: Sequence[str], **setting
             if hint := nearest(unknown[1], sorted(known)):
                 what += hint
                 break
-    elif choice := re.search(r"invalid choice '(.*?)'.*\((.*)\)", what):
-        what += nearest(choice[1], re.findall(r"'(.+?)'", choice[2]))
+    elif choice := re.search(r"(invalid choice '(.*?)'.*)\((.*)\)", what):
+        # They come in any order, and "None" is among them where nothing need be chosen.
+        listed = sorted({*re.findall(r"'(.+?)'", choice[3])} - {"None"})
+        what = f"{choice[1]}({', '.join(listed)}){nearest(choice[2], listed)}"
+    elif value := re.search(r"(\S+): no type matching ({None}\|)?(.*?) could .*? \['(.*?)'", what):
+        what = f"{value[1]} must be {value[3]}, got {value[4]!r}"
     raise ConfigError(f"{what}; see {prog} --help")
 
 

@@ -65,7 +65,11 @@ def test_what_is_mistyped_gets_one_line(command, wrong, meant, capsys):
     ("command", "line"),
     [
         ("project a --output b --kind maxx", "invalid choice 'maxx' for argument '--kind'. "
-         "Expected one of ('max', 'mean', 'correlation'); did you mean max?; see fluxseg"),
+         "Expected one of (correlation, max, mean); did you mean max?; see fluxseg"),
+        ("convert a b --format nwbb", "invalid choice 'nwbb' for argument '--format'. Expected one "
+         "of (allen, cellpose, cellpose-pair, coco, imagej, labels, neurofinder, npz, nwb, suite2p)"
+         "; did you mean nwb?"),
+        ("predict a --output o --threshold x", "--threshold must be FLOAT, got 'x'; see fluxseg"),
         ("train --workdir w --config.train.epochs x", "Error parsing --config.train.epochs: "),
         ("project a", "Missing from fluxseg project: --output PATH Folder to write to."),
         ("predict --output o", "predict: give at least one image, folder or pattern"),
