@@ -33,7 +33,8 @@ def test_a_folder_is_converted_past_bad_files(tmp_path):
     (tmp_path / "in" / "bad.npy").write_text("hello")
     assert "--format" in run("convert", tmp_path / "in", tmp_path / "out", code=2)
     text = run("convert", tmp_path / "in", tmp_path / "out", "--format", "coco", code=1)
-    assert "failed: bad.npy" in text
+    assert "failed: bad.npy: " in text
+    assert str(tmp_path / "in") not in text
     assert "2 of 3" in text
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
         "a.json", "a.tif", "b.json", "b.tif",

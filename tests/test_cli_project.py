@@ -91,5 +91,8 @@ def test_images_beside_movies_in_a_folder_are_not_projected(movie, tmp_path):
 def test_settings_that_suit_no_movie_are_errors(movie, tmp_path):
     (tmp_path / "a").mkdir()
     twin = tmp_path / "a" / movie.name
+    (tmp_path / "b" / "c").mkdir(parents=True)
+    text = project(tmp_path / "b", "--output", tmp_path, code=2)
+    assert "; folders in it, such as c, must be named" in text
     assert "several movies are named" in project(movie, twin, "--output", tmp_path, code=2)
     assert "bin: must be 1 to" in project(movie, "--output", tmp_path, "--bin", "0", code=2)

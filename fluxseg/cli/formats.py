@@ -94,7 +94,8 @@ def _convert_folder(
                 remarks = write_recording(target / name, recording, format, overwrite=overwrite)
             except FluxsegError as error:
                 failed += 1
-                console.print(f"failed: {key}: {error}")
+                reason = str(error).removeprefix(str(source / key)).lstrip(": ")
+                console.print(f"failed: {key}: {reason}")
             else:
                 alone += NO_GROUP in recording.remarks
                 for remark in (*recording.remarks, *remarks):

@@ -46,7 +46,9 @@ def find_movies(inputs: Sequence[Path], pick: Pick = NO_PICK) -> list[Movie]:
             found = [f for f in path.iterdir() if _is_movie(f) and not is_accessory(f)]
             if not found:
                 wanted = ", ".join(f"*{suffix}" for suffix in SUFFIXES)
-                raise RecordingError(str(path), f"is a folder without any of {wanted}")
+                inner = next((one for one in path.iterdir() if one.is_dir()), None)
+                below = f"; folders in it, such as {inner.name}, must be named" if inner else ""
+                raise RecordingError(str(path), f"is a folder without any of {wanted}{below}")
             movies += _group(found, pick, parts=True)
         elif not path.exists() and glob.has_magic(str(path)):
             found = [Path(name) for name in glob.glob(str(path), recursive=True)]  # noqa: PTH207

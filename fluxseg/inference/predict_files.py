@@ -115,7 +115,7 @@ def predict_files(
     _check_settings(settings, model.diameter_px)
     _check_agreement(jobs)
     earlier = {} if overwrite else _read_earlier(output, settings)
-    if good := sum(not job.error for job in jobs):
+    if good := sum(not job.error and not _find_earlier(job, output, earlier) for job in jobs):
         what = "1 image" if good == 1 else f"{good} images"
         logger.info("Predicting %s; the first takes longer than the others", what)
 

@@ -254,7 +254,8 @@ def test_people_get_outlines_and_a_table(fixed, tmp_path):
     assert (gray == gray[:, :1]).all()
 
 
-def test_what_is_done_is_not_done_again(fixed, tmp_path):
+def test_what_is_done_is_not_done_again(fixed, tmp_path, caplog):
+    caplog.set_level("INFO", "fluxseg")
     for name in "abc":
         np.save(tmp_path / f"{name}.npy", np.arange(3000, dtype=np.uint16).reshape(50, 60))
     out = tmp_path / "out"
@@ -274,7 +275,10 @@ def test_what_is_done_is_not_done_again(fixed, tmp_path):
     first, count = run()
     assert count == 1
     assert [outcome.neurons for outcome in first] == [3, 3, 3]
+    assert "Predicting 1 image;" in caplog.text
+    caplog.clear()
     assert run() == (first, 0)
+    assert "Predicting" not in caplog.text
     assert run(overwrite=True) == (first, 3)
     assert run(threshold=0.6)[1] == 3
     assert run(threshold=0.6)[1] == 0

@@ -108,8 +108,7 @@ def _write_rois(output: Path, name: str, chosen: Recording, kind: str) -> list[s
     if chosen.masks is None or not len(chosen.masks):
         return []
     write_label_tiff(tiff, merge_labels(chosen.masks))
-    for remark in write_imagej(archive, chosen):
-        logger.info("%s: %s", archive.name, remark)
+    write_imagej(archive, chosen)
     return [archive.name, tiff.name]
 
 
