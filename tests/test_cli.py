@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from fluxseg.config import SimulatorConfig
@@ -13,6 +14,7 @@ from fluxseg.formats.allen import write_allen_npy
 from fluxseg.simulation.sessions import SimulatedSource
 from tests.commands import run
 from tests.conftest import TINY, as_arguments, with_data, with_train
+from tests.data.test_label_checks import field
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +95,9 @@ def test_training_on_files_tells_what_was_left_out(trained):
     assert "left out: text.npy" in output
     assert "epoch 2/2  loss " in output
     data = json.loads((workdir / "data.json").read_text())
+    for row in data["remarks"]:
+        assert f": {row['remark']}" in " ".join(output.split())
+    assert data["remarks"]
     assert {row["key"] for row in data["left_out"]} == {
         "sim-copy.npy", "text.npy", "truncated.npy"
     }  # fmt: skip
@@ -137,6 +142,16 @@ def test_a_model_is_scored_on_whole_fields_and_says_which_it_could_not_read(
     assert "all 2 fields, 2 groups" in output
     (tmp_path / "text.npy").unlink()
     run(*command)
+
+
+def test_labels_that_seem_flipped_are_told_beside_their_scores(trained, tmp_path):
+    image, labels = field()
+    tifffile.imwrite(tmp_path / "a.tif", image)
+    tifffile.imwrite(tmp_path / "a_masks.tif", labels[::-1])
+    (tmp_path / "notes.txt").write_text("")
+    text = run("evaluate", "--model", trained[0] / "model.safetensors", "--data", tmp_path)
+    assert "a.tif: remark: the ROIs would fit the image better flipped upside down" in text
+    assert "not used: 1 (.txt 1)" in text
 
 
 def test_a_model_and_a_run_are_not_scored_at_once_nor_on_nothing(trained, tmp_path):

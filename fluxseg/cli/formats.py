@@ -77,7 +77,7 @@ def _convert_folder(
     from fluxseg.errors import ConfigError
     from fluxseg.formats.convert import write_recording
     from fluxseg.formats.formats import ENDINGS
-    from fluxseg.formats.sources import FolderSource, format_unused, unused_files
+    from fluxseg.formats.sources import NO_TEXT, FolderSource, format_unused, unused_files
 
     if format is None:
         raise ConfigError("--format is needed to convert a folder of recordings")
@@ -105,6 +105,7 @@ def _convert_folder(
     console.print(f"{len(keys) - failed} of {len(keys)} recordings written to {target}")
     if alone:
         console.print(f"{alone} of them: {NO_GROUP}")
-    for line in format_unused(unused_files(recordings)):
+    unused = unused_files(recordings)
+    for line in format_unused(unused):
         console.print(line)
-    return 1 if failed else 0
+    return 1 if failed or NO_TEXT in unused.values() else 0

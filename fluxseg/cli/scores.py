@@ -59,7 +59,7 @@ def evaluate(
 def _evaluate_model(
     console: "Console", name: str, data: str, output: Path | None, pick: Pick
 ) -> int:
-    from fluxseg.formats.sources import open_source
+    from fluxseg.formats.sources import format_unused, open_source, unused_files
     from fluxseg.inference.field_scores import format_fields, score_readable, summarise_fields
     from fluxseg.inference.run_model import load_model
 
@@ -71,6 +71,11 @@ def _evaluate_model(
         rows, failed = score_readable(model, source, progress)
     for key, reason in failed.items():
         console.print(f"no score: {key}: {reason}")
+    for line in (
+        *(f"{row['key']}: remark: {remark}" for row in rows for remark in row["remarks"]),
+        *format_unused(unused_files(source)),
+    ):
+        console.print(line)
     if not rows:
         raise ConfigError(f"{data}: no recording can be scored, for the reasons above")
     summary = summarise_fields(rows)

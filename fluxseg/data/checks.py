@@ -180,6 +180,11 @@ def check_recording(source: Source, key: str) -> Checked:
         reason = reason.partition(f"{key}: ")[2] or reason
         row = CheckRow(key, "", "", "unusable", (reason,), (), "", None, None)
         return Checked(row, None, None, blank_fingerprint(), "")
+    return inspect_recording(recording, key)
+
+
+def inspect_recording(recording: Recording, key: str) -> Checked:
+    """Look at a recording that its source calls `key`, as `check` does."""
     image, masks = recording.image, recording.masks
     label, empty = (None, 0) if masks is None else merge_and_count(masks)
     unusable, remarks = inspect_image(image)

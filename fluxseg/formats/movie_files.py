@@ -12,7 +12,7 @@ from fluxseg.formats.movies import find_raw, is_suite2p_movie, read_movie_facts
 from fluxseg.formats.npy import naming_file
 from fluxseg.formats.pick import NO_PICK, Pick
 from fluxseg.formats.series import FRAMES, split_series
-from fluxseg.formats.suite2p import plane_name
+from fluxseg.formats.suite2p import is_suite2p, plane_name
 from fluxseg.io.names import safe_name
 
 SUFFIXES = (*FRAMES, ".h5", ".hdf5", ".nwb", ".mat")
@@ -45,10 +45,7 @@ def find_movies(inputs: Sequence[Path], pick: Pick = NO_PICK) -> list[Movie]:
         elif path.is_dir():
             found = [f for f in path.iterdir() if _is_movie(f) and not is_accessory(f)]
             if not found:
-                wanted = ", ".join(f"*{suffix}" for suffix in SUFFIXES)
-                inner = next((one for one in path.iterdir() if one.is_dir()), None)
-                below = f"; folders in it, such as {inner.name}, must be named" if inner else ""
-                raise RecordingError(str(path), f"is a folder without any of {wanted}{below}")
+                raise RecordingError(str(path), _explain_none(path))
             movies += _group(found, pick, parts=True)
         elif not path.exists() and glob.has_magic(str(path)):
             found = [Path(name) for name in glob.glob(str(path), recursive=True)]  # noqa: PTH207
@@ -65,6 +62,15 @@ def _suite2p_movies(path: Path) -> list[Path]:
     """Return where the movies of a folder of Suite2p, or of a folder with one, would be."""
     folders = (path, *sorted(path.glob("plane*")), *sorted(path.glob("suite2p/plane*")))
     return [folder / "data.bin" for folder in folders] if path.is_dir() else []
+
+
+def _explain_none(folder: Path) -> str:
+    if is_suite2p(folder):
+        return "is a Suite2p folder without ops.npy, which tells the field's size: copy it there"
+    wanted = ", ".join(f"*{suffix}" for suffix in SUFFIXES)
+    inner = next((one for one in folder.iterdir() if one.is_dir()), None)
+    below = f"; folders in it, such as {inner.name}, must be named" if inner else ""
+    return f"is a folder without any of {wanted}{below}"
 
 
 def name_movies(inputs: Sequence[Path], pick: Pick, verb: str) -> list[Movie]:

@@ -30,6 +30,7 @@ from fluxseg.io.files import stamp_file
 SUFFIXES = (*RECORDING_SUFFIXES, *IMAGE_SUFFIXES)
 """Endings of the files that a folder is searched for, in lower case; upper case counts as well."""
 NO_TEXT = "its name is not valid text; rename it"
+_MOST_NAMED = 10
 _DATASET_FILES = (*PLANE_FILES, REGIONS, "info.json")
 
 
@@ -69,7 +70,10 @@ class Survey:
 
 
 def format_unused(unused: Mapping[Path, str]) -> list[str]:
-    """Count files that are not used by reason and ending, one line for each reason."""
+    """Count files that are not used by reason and ending, one line for each reason.
+
+    Names that are no text are shown with the bytes that are wrong.
+    """
     reasons: dict[str, Counter[str]] = {}
     for path, reason in unused.items():
         reasons.setdefault(reason, Counter())[path.suffix.lower() or "no ending"] += 1
@@ -77,6 +81,8 @@ def format_unused(unused: Mapping[Path, str]) -> list[str]:
     for reason, endings in sorted(reasons.items()):
         counts = ", ".join(f"{ending} {count}" for ending, count in sorted(endings.items()))
         lines.append(f"not used: {endings.total()} ({counts}): {reason}")
+    names = [os.fsencode(path) for path, reason in unused.items() if reason == NO_TEXT]
+    lines += [f"  {name.decode('ascii', 'backslashreplace')}" for name in names[:_MOST_NAMED]]
     return lines
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from fluxseg.data.checks import COMMON, inspect_recording
 from fluxseg.data.recording import Recording, Source, annotated_masks, pixel_size
 from fluxseg.errors import FluxsegError
 from fluxseg.inference.objects.counts import ObjectCounts
@@ -61,12 +62,12 @@ def score_fields(model: Predictor, source: Source, keys: Iterable[str]) -> list[
     Raises:
         RecordingError: if one has no masks, or cannot be read.
     """
-    rows = []
-    for key in keys:
-        recording = source.read(key)
-        found = find_in_field(model, recording)
-        rows.append(score_field(recording, key, found.probability, found.rois, model.threshold))
-    return rows
+    return [_score(model, source.read(key), key) for key in keys]
+
+
+def _score(model: Predictor, recording: Recording, key: str) -> dict[str, Any]:
+    found = find_in_field(model, recording)
+    return score_field(recording, key, found.probability, found.rois, model.threshold)
 
 
 def score_readable(
@@ -75,14 +76,18 @@ def score_readable(
     """Score a model on all recordings of a source that can be read and have masks.
 
     Returns:
-        What `score_fields` gives, and key -> reason of those without scores.
+        What `score_field` gives for each, with `remarks` on what is odd about its image and labels,
+        as `check` has them; and key -> reason of those without scores.
     """
     rows: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
     keys = source.keys()
     for number, key in enumerate(keys, 1):
         try:
-            rows += score_fields(model, source, [key])
+            recording = source.read(key)
+            reasons = inspect_recording(recording, key).row.reasons
+            remarks = [reason for reason in reasons if reason not in COMMON]
+            rows.append({**_score(model, recording, key), "remarks": remarks})
         except FluxsegError as error:
             failed[key] = str(error)
         if progress:

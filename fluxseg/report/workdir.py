@@ -102,6 +102,9 @@ def read_history(path: Path) -> list[dict[str, Any]]:
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError as error:
+        advice = "the run has ended no epoch; run its command again"
+        raise WorkdirError(f"{path}: is missing: {advice}") from error
     except OSError as error:
         raise WorkdirError(f"{path}: cannot be read: {error.strerror or error}") from error
     except ValueError as error:

@@ -185,6 +185,12 @@ def _log_summary(summary: dict[str, Any]) -> None:
     logger.info("%(n_used)d of %(n_files)d recordings are used" + further, summary)
     for row in left_out[:10]:
         logger.info("  left out: %s: %s", row["key"], row["reason"])
+    alike: dict[str, list[str]] = {}
+    for row in summary["remarks"]:
+        alike.setdefault(row["remark"], []).append(row["key"])
+    for remark, keys in list(alike.items())[:10]:
+        further = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+        logger.info("  remark: %s%s: %s", keys[0], further, remark)
     for name, split in summary["splits"].items():
         if split["crops"]:
             share = f"{100 * split['neuron_share']:.1f} % neuron pixels"

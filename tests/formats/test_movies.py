@@ -288,6 +288,14 @@ def test_frames_in_files_of_their_own_are_one_movie(tmp_path):
         read_movie_facts(movies[0].paths)
 
 
+def test_a_folder_without_a_movie_says_what_is_missing(tmp_path):
+    (tmp_path / "plane0").mkdir()
+    for name in ("stat.npy", "iscell.npy", "data.bin"):
+        (tmp_path / "plane0" / name).write_bytes(b"")
+    with pytest.raises(RecordingError, match=r"Suite2p folder without ops\.npy"):
+        find_movies([tmp_path / "plane0"])
+
+
 def test_numbered_parts_in_a_folder_are_one_movie_and_named_files_are_not(tmp_path):
     for number, part in enumerate((MOVIE[:6], MOVIE[6:])):
         save_tiff(tmp_path / f"rec_{number + 1:05d}.tif", part)

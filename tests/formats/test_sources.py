@@ -12,8 +12,9 @@ from fluxseg.config import Config, DataConfig
 from fluxseg.errors import ConfigError, RecordingError, UnsafeFileError
 from fluxseg.formats.allen import write_allen_npy
 from fluxseg.formats.npz import write_npz
-from fluxseg.formats.sources import FolderSource, open_source, read_recording
+from fluxseg.formats.sources import FolderSource, format_unused, open_source, read_recording
 from fluxseg.inference.inputs import read_input
+from tests.commands import run
 from tests.formats.malicious import npy
 from tests.formats.test_allen import assert_same, read_fields
 from tests.formats.test_images import GRAY16, LABELS, png_with_header
@@ -195,7 +196,11 @@ def test_names_that_are_no_text_are_said(tmp_path):
     write_tiff(tmp_path / "b.tif")
     source = FolderSource(str(tmp_path))
     assert source.keys() == ["b.tif"]
-    assert list(source.survey().unused.values()) == ["its name is not valid text; rename it"]
+    unused = source.survey().unused
+    assert list(unused.values()) == ["its name is not valid text; rename it"]
+    assert format_unused(unused)[1].endswith(r"/a\xff.npy")
+    converted = ("convert", tmp_path, tmp_path / "out", "--format", "labels")
+    assert r"a\xff.npy" in run(*converted, code=1)
 
 
 def test_the_config_says_which_source(tmp_path):
