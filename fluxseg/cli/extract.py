@@ -64,7 +64,7 @@ def extract(
         overwrite: Extract again what is done.
         processes: The processes of the job, if it has several.
     """
-    from fluxseg.formats.movie_files import name_movies
+    from fluxseg.formats.movie_files import is_image, name_movies
     from fluxseg.inference.ensemble import load_models
     from fluxseg.report.traces import write_traces_page
     from fluxseg.traces.extract import check_times
@@ -89,24 +89,31 @@ def extract(
             extract_movie, find=find, formats=format, write_page=write_traces_page,
             settings=settings, pick=pick, rate=rate, tau=tau, overwrite=overwrite,
         )  # fmt: skip
-        work = functools.partial(_extract_all, share_of(found), output, one, console)
-        failed = sum(gather_values(run_in_all(work, "its part of the movies"), "failures"))
-        told = f"{len(found) - failed} movies extracted to {output}, {failed} failed"
-        console.print(told)
-    return 1 if failed else 0
+        left_out = functools.partial(is_image, named=movies, pick=pick)
+        work = functools.partial(_extract_all, share_of(found), output, one, left_out, console)
+        counts = gather_values(run_in_all(work, "its part of the movies"), "failures")
+        failed, images = map(sum, zip(*counts, strict=True))
+        done = len(found) - failed - images
+        console.print(f"{done} movies extracted to {output}, {failed} failed")
+    return 1 if failed or not done else 0
 
 
 def _extract_all(
     movies: Sequence["Movie"],
     output: Path,
     extract_one: Callable[..., list[str]],
+    is_left_out: Callable[["Movie"], bool],
     console: "Console",
-) -> int:
-    """Return how many movies cannot be used."""
-    failed = 0
+) -> tuple[int, int]:
+    """Return how many movies cannot be used, and how many are images and left out."""
+    failed = images = 0
     for movie in movies:
         bars = (f"Projecting {movie.name}", "frames"), (f"Extracting {movie.name}", "frames")
         try:
+            if is_left_out(movie):
+                images += 1
+                console.print(f"not used: {movie.paths[0]}: one image, no movie")
+                continue
             with progress_bars(console, *bars) as progress:
                 lines = extract_one(movie, output / movie.name, progress=progress)
         except RecordingError as error:
@@ -114,4 +121,4 @@ def _extract_all(
             lines = [f"failed: {error}"]
         for line in lines:
             console.print(line)
-    return failed
+    return failed, images

@@ -40,8 +40,7 @@ def project(
         pick: What is read of files that hold several channels, planes or arrays.
         bin: Average over so many frames before the maximum, against noise; 1: none.
     """
-    from fluxseg.formats.movie_files import name_movies
-    from fluxseg.formats.movies import read_movie_facts
+    from fluxseg.formats.movie_files import is_image, name_movies
     from fluxseg.formats.projections import MaxProjection
 
     console = create_console()
@@ -54,8 +53,7 @@ def project(
     failed = images = 0
     for movie in found:
         try:
-            alone = len(movie.paths) == 1 and movie.paths[0] not in movies
-            if alone and read_movie_facts(movie.paths, pick).frames == 1:
+            if is_image(movie, movies, pick):
                 images += 1
                 console.print(f"not used: {movie.paths[0]}: one image, no movie")
                 continue

@@ -25,6 +25,8 @@ def choose_movie(file: h5py.Group, wanted: str) -> h5py.Dataset:
     found = next(filter(None, (hdf5.find_dataset(file, place) for place in places)), None)
     if found is None:
         movies = list(_movies(file, 0))
+        if not movies:
+            raise RecordingError("", "holds no movie: no numbers of three to five axes")
         names = [str(movie.name).removeprefix("/") for movie in movies]
         found = movies[choose("key", names, wanted.strip("/"))]
     return found

@@ -73,6 +73,15 @@ def _explain_none(folder: Path) -> str:
     return f"is a folder without any of {wanted}{below}"
 
 
+def is_image(movie: Movie, named: Sequence[Path], pick: Pick) -> bool:
+    """Tell whether a movie is a file of one image that its folder holds, and is not named itself.
+
+    Raises `RecordingError`, naming the file, if it cannot be used.
+    """
+    alone = len(movie.paths) == 1 and movie.paths[0] not in named
+    return alone and read_movie_facts(movie.paths, pick).frames == 1
+
+
 def name_movies(inputs: Sequence[Path], pick: Pick, verb: str) -> list[Movie]:
     """Find movies as `find_movies` does, each with a safe name for its outputs.
 

@@ -76,7 +76,8 @@ def choose(what: str, names: Sequence[str], wanted: str) -> int:
     if not wanted:
         if len(names) == 1:
             return 0
-        raise RecordingError("", f"{list_names(what, names)}; choose one with --{what}")
+        advice = f"; choose one with --{what}" if names else ""
+        raise RecordingError("", f"{list_names(what, names)}{advice}")
     folded, sought = [f"/{name}".casefold() for name in names], f"/{wanted}".casefold()
     alike = [index for index, name in enumerate(folded) if name == sought]
     ending = [index for index, name in enumerate(folded) if name.endswith(sought)]

@@ -153,7 +153,7 @@ def test_the_dataset_is_chosen_or_the_only_one(tmp_path):
         read_all(path, key="third")
     with pytest.raises(RecordingError, match=r"must be \[T, H, W\]"):
         read_all(path, key="mean")
-    with pytest.raises(RecordingError, match="holds no key"):
+    with pytest.raises(RecordingError, match="holds no movie"):
         read_all(save_hdf5(tmp_path / "none.h5", "a", MOVIE[0]))
 
 

@@ -285,6 +285,15 @@ def test_the_command_finds_and_extracts(tmp_path):
     assert np.load(out / "m" / "suite2p" / "plane0" / "F.npy").shape[1] == 40
     text = run("extract", tmp_path / "m.npy", *options)
     assert "(done before)" in text
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    tifffile.imwrite(folder / "image.tif", frames[0])
+    unused = f"not used: {folder / 'image.tif'}: one image, no movie"
+    assert unused in run("extract", folder, *options, code=1)
+    tifffile.imwrite(folder / "movie.tif", frames, photometric="minisblack")
+    text = run("extract", folder, *options)
+    assert unused in text
+    assert "1 movies extracted" in text
     assert "tau must be above 0" in run(
         "extract", tmp_path / "m.npy", "--output", out, "--tau", "0", code=2
     )
