@@ -11,6 +11,8 @@ from PIL import Image
 from fluxseg.config import SimulatorConfig
 from fluxseg.data.transforms import crop_quarters, merge_masks
 from fluxseg.formats.allen import write_allen_npy
+from fluxseg.formats.sources import FolderSource
+from fluxseg.inference.field_scores import score_readable
 from fluxseg.simulation.sessions import SimulatedSource
 from tests.commands import run
 from tests.conftest import TINY, as_arguments, with_data, with_train
@@ -142,6 +144,13 @@ def test_a_model_is_scored_on_whole_fields_and_says_which_it_could_not_read(
     assert "all 2 fields, 2 groups" in output
     (tmp_path / "text.npy").unlink()
     run(*command)
+
+
+def test_the_network_does_not_run_on_images_without_labels(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", field()[0])
+    rows, failed = score_readable(None, FolderSource(str(tmp_path)))
+    assert not rows
+    assert "is not annotated" in failed["a.tif"]
 
 
 def test_labels_that_seem_flipped_are_told_beside_their_scores(trained, tmp_path):

@@ -66,6 +66,7 @@ def score_fields(model: Predictor, source: Source, keys: Iterable[str]) -> list[
 
 
 def _score(model: Predictor, recording: Recording, key: str) -> dict[str, Any]:
+    annotated_masks(recording)  # The network need not run for one without any.
     found = find_in_field(model, recording)
     return score_field(recording, key, found.probability, found.rois, model.threshold)
 
