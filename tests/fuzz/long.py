@@ -72,6 +72,8 @@ def fuzz_reader(name: str, seconds: int, corpus: Path) -> None:
     limit_process()
     folder = corpus / name
     folder.mkdir(parents=True, exist_ok=True)
+    # libFuzzer puts there what made it stop, and does not begin without the folder.
+    (corpus / "findings").mkdir(exist_ok=True)
     for files in wholes:
         blob = pack(files)
         (folder / hashlib.sha1(blob).hexdigest()).write_bytes(blob)  # noqa: S324
@@ -84,9 +86,8 @@ def fuzz_reader(name: str, seconds: int, corpus: Path) -> None:
         if outcome.kind == "finding" and outcome.where not in found:
             found[outcome.where] = f"{outcome.what}\n{outcome.trace}"
             path = corpus / "findings" / f"{name}-{len(found)}.bin"
-            path.parent.mkdir(exist_ok=True)
             path.write_bytes(blob)
-        if kinds.total() % SAVE_EVERY == 1 or outcome.kind == "finding":
+        if kinds.total() % SAVE_EVERY == 0 or outcome.kind == "finding":
             tally = {"inputs": kinds.total(), "kinds": kinds, "found": found}
             (corpus / f"{name}.json").write_text(json.dumps(tally))
 
