@@ -130,6 +130,13 @@ def test_review_lists_pictures_and_reads_corrections_back(model, tmp_path):
         assert len(added.masks) == row["labels"] + row["missed"]
 
 
+def test_without_a_run_the_network_that_ships_reviews(tmp_path):
+    data = write_fields(tmp_path / "data", 1)
+    text = run("review", "--data", data, "--output", tmp_path / "review")
+    assert "not known" not in text
+    assert len(json.loads((tmp_path / "review" / "review.json").read_text())["recordings"]) == 1
+
+
 def test_review_leaves_out_what_a_run_was_trained_on(tuned):
     folder, _, _ = tuned
     text = run("review", folder / "run", "--output", folder / "review")

@@ -110,9 +110,10 @@ def review(
     fluxseg review --apply FOLDER --output NEW_FOLDER
 
     Args:
-        run: Workdir of a run, or a model file (with --data).
+        run: Workdir of a run, or a model file (with --data); with --data alone it is the model that
+            comes with fluxseg.
         data: Folder of labelled recordings to review; empty: those of the run.
-        output: Folder to write to; default: review in the workdir, or beside the model file.
+        output: Folder to write to; default: review in the workdir, beside the model file, or here.
         all_: Also review recordings that the model was trained on.
         min_confidence: Disagreements of which the model is less sure are left out, 0 to 1.
         apply: Folder of a review whose ROI sets were corrected: merge them with the labels into
@@ -139,14 +140,15 @@ def review(
             console.print(text.format(**row))
         console.print(*remarks, f"{len(rows)} recordings in {output}", sep="\n")
         return 0
-    if len(run) != 1:
-        raise ConfigError("name one run, or one model file, to review with")
+    if len(run) > 1 or not (run or data):
+        raise ConfigError("name one run, or one model file, to review with, or --data alone")
     from fluxseg.adapt.review.files import judge_model, review_recordings, write_review
     from fluxseg.adapt.review.plan import plan_review
     from fluxseg.report.review import write_review_page
 
-    folder = output or (run[0] if run[0].is_dir() else run[0].parent) / "review"
-    plan = plan_review(run[0], data, all_, pick)
+    path = run[0] if run else None
+    folder = output or ((path if path.is_dir() else path.parent) if path else Path()) / "review"
+    plan = plan_review(path, data, all_, pick)
     with progress_bars(console, ("Reviewing", "recordings")) as (progress,):
         reviewed, left_out = review_recordings(plan, folder, min_confidence, progress)
     rows = write_review(plan, reviewed, left_out, folder)

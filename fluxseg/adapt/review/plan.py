@@ -34,7 +34,7 @@ class ReviewPlan:
 
 
 def plan_review(
-    path: Path, data: str = "", everything: bool = False, pick: Pick = NO_PICK
+    path: Path | None, data: str = "", everything: bool = False, pick: Pick = NO_PICK
 ) -> ReviewPlan:
     """Choose the recordings to review.
 
@@ -42,7 +42,7 @@ def plan_review(
     the labels leave out. Of other data those whose group the run has not been trained on.
 
     Args:
-        path: workdir of a run, or a model file.
+        path: workdir of a run, or a model file; None, with data: the model that comes with fluxseg.
         data: folder of labelled recordings, or "simulator"; empty: those of the run.
         everything: also those that the model was trained on.
         pick: which channel, plane or array of each; of a run that of its own settings by default.
@@ -51,10 +51,11 @@ def plan_review(
         ConfigError: if nothing is left to review, or a model file comes without data.
         FluxsegError: see `load_model`.
     """
-    model = load_model(path)
+    model = load_model(path) if path else load_model()
+    is_run = path is not None and path.is_dir()
     trained: dict[str, str] = {}
     config = Config(data=DataConfig(source=data or "simulator"))
-    if path.is_dir():
+    if path and is_run:
         config = config_from_dict(read_json(path / "config.json"))
         manifest = manifest_from_json(read_json(path / "split.json"), str(path / "split.json"))
         trained = {key: str(manifest.items[key]["group"]) for key, _ in manifest.crops("train")}
@@ -62,7 +63,7 @@ def plan_review(
     elif not data:
         raise ConfigError(f"{path} is a model file: name the recordings to review with --data")
     remarks = []
-    if not path.is_dir():
+    if path and not is_run:
         remarks.append("It is not known whether the model was trained on these recordings.")
     if data:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, source=data))
