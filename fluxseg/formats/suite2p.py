@@ -7,6 +7,7 @@ merges or adds ROIs; the size of a pixel is `ops["um_per_px"]`. Suite2p ignores 
 """
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -250,11 +251,14 @@ def check_foreign(path: Path) -> None:
 
 def _read_ids(stat: np.ndarray, numbers: np.ndarray) -> tuple[str, ...]:
     """Return names that are there and unlike each other, else numbers."""
+    given = [plain_text(stat[number].get(ROI_ID)) for number in numbers.tolist()]
     names: dict[str, None] = {}
-    for number in numbers.tolist():
-        name = plain_text(stat[number].get(ROI_ID))
-        # What the GUI merged of two ROIs may have the name of one of them.
-        names[str(number) if name is None or name in names else name] = None
+    for number, name in zip(numbers.tolist(), given, strict=True):
+        # What the GUI merged of two ROIs has no name, or that of one of them.
+        if name is None or name in names:
+            free = (str(other) for other in itertools.count(number))
+            name = next(other for other in free if other not in names and other not in given)
+        names[name] = None
     return tuple(names)
 
 

@@ -184,6 +184,18 @@ def test_names_stay_with_their_rois_when_others_change_the_order(tmp_path):
     np.testing.assert_array_equal(found.masks, two_cells()[[1, 0, 0]])
 
 
+def test_a_roi_that_the_gui_merged_gets_a_number_that_no_name_is(tmp_path):
+    masks = np.zeros((3, 8, 8), bool)
+    masks[0, :2], masks[1, 3:5], masks[2, 6:] = True, True, True
+    folder = tmp_path / "plane0"
+    write_suite2p(folder, Recording("a", np.ones((8, 8)), masks, ("1", "2", "3")))
+    stat = np.load(folder / "stat.npy", allow_pickle=True)
+    merged = {key: value for key, value in stat[0].items() if key != "fluxseg_roi_id"}
+    np.save(folder / "stat.npy", np.array([*stat, merged]), allow_pickle=True)
+    np.save(folder / "iscell.npy", [[0, 1], [1, 1], [1, 1], [1, 1]])
+    assert read_suite2p(folder).roi_ids == ("2", "3", "4")
+
+
 def test_the_traces_of_a_movie_are_not_replaced(tmp_path):
     write_suite2p(tmp_path, field(two_cells()))
     write_suite2p(tmp_path, field(two_cells()[:1]))
