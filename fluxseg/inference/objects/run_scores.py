@@ -53,7 +53,10 @@ def choose_cut(
         return point
     if not counts[0, 2]:
         return point
-    best = int((2 * counts[:, 0] / counts[:, 1:].sum(1)).argmax())
+    f1 = 2 * counts[:, 0] / counts[:, 1:].sum(1)
+    # Of few neurons many cuts are equally good: the middle one is the furthest from worse ones.
+    equal = np.flatnonzero(f1 == f1.max())
+    best = int(equal[len(equal) // 2]) if f1.max() > 0 else 0
     logger.info("Least confidence of a neuron %.2f (chosen on %s)", CUTS[best], point.chosen_on)
     return dataclasses.replace(point, min_confidence=CUTS[best])
 
