@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import serialize_executable
 
 from fluxseg import model
 from fluxseg.compilation import enable_compilation_cache
@@ -69,7 +70,7 @@ def _prepare(config: ModelConfig, arguments: tuple[Any, ...]) -> tuple[Any, Any]
     compiled = _compile(config, arguments)
     try:
         if path:
-            content = pickle.dumps(serialize_executable().serialize(compiled))
+            content = pickle.dumps(serialize_executable.serialize(compiled))
             with atomic_path(path) as temporary:
                 temporary.write_bytes(content)
             if found := _try_kept(path, arguments):
@@ -85,7 +86,7 @@ def _try_kept(path: Path, arguments: tuple[Any, ...]) -> tuple[Any, Any] | None:
     try:
         # What lies there is run in any case: it is code.
         content = pickle.loads(path.read_bytes())  # noqa: S301
-        program = serialize_executable().deserialize_and_load(*content)
+        program = serialize_executable.deserialize_and_load(*content)
         # That a part of it is missing shows when it runs.
         return program, jax.block_until_ready(program(*arguments))
     except Exception as error:  # In whatever way.
@@ -102,13 +103,6 @@ def _compile(config: ModelConfig, arguments: tuple[Any, ...]) -> Any:
     network.__name__ = f"network_{os.urandom(8).hex()}"
     described = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
     return jax.jit(network).lower(*described).compile()
-
-
-def serialize_executable() -> Any:
-    """Return the module of JAX that stores programs, which is imported late."""
-    from jax.experimental import serialize_executable
-
-    return serialize_executable
 
 
 def _key(config: ModelConfig, shape: tuple[int, ...]) -> str:

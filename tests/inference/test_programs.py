@@ -79,7 +79,7 @@ def test_a_program_that_misses_a_part_is_compiled_anew(params, folder, monkeypat
         deserialize_and_load = staticmethod(lambda *content: broken)
         serialize = staticmethod(lambda compiled: b"")
 
-    monkeypatch.setattr("fluxseg.inference.programs.serialize_executable", lambda: Broken)
+    monkeypatch.setattr("fluxseg.inference.programs.serialize_executable", Broken)
     monkeypatch.setattr("fluxseg.inference.programs._programs", {})
     np.testing.assert_array_equal(model.predict(image), expected)
     assert not list(folder.glob("fluxseg-*"))

@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from fluxseg.data.recording import Recording
-from fluxseg.errors import RecordingError
+from fluxseg.data.recording import Recording, annotated_masks
 from fluxseg.inference.objects.counts import (
     IOU_THRESHOLDS,
     SCORE_SOURCES,
@@ -32,9 +31,7 @@ def score_neurons(recording: Recording, key: str, rois: Rois) -> dict[str, Any]:
     Raises:
         RecordingError: if it has no masks, or the sizes differ.
     """
-    if recording.masks is None:
-        raise RecordingError("masks", f"{recording.id} is not annotated, so it has no scores")
-    inside = recording.masks & np.isfinite(recording.image)
+    inside = annotated_masks(recording) & np.isfinite(recording.image)
     counts = count_objects(inside, rois.labels, um_per_px=rois.um_per_px)
     return {
         "id": recording.id,
