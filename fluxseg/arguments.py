@@ -41,11 +41,8 @@ def parse(prog: str, function: Callable[..., T], given: Sequence[str], **setting
         given: arguments after the verb.
         settings: further ones of `tyro.cli`.
 
-    Returns:
-        What the function returns.
-
-    Raises:
-        ConfigError: with the nearest known word, if the arguments are wrong.
+    Returns what the function returns. Raises `ConfigError`, with the nearest known word, if the
+    arguments are wrong.
     """
     box = io.StringIO()
     try:
@@ -88,10 +85,8 @@ def parse_call(prog: str, function: Callable[..., T], given: Sequence[str]) -> C
 def read_config_file(path: str | Path) -> Config:
     """Run a Python file and return the result of its `get_config()`.
 
-    A config file is a program of yours and is executed; run none that you do not trust.
-
-    Raises:
-        ConfigError: if the file is absent, fails, or has no `get_config() -> Config`.
+    A config file is a program of yours and is executed; run none that you do not trust. Raises
+    `ConfigError` if the file is absent, fails, or has no `get_config() -> Config`.
     """
     return _call(path, "get_config", Config)
 
@@ -99,8 +94,7 @@ def read_config_file(path: str | Path) -> Config:
 def read_sweep_file(path: str | Path) -> "Sweep":
     """Run a Python file and return the result of its `get_sweep()`; see `read_config_file`.
 
-    Raises:
-        ConfigError: if the file is absent, fails, or has no `get_sweep() -> Sweep`.
+    Raises `ConfigError` if the file is absent, fails, or has no `get_sweep() -> Sweep`.
     """
     from fluxseg.training.sweep import Sweep
 
@@ -126,8 +120,7 @@ def _call(path: str | Path, function: str, kind: type[T]) -> T:
 def split_config_file(arguments: Sequence[str]) -> tuple[Config, list[str]]:
     """Take `--config FILE.py` out of the arguments.
 
-    Returns:
-        The config of the file, or the default one, and the other arguments.
+    Returns the config of the file, or the default one, and the other arguments.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config")

@@ -154,8 +154,7 @@ def progress_bars(console: "Console", *kinds: tuple[str, str]) -> Iterator[list[
 def run_guarded(function: Callable[[], int | None]) -> int:
     """Run a command; turn the errors that a user can act on into one message and an exit code.
 
-    Returns:
-        The function's exit code (0 for None), 2 for a `FluxsegError`, 128 + signal if stopped.
+    Returns the function's exit code (0 for None), 2 for a `FluxsegError`, 128 + signal if stopped.
     """
     for stream in (sys.stdout, sys.stderr):
         # A name that the terminal's encoding does not have is shown escaped.

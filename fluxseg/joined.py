@@ -19,11 +19,7 @@ def joined(processes: Processes) -> Iterator["Console"]:
     Args:
         processes: who they are.
 
-    Yields:
-        The console to write to.
-
-    Raises:
-        ProcessError: naming a process that has failed.
+    Yields the console to write to. Raises `ProcessError`, naming a process that has failed.
     """
     console = create_console()
     configure_logging(console)

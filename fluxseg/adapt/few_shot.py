@@ -52,27 +52,18 @@ PICTURED = 3
 
 @dataclasses.dataclass(frozen=True)
 class FewShot:
-    """Settings of a fine-tuning; the defaults suit 1 to 20 fields of 512 x 512 px and two cores.
+    """Settings of a fine-tuning; the defaults suit 1 to 20 fields of 512 x 512 px and two cores."""
 
-    Attributes:
-        encoder: see `TrainConfig.encoder`.
-        steps: optimiser steps in all, about; whatever the number of fields.
-        batch_size: crops of a step.
-        learning_rate: peak learning rate of Adam, a fraction of that of training from scratch.
-        held_out: share of the groups that only score; 0 learns from all of them.
-        split_by: "recording" holds out sessions of tissue that is learnt from, which leaks.
-        seed: seed of split, order, augmentation and dropout.
-        pick: see `DataConfig.pick`.
-    """
-
-    encoder: Literal["free", "discounted", "frozen"] = "free"
-    steps: int = 150
-    batch_size: int = 4
+    encoder: Literal["free", "discounted", "frozen"] = "free"  # see `TrainConfig.encoder`
+    steps: int = 150  # optimiser steps in all, about; whatever the number of fields
+    batch_size: int = 4  # crops of a step
+    # Peak learning rate of Adam, a fraction of that of training from scratch.
     learning_rate: float = 5e-4
-    held_out: float = 0.25
+    held_out: float = 0.25  # share of the groups that only score; 0 learns from all of them
+    # "recording" holds out sessions of tissue that is learnt from, which leaks.
     split_by: Literal["group", "recording"] = "group"
-    seed: int = 0
-    pick: str = ""
+    seed: int = 0  # seed of split, order, augmentation and dropout
+    pick: str = ""  # see `DataConfig.pick`
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -123,11 +114,10 @@ def train_on(
 ) -> tuple[TrainResult, Predictor]:
     """Fine-tune in a workdir by what `create_config` gave, or go on there.
 
-    Returns:
-        What training returned, and the model: its parameters blended with the old ones (see
-        `BLENDED`), and all else as it was. The threshold stays, as the best one on fields held out
-        hardly moves, and fields that a network was tuned on would choose one that suits them
-        alone (see `experiments/studies/few_labels.py`).
+    Returns what training returned, and the model: its parameters blended with the old ones (see
+    `BLENDED`), and all else as it was. The threshold stays, as the best one on fields held out
+    hardly moves, and fields that a network was tuned on would choose one that suits them alone (see
+    `experiments/studies/few_labels.py`).
     """
     callbacks = callbacks or Callbacks()
     with open_run(config, workdir, init=True) as checkpoints:
@@ -164,14 +154,11 @@ def finetune(
         settings: how.
         callbacks: see `fluxseg.training.train.train`.
 
-    Returns:
-        What training returned, and the entry `finetune`: "from", "settings", "before", "after"
-        (None if nothing is held out), "better" and "verdict" (see `judge`), "remarks", and
-        "curve": whether there are enough groups for a learning curve.
-
-    Raises:
-        WorkdirError: if the folder holds another run, or one that began from another model.
-        FluxsegError: see `fluxseg.training.train.train`.
+    Returns what training returned, and the entry `finetune`: "from", "settings", "before", "after"
+    (None if nothing is held out), "better" and "verdict" (see `judge`), "remarks", and "curve":
+    whether there are enough groups for a learning curve. Raises `WorkdirError` if the folder holds
+    another run, or one that began from another model; and `FluxsegError` as
+    `fluxseg.training.train.train` does.
     """
     callbacks = callbacks or Callbacks()
     origin = describe_origin(model, name)
@@ -232,9 +219,8 @@ def plan_finetuning(
 ) -> tuple[Config, list[str], bool]:
     """Prepare the crops, and choose what is held out.
 
-    Returns:
-        The config, remarks on what the scores cannot say, and whether there are enough groups
-        for a learning curve.
+    Returns the config, remarks on what the scores cannot say, and whether there are enough groups
+    for a learning curve.
     """
     config = create_config(model, data, output, settings)
     index = open_cache(open_source(config), output / "cache", config.data, progress)
@@ -276,8 +262,7 @@ def describe_origin(model: Predictor, name: str) -> dict[str, Any]:
 def claim_folder(output: Path, origin: Mapping[str, Any]) -> None:
     """Note in `finetune.json` which model a folder's run begins from.
 
-    Raises:
-        WorkdirError: if it holds a run that began from another one, or from none.
+    Raises `WorkdirError` if it holds a run that began from another one, or from none.
     """
     path = output / TUNING_NAME
     if path.exists():

@@ -44,10 +44,8 @@ def group_folds(fields: Mapping[str, str], folds: int, seed: int = 0) -> list[li
     """Divide fields into folds that never share a group: the sorted keys of each.
 
     Groups are dealt out, the largest first, else in the order of a hash, each to the fold with the
-    fewest fields.
-
-    Raises:
-        ConfigError: if there are too few groups for that many folds, or one fold alone.
+    fewest fields. Raises `ConfigError` if there are too few groups for that many folds, or one fold
+    alone.
     """
     groups = sorted(set(fields.values()))
     if not 2 <= folds <= len(groups):

@@ -31,26 +31,20 @@ NEGLIGIBLE = 0.01
 
 @dataclasses.dataclass(frozen=True)
 class CurvePlan:
-    """Which fields learn and which score.
+    """Which fields learn and which score."""
 
-    Attributes:
-        held_out: keys of the fields of each fold, which score; no two folds share a group.
-        pools: for each fold the other fields, in the order in which they are added.
-        sizes: numbers of fields to learn from, ascending; all pools are large enough.
-    """
-
+    # Keys of the fields of each fold, which score; no two folds share a group.
     held_out: Sequence[Sequence[str]]
+    # For each fold the other fields, in the order in which they are added.
     pools: Sequence[Sequence[str]]
-    sizes: Sequence[int]
+    sizes: Sequence[int]  # numbers of fields to learn from, ascending; all pools are large enough
 
 
 def plan_curve(units: Mapping[str, str], folds: int = FOLDS, seed: int = 0) -> CurvePlan:
     """Plan a learning curve: k-fold over groups, nested subsets of the fields that remain.
 
-    `units` is key -> group of every labelled field. There are no more folds than groups.
-
-    Raises:
-        ConfigError: if there are too few groups to say anything.
+    `units` is key -> group of every labelled field. There are no more folds than groups. Raises
+    `ConfigError` if there are too few groups to say anything.
     """
     count = len(set(units.values()))
     if count < FEWEST_GROUPS:
@@ -75,11 +69,8 @@ def compute_curve(
 
     Finished parts are kept in the folder `curve` and not computed again. The model as it came is
     the entry n = 0. `output` is the folder of the fine-tuning; it gets `curve.json`, which is
-    returned. `progress` is called with (models scored, models in all).
-
-    Raises:
-        ConfigError: if there are too few groups.
-        FluxsegError: see `fluxseg.training.train.train`.
+    returned. `progress` is called with (models scored, models in all). Raises `ConfigError` if
+    there are too few groups; and `FluxsegError` as `fluxseg.training.train.train` does.
     """
     config = create_config(model, data, output, settings)
     index = open_cache(open_source(config), output / "cache", config.data)
@@ -167,10 +158,9 @@ def summarise_curve(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     Args:
         parts: fold, n, n_groups and scores of each fold and number of fields.
 
-    Returns:
-        "rows": for each n the least number of groups among its fields, and of each score of
-        `SHOWN` its "values" over the folds, their "mean", "low" and "high" (None if all are
-        undefined). "folds": their number, "parts": the parts.
+    Returns "rows": for each n the least number of groups among its fields, and of each score of
+    `SHOWN` its "values" over the folds, their "mean", "low" and "high" (None if all are undefined).
+    "folds": their number, "parts": the parts.
     """
     rows: list[dict[str, Any]] = []
     for size in sorted({part["n"] for part in parts}):

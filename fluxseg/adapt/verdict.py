@@ -23,9 +23,8 @@ def judge(
         after: those of the tuned one, of the same fields.
         name: see above.
 
-    Returns:
-        False if the mean of `JUDGED`, pooled, has fallen by `NOTICED` or more, None if nothing
-        tells, else True. And a sentence.
+    Returns False if the mean of `JUDGED`, pooled, has fallen by `NOTICED` or more, None if nothing
+    tells, else True. And a sentence.
     """
     pooled = [pool_scores(rows) for rows in (before, after)]
     values = [[scores.get(key) for key in JUDGED] for scores in pooled]

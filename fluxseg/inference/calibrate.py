@@ -37,19 +37,12 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class OperatingPoint:
-    """What stands between the logits of a network and its masks.
+    """What stands between the logits of a network and its masks."""
 
-    Attributes:
-        temperature: what log-odds are divided by.
-        threshold: least tempered probability of a neuron pixel.
-        chosen_on: split that all were chosen on; None: they are defaults.
-        min_confidence: least confidence of a neuron, see `find_rois`.
-    """
-
-    temperature: float = 1.0
-    threshold: float = 0.5
-    chosen_on: str | None = None
-    min_confidence: float = 0.0
+    temperature: float = 1.0  # what log-odds are divided by
+    threshold: float = 0.5  # least tempered probability of a neuron pixel
+    chosen_on: str | None = None  # split that all were chosen on; None: they are defaults
+    min_confidence: float = 0.0  # least confidence of a neuron, see `find_rois`
 
 
 def choose_operating_point(histogram: np.ndarray, split: str = "val") -> OperatingPoint:
@@ -72,11 +65,9 @@ def group_histograms(
 ) -> dict[str, np.ndarray]:
     """Count the pixels of crops by true class and log-odds, for each group of recordings.
 
-    `crops` are (key, crop number) of those to count, each pixel once, with the `eval_params` of
-    the state, on devices of this process.
-
-    Returns:
-        Group, sorted -> `[2, LEVELS]` int64, 32 kB each, see `log_odds_histogram`.
+    `crops` are (key, crop number) of those to count, each pixel once, with the `eval_params` of the
+    state, on devices of this process. Returns by sorted group `[2, LEVELS]` int64, 32 kB each, see
+    `log_odds_histogram`.
     """
     from fluxseg.data.pipeline import CropSource, iterate_evaluation
 
@@ -118,10 +109,9 @@ def describe_calibration(
         seed: seed of the bootstrap over groups.
         confidence: probability that an interval is to cover.
 
-    Returns:
-        Plain values: `temperature`, `confidence`, and under `before` (temperature 1) and `after`
-        the `scores` (`ece`, `mce`, `brier`, `nll`; None if undefined), their `intervals`, and the
-        `curve`.
+    Returns plain values: `temperature`, `confidence`, and under `before` (temperature 1) and
+    `after` the `scores` (`ece`, `mce`, `brier`, `nll`; None if undefined), their `intervals`, and
+    the `curve`.
     """
     stacked = np.stack(list(histograms.values()))
     parts: dict[str, Any] = {}

@@ -19,12 +19,9 @@ from fluxseg.inference.run_model import load_model
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Ensemble:
-    """Models that predict together, a `fluxseg.inference.segment.Model` as each of them.
+    """Models that predict together, a `fluxseg.inference.segment.Model` as each of them."""
 
-    Attributes:
-        models: two or more, with one diameter of cells (`Predictor.diameter_px`).
-    """
-
+    # Two or more, with one diameter of cells (`Predictor.diameter_px`).
     models: tuple[Predictor, ...]
 
     def __post_init__(self) -> None:
@@ -83,9 +80,8 @@ class Ensemble:
 def load_models(paths: Sequence[str | Path]) -> Predictor | Ensemble:
     """Load one model, or several as an ensemble; each path as for `load_model`.
 
-    Raises:
-        ConfigError: if there is none, or one comes twice.
-        FluxsegError: naming the path, if it holds no model.
+    Raises `ConfigError` if there is none, or one comes twice; and `FluxsegError`, naming the path,
+    if it holds no model.
     """
     if not paths:
         raise ConfigError("give at least one model")

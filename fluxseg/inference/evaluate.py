@@ -31,28 +31,19 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class TrainedRun:
-    """The best state of a run, ready to be applied.
+    """The best state of a run, ready to be applied."""
 
-    Attributes:
-        workdir: folder of the run.
-        config: its settings.
-        state: state of the best checkpoint, on `mesh`.
-        mesh: the devices of this process.
-        checkpoint: epoch, step, monitored figure and its value.
-    """
-
-    workdir: Path
-    config: Config
-    state: TrainState
-    mesh: Mesh
-    checkpoint: Mapping[str, Any]
+    workdir: Path  # folder of the run
+    config: Config  # its settings
+    state: TrainState  # state of the best checkpoint, on `mesh`
+    mesh: Mesh  # the devices of this process
+    checkpoint: Mapping[str, Any]  # epoch, step, monitored figure and its value
 
 
 def load_run(workdir: str | Path) -> TrainedRun:
     """Load the best checkpoint of a run.
 
-    Raises:
-        WorkdirError: if the folder holds no run, or no checkpoint yet.
+    Raises `WorkdirError` if the folder holds no run, or no checkpoint yet.
     """
     enable_compilation_cache()
     workdir = Path(workdir)
@@ -118,8 +109,7 @@ def _score(run: TrainedRun, index: CacheIndex, crops: list[tuple[str, int]]) -> 
 def evaluate_run(run: TrainedRun) -> dict[str, Any]:
     """Score the validation and test splits of a run with its best checkpoint: `scores.json`, anew.
 
-    Raises:
-        WorkdirError: if the split or the prepared crops are gone.
+    Raises `WorkdirError` if the split or the prepared crops are gone.
     """
     index = run_index(run)
     splits = {
@@ -139,12 +129,8 @@ def evaluate_data(
 
     Recordings that show a field of view that the run was trained on are named in the log and in
     `data.json`: their scores are too good. `output` gets it, `scores.json` and the prepared crops.
-
-    Returns:
-        Like `evaluate_run`, with the one split "external".
-
-    Raises:
-        FluxsegError: if no recording is usable.
+    Returns the same as `evaluate_run`, with the one split "external". Raises `FluxsegError` if no
+    recording is usable.
     """
     config = dataclasses.replace(run.config.data, source=data)
     source = open_source(dataclasses.replace(run.config, data=config))

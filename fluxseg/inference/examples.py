@@ -34,9 +34,8 @@ def stitch_recording(
 ) -> dict[str, np.ndarray]:
     """Predict a whole field of view from its prepared crops, just as its pixels are scored.
 
-    Returns:
-        image and probability `[H, W]` float32, label (0 and 1) and valid `[H, W]` uint8, of the
-        shape and magnification of `entry`.
+    Returns image and probability `[H, W]` float32, label (0 and 1) and valid `[H, W]` uint8, of the
+    shape and magnification of `entry`.
     """
     crops = [np.stack(part) for part in zip(*read_crops(index, entry), strict=True)]
     arrays = dict(zip(("image", "label", "valid"), crops, strict=True))

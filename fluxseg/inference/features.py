@@ -12,13 +12,10 @@ from fluxseg.model.unet import create_unet
 def layer_features(model: Predictor, image: np.ndarray) -> dict[str, np.ndarray]:
     """Compute the output of every layer for an image `[H, W]`, which must fit in memory as a whole.
 
-    Returns:
-        Name of the layer -> `[h, w, C]` float32, in the order of computation; h and w are the
-        sides at the layer's level. Convolutions come before their ReLU. Layers of a block are
-        named "block/layer", and the block, which follows them, gives what it hands on.
-
-    Raises:
-        RecordingError: if it is not a 2-D array of real numbers.
+    Returns the name of the layer -> `[h, w, C]` float32, in the order of computation; h and w are
+    the sides at the layer's level. Convolutions come before their ReLU. Layers of a block are named
+    "block/layer", and the block, which follows them, gives what it hands on. Raises
+    `RecordingError` if it is not a 2-D array of real numbers.
     """
     _, captured = create_unet(model.config).apply(
         {"params": model.params},

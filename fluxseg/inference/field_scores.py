@@ -45,9 +45,8 @@ def score_field(
         rois: the neurons.
         threshold: least probability of a neuron pixel.
 
-    Returns:
-        The row of `score_neurons`, with `confusion` `[2, 2]` `[[TN, FP], [FN, TP]]` and the scores
-        of pixels.
+    Returns the row of `score_neurons`, with `confusion` `[2, 2]` `[[TN, FP], [FN, TP]]` and the
+    scores of pixels.
     """
     row = score_neurons(recording, key, rois)
     valid = np.isfinite(recording.image)
@@ -59,8 +58,7 @@ def score_field(
 def score_fields(model: Predictor, source: Source, keys: Iterable[str]) -> list[dict[str, Any]]:
     """Score a model on labelled recordings of a source: what `score_field` gives for each key.
 
-    Raises:
-        RecordingError: if one has no masks, or cannot be read.
+    Raises `RecordingError` if one has no masks, or cannot be read.
     """
     return [_score(model, source.read(key), key) for key in keys]
 
@@ -76,9 +74,8 @@ def score_readable(
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Score a model on all recordings of a source that can be read and have masks.
 
-    Returns:
-        What `score_field` gives for each, with `remarks` on what is odd about its image and labels,
-        as `check` has them; and key -> reason of those without scores.
+    Returns what `score_field` gives for each, with `remarks` on what is odd about its image and
+    labels, as `check` has them; and key -> reason of those without scores.
     """
     rows: list[dict[str, Any]] = []
     failed: dict[str, str] = {}

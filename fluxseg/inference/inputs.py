@@ -22,19 +22,12 @@ from fluxseg.io.names import distinct_name, safe_name
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One image to predict.
+    """One image to predict."""
 
-    Attributes:
-        path: the file.
-        name: begin of the names of its outputs, unlike that of any other job.
-        error: why it cannot be read, if that is known already.
-        pick: which channel, plane or array is read, if there are several.
-    """
-
-    path: Path
-    name: str
-    error: str = ""
-    pick: Pick = NO_PICK
+    path: Path  # the file
+    name: str  # begin of the names of its outputs, unlike that of any other job
+    error: str = ""  # why it cannot be read, if that is known already
+    pick: Pick = NO_PICK  # which channel, plane or array is read, if there are several
 
 
 def plan_jobs(inputs: Sequence[str], pick: Pick = NO_PICK) -> tuple[list[Job], dict[Path, str]]:
@@ -46,9 +39,8 @@ def plan_jobs(inputs: Sequence[str], pick: Pick = NO_PICK) -> tuple[list[Job], d
             `fluxseg.formats.pairs` tells.
         pick: which channel, plane or array of each, if there are several.
 
-    Returns:
-        The jobs, in the order of the inputs, and the files that are not used, with the reason. An
-        input that names nothing gives a job with an error, and so do labels without an image.
+    Returns the jobs, in the order of the inputs, and the files that are not used, with the reason.
+    An input that names nothing gives a job with an error, and so do labels without an image.
     """
     found: list[tuple[Path, str]] = []
     unused: dict[Path, str] = {}
@@ -120,11 +112,8 @@ def read_input(
         path: image file, or a recording in any known format, or a `.npy` file of one array.
         pick: channel, plane or array, if there are several.
 
-    Returns:
-        Image `[H, W]` of its own dtype; the size of its pixels, um, or None; and what was odd.
-
-    Raises:
-        RecordingError: naming the file, if it cannot be used.
+    Returns the image `[H, W]` of its own dtype; the size of its pixels, um, or None; and what was
+    odd. Raises `RecordingError`, naming the file, if it cannot be used.
     """
     start = b""
     remarks: tuple[str, ...] = ()

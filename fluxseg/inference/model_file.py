@@ -86,9 +86,8 @@ def _check_header(values: dict[str, Any]) -> Header:
 def write_model(path: str | Path, model: Predictor) -> None:
     """Write a model as one file, usually named `*.safetensors`, whole or not at all.
 
-    Raises:
-        FluxsegError: if `model.info` holds more than plain values, or a parameter is not finite.
-        WorkdirError: if the file cannot be written.
+    Raises `FluxsegError` if `model.info` holds more than plain values, or a parameter is not
+    finite; and `WorkdirError` if the file cannot be written.
     """
     from safetensors.numpy import save
 
@@ -118,8 +117,7 @@ def write_model(path: str | Path, model: Predictor) -> None:
 def read_stored_model(workdir: Path, checkpoint: Mapping[str, Any]) -> Predictor | None:
     """Read the model file of a run; None if there is none, or it is of another checkpoint.
 
-    Raises:
-        FluxsegError: if it is damaged.
+    Raises `FluxsegError` if it is damaged.
     """
     path = workdir / MODEL_NAME
     model = read_model(path) if path.exists() else None
@@ -134,9 +132,8 @@ def read_model(path: str | Path, *, known: bool = False) -> Predictor:
         known: that its parameters fit its architecture, as those of the model that comes with
             fluxseg do: describing the network takes longer than reading it.
 
-    Raises:
-        FluxsegError: naming the file, if it cannot be read, is damaged or not a model of fluxseg,
-            or if parameters and architecture do not fit together.
+    Raises `FluxsegError`, naming the file, if it cannot be read, is damaged or not a model of
+    fluxseg, or if parameters and architecture do not fit together.
     """
     path = Path(path)
     try:

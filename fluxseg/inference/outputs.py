@@ -44,22 +44,16 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Prediction:
-    """An image and what was predicted for it.
+    """An image and what was predicted for it."""
 
-    Attributes:
-        name: begin of the names of its files.
-        image: `[H, W]`, any real dtype.
-        rois: the neurons.
-        maps: `[H, W]` by name: "probability" float32, "mask" uint8, 255 where a neuron is, and
-            "std" float32, where several models disagree.
-        corrected: whether a person has corrected the neurons. Then their files are labels like any
-            others, which `predict` keeps and `finetune` reads.
-    """
-
-    name: str
-    image: np.ndarray
-    rois: Rois
+    name: str  # begin of the names of its files
+    image: np.ndarray  # `[H, W]`, any real dtype
+    rois: Rois  # the neurons
+    # `[H, W]` by name: "probability" float32, "mask" uint8, 255 where a neuron is, and "std"
+    # float32, where several models disagree.
     maps: Mapping[str, np.ndarray]
+    # Whether a person has corrected the neurons. Then their files are labels like any others, which
+    # `predict` keeps and `finetune` reads.
     corrected: bool = False
 
 
@@ -68,11 +62,7 @@ def write_prediction(
 ) -> tuple[tuple[str, ...], list[str]]:
     """Write the files of one image, and "std" wherever it is known.
 
-    Returns:
-        Their names, and warnings.
-
-    Raises:
-        WorkdirError: if a file cannot be written.
+    Returns their names, and warnings. Raises `WorkdirError` if a file cannot be written.
     """
     files, warnings = [], []
     for kind in dict.fromkeys([*formats, *(["std"] if "std" in found.maps else [])]):
@@ -99,10 +89,8 @@ def name_output(name: str, kind: Any) -> str:
 def write_neurons(path: Path, found: Prediction, kind: str, *, numbers: bool = False) -> None:
     """Write the neurons of one image in one of `PredictFormat`, or "std", over what is there.
 
-    `path` is named by `name_output`: a file, or a folder for some tools.
-
-    Raises:
-        WorkdirError: if it cannot be written.
+    `path` is named by `name_output`: a file, or a folder for some tools. Raises `WorkdirError` if
+    it cannot be written.
     """
     rois, scale = found.rois, found.rois.um_per_px
     if kind == "labels" and found.corrected:

@@ -37,30 +37,19 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What became of a job, a row of `predictions.json`.
+    """What became of a job, a row of `predictions.json`."""
 
-    Attributes:
-        input: path of the image.
-        pick: which channel, plane or array of it was read.
-        name: begin of the names of its files.
-        files: names of the files that were written.
-        neurons: number of neurons; None if it failed.
-        diameter_px: typical diameter of the cells that was given or estimated; None for a model
-            that takes images as they are.
-        warnings: what makes the result doubtful.
-        error: why it failed; None if it did not.
-        stamp: size and time of change of the input; empty if it has none.
-    """
-
-    input: str
-    pick: str
-    name: str
-    files: tuple[str, ...] = ()
-    neurons: int | None = None
+    input: str  # path of the image
+    pick: str  # which channel, plane or array of it was read
+    name: str  # begin of the names of its files
+    files: tuple[str, ...] = ()  # names of the files that were written
+    neurons: int | None = None  # number of neurons; None if it failed
+    # Typical diameter of the cells that was given or estimated; None for a model that takes images
+    # as they are.
     diameter_px: float | None = None
-    warnings: tuple[str, ...] = ()
-    error: str | None = None
-    stamp: str = ""
+    warnings: tuple[str, ...] = ()  # what makes the result doubtful
+    error: str | None = None  # why it failed; None if it did not
+    stamp: str = ""  # size and time of change of the input; empty if it has none
 
 
 def predict_files(
@@ -98,12 +87,9 @@ def predict_files(
         overwrite: predict again what is done. Files that are not fluxseg's stay in any case.
         progress: called with (images done, images in all), of this process's part.
 
-    Returns:
-        The outcome of each job, in their order, whichever process has predicted it.
-
-    Raises:
-        ConfigError: if a setting is out of its range.
-        WorkdirError: if the output folder cannot be written.
+    Returns the outcome of each job, in their order, whichever process has predicted it. Raises
+    `ConfigError` if a setting is out of its range; and `WorkdirError` if the output folder cannot
+    be written.
     """
     settings: dict[str, Any] = {
         "made_by": MARK, "model": _digest(model),

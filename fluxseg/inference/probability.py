@@ -55,11 +55,8 @@ def predict_probability(
             stride of the network's poolings.
         temperature: see `neuron_probability`.
 
-    Returns:
-        `[H, W]` float32, probability of "neuron", 0 to 1.
-
-    Raises:
-        ConfigError: if tile and overlap do not fit together.
+    Returns `[H, W]` float32, probability of "neuron", 0 to 1. Raises `ConfigError` if tile and
+    overlap do not fit together.
     """
     tile = TILE if tile is None else tile
     if tile < 16:
@@ -111,8 +108,7 @@ def neuron_probability(
         images: see above.
         temperature: what log-odds are divided by; 1 leaves the probability of the softmax.
 
-    Returns:
-        `[B, H, W]` float32 probability of "neuron", that is, of any class but the first.
+    Returns `[B, H, W]` float32 probability of "neuron", that is, of any class but the first.
     """
     return jax.nn.sigmoid(neuron_log_odds(apply_fn, params, images) / temperature)
 

@@ -71,10 +71,8 @@ def operating_point_of_run(run: "TrainedRun") -> tuple[OperatingPoint, float | N
     """Choose temperature and threshold on the validation crops of a run.
 
     The least confidence is that of its model file. Without its prepared crops, its split or a
-    validation split all are those of its model file, else the defaults, which the log says.
-
-    Returns:
-        Both, and the pixel size that all training recordings state, um, or None.
+    validation split all are those of its model file, else the defaults, which the log says. Returns
+    both, and the pixel size that all training recordings state, um, or None.
     """
     from fluxseg.inference.evaluate import run_crops, run_index
 

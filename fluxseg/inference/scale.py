@@ -47,8 +47,7 @@ def estimate_diameter(
         trained_px: median diameter of the cells that the network was trained on, px.
         threshold: least probability of a neuron pixel; at least `SURE` is used.
 
-    Returns:
-        None if there are too few convincing cells.
+    Returns None if there are too few convincing cells.
     """
     look = partial(_look, probability, image, trained_px, max(threshold, SURE))
     # Side by side, as most of the first looks is compilation.

@@ -42,16 +42,12 @@ class Model(Protocol):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Segmentation:
-    """What a model finds in an image.
+    """What a model finds in an image."""
 
-    Attributes:
-        rois: the neurons.
-        maps: `[H, W]` float32 by name: "probability" of neuron, and "std" of several networks.
-        diameter: of the cells, px, given or estimated; None for a model that does not know its own.
-    """
-
-    rois: "Rois"
+    rois: "Rois"  # the neurons
+    # `[H, W]` float32 by name: "probability" of neuron, and "std" of several networks.
     maps: Mapping[str, np.ndarray]
+    # Of the cells, px, given or estimated; None for a model that does not know its own.
     diameter: float | None
 
     @property

@@ -32,8 +32,7 @@ def draw_overlay(image: np.ndarray, labels: np.ndarray, numbers: bool = False) -
         labels: `[H, W]` int, 0 is background.
         numbers: also write the number of each neuron at its centre.
 
-    Returns:
-        `[s H, s W, 3]` uint8; small images are enlarged s times.
+    Returns `[s H, s W, 3]` uint8; small images are enlarged s times.
     """
     scale = max(1, round(WIDE / max(image.shape)))
     gray = to_uint8(normalize_image(image))

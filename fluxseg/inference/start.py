@@ -21,10 +21,8 @@ def load_start(config: Config) -> Any:
     """Load the parameters that a new run begins with, by its `train.start`.
 
     None for random ones, and where the start is a file with the weights of an `encoder_kind` alone.
-
-    Raises:
-        ConfigError: naming the settings that are not those of the model to start from.
-        FluxsegError: if that model cannot be read.
+    Raises `ConfigError`, naming the settings that are not those of the model to start from; and
+    `FluxsegError` if that model cannot be read.
     """
     start = config.train.start
     if start == "random" or encoder_file(config):

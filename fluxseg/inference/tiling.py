@@ -15,21 +15,13 @@ network sees the least surroundings there."""
 
 @dataclasses.dataclass(frozen=True)
 class TilePlan:
-    """How an image is cut up.
+    """How an image is cut up."""
 
-    Attributes:
-        shape: (H, W) of the image, px.
-        padded: (H, W) after mirroring at the bottom and at the right, px.
-        tile: (height, width) of every tile, px.
-        rows: first rows of the tiles, increasing, px.
-        columns: first columns of the tiles, increasing, px.
-    """
-
-    shape: tuple[int, int]
-    padded: tuple[int, int]
-    tile: tuple[int, int]
-    rows: tuple[int, ...]
-    columns: tuple[int, ...]
+    shape: tuple[int, int]  # (H, W) of the image, px
+    padded: tuple[int, int]  # (H, W) after mirroring at the bottom and at the right, px
+    tile: tuple[int, int]  # (height, width) of every tile, px
+    rows: tuple[int, ...]  # first rows of the tiles, increasing, px
+    columns: tuple[int, ...]  # first columns of the tiles, increasing, px
 
     @property
     def positions(self) -> list[tuple[int, int]]:
@@ -43,10 +35,8 @@ def plan_tiles(shape: tuple[int, int], tile: int, overlap: int, multiple: int) -
     Sides are rounded up to `multiple`, so that images of similar sizes need one compiled program,
     and tiles start at multiples of it, so that they meet the same grid of poolings as the whole
     image does. A side that fits in a tile is not divided. All are px; `tile` is the largest side of
-    a tile, rounded up to `multiple`, and to twice the overlap.
-
-    Raises:
-        ConfigError: if the overlap is negative or takes more than half of a tile.
+    a tile, rounded up to `multiple`, and to twice the overlap. Raises `ConfigError` if the overlap
+    is negative or takes more than half of a tile.
     """
     if tile < 1 or not 0 <= overlap <= tile / 2:
         raise ConfigError(
@@ -113,8 +103,7 @@ def cut_tiles(padded: np.ndarray, plan: TilePlan) -> Iterator[np.ndarray]:
 def blend_tiles(tiles: Iterable[np.ndarray], plan: TilePlan) -> np.ndarray:
     """Add up weighted tiles `[*plan.tile]` in the order of `plan.positions`, one after the other.
 
-    Returns:
-        `[*plan.shape]` float32.
+    Returns `[*plan.shape]` float32.
     """
     height, width = plan.tile
     vertical = dict(zip(plan.rows, blend_weights(plan.rows, height), strict=True))

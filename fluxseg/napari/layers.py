@@ -63,12 +63,9 @@ def read(path: str) -> list[Any]:
 def read_layers(path: Path) -> list[LayerData]:
     """Read a file or folder that `fluxseg predict` reads or writes.
 
-    Returns:
-        The image, if there is one, and the neurons, int32, if they are known, with the confidence
-        of each among their features, if that is known.
-
-    Raises:
-        RecordingError: naming the file, if it cannot be used.
+    Returns the image, if there is one, and the neurons, int32, if they are known, with the
+    confidence of each among their features, if that is known. Raises `RecordingError`, naming the
+    file, if it cannot be used.
     """
     if path.name.endswith(FILES["npz"]) and is_prediction(path):
         return _read_prediction(path)
@@ -141,8 +138,7 @@ def simulate_layers() -> list[LayerData]:
 def write(path: str, labels: Any, _settings: Mapping[str, Any]) -> list[str]:
     """Write a labels layer, `[H, W]` int: an ImageJ ROI set if its name ends with `.zip`, or TIFF.
 
-    Returns:
-        The file; nothing if it cannot be written, which a notification says.
+    Returns the file; nothing if it cannot be written, which a notification says.
     """
     labels, file = np.asarray(labels), Path(path)
     try:

@@ -31,8 +31,7 @@ FORMATS = (RECORDING, *get_args(PredictFormat))
 def take_image(name: str, data: Any, rgb: bool = False) -> np.ndarray:
     """Return the pixels `[H, W]` of an image layer.
 
-    Raises:
-        RecordingError: if it is in colour or a stack, saying what to do.
+    Raises `RecordingError` if it is in colour or a stack, saying what to do.
     """
     if rgb:
         raise RecordingError(
@@ -55,12 +54,9 @@ def find(
 ) -> tuple[LayerData, float, str]:
     """Find neurons, as `fluxseg predict` does; `diameter`, px, is None to estimate it.
 
-    Returns:
-        All neurons, of whatever confidence, as a layer; the least confidence of those that the
-        model would keep; how many these are, and what makes the result doubtful.
-
-    Raises:
-        FluxsegError: if the model cannot be read, or the diameter is of no use.
+    Returns all neurons, of whatever confidence, as a layer; the least confidence of those that the
+    model would keep; how many these are, and what makes the result doubtful. Raises `FluxsegError`
+    if the model cannot be read, or the diameter is of no use.
     """
     network = load_model(model)
     image, cut = recording.image, network.min_confidence
@@ -102,8 +98,7 @@ def move_cut(
         features: see `confidence_of`.
         cut: least confidence of what is seen.
 
-    Returns:
-        Both anew, `[H, W]` of the dtype of `shown`.
+    Returns both anew, `[H, W]` of the dtype of `shown`.
     """
     merged = np.where(shown > 0, shown, hidden).astype(shown.dtype)
     fresh = 1 + max(int(shown.max(initial=0)), int(hidden.max(initial=0)))
@@ -136,9 +131,8 @@ def save(
         probability: `[H, W]` float32, of "neuron"; None if it is not known.
         replace: write over what is there.
 
-    Raises:
-        RecordingError: if there is nothing to write.
-        WorkdirError: if something is there already, or it cannot be written.
+    Raises `RecordingError` if there is nothing to write; and `WorkdirError` if something is there
+    already, or it cannot be written.
     """
     image, name = recording.image, safe_name(recording.id)
     if labels.shape != image.shape:
@@ -172,9 +166,7 @@ def add_labelled(folder: Path, recording: Recording, labels: np.ndarray) -> Path
     """Add an image and its neurons `[H, W]` int to a folder that `fluxseg finetune` reads.
 
     It goes to the file of the same image, if there is one, else to a new one, which is returned.
-
-    Raises:
-        WorkdirError: if it cannot be written.
+    Raises `WorkdirError` if it cannot be written.
     """
     name, number = safe_name(recording.id), 1
     path = folder / f"{name}.npz"
@@ -205,11 +197,8 @@ def tune(
         folder: gets `labelled` with the recordings, and the run in `tuned_1`, `tuned_2`, ...
         progress: called with (steps taken, steps in all); what it raises ends the run.
 
-    Returns:
-        The folder of the run, which is a model, and what it says of its scores.
-
-    Raises:
-        FluxsegError: if there is nothing to learn from, or see `finetune`.
+    Returns the folder of the run, which is a model, and what it says of its scores. Raises
+    `FluxsegError` if there is nothing to learn from, or as `finetune` does.
     """
     from fluxseg.adapt.few_shot import FewShot, finetune
     from fluxseg.adapt.verdict import format_scores

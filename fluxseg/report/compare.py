@@ -48,11 +48,9 @@ EXAMPLES = 3
 def write_comparison(workdirs: Sequence[str | Path], output: str | Path) -> Path:
     """Write a page that compares runs, or evaluations on other data, with the first of them.
 
-    The page needs no other file, no script and no network.
-
-    Raises:
-        ConfigError: if there are fewer than two folders, or one is named twice.
-        WorkdirError: naming the file, if a folder holds no run or one of its files is damaged.
+    The page needs no other file, no script and no network. Raises `ConfigError` if there are fewer
+    than two folders, or one is named twice; and `WorkdirError`, naming the file, if a folder holds
+    no run or one of its files is damaged.
     """
     folders = [Path(workdir).resolve() for workdir in workdirs]
     if len(folders) < 2 or len(set(folders)) < len(folders):
@@ -120,11 +118,9 @@ def compare_recordings(
     """Compare two runs on the recordings that both have scored in a split.
 
     A recording is the same if its name, its group and the pixel counts of its mask agree. `first`
-    and `second` are what `read_run` says of the split.
-
-    Returns:
-        `common`, `n_first` and `n_second` recordings, and `scores`, score -> what
-        `paired_difference` returned; empty without a common recording.
+    and `second` are what `read_run` says of the split. Returns `common`, `n_first` and `n_second`
+    recordings, and `scores`, score -> what `paired_difference` returned; empty without a common
+    recording.
     """
     ours, theirs = map(_rows, (first, second))
     groups = {
@@ -156,9 +152,8 @@ def _rows(split: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def compare_splits(runs: Mapping[str, RunFiles]) -> list[dict[str, Any]]:
     """Compare every split that a run has scored, the most telling first.
 
-    Returns:
-        For each split: `name`, `sizes` (recordings and groups of each run, or None), `groups` of
-        scores, and `pairs`, run -> what `compare_recordings` returned.
+    Returns of each split `name`, `sizes` (recordings and groups of each run, or None), `groups`
+    of scores, and `pairs`, run -> what `compare_recordings` returned.
     """
     known = {name: {split["name"]: split for split in run.splits} for name, run in runs.items()}
     found = dict.fromkeys(split for splits in known.values() for split in splits)

@@ -85,10 +85,8 @@ def write_report(workdir: str | Path, *, versions: Mapping[str, str] | None = No
 def write_figures(run: RunFiles) -> Figures:
     """Write every figure of a run as PNG to `figures`, in place of those of an earlier report.
 
-    Of several splits the last one (test) is shown; examples have their row too.
-
-    Raises:
-        WorkdirError: naming the file that is damaged or cannot be written.
+    Of several splits the last one (test) is shown; examples have their row too. Raises
+    `WorkdirError`, naming the file that is damaged or cannot be written.
     """
     folder = run.workdir / "figures"
     try:

@@ -78,8 +78,7 @@ def create_figure(
 def save_png(figure: Figure, path: Path | None = None) -> bytes:
     """Return a figure as PNG, the same bytes each time; also write it, atomically, to a path.
 
-    Raises:
-        WorkdirError: if it cannot be written.
+    Raises `WorkdirError` if it cannot be written.
     """
     buffer = io.BytesIO()
     # So that it is never taken for an image; the entry of matplotlib changes with its version.

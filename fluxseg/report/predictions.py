@@ -25,10 +25,8 @@ def write_predictions_page(
 ) -> Path:
     """Write `predictions.html`, which needs no other file, no script and no network.
 
-    `unused` are files that are not used, and why; `model` is the name of the model.
-
-    Raises:
-        WorkdirError: if it cannot be written.
+    `unused` are files that are not used, and why; `model` is the name of the model. Raises
+    `WorkdirError` if it cannot be written.
     """
     folders = {Path(outcome.input).parent for outcome in outcomes}
     # Of one folder the names alone tell more.

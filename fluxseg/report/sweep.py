@@ -17,42 +17,28 @@ SHOWN = ("neuron_iou", "macro_iou", "object_f1")
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One run of a sweep.
+    """One run of a sweep."""
 
-    Attributes:
-        name: name of its folder.
-        settings: what is varied, by dotted name.
-        monitored: validation figure of the best checkpoint; None if there is none.
-        epoch: of the best checkpoint.
-        val: scores on validation.
-        test: scores on test; they choose nothing.
-        seconds: of training and validation.
-        failure: why it has failed; empty if it has not.
-    """
-
-    name: str
-    settings: Mapping[str, Any]
+    name: str  # name of its folder
+    settings: Mapping[str, Any]  # what is varied, by dotted name
+    # Validation figure of the best checkpoint; None if there is none.
     monitored: float | None = None
-    epoch: int | None = None
+    epoch: int | None = None  # of the best checkpoint
+    # Scores on validation.
     val: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
+    # Scores on test; they choose nothing.
     test: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
-    seconds: float | None = None
-    failure: str = ""
+    seconds: float | None = None  # of training and validation
+    failure: str = ""  # why it has failed; empty if it has not
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """The results of a sweep.
+    """The results of a sweep."""
 
-    Attributes:
-        monitor: figure by which the rows are sorted.
-        settings: dotted names of what is varied.
-        rows: the runs, the best first, those without a figure last.
-    """
-
-    monitor: str
-    settings: tuple[str, ...]
-    rows: tuple[Row, ...]
+    monitor: str  # figure by which the rows are sorted
+    settings: tuple[str, ...]  # dotted names of what is varied
+    rows: tuple[Row, ...]  # the runs, the best first, those without a figure last
 
 
 def collect_table(
@@ -60,8 +46,7 @@ def collect_table(
 ) -> Table:
     """Read the scores of the runs in the folder of a sweep; `failures` is name -> why one failed.
 
-    Raises:
-        WorkdirError: naming the file, if one is damaged.
+    Raises `WorkdirError`, naming the file, if one is damaged.
     """
     failures = failures or {}
     monitor = members[0].config.train.monitor
@@ -105,8 +90,7 @@ def _scores(split: Mapping[str, Any] | None) -> dict[str, float | None]:
 def write_table(table: Table, folder: Path) -> Path:
     """Write `sweep.csv`, `sweep.json` and `sweep.html`, a page that needs nothing else.
 
-    Raises:
-        WorkdirError: if they cannot be written.
+    Raises `WorkdirError` if they cannot be written.
     """
     flat = [
         {

@@ -27,36 +27,24 @@ Picture = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 class RunFiles(NamedTuple):
-    """What a workdir says about its run; what it does not hold is None or empty.
+    """What a workdir says about its run; what it does not hold is None or empty."""
 
-    Attributes:
-        workdir: the folder.
-        config: nested settings; empty for an evaluation on other data.
-        data: the data summary.
-        history: one row for each epoch.
-        checkpoint: epoch, step, monitor and value of the chosen checkpoint.
-        point: temperature, threshold and the split that chose them.
-        splits: the final scores, one entry for each split.
-        examples: rows about the predictions of single recordings, with the `path` of their file.
-        tuning: what a fine-tuning changed.
-    """
-
-    workdir: Path
-    config: dict[str, dict[str, Any]]
-    data: dict[str, Any] | None
-    history: list[dict[str, Any]]
-    checkpoint: dict[str, Any]
-    point: dict[str, Any]
-    splits: list[dict[str, Any]]
+    workdir: Path  # the folder
+    config: dict[str, dict[str, Any]]  # nested settings; empty for an evaluation on other data
+    data: dict[str, Any] | None  # the data summary
+    history: list[dict[str, Any]]  # one row for each epoch
+    checkpoint: dict[str, Any]  # epoch, step, monitor and value of the chosen checkpoint
+    point: dict[str, Any]  # temperature, threshold and the split that chose them
+    splits: list[dict[str, Any]]  # the final scores, one entry for each split
+    # Rows about the predictions of single recordings, with the `path` of their file.
     examples: list[dict[str, Any]]
-    tuning: dict[str, Any] | None = None
+    tuning: dict[str, Any] | None = None  # what a fine-tuning changed
 
 
 def read_run(workdir: Path) -> RunFiles:
     """Read the files of a run, or of an evaluation (scores without a config and a history).
 
-    Raises:
-        WorkdirError: naming the file that is missing or damaged.
+    Raises `WorkdirError`, naming the file that is missing or damaged.
     """
     path, examples = workdir / "scores.json", workdir / "examples" / "examples.json"
     trained = (workdir / "config.json").exists()
@@ -97,8 +85,7 @@ def _finite(value: Any) -> Any:
 def read_history(path: Path) -> list[dict[str, Any]]:
     """Read `metrics.jsonl`: one JSON table a line, each with `epoch` and `step`.
 
-    Raises:
-        WorkdirError: naming the file and the line, if it is missing or damaged.
+    Raises `WorkdirError`, naming the file and the line, if it is missing or damaged.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -125,8 +112,7 @@ def read_history(path: Path) -> list[dict[str, Any]]:
 def read_example(path: Path) -> Picture:
     """Read image, label, probability and valid of an example, each `[H, W]`.
 
-    Raises:
-        WorkdirError: naming the file, if it is missing or damaged.
+    Raises `WorkdirError`, naming the file, if it is missing or damaged.
     """
     names = ("image", "label", "probability", "valid")
     advice = "run `fluxseg evaluate` to write it again"
@@ -137,8 +123,7 @@ def read_example(path: Path) -> Picture:
 def read_picture(path: Path, number: int) -> Picture:
     """Read image, label, before and after of a field that a tuning held out, each `[H, W]`.
 
-    Raises:
-        WorkdirError: naming the file, if it is missing or damaged.
+    Raises `WorkdirError`, naming the file, if it is missing or damaged.
     """
     names = [f"{part}_{number}" for part in ("image", "label", "before", "after")]
     return _read_fields(path, names, "run `fluxseg finetune` again in a new folder")

@@ -64,8 +64,7 @@ def simulate_field(
         imaging: source of what differs between two sessions of the same tissue: which cells fire,
             the noise and the borders; by default `rng`.
 
-    Returns:
-        The field; its labels come from `fluxseg.simulation.labels.create_labels`.
+    Returns the field; its labels come from `fluxseg.simulation.labels.create_labels`.
     """
     values = draw_parameters(rng, ranges) if isinstance(ranges, Ranges) else dict(ranges)
     window = Window(shape, shape) if window is None else window

@@ -222,9 +222,8 @@ DEFAULT = Ranges()
 def draw_parameters(rng: np.random.Generator, ranges: Ranges) -> dict[str, Any]:
     """Draw one field's parameters.
 
-    Returns:
-        A value for each field of `Ranges` that is a `Range` and of the family; `family` and
-        `mode` are texts.
+    Returns a value for each field of `Ranges` that is a `Range` and of the family; `family` and
+    `mode` are texts.
     """
     weights = np.array([family.weight for family in ranges.families])
     family = ranges.families[int(rng.choice(len(weights), p=weights / weights.sum()))]

@@ -46,9 +46,8 @@ class SimulatedFields:
     def __getitem__(self, item: int) -> dict[str, np.ndarray]:
         """Simulate one crop.
 
-        Returns:
-            image `[t, t]` float32, normalised; label `[t, t]` uint8, 1 is neuron; valid `[t, t]`
-            uint8, 0 on doubtful cells; crop `[]` int32, the number.
+        Returns image `[t, t]` float32, normalised; label `[t, t]` uint8, 1 is neuron; valid
+        `[t, t]` uint8, 0 on doubtful cells; crop `[]` int32, the number.
         """
         field, rng = self.simulate(item)
         labels = create_labels(field, self.rules, rng)
@@ -62,8 +61,7 @@ class SimulatedFields:
     def simulate(self, item: int) -> tuple[Field, np.random.Generator]:
         """Return a crop as a `Field`, and the generator that its labels' errors come from.
 
-        Raises:
-            IndexError: if there is no such crop.
+        Raises `IndexError` if there is no such crop.
         """
         item = int(item)
         if not 0 <= item < self.length:

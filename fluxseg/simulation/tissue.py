@@ -209,8 +209,7 @@ def bare_bodies(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw the bodies of cells without indicator, as spheres.
 
-    Returns:
-        corner `[N, 2]` int and body `[N, P, P]` float32, as in `Patches`.
+    Returns corner `[N, 2]` int and body `[N, P, P]` float32, as in `Patches`.
     """
     radius = values["radius"] * 0.95
     extent = (3 * radius, *(np.array(shape) / scale))

@@ -39,11 +39,10 @@ def measure_visibility(
         bodies: `[H, W]` float32, above 0 where cells are.
         radius_px: median radius of the cells, px.
 
-    Returns:
-        visibility `[N]` float32, the cell's difference from the background, and from its own dim
-        nucleus, over the background's variation, and contrast `[N]` float32, the first difference
-        over the displayed range; both are -1 for cells with too little light, or of which too
-        little is in the image.
+    Returns visibility `[N]` float32, the cell's difference from the background, and from its own
+    dim nucleus, over the background's variation, and contrast `[N]` float32, the first difference
+    over the displayed range; both are -1 for cells with too little light, or of which too little is
+    in the image.
     """
     count = len(index)
     low, high = np.percentile(image[::3, ::3], DISPLAYED)

@@ -51,10 +51,8 @@ def read_rois(path: Path, shape: tuple[int, int], plane: str, folder: Path) -> F
 
     A folder is one of Suite2p, of which the cells are taken with their weights, or of Neurofinder.
     `plane` is one of several, "" the only one; in `folder` an empty image may be written for
-    formats that need one.
-
-    Raises:
-        RecordingError: naming the file, if it holds no ROIs or those of another field.
+    formats that need one. Raises `RecordingError`, naming the file, if it holds no ROIs or those of
+    another field.
     """
     with naming_file(path):
         recording, weights = _read(path, shape, plane, folder)

@@ -50,8 +50,7 @@ def create_footprints(rois: Any, shape: tuple[int, int]) -> Footprints:
             masks `[N, H, W]` bool; or weights `[N, H, W]` float, 0 outside.
         shape: height and width of the movie's frames, px.
 
-    Raises:
-        RecordingError: if they are of another kind, or of a field of another size.
+    Raises `RecordingError` if they are of another kind, or of a field of another size.
     """
     if isinstance(rois, Recording):
         rois = annotated_masks(rois)

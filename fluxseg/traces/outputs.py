@@ -34,9 +34,8 @@ _COLUMNS = (
 def check_formats(folder: Path, formats: Sequence[TracesFormat]) -> None:
     """Raise at once what `write_traces` would raise after hours.
 
-    Raises:
-        ConfigError: if a format needs a package that is not there, or does not exist.
-        WorkdirError: if the folder holds results of Suite2p itself.
+    Raises `ConfigError` if a format needs a package that is not there, or does not exist; and
+    `WorkdirError` if the folder holds results of Suite2p itself.
     """
     if unknown := sorted(set(formats) - set(get_args(TracesFormat))):
         raise ConfigError(f"there is no format {unknown[0]!r}")

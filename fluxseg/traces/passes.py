@@ -47,11 +47,8 @@ def project_movie(
     """Make the projections of a movie, whose parts are `paths`.
 
     What is there in `folder` from an earlier call is taken. `progress` is called with (frames done,
-    frames in all).
-
-    Raises:
-        RecordingError: naming the file, if it is no movie or damaged.
-        WorkdirError: if the folder cannot be written.
+    frames in all). Raises `RecordingError`, naming the file, if it is no movie or damaged; and
+    `WorkdirError` if the folder cannot be written.
     """
     stored = folder / f"projections-{_digest(paths, pick)}.npz"
     if stored.exists():

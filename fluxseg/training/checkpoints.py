@@ -89,10 +89,8 @@ def save_checkpoint(
 ) -> None:
     """Save a state and the progress of its run, plain values, in the background.
 
-    The state is copied before the call returns, so the next step may consume it.
-
-    Raises:
-        WorkdirError: if the disk is full or cannot be written, now or for the checkpoint before.
+    The state is copied before the call returns, so the next step may consume it. Raises
+    `WorkdirError` if the disk is full or cannot be written, now or for the checkpoint before.
     """
     step = int(state.step)
     if step in manager.all_steps():
@@ -149,10 +147,8 @@ def restore_checkpoint(
 ) -> tuple[TrainState, dict[str, Any]]:
     """Restore the checkpoint of a step (None: the newest) into a state of the same model.
 
-    The state may be on any devices. Returns it and the progress of its run.
-
-    Raises:
-        WorkdirError: if there is none, it is damaged, or it is of another model.
+    The state may be on any devices. Returns it and the progress of its run. Raises `WorkdirError`
+    if there is none, it is damaged, or it is of another model.
     """
     step = manager.latest_step() if step is None else step
     if step is None:
@@ -187,11 +183,8 @@ def restore_newest(
 ) -> tuple[TrainState, dict[str, Any]] | None:
     """Restore the newest checkpoint that is whole, and put damaged ones aside.
 
-    Returns:
-        As `restore_checkpoint`; None if there is no checkpoint.
-
-    Raises:
-        WorkdirError: if all checkpoints are damaged.
+    Returns what `restore_checkpoint` does; None if there is no checkpoint. Raises `WorkdirError` if
+    all checkpoints are damaged.
     """
     damaged: list[int] = []
     for step in sorted(manager.all_steps(), reverse=True):

@@ -21,9 +21,8 @@ def encoder_file(config: Config) -> str:
 def check_encoder_start(config: Config, given: bool = False) -> None:
     """Make sure that a new run has the encoder weights that its settings need, and no others.
 
-    Raises:
-        ConfigError: if `train.start` is no file, or does not suit the encoder; or if batch
-            normalisation is to be frozen as it was drawn, unless parameters are `given`.
+    Raises `ConfigError` if `train.start` is no file, or does not suit the encoder; or if batch
+    normalisation is to be frozen as it was drawn, unless parameters are `given`.
     """
     model, path = config.model, encoder_file(config)
     if path and model.encoder_norm == "group":

@@ -30,8 +30,7 @@ def claim_workdir(workdir: Path) -> Iterator[None]:
     Args:
         workdir: folder of a run.
 
-    Raises:
-        WorkdirError: if it cannot be used, or is in use; it then names the process.
+    Raises `WorkdirError` if it cannot be used, or is in use; it then names the process.
     """
     _check_name(workdir)
     path = workdir / LOCK_NAME
@@ -81,8 +80,7 @@ def _check_name(workdir: Path) -> None:
 def check_shared(workdir: Path) -> None:
     """Wait until this process sees the workdir that the first one has claimed.
 
-    Raises:
-        WorkdirError: if it does not.
+    Raises `WorkdirError` if it does not.
     """
     if not wait_until_seen(lambda: (workdir / LOCK_NAME).exists() or None):
         raise WorkdirError(

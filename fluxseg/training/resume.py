@@ -33,12 +33,9 @@ def open_run(config: Config, workdir: Path, *, init: bool = False) -> Iterator[C
     """Claim a workdir for a run, or for going on with it, while the block runs.
 
     In a job of several processes each calls this; all must see the workdir. Its `config.json` then
-    holds the settings. `init`: whether the parameters to start from are given.
-
-    Raises:
-        WorkdirError: if the workdir holds a run with other settings, is in use by another one, or
-            cannot be written.
-        ConfigError: see `check_encoder_start`.
+    holds the settings. `init`: whether the parameters to start from are given. Raises
+    `WorkdirError` if the workdir holds a run with other settings, is in use by another one, or
+    cannot be written; and `ConfigError` as `check_encoder_start` does.
     """
     with contextlib.ExitStack() as stack:
         run_in_first(lambda: stack.enter_context(claim_workdir(workdir)), "claiming the workdir")
@@ -77,10 +74,8 @@ def resume_run(
 ) -> tuple[TrainState, Progress]:
     """Restore the newest state of a run into a new one, and how far it has come.
 
-    The loader, `batches`, is put to where the run was; `steps` are those of an epoch.
-
-    Raises:
-        WorkdirError: if the checkpoints cannot be read, or are of other data or other epochs.
+    The loader, `batches`, is put to where the run was; `steps` are those of an epoch. Raises
+    `WorkdirError` if the checkpoints cannot be read, or are of other data or other epochs.
     """
     split_hash = dataset.manifest.content_hash
     found = restore_newest(checkpoints.last, state)

@@ -61,11 +61,9 @@ def make_train_step(mesh: Mesh | None = None, micro_batches: int = 1) -> TrainSt
     apart: gradients are summed over the micro-batches, then applied once. What a step needs of
     memory is that of one micro-batch. The loop over them is the host's: inside a compiled loop
     convolutions are tens of times slower on CPUs, and caches hold a small batch better than a large
-    one. The results depend on micro-batches and devices only in the order of sums.
-
-    Returns:
-        Function from a state, which is consumed, and this process's rows of a batch (`image`,
-        `label` and `valid`, see `sum_gradients`) to the next state and the metrics.
+    one. The results depend on micro-batches and devices only in the order of sums. Returns a
+    function from a state, which is consumed, and this process's rows of a batch (`image`, `label`
+    and `valid`, see `sum_gradients`) to the next state and the metrics.
     """
     mesh = mesh or make_mesh()
     same, rows = replicated(mesh), sharded(mesh)

@@ -18,32 +18,22 @@ from fluxseg.training.finetune import adapt_optimizer, check_initial
 
 
 class TrainState(struct.PyTreeNode):
-    """Everything that a step needs; a step returns a new one.
+    """Everything that a step needs; a step returns a new one."""
 
-    Attributes:
-        step: int32 scalar, number of steps taken.
-        params: parameters of the network, float32.
-        opt_state: state of the optimiser.
-        ema_params: running average of the parameters, or None.
-        class_weights: `[C]` float32, weight of each class in the loss.
-        key: PRNG key; each step derives its own from it and `step`.
-        apply_fn: `apply_fn({"params": params}, image, train, rngs=...)` -> logits; if a batch is
-            computed in micro-batches or sharded by `axis_name`, it is told `rows=...` too
-            (`fluxseg.model.layers.Rows`), for the same dropout as in one piece.
-        loss_fn: `loss_fn(logits, label, valid, class_weights)` -> (sum, weight sum).
-        tx: the optimiser.
-    """
-
-    step: jax.Array
-    params: Any
-    opt_state: Any
-    ema_params: Any
-    class_weights: jax.Array
-    key: jax.Array
+    step: jax.Array  # int32 scalar, number of steps taken
+    params: Any  # parameters of the network, float32
+    opt_state: Any  # state of the optimiser
+    ema_params: Any  # running average of the parameters, or None
+    class_weights: jax.Array  # `[C]` float32, weight of each class in the loss
+    key: jax.Array  # PRNG key; each step derives its own from it and `step`
     ema_decay: float = struct.field(pytree_node=False)
+    # `apply_fn({"params": params}, image, train, rngs=...)` -> logits; if a batch is computed in
+    # micro-batches or sharded by `axis_name`, it is told `rows=...` too
+    # (`fluxseg.model.layers.Rows`), for the same dropout as in one piece.
     apply_fn: Callable[..., Any] = struct.field(pytree_node=False)
+    # `loss_fn(logits, label, valid, class_weights)` -> (sum, weight sum).
     loss_fn: Callable[..., tuple[jax.Array, jax.Array]] = struct.field(pytree_node=False)
-    tx: optax.GradientTransformation = struct.field(pytree_node=False)
+    tx: optax.GradientTransformation = struct.field(pytree_node=False)  # the optimiser
 
     @property
     def eval_params(self) -> Any:

@@ -74,8 +74,7 @@ def sum_gradients(
             batch is sharded; None under `jax.jit`, where the compiler sees the whole batch.
         micro_batches: number of equal micro-batches of which this is one.
 
-    Returns:
-        The sums, over all devices.
+    Returns the sums, over all devices.
     """
     rows = _rows(batch, axis_name, micro_batches)
     # A network of one's own need not know of rows as long as the batch is in one piece.

@@ -50,11 +50,8 @@ def parse_vary(texts: Iterable[str]) -> dict[str, tuple[Any, ...]]:
     Args:
         texts: each `train.learning_rate=1e-3,2e-3`; commas within brackets do not divide.
 
-    Returns:
-        Dotted name -> values.
-
-    Raises:
-        ConfigError: if a text is not of that form, or a setting comes twice.
+    Returns dotted name -> values. Raises `ConfigError` if a text is not of that form, or a setting
+    comes twice.
     """
     found: dict[str, tuple[Any, ...]] = {}
     for text in texts:
@@ -82,9 +79,8 @@ def _parse_value(text: str) -> Any:
 def plan_sweep(sweep: Sweep) -> list[Member]:
     """List the runs of a sweep: the last setting varies fastest, also of a random choice.
 
-    Raises:
-        ConfigError: naming the setting, if one is unknown, has no value or an impossible one, or
-            a value comes twice.
+    Raises `ConfigError`, naming the setting, if one is unknown, has no value or an impossible one,
+    or a value comes twice.
     """
     if not sweep.vary:
         raise ConfigError("a sweep needs at least one setting to vary (--vary SETTING=VALUE,...)")

@@ -80,10 +80,9 @@ def train(
 
     Returns the best state, the history, and the pixel scores, which `scores.json` then holds.
 
-    Raises:
-        WorkdirError: if the checkpoints are of other data or the disk cannot be written.
-        TrainingError: if the loss or its gradient is not finite.
-        InterruptedRunError: after a signal, when everything is saved.
+    Raises `WorkdirError` if the checkpoints are of other data or the disk cannot be written;
+    `TrainingError` if the loss or its gradient is not finite; and `InterruptedRunError`, after a
+    signal, when everything is saved.
     """
     settings, threads, callbacks = config.train, config.data.threads, callbacks or Callbacks()
     mesh = make_mesh()

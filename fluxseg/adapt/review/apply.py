@@ -40,12 +40,9 @@ def apply_review(
             of at least 0.5): delete those from it that are right.
         from_tiff: read `NAME_missed_labels.tif` and `NAME_doubtful_labels.tif` instead.
 
-    Returns:
-        A row for each recording (name, id, labels, added, removed, labels_now), and remarks.
-
-    Raises:
-        ConfigError: if output and folder, or the source, are the same.
-        FluxsegError: if the folder holds no review, or a file cannot be read.
+    Returns a row for each recording (name, id, labels, added, removed, labels_now), and remarks.
+    Raises `ConfigError` if output and folder, or the source, are the same; and `FluxsegError` if
+    the folder holds no review, or a file cannot be read.
     """
     path = folder / "review.json"
     review = read_json(path)
@@ -91,8 +88,7 @@ def merge_masks_into(
             that are taken left out.
         added: `[M, H, W]` bool.
 
-    Returns:
-        masks `[N + K, H, W]`, their names, and K: how many were added.
+    Returns masks `[N + K, H, W]`, their names, and K: how many were added.
     """
     kept: list[np.ndarray] = []
     for mask in added:

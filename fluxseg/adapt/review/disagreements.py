@@ -21,35 +21,23 @@ other side."""
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Disagreement:
-    """One place where the model and the labels say different things.
+    """One place where the model and the labels say different things."""
 
-    Attributes:
-        kind: "missed": a predicted cell where no label is. "doubtful": a label where the model
-            sees background.
-        confidence: 0 to 1, see `find_disagreements`.
-        quality: quality of the predicted cell (`Rois.quality`); 0 for a doubtful label.
-        rois: numbers of the predicted cells that have a part in it, from 0.
-        labels: numbers of the labels that do, from 0.
-        mask: `[h, w]` bool, the predicted cell, or the doubtful label, cut to its box: whole fields
-            would take a hundred times the memory.
-        corner: row and column of the box in the field, px.
-        centre: mean row and column of the mask, px.
-        area: pixels of the mask.
-        overlap: largest share that the two sides have in common, of the smaller one.
-        iou: largest intersection over union with anything on the other side.
-    """
-
+    # "missed": a predicted cell where no label is. "doubtful": a label where the model sees
+    # background.
     kind: Kind
-    confidence: float
-    quality: float
-    rois: tuple[int, ...]
-    labels: tuple[int, ...]
+    confidence: float  # 0 to 1, see `find_disagreements`
+    quality: float  # quality of the predicted cell (`Rois.quality`); 0 for a doubtful label
+    rois: tuple[int, ...]  # numbers of the predicted cells that have a part in it, from 0
+    labels: tuple[int, ...]  # numbers of the labels that do, from 0
+    # `[h, w]` bool, the predicted cell, or the doubtful label, cut to its box: whole fields would
+    # take a hundred times the memory.
     mask: np.ndarray
-    corner: tuple[int, int]
-    centre: tuple[float, float]
-    area: int
-    overlap: float
-    iou: float
+    corner: tuple[int, int]  # row and column of the box in the field, px
+    centre: tuple[float, float]  # mean row and column of the mask, px
+    area: int  # pixels of the mask
+    overlap: float  # largest share that the two sides have in common, of the smaller one
+    iou: float  # largest intersection over union with anything on the other side
 
     def full_mask(self, shape: Sequence[int]) -> np.ndarray:
         """Return the mask in its field of view, `[H, W]` bool."""
@@ -80,9 +68,8 @@ def find_disagreements(
         rois: the predicted cells.
         min_confidence: least confidence of a disagreement, 0 to 1.
 
-    Raises:
-        RecordingError: if masks and probability do not fit together.
-        ConfigError: if the least confidence is out of its range.
+    Raises `RecordingError` if masks and probability do not fit together; and `ConfigError` if the
+    least confidence is out of its range.
     """
     if not 0 <= min_confidence <= 1:
         raise ConfigError(f"min_confidence must be 0 to 1, got {min_confidence}")

@@ -46,12 +46,10 @@ def review_recordings(
 ) -> tuple[list[ReviewedRecording], list[tuple[str, str]]]:
     """Review recordings one by one, and write the ROI sets of each.
 
-    The output folder gets for each recording `NAME_missed.zip` and `NAME_doubtful.zip`, ROI sets
-    of ImageJ, and `NAME_missed_labels.tif` and `NAME_doubtful_labels.tif`, numbered by falling
+    The output folder gets for each recording `NAME_missed.zip` and `NAME_doubtful.zip`, ROI sets of
+    ImageJ, and `NAME_missed_labels.tif` and `NAME_doubtful_labels.tif`, numbered by falling
     confidence; no file where nothing was found. `NAME_image.png` is the image to open them with.
-
-    Returns:
-        The reviewed recordings, and (key, reason) of those left out.
+    Returns the reviewed recordings, and (key, reason) of those left out.
     """
     reviewed, left_out, taken = list[ReviewedRecording](), list[tuple[str, str]](), set[str]()
     for number, key in enumerate(plan.keys, 1):

@@ -17,39 +17,25 @@ PICTURED = 192
 
 
 class Patch(NamedTuple):
-    """What is around a disagreement.
+    """What is around a disagreement."""
 
-    Attributes:
-        image: `[S, S]` float32, 0 to 1 by its own percentiles: dim cells are what it is about.
-        labels: `[K, S, S]` bool, the labels in it.
-        mask: `[S, S]` bool, see `Disagreement`.
-    """
-
+    # `[S, S]` float32, 0 to 1 by its own percentiles: dim cells are what it is about.
     image: np.ndarray
-    labels: np.ndarray
-    mask: np.ndarray
+    labels: np.ndarray  # `[K, S, S]` bool, the labels in it
+    mask: np.ndarray  # `[S, S]` bool, see `Disagreement`
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ReviewedRecording:
-    """The disagreements of one recording.
+    """The disagreements of one recording."""
 
-    Attributes:
-        name: begin of the names of its files.
-        key: its key in the source.
-        id: name that the recording gives itself.
-        labels: names of its labels.
-        found: surest first.
-        files: names of the ROI sets that were written.
-        patches: number in `found` -> what is around it, for the surest of all recordings.
-    """
-
-    name: str
-    key: str
-    id: str
-    labels: tuple[str, ...]
-    found: tuple[Disagreement, ...]
-    files: tuple[str, ...] = ()
+    name: str  # begin of the names of its files
+    key: str  # its key in the source
+    id: str  # name that the recording gives itself
+    labels: tuple[str, ...]  # names of its labels
+    found: tuple[Disagreement, ...]  # surest first
+    files: tuple[str, ...] = ()  # names of the ROI sets that were written
+    # Number in `found` -> what is around it, for the surest of all recordings.
     patches: Mapping[int, Patch] = dataclasses.field(default_factory=dict)
 
     def count(self, kind: str) -> int:

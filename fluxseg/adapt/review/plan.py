@@ -16,21 +16,13 @@ from fluxseg.io.files import read_json
 
 @dataclasses.dataclass(frozen=True)
 class ReviewPlan:
-    """What is to be reviewed.
+    """What is to be reviewed."""
 
-    Attributes:
-        model: whose opinion it is.
-        source: where the recordings are.
-        config: how the source is opened again.
-        keys: which of them, sorted.
-        remarks: what the choice means for the honesty of the result.
-    """
-
-    model: Predictor
-    source: Source
-    config: Config
-    keys: tuple[str, ...]
-    remarks: tuple[str, ...]
+    model: Predictor  # whose opinion it is
+    source: Source  # where the recordings are
+    config: Config  # how the source is opened again
+    keys: tuple[str, ...]  # which of them, sorted
+    remarks: tuple[str, ...]  # what the choice means for the honesty of the result
 
 
 def plan_review(
@@ -47,9 +39,8 @@ def plan_review(
         everything: also those that the model was trained on.
         pick: which channel, plane or array of each; of a run that of its own settings by default.
 
-    Raises:
-        ConfigError: if nothing is left to review, or a model file comes without data.
-        FluxsegError: see `load_model`.
+    Raises `ConfigError` if nothing is left to review, or a model file comes without data; and
+    `FluxsegError` as `load_model` does.
     """
     model = load_model(path) if path else load_model()
     is_run = path is not None and path.is_dir()
