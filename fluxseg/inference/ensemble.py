@@ -18,54 +18,18 @@ from fluxseg.inference.run_model import load_model
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Ensemble:
-    """Models that predict together, a `fluxseg.inference.segment.Model` as each of them."""
+class Ensemble(Predictor):
+    """Models that predict together; made by `combine_models`."""
 
-    # Two or more, with one diameter of cells (`Predictor.diameter_px`).
-    models: tuple[Predictor, ...]
-
-    def __post_init__(self) -> None:
-        if len(self.models) < 2:
-            raise ConfigError("an ensemble needs two or more models")
-        if len({model.diameter_px for model in self.models}) > 1:
-            raise ConfigError(
-                "the models of an ensemble must bring images to one size of cells; these do not"
-            )
-
-    @property
-    def threshold(self) -> float:
-        """Mean of the thresholds that were chosen for the models."""
-        return float(np.mean([model.threshold for model in self.models]))
-
-    @property
-    def min_confidence(self) -> float:
-        """Mean of the least confidences that were chosen for the models."""
-        return float(np.mean([model.min_confidence for model in self.models]))
-
-    @property
-    def tta(self) -> bool:
-        """Whether one of the models averages over flips and rotations unless told otherwise."""
-        return any(model.tta for model in self.models)
-
-    @property
-    def diameter_px(self) -> float | None:
-        """See `Predictor`."""
-        return self.models[0].diameter_px
-
-    @property
-    def um_per_px(self) -> float | None:
-        """Size of the pixels that all were trained on, um; None if it is not one."""
-        sizes = {model.um_per_px for model in self.models}
-        return self.models[0].um_per_px if len(sizes) == 1 else None
-
-    @property
-    def params(self) -> list[Any]:
-        """Parameters of each model."""
-        return [model.params for model in self.models]
+    models: tuple[Predictor, ...] = ()
 
     def find_diameter(self, image: Any) -> float | None:
         """See `Predictor.find_diameter`; the first model tells."""
         return self.models[0].find_diameter(image)
+
+    def predict(self, image: Any, **settings: Any) -> np.ndarray:
+        """Return the mean of what the models predict; see `Predictor.predict`."""
+        return self.predict_maps(image, **settings)["probability"]
 
     def predict_maps(self, image: Any, **settings: Any) -> dict[str, np.ndarray]:
         """Return mean ("probability") and standard deviation ("std") of what the models predict.
@@ -77,7 +41,29 @@ class Ensemble:
         return {"probability": mean.astype(np.float32), "std": std.astype(np.float32)}
 
 
-def load_models(paths: Sequence[str | Path]) -> Predictor | Ensemble:
+def combine_models(models: Sequence[Predictor]) -> Ensemble:
+    """Let several models predict together, with the mean of what was chosen for each of them.
+
+    Raises `ConfigError` if they do not bring images to one size of cells.
+    """
+    if len({model.diameter_px for model in models}) > 1:
+        raise ConfigError(
+            "the models of an ensemble must bring images to one size of cells; these do not"
+        )
+    sizes = {model.um_per_px for model in models}
+    return Ensemble(
+        config=models[0].config,
+        params=[model.params for model in models],
+        threshold=float(np.mean([model.threshold for model in models])),
+        um_per_px=sizes.pop() if len(sizes) == 1 else None,
+        diameter_px=models[0].diameter_px,
+        tta=any(model.tta for model in models),
+        min_confidence=float(np.mean([model.min_confidence for model in models])),
+        models=tuple(models),
+    )
+
+
+def load_models(paths: Sequence[str | Path]) -> Predictor:
     """Load one model, or several as an ensemble; each path as for `load_model`.
 
     Raises `ConfigError` if there is none, or one comes twice; and `FluxsegError`, naming the path,
@@ -89,5 +75,5 @@ def load_models(paths: Sequence[str | Path]) -> Predictor | Ensemble:
     for path, resolved in zip(paths, whole, strict=True):
         if whole.count(resolved) > 1:
             raise ConfigError(f"{path} is named twice; an ensemble needs different models")
-    models = tuple(load_model(path) for path in paths)
-    return models[0] if len(models) == 1 else Ensemble(models)
+    models = [load_model(path) for path in paths]
+    return models[0] if len(models) == 1 else combine_models(models)

@@ -11,8 +11,7 @@ from fluxseg.errors import FluxsegError
 from fluxseg.inference.objects.counts import ObjectCounts
 from fluxseg.inference.objects.rois import Rois
 from fluxseg.inference.objects.scores import pool_recordings, score_neurons
-from fluxseg.inference.predict import Predictor
-from fluxseg.inference.segment import Segmentation, find_neurons
+from fluxseg.inference.predict import Predictor, Segmentation
 from fluxseg.model.metrics import Totals, plain_scores, scores_from_confusion
 from fluxseg.model.score_names import TITLES
 from fluxseg.training.evaluation import SplitScores, split_scores_to_json
@@ -28,9 +27,8 @@ def find_in_field(model: Predictor, recording: Recording, **settings: Any) -> Se
 
     Its diameter is estimated from the image alone: the labels would tell it too well.
     """
-    return find_neurons(
-        model, recording.image, um_per_px=pixel_size(recording.metadata), **settings
-    )
+    scale = pixel_size(recording.metadata)
+    return model.find_neurons(recording.image, um_per_px=scale, **settings)
 
 
 def score_field(

@@ -15,7 +15,6 @@ from fluxseg.data.transforms import normalize_image
 from fluxseg.errors import ConfigError
 from fluxseg.inference.probability import BUCKET, ApplyFn, predict_probability
 from fluxseg.inference.programs import apply_of, network_probability
-from fluxseg.inference.segment import find_neurons
 from fluxseg.io.markup import render_table
 
 if TYPE_CHECKING:
@@ -23,6 +22,22 @@ if TYPE_CHECKING:
     from fluxseg.training.state import TrainState
 
 LICENCE = "not stated; ask those who trained the model"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Segmentation:
+    """What a model finds in an image."""
+
+    rois: "Rois"  # the neurons
+    # `[H, W]` float32 by name: "probability" of neuron, and "std" of several networks.
+    maps: Mapping[str, np.ndarray]
+    # Of the cells, px, given or estimated; None for a model that does not know its own.
+    diameter: float | None
+
+    @property
+    def probability(self) -> np.ndarray:
+        """Probability of "neuron", `[H, W]` float32."""
+        return self.maps["probability"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -171,8 +186,7 @@ class Predictor:
             RecordingError: if the image is not a 2-D array of real numbers.
             ConfigError: naming the setting that is out of its range.
         """
-        return find_neurons(
-            self,
+        return self.find_neurons(
             image,
             threshold=threshold,
             min_confidence=min_confidence,
@@ -180,6 +194,32 @@ class Predictor:
             diameter=diameter,
             **settings,
         ).rois
+
+    def find_neurons(
+        self,
+        image: Any,
+        *,
+        threshold: float | None = None,
+        min_confidence: float | None = None,
+        um_per_px: float | None = None,
+        diameter: float | None = None,
+        **settings: Any,
+    ) -> Segmentation:
+        """Do as `segment` does, and return the maps and the diameter of the cells besides."""
+        # Imported here, as separating cells takes long to import and training needs none of it.
+        from fluxseg.inference.objects.rois import find_rois
+
+        diameter = self.find_diameter(image) if diameter is None else diameter
+        maps = self.predict_maps(image, diameter=diameter, **settings)
+        rois = find_rois(
+            # Pixels that are not finite lie outside of the field: no neuron is found there.
+            np.where(np.isfinite(image), maps["probability"], np.float32(np.nan)),
+            threshold=self.threshold if threshold is None else threshold,
+            min_confidence=self.min_confidence if min_confidence is None else min_confidence,
+            um_per_px=um_per_px or self.um_per_px,
+            diameter=diameter,
+        )
+        return Segmentation(rois, maps, diameter)
 
     def find_diameter(self, image: Any) -> float | None:
         """Estimate the typical diameter of the cells in an image `[H, W]` (`estimate_diameter`).

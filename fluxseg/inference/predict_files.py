@@ -16,11 +16,9 @@ from fluxseg.data.resample import choose_zoom
 from fluxseg.errors import ConfigError, FluxsegError, RecordingError, WorkdirError
 from fluxseg.formats.formats import PredictFormat
 from fluxseg.formats.own import MARK
-from fluxseg.inference.ensemble import Ensemble
 from fluxseg.inference.inputs import Job, read_input
 from fluxseg.inference.outputs import Prediction, write_prediction
 from fluxseg.inference.predict import Predictor
-from fluxseg.inference.segment import find_neurons
 from fluxseg.inference.shown import find_doubts
 from fluxseg.io.files import read_json, stamp_file, write_json
 from fluxseg.processes import current_process, gather_values, run_in_all, run_in_first, share_of
@@ -53,7 +51,7 @@ class Outcome:
 
 
 def predict_files(
-    model: Predictor | Ensemble,
+    model: Predictor,
     jobs: Sequence[Job],
     output: Path,
     formats: Sequence[PredictFormat] = ("labels", "overlay", "table", "probability"),
@@ -184,9 +182,7 @@ def _begin(job: Job) -> Outcome:
     return Outcome(str(job.path), str(job.pick), job.name)
 
 
-def _predict_job(
-    model: Predictor | Ensemble, job: Job, output: Path, settings: Mapping[str, Any]
-) -> Outcome:
+def _predict_job(model: Predictor, job: Job, output: Path, settings: Mapping[str, Any]) -> Outcome:
     outcome = _begin(job)
     if job.error:
         return dataclasses.replace(outcome, error=job.error)
@@ -194,8 +190,8 @@ def _predict_job(
     chosen = ("threshold", "min_confidence", "tta", "tile", "diameter")
     try:
         image, scale, remarks = read_input(job.path, job.pick)
-        found = find_neurons(
-            model, image, um_per_px=scale, **{name: settings[name] for name in chosen}
+        found = model.find_neurons(
+            image, um_per_px=scale, **{name: settings[name] for name in chosen}
         )
     except RecordingError as error:
         # The line that tells of it names the file already.
@@ -222,7 +218,7 @@ def _predict_job(
     )
 
 
-def _digest(model: Predictor | Ensemble) -> str:
+def _digest(model: Predictor) -> str:
     digest = hashlib.blake2b(digest_size=8)
     for leaf in jax.tree.leaves(model.params):
         digest.update(np.asarray(leaf).tobytes())

@@ -17,7 +17,6 @@ from fluxseg.inference.objects.levels import UNSURE
 from fluxseg.inference.objects.rois import measure_rois
 from fluxseg.inference.outputs import WITH_IMAGE, Prediction, name_output, write_neurons
 from fluxseg.inference.run_model import load_model
-from fluxseg.inference.segment import find_neurons
 from fluxseg.inference.shown import find_doubts
 from fluxseg.io.names import safe_name
 from fluxseg.napari.layers import LayerData, layer_of_neurons
@@ -61,8 +60,8 @@ def find(
     network = load_model(model)
     image, cut = recording.image, network.min_confidence
     scale = pixel_size(recording.metadata)
-    found = find_neurons(
-        network, image, min_confidence=min(cut, UNSURE), um_per_px=scale, diameter=diameter
+    found = network.find_neurons(
+        image, min_confidence=min(cut, UNSURE), um_per_px=scale, diameter=diameter
     )
     rois = found.rois
     told = f"{(rois.confidence >= cut).sum()} neurons"

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,8 +15,10 @@ from fluxseg.formats.npy import naming_file
 from fluxseg.formats.pick import NO_PICK, Pick
 from fluxseg.formats.pixels import read_pixels, write_image_tiff
 from fluxseg.formats.suite2p import read_suite2p_weights
-from fluxseg.inference.segment import Model, find_neurons
 from fluxseg.traces.masks import Footprints, create_footprints
+
+if TYPE_CHECKING:
+    from fluxseg.inference.predict import Predictor
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -29,7 +32,7 @@ class Found:
 
 
 def find_in_image(
-    model: Model,
+    model: "Predictor",
     image: np.ndarray,
     *,
     min_confidence: float | None = None,
@@ -40,7 +43,7 @@ def find_in_image(
     None is the model's own least confidence, and a diameter (px) that is estimated. `ConfigError`
     if a setting is out of its range.
     """
-    rois = find_neurons(model, image, min_confidence=min_confidence, diameter=diameter).rois
+    rois = model.find_neurons(image, min_confidence=min_confidence, diameter=diameter).rois
     names = tuple(str(number) for number in range(1, len(rois) + 1))
     shape = (image.shape[0], image.shape[1])
     return Found(create_footprints(rois, shape), names, rois.confidence)
