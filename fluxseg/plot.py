@@ -38,7 +38,7 @@ OUTSIDE = "#777777"
 
 def recording(recording: "Recording", ax: Axes | None = None) -> Axes:
     """Draw the image of a recording with the outlines of its ROIs, if it has masks."""
-    ax = _show(draw_outlines(recording.image, recording.masks), ax)
+    ax = picture(draw_outlines(recording.image, recording.masks), ax)
     count = "no masks" if recording.masks is None else f"{len(recording.masks)} ROIs"
     ax.set_title(f"{recording.id}: {count}", parse_math=False)
     return ax
@@ -51,8 +51,8 @@ def rois(image: np.ndarray, rois: "Rois", ax: Axes | None = None) -> Axes:
     hues = (np.arange(len(rois) + 1) * 0.618034) % 1
     colors = 0.5 + 0.5 * np.cos(2 * np.pi * (hues[:, None] + np.array([0, 1, 2]) / 3))
     inside = (rois.labels > 0)[..., None]
-    picture = np.where(inside, 0.45 * gray[..., None] + 0.55 * colors[rois.labels], gray[..., None])
-    ax = _show(picture, ax)
+    painted = np.where(inside, 0.45 * gray[..., None] + 0.55 * colors[rois.labels], gray[..., None])
+    ax = picture(painted, ax)
     ax.set_title(f"{len(rois)} neurons")
     return ax
 
@@ -91,7 +91,7 @@ def traces(
 
 def probability(probability: np.ndarray, ax: Axes | None = None) -> Axes:
     """Draw a probability of neuron `[H, W]`, 0 to 1, with a colour bar; NaN is left out."""
-    ax = _show(probability, ax, cmap="cividis", vmin=0, vmax=1)
+    ax = picture(probability, ax, cmap="cividis", vmin=0, vmax=1)
     figure = ax.figure
     figure.colorbar(ax.images[0], ax=ax, ticks=[0, 0.5, 1], label="Probability of neuron")
     ax.set_title("Prediction")
@@ -115,7 +115,7 @@ def mistakes(
         ax: axes to draw into.
     """
     valid = np.ones(label.shape, bool) if valid is None else valid
-    ax = _show(error_colors(normalize_image(image), label > 0, prediction > 0, valid), ax)
+    ax = picture(error_colors(normalize_image(image), label > 0, prediction > 0, valid), ax)
     draw_error_legend(ax, valid)
     ax.set_title("Errors")
     return ax
@@ -230,8 +230,7 @@ def features(features: np.ndarray, columns: int = 8, ax: Axes | None = None) -> 
     sheet = np.full((rows * columns, height + 1, width + 1), np.nan)
     sheet[:count, :-1, :-1] = np.moveaxis(shown, -1, 0)
     sheet = sheet.reshape(rows, columns, height + 1, width + 1).swapaxes(1, 2)
-    picture = sheet.reshape(rows * (height + 1), -1)[:-1, :-1]
-    ax = _show(picture, ax, cmap="gray", vmin=0, vmax=1)
+    ax = picture(sheet.reshape(rows * (height + 1), -1)[:-1, :-1], ax, cmap="gray", vmin=0, vmax=1)
     ax.set_title(f"{count} channels of {height} x {width}")
     return ax
 
@@ -248,12 +247,11 @@ def _create_axes() -> Axes:
     return ax
 
 
-def _show(picture: np.ndarray, ax: Axes | None, **settings: Any) -> Axes:
+def picture(pixels: np.ndarray, ax: Axes | None = None, **settings: Any) -> Axes:
+    """Draw pixels `[H, W]` or `[H, W, 3]` as they are, with settings of `Axes.imshow`."""
     ax = _create_axes() if ax is None else ax
     # Interpolation would mix the colours of neighbouring classes into ones that mean nothing.
-    ax.imshow(picture, interpolation="nearest", **settings)
-    ax.set_facecolor(OUTSIDE)
-    ax.set_xticks([])
-    ax.set_yticks([])
+    ax.imshow(pixels, interpolation="nearest", **settings)
+    ax.set(xticks=[], yticks=[], facecolor=OUTSIDE)
     ax.grid(visible=False)
     return ax

@@ -16,6 +16,7 @@ from fluxseg.model.score_names import TITLES
 from fluxseg.report.plots import (
     COLORS,
     create_figure,
+    create_panels,
     draw_dots,
     entitle,
     name_rows,
@@ -94,22 +95,15 @@ def plot_side_by_side(
         scores: name -> neuron IoU.
     """
     count = 1 + len(arrays)
-    columns = 2 if count in (2, 4) else 3
-    rows = -(-count // columns)
     image, _, _, valid = next(iter(arrays.values()))
-    height = 9.2 / columns * min(max(image.shape[0] / image.shape[1], 0.4), 2.0) + 0.45
-    figure = create_figure(9.6, rows * height + 0.3)
-    panels = figure.subplots(rows, columns, squeeze=False).ravel()
-    for panel in panels:
-        panel.set_axis_off()
-    panels[0].imshow(np.clip(np.nan_to_num(image), 0, 1), cmap="gray", vmin=0, vmax=1)
-    panels[0].set_title("Image")
-    for panel, (name, shown) in zip(panels[1:], arrays.items(), strict=False):
+    figure, panels = create_panels(count, image.shape, 9.6, 2 if count in (2, 4) else 3)
+    gray = np.clip(np.nan_to_num(image), 0, 1)
+    plot.picture(gray, panels[0], cmap="gray", vmin=0, vmax=1).set_title("Image")
+    for panel, (name, shown) in zip(panels[1:], arrays.items(), strict=True):
         image, label, probability, valid = shown
-        errors = plot.error_colors(image, label == 1, probability > 0.5, valid)
-        panel.imshow(errors, interpolation="nearest")
-        iou = scores[name]
-        panel.set_title(f"{printable(name)}: IoU {'undefined' if iou is None else f'{iou:.3f}'}")
+        plot.picture(plot.error_colors(image, label == 1, probability > 0.5, valid), panel)
+        iou = "undefined" if scores[name] is None else f"{scores[name]:.3f}"
+        panel.set_title(f"{printable(name)}: IoU {iou}")
     patches = plot.error_patches(valid)
     figure.legend(handles=patches, loc="outside lower right", ncols=len(patches), fontsize=10)
     return figure
@@ -167,19 +161,17 @@ def plot_before_after(
         after: `[H, W]` int, those found after it.
         titles: name of the field, and the F1 of its neurons before and after.
     """
-    height = 6.2 * min(max(image.shape[0] / image.shape[1], 0.3), 3)
-    figure = create_figure(12, height + 0.8)
+    figure, panels = create_panels(2, image.shape, 12, 2)
     gray = np.repeat(np.clip(np.nan_to_num(image), 0, 1)[..., None], 3, axis=-1)
     true = outline_labels(label)
     shown = (("Before", before, titles[1]), ("After", after, titles[2]))
-    for panel, (title, found, f1) in zip(figure.subplots(1, 2), shown, strict=True):
-        picture, seen = gray.copy(), outline_labels(found)
+    for panel, (title, found, f1) in zip(panels, shown, strict=True):
+        painted, seen = gray.copy(), outline_labels(found)
         for where, color in ((true, LABELLED), (seen, FOUND), (true & seen, BOTH)):
-            picture[where] = to_rgb(color)
-        panel.imshow(picture, interpolation="nearest")
+            painted[where] = to_rgb(color)
+        plot.picture(painted, panel)
         score = "" if f1 is None else f", F1 {f1:.3f}"
         panel.set_title(f"{title}: {len(np.unique(found[found > 0]))} neurons{score}")
-        panel.set_axis_off()
     lines = [
         Line2D([], [], color=color, lw=3, label=text)
         for color, text in ((LABELLED, "Label"), (FOUND, "Found"), (BOTH, "Both"))

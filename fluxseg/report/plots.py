@@ -7,7 +7,7 @@ import functools
 import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, ParamSpec
+from typing import Any, ParamSpec
 
 import matplotlib
 import numpy as np
@@ -15,8 +15,6 @@ from matplotlib import font_manager
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
@@ -66,11 +64,9 @@ def styled(function: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]
     return inner
 
 
-def create_figure(
-    width: float, height: float, layout: Literal["constrained"] | None = "constrained"
-) -> Figure:
+def create_figure(width: float, height: float) -> Figure:
     """Create a figure of a size in inches, without pyplot."""
-    figure = Figure(figsize=(width, height), dpi=DPI, layout=layout)
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
@@ -144,51 +140,39 @@ def plot_example(
         valid: `[H, W]` bool, pixels that are scored; the others are grey.
         title: text above the panels.
     """
-    figure, panels, bar = _create_panels(image.shape)
+    figure, panels = create_panels(4, image.shape, 14.8, 4)
     pictures = (
         ("Image", np.clip(image, 0, 1), "gray"),
         ("Mask (truth)", (label == 1).astype(np.float32), "gray"),
-        ("Prediction", probability, "cividis"),
+        ("Prediction (probability)", probability, "cividis"),
     )
     for panel, (name, values, cmap) in zip(panels, pictures, strict=False):
         shown = np.ma.masked_where(~valid | ~np.isfinite(values), values)
-        panel.imshow(shown, cmap=cmap, vmin=0, vmax=1)
-        panel.set_title(name)
-    # Interpolation would mix the colours of neighbouring classes into ones that mean nothing.
+        plot.picture(shown, panel, cmap=cmap, vmin=0, vmax=1).set_title(name)
     errors = plot.error_colors(image, label == 1, probability > 0.5, valid)
-    panels[3].imshow(errors, interpolation="nearest")
-    panels[3].set_title("Errors")
+    plot.picture(errors, panels[3]).set_title("Errors")
     plot.draw_error_legend(panels[3], valid)
-    scale = ScalarMappable(Normalize(0, 1), "cividis")
-    colorbar = figure.colorbar(scale, bar, orientation="horizontal", ticks=[0, 0.5, 1])
-    colorbar.ax.set_title("Probability of neuron", size=10, weight="normal", loc="center")
-    colorbar.outline.set_visible(False)
-    figure.suptitle(printable(title), x=0.006, y=0.985, ha="left", weight="bold", size=13)
+    figure.colorbar(
+        panels[2].images[0], cax=panels[2].inset_axes((0.15, -0.08, 0.7, 0.035)),
+        orientation="horizontal", ticks=[0, 0.5, 1],
+    )  # fmt: skip
+    entitle(figure, title)
     return figure
 
 
-def _create_panels(shape: tuple[int, ...]) -> tuple[Figure, list[Axes], Axes]:
-    # Placed by hand, in pixels: the automatic layouts leave wide gaps between square panels, and
-    # this way a field of 512 x 512 is shown pixel for pixel.
-    width, gap, edge, top, bottom = 512, 18, 12, 96, 92
-    height = round(width * min(max(shape[0] / shape[1], 0.3), 3))
-    total = (4 * width + 3 * gap + 2 * edge, height + top + bottom)
-    figure = create_figure(total[0] / DPI, total[1] / DPI, layout=None)
-
-    def place(left: float, low: float, wide: float, high: float) -> Axes:
-        box = (left / total[0], low / total[1], wide / total[0], high / total[1])
-        return figure.add_axes(box)
-
-    lefts = [edge + number * (width + gap) for number in range(4)]
-    panels = [place(left, bottom, width, height) for left in lefts]
+def create_panels(
+    count: int, shape: Sequence[int], width: float, columns: int
+) -> tuple[Figure, list[Axes]]:
+    """Create a figure, `width` inches wide, with panels in rows for fields `[H, W]` of a shape."""
+    rows = -(-count // columns)
+    height = width / columns * min(max(shape[0] / shape[1], 0.3), 3) + 0.35
+    figure = create_figure(width, rows * height + 0.9)
+    panels = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
+    for panel in panels[count:]:
+        panel.set_axis_off()
     for panel in panels:
-        # Masked pixels are transparent and show this colour.
-        panel.set_facecolor(plot.OUTSIDE)
-        panel.grid(visible=False)
-        panel.set_xticks([])
-        panel.set_yticks([])
         panel.spines[:].set_visible(False)
-    return figure, panels, place(lefts[2] + 76, 38, 360, 17)
+    return figure, panels[:count]
 
 
 @styled

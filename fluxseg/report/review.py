@@ -1,6 +1,5 @@
 """A review of labels to look through: contact sheets of the places, and one page of them all."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from fluxseg import plot
 from fluxseg.adapt.review.disagreements import Disagreement
 from fluxseg.adapt.review.places import PATCH, PICTURED, ReviewedRecording, rank_places
 from fluxseg.io.files import write_text
 from fluxseg.report.page import render_template
-from fluxseg.report.plots import create_figure, embed_figure, styled
+from fluxseg.report.plots import create_panels, embed_figure, entitle, styled
 
 COLUMNS = 8
 PER_SHEET = 48
@@ -34,30 +34,22 @@ def plot_sheet(places: Sequence[Place], title: str) -> Figure:
 
     Labels are outlined in blue; in orange is what it is about, broken where that is a label.
     """
-    rows = math.ceil(len(places) / COLUMNS)
-    height = 1.85 * rows + 0.85
-    figure = create_figure(1.6 * COLUMNS, height, layout=None)
-    figure.subplots_adjust(0.01, 0.005, 0.99, 1 - 0.8 / height, wspace=0.06, hspace=0.2)
-    panels = figure.subplots(rows, COLUMNS, squeeze=False)
-    for panel in panels.flat:
-        panel.set_axis_off()
-    for panel, (rank, one, found) in zip(panels.flat, places, strict=False):
+    figure, panels = create_panels(len(places), (PATCH, PATCH), 1.6 * COLUMNS, COLUMNS)
+    for panel, (rank, one, found) in zip(panels, places, strict=True):
         patch = one.patches[one.found.index(found)]
-        panel.imshow(patch.image, cmap="gray", vmin=0, vmax=1)
+        plot.picture(patch.image, panel, cmap="gray", vmin=0, vmax=1)
         for mask in patch.labels:
             _draw_outline(panel, mask, LABEL_COLOR, 0.8)
         line = "--" if found.kind == "doubtful" else "-"
         _draw_outline(panel, patch.mask, MODEL_COLOR, 1.3, line)
         panel.set_title(f"{rank}   {found.confidence:.2f}", size=9, pad=2)
-    edge = 0.15 / height
-    figure.suptitle(title, x=0.01, y=1 - edge, ha="left", va="top", weight="bold", size=13)
     lines = [
         Line2D([], [], color=LABEL_COLOR, label="Label"),
         Line2D([], [], color=MODEL_COLOR, label="What this is about"),
     ]
-    figure.legend(handles=lines, loc="upper right", bbox_to_anchor=(0.99, 1 - edge / 2), ncols=2)
-    text = f"Number in the list and confidence; crops of {PATCH} × {PATCH} px"
-    figure.text(0.01, 1 - 0.4 / height, text, va="top", size=9, color="#555555")
+    figure.legend(handles=lines, loc="outside lower right", ncols=2)
+    figure.supxlabel(f"Number in the list and confidence; crops of {PATCH} × {PATCH} px", size=9)
+    entitle(figure, title)
     return figure
 
 

@@ -56,9 +56,7 @@ def write_traces_page(
 @styled
 def _plot_field(image: np.ndarray, found: Found, shown: Sequence[int]) -> Figure:
     figure = create_figure(9.6, 9.6)
-    panel = figure.subplots()
-    panel.imshow(draw_outlines(image, found.footprints.masks()))
-    panel.set_axis_off()
+    panel = plot.picture(draw_outlines(image, found.footprints.masks()), figure.subplots())
     for number in shown:
         y, x = np.divmod(found.footprints.pixels[number], found.footprints.shape[1])
         panel.text(

@@ -159,7 +159,7 @@ def test_the_same_figure_gives_the_same_file_without_a_trace_of_when(tmp_path):
     with Image.open(tmp_path / "first.png") as image:
         assert set(image.info) <= {"dpi", "Software"}
         assert is_prediction(tmp_path / "first.png")
-        assert image.size == (2126, 529)
+        assert image.size == (2131, 535)
     assert len(list(tmp_path.iterdir())) == 2
 
 
