@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from fluxseg.errors import FluxsegError, InterruptedRunError
+from fluxseg.processes import Processes, is_first_process, join_processes, naming_failures
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -63,10 +64,34 @@ class _ConsoleHandler(logging.Handler):
         self._console.print(text, markup=False, emoji=False, soft_wrap=True)
 
 
-def configure_logging(console: "Console", *, verbose: bool = False) -> None:
+def open_console(*, stderr: bool = False) -> "Console":
+    """Create the console, and send the messages of the log to it as well; see `create_console`."""
+    console = create_console(stderr=stderr)
+    configure_logging(console)
+    return console
+
+
+@contextlib.contextmanager
+def joined(processes: Processes) -> Iterator["Console"]:
+    """Join the other processes of the job, and open the console.
+
+    The first process speaks for all, but each of its failures. Raises `ProcessError`, naming a
+    process that has failed.
+    """
+    console = open_console()
+    join_processes(processes)
+    if not is_first_process():
+        logging.getLogger("fluxseg").setLevel(logging.WARNING)
+        console = create_console()
+        console.quiet = True
+    with naming_failures():
+        yield console
+
+
+def configure_logging(console: "Console") -> None:
     """Send fluxseg's own messages to the console, and only the errors of noisy packages."""
     logging.basicConfig(level=logging.WARNING, handlers=[_ConsoleHandler(console)], force=True)
-    logging.getLogger("fluxseg").setLevel(logging.DEBUG if verbose else logging.INFO)
+    logging.getLogger("fluxseg").setLevel(logging.INFO)
     # Their messages are about the machinery, not about anything a user can change.
     for noisy in ("grain", "jax"):
         logging.getLogger(noisy).setLevel(logging.ERROR)

@@ -11,9 +11,8 @@ import tyro
 from fluxseg.allocator import tune_allocator
 from fluxseg.arguments import PickOptions, parse, split_config_file
 from fluxseg.config import Config
-from fluxseg.console import progress_bars, run_guarded
+from fluxseg.console import joined, progress_bars, run_guarded
 from fluxseg.formats.pick import NO_PICK, pick_data
-from fluxseg.joined import joined
 from fluxseg.processes import Processes, leave
 
 logger = logging.getLogger("fluxseg.main")

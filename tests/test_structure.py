@@ -24,7 +24,7 @@ FLOORS = (
     ("traces",),
     ("report", "plot"),
     ("job",),
-    ("console", "arguments", "joined"),
+    ("console", "arguments"),
     ("main",),
     ("cli", "napari"),
     ("__main__",),

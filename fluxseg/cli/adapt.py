@@ -7,7 +7,7 @@ import tyro
 
 from fluxseg import pretrained
 from fluxseg.arguments import PickOptions
-from fluxseg.console import configure_logging, create_console, progress_bars
+from fluxseg.console import open_console, progress_bars
 from fluxseg.formats.pick import NO_PICK
 
 
@@ -58,8 +58,7 @@ def finetune(
     from fluxseg.report.plots import save_png
     from fluxseg.training.progress import Callbacks
 
-    console = create_console()
-    configure_logging(console)
+    console = open_console()
     settings = few_shot.FewShot(
         encoder=encoder,
         steps=steps,
@@ -125,8 +124,7 @@ def review(
     """
     from fluxseg.errors import ConfigError
 
-    console = create_console()
-    configure_logging(console)
+    console = open_console()
     if apply is not None:
         if run or output is None:
             raise ConfigError("--apply FOLDER takes --output NEW_FOLDER, and no run")

@@ -8,11 +8,10 @@ import tyro
 
 from fluxseg import pretrained
 from fluxseg.arguments import PickOptions
-from fluxseg.console import configure_logging, create_console, progress_bars
+from fluxseg.console import joined, open_console, progress_bars
 from fluxseg.errors import ConfigError
 from fluxseg.formats.formats import PredictFormat
 from fluxseg.formats.pick import NO_PICK
-from fluxseg.joined import joined
 from fluxseg.processes import Processes, run_in_first
 
 
@@ -119,7 +118,7 @@ def export(
     from fluxseg.inference.run_model import load_model
     from fluxseg.inference.stablehlo import write_stablehlo
 
-    configure_logging(create_console(stderr=True))
+    open_console(stderr=True)
     for path in write_stablehlo(output, load_model(model)):
         print(path)
     return 0

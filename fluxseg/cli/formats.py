@@ -5,7 +5,7 @@ from pathlib import Path
 import tyro
 
 from fluxseg.arguments import PickOptions
-from fluxseg.console import configure_logging, create_console, progress_bars
+from fluxseg.console import create_console, open_console, progress_bars
 from fluxseg.errors import FluxsegError
 from fluxseg.formats.formats import Format
 from fluxseg.formats.pick import NO_PICK, Pick
@@ -40,7 +40,7 @@ def convert(
     from fluxseg.formats.convert import convert as convert_one
 
     console = create_console()
-    configure_logging(create_console(stderr=True))
+    open_console(stderr=True)
     if source.is_dir() and not _is_recording(source):
         return _convert_folder(source, target, format, overwrite, pick)
     remarks = convert_one(source, target, format, image=image, pick=pick, overwrite=overwrite)

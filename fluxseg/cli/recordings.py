@@ -9,7 +9,7 @@ import tyro
 
 from fluxseg.arguments import PickOptions
 from fluxseg.config import Config, DataConfig, SimulatorConfig
-from fluxseg.console import configure_logging, create_console, progress_bars
+from fluxseg.console import create_console, open_console, progress_bars
 from fluxseg.errors import ConfigError
 from fluxseg.formats.pick import NO_PICK, pick_data
 
@@ -35,8 +35,7 @@ def check(
     from fluxseg.formats.sources import NO_TEXT, format_unused, open_source, unused_files
 
     opened = open_source(Config(data=DataConfig(source=source, pick=str(pick))))
-    console, errors = create_console(), create_console(stderr=True)
-    configure_logging(errors)
+    console, errors = create_console(), open_console(stderr=True)
     with progress_bars(errors, ("Checking", "recordings")) as (progress,):
         report = check_source(opened, workers, progress)
     unused = unused_files(opened)
@@ -85,8 +84,7 @@ def prepare(
         raise ConfigError("--repair is for crops (--format cache)")
     config = pick_data(Config(data=dataclasses.replace(data, source=source)), pick)
     data = config.data
-    console = create_console()
-    configure_logging(console)
+    console = open_console()
     opened = open_source(config)
     with progress_bars(console, ("Preparing", "recordings")) as (progress,):
         if repair:

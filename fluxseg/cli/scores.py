@@ -8,7 +8,7 @@ import tyro
 from fluxseg import pretrained
 from fluxseg.arguments import PickOptions
 from fluxseg.config import Config, DataConfig
-from fluxseg.console import configure_logging, create_console, progress_bars
+from fluxseg.console import open_console, progress_bars
 from fluxseg.errors import ConfigError
 from fluxseg.formats.pick import NO_PICK, Pick
 from fluxseg.io.files import write_json
@@ -40,8 +40,7 @@ def evaluate(
             that comes with fluxseg.
         pick: What is read of files that hold several channels, planes or arrays.
     """
-    console = create_console()
-    configure_logging(console)
+    console = open_console()
     if model and workdir:
         raise ConfigError("--model and --workdir exclude each other; give one of them")
     if workdir and str(pick):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from fluxseg.arguments import read_config_file, read_sweep_file
 from fluxseg.config import Config
-from fluxseg.console import configure_logging, create_console
+from fluxseg.console import open_console
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,8 +42,7 @@ def sweep(
     from fluxseg.training.lock import claim_workdir
     from fluxseg.training.sweep import plan_sweep, run_sweep
 
-    console = create_console()
-    configure_logging(console)
+    console = open_console()
     members = plan_sweep(_read_sweep(vary, file, config, random, random_seed))
     with claim_workdir(output):
         failures = run_sweep(members, output, train_and_evaluate)

@@ -17,7 +17,7 @@ from fluxseg.adapt.review.apply import apply_review
 from fluxseg.adapt.review.files import review_recordings
 from fluxseg.adapt.review.plan import ReviewPlan
 from fluxseg.cli.formats import convert
-from fluxseg.cli.project import project
+from fluxseg.cli.movies import project
 from fluxseg.config import Config, DataConfig
 from fluxseg.console import run_guarded
 from fluxseg.data.cache import CacheEntry
