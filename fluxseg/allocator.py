@@ -44,8 +44,7 @@ def is_chosen(environ: Mapping[str, str]) -> bool:
 def tune_allocator() -> bool:
     """Keep freed memory in this process from now on; to be called first of all by a command.
 
-    Returns whether the settings were made: only where the C library is glibc, and the user has not
-    chosen any.
+    Returns whether that was done: only with glibc, and if the user has chosen no settings.
     """
     if not _has_glibc() or is_chosen(os.environ):
         return False

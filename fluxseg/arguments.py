@@ -33,16 +33,10 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def parse(prog: str, function: Callable[..., T], given: Sequence[str], **settings: Any) -> T:
-    """Parse arguments with `tyro`, and tell what is wrong with them in one line.
+    """Call a function with what `tyro` parses of the arguments after the verb, `given`.
 
-    Args:
-        prog: how the command is called.
-        function: of which `tyro` makes the options, and which it calls.
-        given: arguments after the verb.
-        settings: further ones of `tyro.cli`.
-
-    Returns what the function returns. Raises `ConfigError`, with the nearest known word, if the
-    arguments are wrong.
+    `prog` is how the command is called, `settings` are further ones of `tyro.cli`. Returns what the
+    function returns. Raises `ConfigError`, a line with the nearest known word, if they are wrong.
     """
     box = io.StringIO()
     try:

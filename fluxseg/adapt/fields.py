@@ -11,14 +11,10 @@ FEWEST_GROUPS = 3
 
 
 def order_fields(fields: Mapping[str, str], seed: int = 0) -> list[str]:
-    """Order labelled fields so that beginnings of any length cover as many groups as they can.
+    """Order labelled fields, key -> group, so that beginnings of any length cover many groups.
 
-    Every group gives one field before any gives its second. Within that, a hash of the names
-    and the seed decides, so that the order does not depend on that of the files.
-
-    Args:
-        fields: key -> group of each field.
-        seed: another seed gives another order.
+    Every group gives one field before any gives its second. Within that, a hash of the names and
+    the seed decides, so that the order does not depend on that of the files.
     """
 
     def mixed(*names: str) -> str:

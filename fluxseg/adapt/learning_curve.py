@@ -104,13 +104,9 @@ def tune_part(
 ) -> list[dict[str, Any]]:
     """Tune a model on some of the fields and score it on others, or read what that gave.
 
-    Args:
-        model: to start from.
-        config: from `create_config`.
-        index: the prepared crops of all fields.
-        keys: those to learn from; without any the model is scored as it came.
-        held: those to score: a row of `score_field` for each is returned.
-        folder: gets `held_out.json`; the states of the training are not kept.
+    Learns from the fields `keys` of the index (none: the model is scored as it came) with the
+    config of `create_config`, and returns a row of `score_field` for each of the fields `held`. The
+    folder gets `held_out.json`; the states of the training are not kept.
     """
     items = {entry.key: entry.split_item for entry in index.entries}
     chosen = {
@@ -153,14 +149,11 @@ def _quiet() -> Iterator[None]:
 
 
 def summarise_curve(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Summarise the models of a curve.
-
-    Args:
-        parts: fold, n, n_groups and scores of each fold and number of fields.
+    """Summarise the models of a curve: fold, n, n_groups and scores of each.
 
     Returns "rows": for each n the least number of groups among its fields, and of each score of
-    `SHOWN` its "values" over the folds, their "mean", "low" and "high" (None if all are undefined).
-    "folds": their number, "parts": the parts.
+    `SHOWN` its "values" over the folds, their "mean", "low" and "high" (None if all are undefined);
+    "folds": their number; "parts": as given.
     """
     rows: list[dict[str, Any]] = []
     for size in sorted({part["n"] for part in parts}):

@@ -18,13 +18,9 @@ def judge(
 ) -> tuple[bool | None, str]:
     """Say whether a tuned model is better than the one that it began from, which is called `name`.
 
-    Args:
-        before: rows of `score_field` of the first model.
-        after: those of the tuned one, of the same fields.
-        name: see above.
-
-    Returns False if the mean of `JUDGED`, pooled, has fallen by `NOTICED` or more, None if nothing
-    tells, else True. And a sentence.
+    `before` and `after` are rows of `score_field` of the same fields. Returns False if the mean of
+    `JUDGED`, pooled, has fallen by `NOTICED` or more, None if nothing tells, else True; and a
+    sentence.
     """
     pooled = [pool_scores(rows) for rows in (before, after)]
     values = [[scores.get(key) for key in JUDGED] for scores in pooled]

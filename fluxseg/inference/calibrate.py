@@ -48,10 +48,8 @@ class OperatingPoint:
 def choose_operating_point(histogram: np.ndarray, split: str = "val") -> OperatingPoint:
     """Fit the temperature, and choose the threshold of the tempered probability.
 
-    Args:
-        histogram: `[2, LEVELS]` integer, see `log_odds_histogram`, of validation pixels; without
-            any pixel the defaults are returned.
-        split: name of what the pixels are.
+    `histogram`, `[2, LEVELS]` integer (see `log_odds_histogram`), is of validation pixels; without
+    any the defaults are returned.
     """
     if not histogram.any():
         return OperatingPoint()
@@ -103,15 +101,9 @@ def describe_calibration(
 ) -> dict[str, Any]:
     """Say how reliable the probabilities of a split are, before and after the temperature.
 
-    Args:
-        histograms: from `group_histograms`.
-        temperature: what log-odds are divided by.
-        seed: seed of the bootstrap over groups.
-        confidence: probability that an interval is to cover.
-
-    Returns plain values: `temperature`, `confidence`, and under `before` (temperature 1) and
-    `after` the `scores` (`ece`, `mce`, `brier`, `nll`; None if undefined), their `intervals`, and
-    the `curve`.
+    Takes what `group_histograms` gives. Returns plain values: `temperature`, `confidence`, and
+    under `before` (temperature 1) and `after` the `scores` (`ece`, `mce`, `brier`, `nll`; None if
+    undefined), their `intervals` from a bootstrap over groups, and the `curve`.
     """
     stacked = np.stack(list(histograms.values()))
     parts: dict[str, Any] = {}

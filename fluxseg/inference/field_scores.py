@@ -36,15 +36,8 @@ def score_field(
 ) -> dict[str, Any]:
     """Score what was found in a recording with masks, which its source calls `key`.
 
-    Args:
-        recording: see above.
-        key: see above.
-        probability: of "neuron", `[H, W]` float32.
-        rois: the neurons.
-        threshold: least probability of a neuron pixel.
-
-    Returns the row of `score_neurons`, with `confusion` `[2, 2]` `[[TN, FP], [FN, TP]]` and the
-    scores of pixels.
+    Pixels of a probability `[H, W]` float32 of at least `threshold` are neuron. Returns the row of
+    `score_neurons`, with `confusion` `[2, 2]` `[[TN, FP], [FN, TP]]` and the scores of pixels.
     """
     row = score_neurons(recording, key, rois)
     valid = np.isfinite(recording.image)

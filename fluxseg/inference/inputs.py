@@ -31,16 +31,12 @@ class Job:
 
 
 def plan_jobs(inputs: Sequence[str], pick: Pick = NO_PICK) -> tuple[list[Job], dict[Path, str]]:
-    """Find the images that files, folders and patterns name, each once.
+    """Find the images that files, folders and patterns (`*`, `?`, `[...]`, `**`) name, each once.
 
-    Args:
-        inputs: paths, or patterns with `*`, `?`, `[...]` or `**`. Of folders, and of what a
-            pattern finds, labels and other files that are no images are left out, as
-            `fluxseg.formats.pairs` tells.
-        pick: which channel, plane or array of each, if there are several.
-
-    Returns the jobs, in the order of the inputs, and the files that are not used, with the reason.
-    An input that names nothing gives a job with an error, and so do labels without an image.
+    Of folders, and of what a pattern finds, labels and other files that are no images are left out,
+    as `fluxseg.formats.pairs` tells. Returns the jobs, in the order of the inputs, and the files
+    that are not used, with the reason. An input that names nothing gives a job with an error, and
+    so do labels without an image.
     """
     found: list[tuple[Path, str]] = []
     unused: dict[Path, str] = {}
@@ -106,11 +102,7 @@ def _in_folder(folder: Path, unused: dict[Path, str], pick: Pick) -> list[tuple[
 def read_input(
     path: Path, pick: Pick = NO_PICK
 ) -> tuple[np.ndarray, float | None, tuple[str, ...]]:
-    """Read an image to predict; masks that may belong to it are not looked at.
-
-    Args:
-        path: image file, or a recording in any known format, or a `.npy` file of one array.
-        pick: channel, plane or array, if there are several.
+    """Read an image to predict, a file of any known format; masks are not looked at.
 
     Returns the image `[H, W]` of its own dtype; the size of its pixels, um, or None; and what was
     odd. Raises `RecordingError`, naming the file, if it cannot be used.

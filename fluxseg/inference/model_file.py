@@ -127,13 +127,10 @@ def read_stored_model(workdir: Path, checkpoint: Mapping[str, Any]) -> Predictor
 def read_model(path: str | Path, *, known: bool = False) -> Predictor:
     """Read a model that `write_model` wrote; nothing in the file is executed.
 
-    Args:
-        path: the file.
-        known: that its parameters fit its architecture, as those of the model that comes with
-            fluxseg do: describing the network takes longer than reading it.
-
-    Raises `FluxsegError`, naming the file, if it cannot be read, is damaged or not a model of
-    fluxseg, or if parameters and architecture do not fit together.
+    `known`: its parameters fit its architecture, as those of the model that comes with fluxseg do
+    (describing the network takes longer than reading it). Raises `FluxsegError`, naming the file,
+    if it cannot be read, is damaged or no model of fluxseg, or parameters and architecture do not
+    fit.
     """
     path = Path(path)
     try:

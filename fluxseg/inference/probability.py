@@ -101,14 +101,9 @@ def neuron_probability(
 ) -> jax.Array:
     """Apply a network to normalised images `[B, H, W, 1]` float32.
 
-    Args:
-        apply_fn: `apply_fn({"params": params}, images, False)` -> logits `[B, H, W, C]`; equal
-            functions share the compiled program.
-        params: its parameters.
-        images: see above.
-        temperature: what log-odds are divided by; 1 leaves the probability of the softmax.
-
-    Returns `[B, H, W]` float32 probability of "neuron", that is, of any class but the first.
+    `apply_fn({"params": params}, images, False)` gives logits `[B, H, W, C]`; equal functions share
+    the compiled program. Log-odds are divided by the temperature; 1 leaves the probability of the
+    softmax. Returns `[B, H, W]` float32, the probability of any class but the first: of "neuron".
     """
     return jax.nn.sigmoid(neuron_log_odds(apply_fn, params, images) / temperature)
 

@@ -38,16 +38,12 @@ def estimate_diameter(
     (sure inside, not so around, of about the size it was trained on) at the right magnification
     only; where the convincing ones cover most, their median diameter counts. Grains of noise, much
     magnified, and crowds of cells, much reduced, look like cells too: the further a diameter is
-    from that of the training, the more of the image they must cover. Where it is far from it, the
-    smallest or largest cells were not convincing: it is looked again at that magnification.
+    from that of the training (`trained_px`), the more of the image they must cover. Where it is far
+    from it, the smallest or largest cells were not convincing: it is looked again at that
+    magnification.
 
-    Args:
-        probability: gives the probability of "neuron", `[h, w]`, of an image `[h, w]` float32.
-        image: see above.
-        trained_px: median diameter of the cells that the network was trained on, px.
-        threshold: least probability of a neuron pixel; at least `SURE` is used.
-
-    Returns None if there are too few convincing cells.
+    `probability` gives that of "neuron", `[h, w]`, of an image `[h, w]` float32. A threshold below
+    `SURE` is raised to it. Returns None if there are too few convincing cells.
     """
     look = partial(_look, probability, image, trained_px, max(threshold, SURE))
     # Side by side, as most of the first looks is compilation.

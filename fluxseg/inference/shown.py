@@ -25,14 +25,10 @@ FEW = 5
 
 
 def draw_overlay(image: np.ndarray, labels: np.ndarray, numbers: bool = False) -> np.ndarray:
-    """Draw the outlines of neurons on an image as it is displayed.
+    """Draw the outlines of neurons, labels `[H, W]` int, on an image `[H, W]` of any real dtype.
 
-    Args:
-        image: `[H, W]`, any real dtype; shown from its 1st to its 99.5th percentile.
-        labels: `[H, W]` int, 0 is background.
-        numbers: also write the number of each neuron at its centre.
-
-    Returns `[s H, s W, 3]` uint8; small images are enlarged s times.
+    The image is shown from its 1st to its 99.5th percentile; `numbers` also writes the number of
+    each neuron at its centre. Returns `[s H, s W, 3]` uint8; small images are enlarged s times.
     """
     scale = max(1, round(WIDE / max(image.shape)))
     gray = to_uint8(normalize_image(image))
@@ -95,13 +91,10 @@ def tabulate_neurons(image: np.ndarray, rois: Rois) -> list[dict[str, Any]]:
 def find_doubts(
     image: np.ndarray, rois: Rois, given: float | None, trained_px: float | None
 ) -> list[str]:
-    """Say what makes a result doubtful, as warnings.
+    """Say what makes the ROIs found in an image `[H, W]` of any real dtype doubtful, as warnings.
 
-    Args:
-        image: `[H, W]`, any real dtype.
-        rois: found in it.
-        given: diameter of the cells that the user has given, px; None if it was estimated.
-        trained_px: diameter of the cells that the model was trained on, px, if it knows it.
+    `given` is the diameter of the cells that the user has given, px, or None if it was estimated;
+    `trained_px` that of the cells that the model was trained on, if it knows it.
     """
     unusable, remarks = inspect_image(image)
     doubts = [unusable] if unusable else []

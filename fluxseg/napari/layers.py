@@ -111,13 +111,10 @@ def layer_of_neurons(
     confidence: Sequence[float] | np.ndarray | None = None,
     known: Mapping[str, Any] | None = None,
 ) -> LayerData:
-    """Return neurons as a layer.
+    """Return neurons, labels `[H, W]` int, as a layer.
 
-    Args:
-        name: of the layer.
-        labels: `[H, W]` int, 0 is background.
-        confidence: `[N]`, of the labels 1 to N, 0 to 1; None if it is not known.
-        known: what its metadata hold under `KEY`, such as the recording that they belong to.
+    `confidence` `[N]`, 0 to 1, is that of the labels 1 to N, or None; `known` is what the metadata
+    hold under `KEY`, such as the recording that they belong to.
     """
     settings: dict[str, Any] = {"name": name, "metadata": {KEY: dict(known or {})}}
     if confidence is not None:

@@ -89,15 +89,9 @@ def move_cut(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Hide the neurons below a confidence, and show those that were hidden and are not below it.
 
-    What was removed stays away, and what was drawn over hidden neurons stays.
-
-    Args:
-        shown: `[H, W]` int, the labels that are seen.
-        hidden: `[H, W]` int, those that are not.
-        features: see `confidence_of`.
-        cut: least confidence of what is seen.
-
-    Returns both anew, `[H, W]` of the dtype of `shown`.
+    `shown` and `hidden` `[H, W]` int are the labels that are seen and those that are not; for
+    `features` see `confidence_of`. What was removed stays away, and what was drawn over hidden
+    neurons stays. Returns both anew, `[H, W]` of the dtype of `shown`.
     """
     merged = np.where(shown > 0, shown, hidden).astype(shown.dtype)
     fresh = 1 + max(int(shown.max(initial=0)), int(hidden.max(initial=0)))
@@ -119,19 +113,12 @@ def save(
     probability: np.ndarray | None = None,
     replace: bool = False,
 ) -> Path:
-    """Write corrected neurons in one of `FORMATS`; the file or folder that was written is returned.
+    """Write corrected neurons in one of `FORMATS` to a folder; return the file or folder written.
 
-    Args:
-        folder: folder to write to.
-        recording: the image; its id becomes the name of the file.
-        labels: `[H, W]` int, 0 is background.
-        kind: which format.
-        features: see `confidence_of`.
-        probability: `[H, W]` float32, of "neuron"; None if it is not known.
-        replace: write over what is there.
-
-    Raises `RecordingError` if there is nothing to write; and `WorkdirError` if something is there
-    already, or it cannot be written.
+    `labels` are `[H, W]` int, the id of the recording becomes the name of the file, and for
+    `features` see `confidence_of`; `probability` is `[H, W]` float32, of "neuron", or None.
+    `replace` writes over what is there. Raises `RecordingError` if there is nothing to write, and
+    `WorkdirError` if something is there already, or it cannot be written.
     """
     image, name = recording.image, safe_name(recording.id)
     if labels.shape != image.shape:
@@ -190,14 +177,10 @@ def tune(
 ) -> tuple[Path, str]:
     """Add labelled fields to a folder, and tune a model to all that are there.
 
-    Args:
-        model: see `load_model`.
-        fields: images, and the labels `[H, W]` of each.
-        folder: gets `labelled` with the recordings, and the run in `tuned_1`, `tuned_2`, ...
-        progress: called with (steps taken, steps in all); what it raises ends the run.
-
-    Returns the folder of the run, which is a model, and what it says of its scores. Raises
-    `FluxsegError` if there is nothing to learn from, or as `finetune` does.
+    `fields` are images with labels `[H, W]`. The folder gets `labelled` with the recordings, and
+    the run in `tuned_1`, `tuned_2`, ... `progress` is called with (steps taken, steps in all); what
+    it raises ends the run. Returns the folder of the run, which is a model, and what it says of its
+    scores. Raises `FluxsegError` if there is nothing to learn from, or as `finetune` does.
     """
     from fluxseg.adapt.few_shot import FewShot, finetune
     from fluxseg.adapt.verdict import format_scores

@@ -33,10 +33,9 @@ LABELLED, FOUND, BOTH = "#30D158", "#FF453A", "#FFD60A"
 
 @styled
 def plot_overlaid_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
-    """Plot loss and neuron IoU over the epochs, a colour for each run; training is dashed.
+    """Plot loss and neuron IoU over the epochs (name -> rows of `metrics.jsonl`).
 
-    Args:
-        histories: name -> rows of `metrics.jsonl`.
+    Each run has a colour; training is dashed.
     """
     figure = create_figure(9.6, 4.4)
     panels = figure.subplots(1, len(PANELS))
@@ -62,10 +61,8 @@ def _draw(panel: Axes, rows: Sequence[Mapping[str, Any]], name: str, **style: An
 def plot_differences(differences: Mapping[str, Mapping[str, Any]], base: str, score: str) -> Figure:
     """Plot how much better or worse runs are than the first: a dot a recording, mean, interval.
 
-    Args:
-        differences: name -> what `paired_difference` returned.
-        base: name of the first run.
-        score: what is compared.
+    `differences` is name -> what `paired_difference` returned, `base` the name of the first run,
+    and `score` what is compared.
     """
     figure = create_figure(9.6, 1.4 + 0.85 * len(differences))
     panel = figure.subplots()
@@ -90,9 +87,8 @@ def plot_side_by_side(
 ) -> Figure:
     """Plot one recording as several runs see it: its image, then the errors of each.
 
-    Args:
-        arrays: name -> image, label, probability and valid, each `[H, W]`, of one recording.
-        scores: name -> neuron IoU.
+    `arrays` is name -> image, label, probability and valid, each `[H, W]`; `scores` name -> neuron
+    IoU.
     """
     count = 1 + len(arrays)
     image, _, _, valid = next(iter(arrays.values()))
@@ -113,11 +109,9 @@ def plot_side_by_side(
 def plot_learning_curve(curve: Mapping[str, Any]) -> Figure:
     """Plot held-out neuron IoU and object F1 against the number of labelled fields.
 
-    Mean over the folds, a band from the lowest to the highest, and a dot for each. The fields are
-    on a logarithmic axis with 0, the model as it came, to the left of 1.
-
-    Args:
-        curve: from `summarise_curve`, with `split_by`.
+    Takes what `compute_curve` gives. Mean over the folds, a band from the lowest to the highest,
+    and a dot for each. The fields are on a logarithmic axis with 0, the model as it came, left of
+    1.
     """
     figure = create_figure(9.6, 4.2)
     for panel, (name, color) in zip(figure.subplots(1, 2), CURVES.items(), strict=True):
@@ -154,12 +148,8 @@ def plot_before_after(
 ) -> Figure:
     """Plot the outlines of what is found in a field before and after a fine-tuning.
 
-    Args:
-        image: `[H, W]` float, normalised so that most pixels lie in 0 to 1.
-        label: `[H, W]` int, the true neurons, 0 is background.
-        before: `[H, W]` int, the neurons that were found before.
-        after: `[H, W]` int, those found after it.
-        titles: name of the field, and the F1 of its neurons before and after.
+    The image `[H, W]` float is normalised; true neurons, and those found before and after, are `[H,
+    W]` int, 0 is background. `titles`: name of the field, and F1 before and after.
     """
     figure, panels = create_panels(2, image.shape, 12, 2)
     gray = np.repeat(np.clip(np.nan_to_num(image), 0, 1)[..., None], 3, axis=-1)

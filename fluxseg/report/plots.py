@@ -133,12 +133,8 @@ def plot_example(
 ) -> Figure:
     """Plot a field of view in four panels: image, true mask, predicted probability, and errors.
 
-    Args:
-        image: `[H, W]` float, normalised so that most pixels lie in 0 to 1.
-        label: `[H, W]` integer, 1 is neuron.
-        probability: `[H, W]` float, 0 to 1; more than 0.5 counts as neuron.
-        valid: `[H, W]` bool, pixels that are scored; the others are grey.
-        title: text above the panels.
+    The image `[H, W]` float is normalised, a label `[H, W]` of 1 is neuron, and so is a probability
+    `[H, W]` of more than 0.5. Pixels that are not `valid` `[H, W]` bool are not scored, and grey.
     """
     figure, panels = create_panels(4, image.shape, 14.8, 4)
     pictures = (
@@ -179,9 +175,7 @@ def create_panels(
 def plot_recordings(recordings: Sequence[Mapping[str, Any]]) -> Figure:
     """Plot how the scores are distributed over recordings: a dot each, quartiles, the median.
 
-    Args:
-        recordings: rows with `scores`, name -> value or None; undefined values are left out and
-            counted in the axis label.
+    Rows have `scores`, name -> value, or None, which is left out and counted in the axis label.
     """
     figure = create_figure(6.4, 4.6)
     panel = figure.subplots()
@@ -226,8 +220,7 @@ def name_rows(panel: Axes, names: Sequence[str], top: float = -0.5) -> None:
 def plot_reliability(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     """Plot the share of neuron pixels against their probability, and the pixels in each bin.
 
-    Args:
-        curves: name -> rows of `reliability_curve`; empty bins are passed over.
+    `curves` is name -> rows of `reliability_curve`; empty bins are passed over.
     """
     figure = create_figure(6.4, 6.2)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])

@@ -17,10 +17,7 @@ from fluxseg.simulation.grids import blur
 
 
 def collapse(rng: np.random.Generator, light: np.ndarray, values: Mapping[str, Any]) -> np.ndarray:
-    """Draw the projection of a noisy movie of constant light.
-
-    Args:
-        light: `[H, W]` float32; the neuropil has about 1.
+    """Draw the projection of a noisy movie of constant light `[H, W]` float32.
 
     Returns `[H, W]` float32, photons; the mode `maximum` and high percentiles lie above the light.
     """
@@ -52,14 +49,11 @@ def spoil_borders(
     edges: tuple[bool, bool, bool, bool],
     values: Mapping[str, Any],
 ) -> np.ndarray:
-    """Spoil the rows and columns that motion brings in and out of view.
+    """Spoil the rows and columns of an image `[H, W]` float32 that motion brings in or out of view.
 
-    Where a frame has nothing to show, programs put zeros, so that a mean fades to black, or
-    repeat the last line, so that a maximum shows bright streaks.
-
-    Args:
-        image: `[H, W]` float32; a copy is returned.
-        edges: whether top, bottom, left and right are borders of the field.
+    Where a frame has nothing to show, programs put zeros, so that a mean fades to black, or repeat
+    the last line, so that a maximum shows bright streaks. `edges` tells whether top, bottom, left
+    and right are borders of the field. Returns a copy.
     """
     kind = rng.choice(("fade", "black") if values["mode"] == "mean" else ("streak", "black"))
     share = {"fade": 0.85, "streak": 0.6, "black": 0.25}[str(kind)]

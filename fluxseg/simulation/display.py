@@ -16,11 +16,8 @@ LEAST_SPREAD = 0.02
 def draw_display(rng: np.random.Generator, image: np.ndarray, diameter_px: float) -> np.ndarray:
     """Change how an image is displayed at random, so that a network does not depend on it.
 
-    Args:
-        image: `[H, W]` float32, normalised: 0 and 1 are the ends of the displayed range.
-        diameter_px: median diameter of the cells, px.
-
-    Returns `[H, W]` float32, normalised again.
+    Takes and returns `[H, W]` float32, normalised: 0 and 1 are the ends of the displayed range. The
+    cells have a median diameter of `diameter_px`.
     """
     kind = KINDS[int(rng.choice(len(KINDS), p=SHARES))]
     if kind == "linear":
@@ -39,12 +36,9 @@ def draw_display(rng: np.random.Generator, image: np.ndarray, diameter_px: float
 
 
 def normalise_locally(image: np.ndarray, sigma: float) -> np.ndarray:
-    """Subtract the local mean and divide by the local standard deviation.
+    """Subtract the local mean, and divide by the local standard deviation.
 
-    Args:
-        sigma: standard deviation of the Gaussian window, px.
-
-    Returns `[H, W]` float32.
+    The window is a Gaussian of `sigma` px. Returns `[H, W]` float32.
     """
     image = np.clip(image, -0.2, 1.5)
     mean = blur(image, sigma)

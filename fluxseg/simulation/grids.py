@@ -23,13 +23,9 @@ def _spline(length: int, spacing: float, phase: float) -> np.ndarray:
 
 
 def enlarge(image: np.ndarray, shape: Shape, phase: tuple[float, float] = (0.0, 0.0)) -> np.ndarray:
-    """Enlarge an image by cubic B-splines, which smooth it a little.
+    """Enlarge an image by cubic B-splines, which smooth it a little, to `[H, W]` float32.
 
-    Args:
-        image: `[h, w]` float32, at least `coarse_shape` of `shape`; what is left over is cut off.
-        phase: where its first pixel lies, in pixels of `image`, 0 to 1.
-
-    Returns `[H, W]` float32.
+    The image `[h, w]` float32 has at least the `coarse_shape`; what is left over is cut off.
     """
     scale = max(shape[0] / (image.shape[0] - 4), shape[1] / (image.shape[1] - 4))
     rows, columns = (_spline(n, scale, p) for n, p in zip(shape, phase, strict=True))
@@ -42,10 +38,7 @@ def coarse_shape(shape: Shape, spacing: float) -> Shape:
 
 
 def draw_clouds(rng: np.random.Generator, shape: Shape, spacing: float) -> np.ndarray:
-    """Draw Gaussian noise that is smooth over `spacing` px.
-
-    Args:
-        spacing: distance of the splines' knots, px, to within a tenth.
+    """Draw Gaussian noise that is smooth over `spacing` px, to within a tenth.
 
     Returns `[H, W]` float32 with mean 0 and standard deviation of about 1.
     """
@@ -64,12 +57,8 @@ def draw_octaves(
 ) -> np.ndarray:
     """Draw noise over several scales, each half as wide as the last.
 
-    Args:
-        finest: knots of the finest scale, px.
-        coarsest: knots of the coarsest scale, px.
-        roughness: amplitude of each scale relative to the next coarser one.
-
-    Returns `[H, W]` float32 with mean 0 and standard deviation of about 1.
+    Knots are `coarsest` to `finest` px apart; `roughness` is the amplitude of each scale relative
+    to the next coarser one. Returns `[H, W]` float32 with mean 0 and standard deviation of about 1.
     """
     total = np.zeros(shape, np.float32)
     spacing, weight, power = max(coarsest, 1.0), 1.0, 0.0
@@ -81,12 +70,9 @@ def draw_octaves(
 
 
 def splat_points(canvas: np.ndarray, place: np.ndarray, light: np.ndarray) -> None:
-    """Add points to a canvas, each shared among its four pixels; those outside are left out.
+    """Add the light `[N]` of points to a canvas `[H, W]` float32, each shared among four pixels.
 
-    Args:
-        canvas: `[H, W]` float32, changed.
-        place: `[N, 2]` row and column, px.
-        light: `[N]`, what each point adds.
+    `place` `[N, 2]` is row and column, px; points outside are left out.
     """
     height, width = canvas.shape
     low = np.floor(place).astype(np.intp)
@@ -104,14 +90,10 @@ def splat_points(canvas: np.ndarray, place: np.ndarray, light: np.ndarray) -> No
 
 
 def patch_index(shape: Shape, corner: np.ndarray, side: int) -> np.ndarray:
-    """Return the flat index of each pixel of patches in a canvas with a frame of `side` px.
+    """Return the flat index `[N, side, side]` of each pixel of patches in a canvas with a frame.
 
-    Args:
-        shape: height and width of the canvas without the frame.
-        corner: `[N, 2]` int, first row and column of each patch, at least -`side`.
-        side: height and width of a patch, px.
-
-    Returns `[N, side, side]` int.
+    The frame is `side` px wide, as the patches; `shape` is that of the canvas without it, and
+    `corner` `[N, 2]` int the first row and column of each patch, at least -`side`.
     """
     width = shape[1] + 2 * side
     steps = np.arange(side)

@@ -85,12 +85,8 @@ class Labels:
 def paint(shape: Shape, index: np.ndarray, inside: np.ndarray, order: np.ndarray) -> np.ndarray:
     """Paint footprints onto an image; where several overlap, the one of least `order` shows.
 
-    Args:
-        index: `[N, P, P]` from `patch_index`.
-        inside: `[N, P, P]` bool, the footprints.
-        order: `[N, P, P]` float.
-
-    Returns `[H, W]` int32: 0, or the number of the footprint from 1.
+    `index` (of `patch_index`), `inside` (bool) and `order` (float) are `[N, P, P]`. Returns `[H,
+    W]` int32: 0, or the number of the footprint from 1.
     """
     side = index.shape[1]
     framed = np.zeros((shape[0] + 2 * side, shape[1] + 2 * side), np.int32)
@@ -102,12 +98,7 @@ def paint(shape: Shape, index: np.ndarray, inside: np.ndarray, order: np.ndarray
 
 
 def create_labels(field: Field, rules: LabelRules, rng: np.random.Generator) -> Labels:
-    """Label a field.
-
-    Args:
-        rules: which cells, and with which errors.
-        rng: source of the errors; not used if the rules have none.
-    """
+    """Label a field by rules; `rng` is the source of their errors, not used if there are none."""
     count, shape = len(field.radius), field.image.shape
     index = patch_index((shape[0], shape[1]), field.corner, field.outline.shape[1])
     margin = 1 + OUTSIDE_UM / np.maximum(field.radius * field.section, 1.0)

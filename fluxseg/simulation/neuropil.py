@@ -45,15 +45,10 @@ def draw_neuropil(
 def walk(
     rng: np.random.Generator, start: np.ndarray, heading: np.ndarray, steps: int, turn: float
 ) -> np.ndarray:
-    """Walk in steps of 1 with a heading that changes slowly.
+    """Walk in steps of 1 from `start` `[N, 2]`, row and column, with a slowly changing heading.
 
-    Args:
-        start: `[N, 2]` row and column.
-        heading: `[N]` radians.
-        steps: how many.
-        turn: standard deviation of the change of heading at each step, radians.
-
-    Returns `[N, steps, 2]` row and column.
+    The headings `[N]`, radians, change at each step with a standard deviation of `turn`. Returns
+    `[N, steps, 2]` row and column.
     """
     headings = heading[:, None] + np.cumsum(rng.normal(0, turn, (len(start), steps)), 1)
     moves = np.stack([np.sin(headings), np.cos(headings)], 2)

@@ -56,13 +56,10 @@ class Patches:
 def place_cells(
     rng: np.random.Generator, extent: tuple[float, float, float], count: int, values: Mapping
 ) -> np.ndarray:
-    """Place cells in a block of tissue, none too close to another, in patches if so drawn.
+    """Place at most `count` cells in a block of tissue, none too close to another.
 
-    Args:
-        extent: depth, height and width of the block, um.
-        count: how many, at most.
-
-    Returns `[N, 3]` depth from its middle, row and column, um.
+    They lie in patches if so drawn. `extent` is depth, height and width of the block, um. Returns
+    `[N, 3]` depth from its middle, row and column, um.
     """
     trials = rng.random((int(1.6 * count) + 8, 3)) * extent
     trials[:, 0] -= extent[0] / 2
@@ -152,11 +149,7 @@ def outline_distance(cells: Cells, axial: float) -> np.ndarray:
 
 
 def draw_cells(cells: Cells, scale: tuple[float, float], axial: float) -> Patches:
-    """Draw every cell into a patch of its own.
-
-    Args:
-        axial: standard deviation of the section's thickness, um.
-    """
+    """Draw every cell into a patch of its own; `axial` is the section's standard deviation, um."""
     half_side = REACH * cells.radius.max(initial=1.0)
     corner, rows, columns = _patch_grid(cells.centre, half_side, scale)
     squared = rows * rows + columns * columns

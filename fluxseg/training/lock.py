@@ -25,12 +25,8 @@ def claim_workdir(workdir: Path) -> Iterator[None]:
     """Make a workdir, hold it while the block runs, and remove what a killed run left half written.
 
     The lock is one of the system (`flock`): it ends with its process, however that ends. Its file
-    stays, and says who holds or last held it.
-
-    Args:
-        workdir: folder of a run.
-
-    Raises `WorkdirError` if it cannot be used, or is in use; it then names the process.
+    stays, and says who holds or last held it. Raises `WorkdirError` if the workdir cannot be used,
+    or is in use; it then names the process.
     """
     _check_name(workdir)
     path = workdir / LOCK_NAME

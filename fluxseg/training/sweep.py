@@ -45,13 +45,10 @@ class Member:
 
 
 def parse_vary(texts: Iterable[str]) -> dict[str, tuple[Any, ...]]:
-    """Parse what the command line says of varied settings.
+    """Parse varied settings of the command line, each `train.learning_rate=1e-3,2e-3`.
 
-    Args:
-        texts: each `train.learning_rate=1e-3,2e-3`; commas within brackets do not divide.
-
-    Returns dotted name -> values. Raises `ConfigError` if a text is not of that form, or a setting
-    comes twice.
+    Commas within brackets do not divide. Returns dotted name -> values. Raises `ConfigError` if a
+    text is not of that form, or a setting comes twice.
     """
     found: dict[str, tuple[Any, ...]] = {}
     for text in texts:

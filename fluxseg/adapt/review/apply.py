@@ -80,15 +80,10 @@ def apply_review(
 def merge_masks_into(
     masks: np.ndarray, names: Sequence[str], added: np.ndarray
 ) -> tuple[np.ndarray, tuple[str, ...], int]:
-    """Add masks to those of a recording, but for empty ones and those that are there already.
+    """Add masks `[M, H, W]` bool to those `[N, H, W]` of a recording, but for empty and known ones.
 
-    Args:
-        masks: `[N, H, W]` bool.
-        names: `[N]` names of the ROIs; new ones are called "review-1", "review-2", ..., numbers
-            that are taken left out.
-        added: `[M, H, W]` bool.
-
-    Returns masks `[N + K, H, W]`, their names, and K: how many were added.
+    New ROIs are called "review-1", "review-2", ..., without the numbers that are taken. Returns
+    masks `[N + K, H, W]`, their names, and K.
     """
     kept: list[np.ndarray] = []
     for mask in added:
