@@ -138,28 +138,20 @@ def progress_bars(console: "Console", *kinds: tuple[str, str]) -> Iterator[list[
     if not console.is_terminal:
         yield [lambda done, total: None for _ in kinds]
         return
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        ProgressColumn,
-        Task,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+    from rich import progress as bars
     from rich.text import Text
 
-    class Rate(ProgressColumn):
-        def render(self, task: Task) -> Text:
+    class Rate(bars.ProgressColumn):
+        def render(self, task: bars.Task) -> Text:
             return Text(f"{task.speed:.1f} {task.fields['unit']}/s" if task.speed else "")
 
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(),
+        bars.MofNCompleteColumn(),
         Rate(),
-        TextColumn("time left"),
-        TimeRemainingColumn(elapsed_when_finished=False),
+        bars.TextColumn("time left"),
+        bars.TimeRemainingColumn(),
     )
 
     def show(description: str, unit: str) -> Progressed:
@@ -172,7 +164,7 @@ def progress_bars(console: "Console", *kinds: tuple[str, str]) -> Iterator[list[
 
         return update
 
-    with Progress(*columns, console=console, transient=True) as progress:
+    with bars.Progress(*columns, console=console, transient=True) as progress:
         yield [show(*kind) for kind in kinds]
 
 

@@ -1,13 +1,11 @@
 """Fine-tuning of a trained model on a few labelled fields, with scores before and after."""
 
 import dataclasses
-import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
 import numpy as np
 import optax
 
@@ -252,11 +250,8 @@ def _short(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 def describe_origin(model: Predictor, name: str) -> dict[str, Any]:
     """Describe the model that a fine-tuning starts from, as plain values."""
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(model.params):
-        digest.update(np.asarray(leaf, np.float32).tobytes())
     kept = {key: model.info[key] for key in ("checkpoint", "data", "scores") if key in model.info}
-    return {"name": name, "parameters_sha256": digest.hexdigest(), **kept}
+    return {"name": name, "parameters_sha256": model.digest, **kept}
 
 
 def claim_folder(output: Path, origin: Mapping[str, Any]) -> None:

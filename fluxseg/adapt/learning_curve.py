@@ -195,8 +195,8 @@ def format_curve(curve: Mapping[str, Any]) -> list[str]:
     return [*lines, verdict] if verdict else lines
 
 
-def judge_curve(curve: Mapping[str, Any], name: str = "neuron_iou") -> str:
-    """Say by a score whether more labelling pays: what the latest doubling of the fields brought.
+def judge_curve(curve: Mapping[str, Any]) -> str:
+    """Say by neuron IoU whether more labelling pays: what the latest doubling of fields brought.
 
     Empty if there is nothing to compare.
     """
@@ -205,7 +205,7 @@ def judge_curve(curve: Mapping[str, Any], name: str = "neuron_iou") -> str:
     if not earlier:
         return ""
     first, last = (
-        {p["fold"]: p["scores"].get(name) for p in curve["parts"] if p["n"] == size}
+        {p["fold"]: p["scores"].get("neuron_iou") for p in curve["parts"] if p["n"] == size}
         for size in (earlier[-1], sizes[-1])
     )
     defined = [fold for fold in last if None not in (last[fold], first.get(fold))]
@@ -213,7 +213,7 @@ def judge_curve(curve: Mapping[str, Any], name: str = "neuron_iou") -> str:
         return ""
     gains = np.array([last[fold] - first[fold] for fold in defined])
     text = (
-        f"From {earlier[-1]} to {sizes[-1]} fields the {SHOWN[name]} changed by "
+        f"From {earlier[-1]} to {sizes[-1]} fields the {SHOWN['neuron_iou']} changed by "
         f"{gains.mean():+.3f} ({gains.min():+.3f} to {gains.max():+.3f} over the folds): "
     )
     if gains.min() > NEGLIGIBLE:

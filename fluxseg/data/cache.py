@@ -123,12 +123,9 @@ def read_index(directory: str | Path) -> CacheIndex | None:
     index = read_index_alone(directory)
     if index is None:
         return None
-    for name, (size, _) in index.shards.items():
-        found = _size_of(index.directory / name)
-        if found is None:
-            raise damaged_shard(index, name, "is missing")
-        if found != size:
-            raise damaged_shard(index, name, f"has {found} bytes instead of {size}")
+    for name in index.shards:
+        if what := _wrong_size(index, name):
+            raise damaged_shard(index, name, what)
     return index
 
 
@@ -136,23 +133,29 @@ def read_index_alone(directory: str | Path) -> CacheIndex | None:
     """Do as `read_index` does, without a look at the shards."""
     directory = Path(directory)
     path = directory / INDEX_NAME
-    if _size_of(path) is None:
-        return None
+    try:
+        read = read_json(path)
+    except WorkdirError as error:
+        if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
+            return None
+        raise
     advice = "delete it to have it made again from the crops beside it"
-    values = from_plain(read_json(path), dict[str, Any], str(path), advice)
+    values = from_plain(read, dict[str, Any], str(path), advice)
     index = from_plain({**values, "directory": directory}, CacheIndex, str(path), advice)
     if not has_checksum(values):
         raise WorkdirError(f"{path}: is damaged (its checksum is another); {advice}")
     return index
 
 
-def _size_of(path: Path) -> int | None:
+def _wrong_size(index: CacheIndex, name: str) -> str:
+    """Say what is wrong with the size of a shard; empty if nothing is."""
     try:
-        return path.stat().st_size
+        found, size = (index.directory / name).stat().st_size, index.shards[name][0]
     except (FileNotFoundError, NotADirectoryError):
-        return None
+        return "is missing"
     except OSError as error:
-        raise WorkdirError(f"{path}: cannot be read: {error.strerror or error}") from error
+        return f"cannot be read: {error.strerror or error}"
+    return "" if found == size else f"has {found} bytes instead of {size}"
 
 
 def damaged_shard(index: CacheIndex, name: str, what: str = "is damaged") -> WorkdirError:
@@ -168,18 +171,15 @@ def damaged_shard(index: CacheIndex, name: str, what: str = "is damaged") -> Wor
 
 def find_damage(index: CacheIndex, name: str) -> str:
     """Read a whole shard, and say what is wrong with it; empty if nothing is."""
-    path = index.directory / name
-    size, crops = index.shards[name]
+    crops = index.shards[name][1]
+    if what := _wrong_size(index, name):
+        return what
     try:
-        if path.stat().st_size != size:
-            return f"has {path.stat().st_size} bytes instead of {size}"
-        with _open_shard(path) as reader:
+        with _open_shard(index.directory / name) as reader:
             if reader.num_records() != crops:
                 return f"holds {reader.num_records()} crops instead of {crops}"
             for number in range(crops):
                 decode_crop(reader.read([number])[0], index.tile)
-    except FileNotFoundError:
-        return "is missing"
     except OSError as error:
         return f"cannot be read: {error.strerror or error}"
     except (RuntimeError, IndexError, ValueError) as error:
@@ -200,15 +200,14 @@ def _open_shard(path: Path) -> Iterator[Any]:
             reader.close()
 
 
-def common_pixel_size(entries: Iterable[CacheEntry], tolerance: float = 0.05) -> float | None:
+def common_pixel_size(entries: Iterable[CacheEntry]) -> float | None:
     """Return the pixel size that recordings have in common, um: the median.
 
-    None if one of them does not state it, there are none, or the largest exceeds the smallest by
-    more than the share `tolerance`.
+    None if one of them does not state it, there are none, or they differ by more than 5 percent.
     """
     sizes = [entry.um_per_px for entry in entries]
     known = [size for size in sizes if size is not None]
-    if not known or len(known) < len(sizes) or max(known) > (1 + tolerance) * min(known):
+    if not known or len(known) < len(sizes) or max(known) > 1.05 * min(known):
         return None
     return float(np.median(known))
 

@@ -63,13 +63,11 @@ class Resolution:
     remarks: Mapping[str, tuple[str, ...]]
 
 
-def resolve_duplicates(
-    entries: Sequence[Entry], threshold: float = SIMILARITY_THRESHOLD
-) -> Resolution:
+def resolve_duplicates(entries: Sequence[Entry]) -> Resolution:
     """Decide which usable recordings are left out as copies, and what to remark on the others.
 
     Of recordings with equal content the one with the first key stays. The result does not depend on
-    the order of `entries`. From the similarity `threshold` on two show the same field of view.
+    the order of `entries`.
     """
     entries = sorted(entries, key=lambda entry: entry.key)
     firsts: dict[str, Entry] = {}
@@ -84,7 +82,7 @@ def resolve_duplicates(
             pair.similarity,
             kept[pair.first].group == kept[pair.second].group,
         )
-        for pair in near_duplicates([entry.fingerprint for entry in kept], threshold)
+        for pair in near_duplicates([entry.fingerprint for entry in kept])
     )
     remarks: dict[str, list[str]] = {}
     _remark_equal_ids(kept, remarks)

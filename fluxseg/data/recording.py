@@ -148,16 +148,14 @@ def outline_masks(masks: np.ndarray) -> np.ndarray:
     return outlines
 
 
-def draw_outlines(
-    image: np.ndarray, masks: np.ndarray | None, color: tuple[int, int, int] = YELLOW
-) -> np.ndarray:
+def draw_outlines(image: np.ndarray, masks: np.ndarray | None) -> np.ndarray:
     """Draw the outlines of ROIs `[N, H, W]` bool over an image `[H, W]`, as `[H, W, 3]` uint8.
 
-    The image is shown from its 1st to its 99.5th percentile; `color` is red, green and blue.
+    The image is shown from its 1st to its 99.5th percentile.
     """
     picture = np.repeat(to_uint8(normalize_image(image))[..., None], 3, axis=-1)
     if masks is not None and len(masks):
-        picture[outline_masks(masks)] = color
+        picture[outline_masks(masks)] = YELLOW
     return picture
 
 

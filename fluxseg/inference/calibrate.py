@@ -24,6 +24,7 @@ from fluxseg.model.calibration import (
 )
 from fluxseg.model.metrics import plain_scores
 from fluxseg.model.thresholds import choose_threshold
+from fluxseg.training.evaluation import CONFIDENCE
 
 if TYPE_CHECKING:
     from fluxseg.data.cache import CacheIndex
@@ -45,7 +46,7 @@ class OperatingPoint:
     min_confidence: float = 0.0  # least confidence of a neuron, see `find_rois`
 
 
-def choose_operating_point(histogram: np.ndarray, split: str = "val") -> OperatingPoint:
+def choose_operating_point(histogram: np.ndarray) -> OperatingPoint:
     """Fit the temperature, and choose the threshold of the tempered probability.
 
     `histogram`, `[2, LEVELS]` integer (see `log_odds_histogram`), is of validation pixels; without
@@ -55,7 +56,7 @@ def choose_operating_point(histogram: np.ndarray, split: str = "val") -> Operati
         return OperatingPoint()
     temperature = fit_temperature(histogram)
     threshold = choose_threshold(histogram, probability_edges(temperature))
-    return OperatingPoint(temperature, threshold, split)
+    return OperatingPoint(temperature, threshold, "val")
 
 
 def group_histograms(
@@ -93,11 +94,7 @@ def _histograms(
 
 
 def describe_calibration(
-    histograms: Mapping[str, np.ndarray],
-    temperature: float,
-    *,
-    seed: int = 0,
-    confidence: float = 0.95,
+    histograms: Mapping[str, np.ndarray], temperature: float
 ) -> dict[str, Any]:
     """Say how reliable the probabilities of a split are, before and after the temperature.
 
@@ -111,13 +108,13 @@ def describe_calibration(
         sums = sum_reliability(stacked, value)
         total = sums.weighted(np.ones(len(stacked)))
         scores = {key: float(score) for key, score in calibration_scores(total).items()}
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(0)
         parts[name] = {
             "scores": plain_scores(scores),
-            "intervals": bootstrap_calibration(sums, rng, confidence=confidence),
+            "intervals": bootstrap_calibration(sums, rng, confidence=CONFIDENCE),
             "curve": reliability_curve(total),
         }
-    return {"temperature": temperature, "confidence": confidence, **parts}
+    return {"temperature": temperature, "confidence": CONFIDENCE, **parts}
 
 
 def calibrate(

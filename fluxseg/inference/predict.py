@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -102,6 +103,14 @@ class Predictor:
     def apply_fn(self) -> ApplyFn:
         """Function `apply_fn({"params": params}, image, train)` -> logits; one object per model."""
         return apply_of(self.config)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the parameters, hexadecimal."""
+        digest = hashlib.sha256()
+        for leaf in jax.tree.leaves(self.params):
+            digest.update(np.asarray(leaf, np.float32).tobytes())
+        return digest.hexdigest()
 
     @property
     def side_multiple(self) -> int:

@@ -21,6 +21,7 @@ from fluxseg.inference.outputs import Prediction, write_prediction
 from fluxseg.inference.predict import Predictor
 from fluxseg.inference.shown import find_doubts
 from fluxseg.io.files import read_json, stamp_file, write_json
+from fluxseg.io.schema import from_plain
 from fluxseg.processes import current_process, gather_values, run_in_all, run_in_first, share_of
 
 SUMMARY = "predictions.json"
@@ -90,7 +91,7 @@ def predict_files(
     be written.
     """
     settings: dict[str, Any] = {
-        "made_by": MARK, "model": _digest(model),
+        "made_by": MARK, "model": model.digest,
         "threshold": model.threshold if threshold is None else threshold,
         "min_confidence": model.min_confidence if min_confidence is None else min_confidence,
         "tta": model.tta if tta is None else tta, "tile": tile, "diameter": diameter,
@@ -138,7 +139,9 @@ def predict_files(
     parts = gather_values([dataclasses.asdict(one) for one in mine], "what became of the images")
     # The processes have dealt out the jobs in turn.
     rows = [parts[number % len(parts)][number // len(parts)] for number in range(len(jobs))]
-    outcomes = [_restore(row) for row in rows]
+    outcomes = [
+        Outcome(**row | {name: tuple(row[name]) for name in ("files", "warnings")}) for row in rows
+    ]
     run_in_first(lambda: save(outcomes), f"writing {SUMMARY}")
     return outcomes
 
@@ -154,11 +157,6 @@ def _check_settings(settings: Mapping[str, Any], trained_px: float | None) -> No
         raise ConfigError("formats must name at least one format")
     if settings["diameter"] is not None and trained_px is not None:
         choose_zoom(settings["diameter"], trained_px)
-
-
-def _restore(row: Mapping[str, Any]) -> Outcome:
-    lists = {name: tuple(row[name]) for name in ("files", "warnings")}
-    return Outcome(**{**row, **lists})
 
 
 def _plain(text: str) -> str:
@@ -218,13 +216,6 @@ def _predict_job(model: Predictor, job: Job, output: Path, settings: Mapping[str
     )
 
 
-def _digest(model: Predictor) -> str:
-    digest = hashlib.blake2b(digest_size=8)
-    for leaf in jax.tree.leaves(model.params):
-        digest.update(np.asarray(leaf).tobytes())
-    return digest.hexdigest()
-
-
 def _stamp(job: Job) -> str:
     try:
         return stamp_file(job.path)
@@ -238,10 +229,10 @@ def _read_earlier(output: Path, settings: Mapping[str, Any]) -> dict[tuple[str, 
         summary = read_json(output / SUMMARY)
         if any(summary[name] != value for name, value in settings.items()):
             return {}
-        rows = [_restore(row) for row in summary["images"] if row["error"] is None and row["stamp"]]
-        return {(row.input, row.pick, row.name): row for row in rows}
+        rows = from_plain(summary["images"], list[Outcome])
     except (FluxsegError, KeyError, TypeError):
         return {}
+    return {(row.input, row.pick, row.name): row for row in rows if not row.error and row.stamp}
 
 
 def _find_earlier(

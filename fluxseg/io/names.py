@@ -13,12 +13,12 @@ _DEVICES = re.compile(
 )
 
 
-def safe_name(text: str, default: str = "image") -> str:
+def safe_name(text: str) -> str:
     """Return a text of any origin as a file name that every system takes and that leads nowhere.
 
     Separators, control characters, what Windows forbids and what cannot be seen become `_`; there
     is no dot or blank at the begin or end, no name of a device (`CON`, `COM1`), and at most
-    `MAX_NAME` bytes. A safe name stays as it is; an empty one becomes `default`. Names that are
+    `MAX_NAME` bytes. A safe name stays as it is; an empty one becomes `image`. Names that are
     alike but for the case are told apart by `distinct_name`.
     """
     shown = (c if c.isprintable() else "_" for c in unicodedata.normalize("NFC", text))
@@ -26,7 +26,7 @@ def safe_name(text: str, default: str = "image") -> str:
     name = name.encode("utf-8", "replace")[:MAX_NAME].decode(errors="ignore").strip(". ")
     if _DEVICES.match(name):
         name = f"_{name}"[: MAX_NAME // 4].rstrip(". ")
-    return name or default
+    return name or "image"
 
 
 def is_plain_name(name: Any) -> bool:

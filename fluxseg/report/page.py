@@ -8,6 +8,7 @@ from typing import Any
 
 import jinja2
 
+from fluxseg.io.files import write_text
 from fluxseg.io.markup import png_address
 from fluxseg.model.score_names import SPLIT_TITLES
 
@@ -17,6 +18,15 @@ def embed_png(png: bytes, alt: str) -> dict[str, Any]:
     # The size stands at a fixed place of every PNG; with it the page does not jump while loading.
     width, height = struct.unpack(">II", png[16:24])
     return {"uri": png_address(png), "width": width, "height": height, "alt": alt}
+
+
+def write_page(path: Path, template: str, **values: Any) -> Path:
+    """Write a page from a template and return its path; `WorkdirError` if it cannot be written.
+
+    It needs no other file, no script and no network.
+    """
+    write_text(path, render_template(template, **values))
+    return path
 
 
 def render_template(name: str, **values: Any) -> str:

@@ -10,10 +10,8 @@ from fluxseg.formats.own import MARK
 from fluxseg.formats.sources import format_unused
 from fluxseg.inference.outputs import FILES
 from fluxseg.inference.predict_files import Outcome
-from fluxseg.io.files import write_text
-from fluxseg.report.page import render_template
+from fluxseg.report.page import write_page
 
-PAGE = "predictions.html"
 SHOWN = 200
 """Images with a picture on the page; all of them are in its table."""
 SIDE = 640
@@ -40,11 +38,14 @@ def write_predictions_page(
             pictured += 1
         title = outcome.input.removeprefix(above)
         rows.append({"title": title, "picture": picture, "found": outcome})
-    text = render_template(
-        "predictions.html", rows=rows, unused=format_unused(unused), model=model, mark=MARK
+    return write_page(
+        output / "predictions.html",
+        "predictions.html",
+        rows=rows,
+        unused=format_unused(unused),
+        model=model,
+        mark=MARK,
     )
-    write_text(output / PAGE, text)
-    return output / PAGE
 
 
 def _shrink(path: Path, alt: str) -> dict[str, Any] | None:

@@ -12,8 +12,7 @@ from matplotlib.lines import Line2D
 from fluxseg import plot
 from fluxseg.adapt.review.disagreements import Disagreement
 from fluxseg.adapt.review.places import PATCH, PICTURED, ReviewedRecording, rank_places
-from fluxseg.io.files import write_text
-from fluxseg.report.page import render_template
+from fluxseg.report.page import write_page
 from fluxseg.report.plots import create_panels, embed_figure, entitle, styled
 
 COLUMNS = 8
@@ -94,7 +93,5 @@ def write_review_page(
         }
         for one in reviewed
     ]
-    path = output / "review.html"
-    page = render_template("review.html", recordings=recordings, sections=sections, remarks=remarks)
-    write_text(path, page)
-    return path
+    page = {"recordings": recordings, "sections": sections, "remarks": remarks}
+    return write_page(output / "review.html", "review.html", **page)

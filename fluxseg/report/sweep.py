@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fluxseg.io.files import read_json, write_json, write_text
+from fluxseg.io.files import read_json, write_json
 from fluxseg.io.tables import write_csv
-from fluxseg.report.page import render_template
+from fluxseg.report.page import write_page
 from fluxseg.report.workdir import read_history
 from fluxseg.training.sweep import Member, run_folder
 
@@ -108,5 +108,4 @@ def write_table(table: Table, folder: Path) -> Path:
     columns = list(dict.fromkeys(name for row in flat for name in row))
     write_csv(folder / "sweep.csv", columns, flat)
     write_json(folder / "sweep.json", dataclasses.asdict(table))
-    write_text(folder / "sweep.html", render_template("sweep.html", table=table, shown=SHOWN))
-    return folder / "sweep.html"
+    return write_page(folder / "sweep.html", "sweep.html", table=table, shown=SHOWN)

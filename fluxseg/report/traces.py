@@ -8,15 +8,13 @@ from matplotlib.figure import Figure
 
 from fluxseg import plot
 from fluxseg.data.recording import draw_outlines
-from fluxseg.io.files import write_text
-from fluxseg.report.page import render_template
+from fluxseg.report.page import write_page
 from fluxseg.report.plots import create_figure, embed_figure, printable, styled
 from fluxseg.traces.extract import Traces
 from fluxseg.traces.find import Found
 from fluxseg.traces.outputs import tabulate_traces
 from fluxseg.traces.passes import Projections
 
-PAGE = "extract.html"
 SHOWN = 12
 """Traces on the page."""
 
@@ -38,7 +36,8 @@ def write_traces_page(
     field = embed_figure(_plot_field(images.largest, found, shown), alt, folder / "field.png")
     alt = "dF/F of the most active neurons"
     lines = embed_figure(_plot_traces(traces, found, shown), alt, folder / "traces.png")
-    text = render_template(
+    return write_page(
+        folder / "extract.html",
         "traces.html",
         title=name,
         frames=traces.f.shape[1],
@@ -49,8 +48,6 @@ def write_traces_page(
         plot=lines,
         rows=tabulate_traces(found, traces),
     )
-    write_text(folder / PAGE, text)
-    return folder / PAGE
 
 
 @styled

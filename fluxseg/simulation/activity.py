@@ -8,6 +8,10 @@ from scipy import ndimage
 from fluxseg.simulation.fields import Field
 from fluxseg.simulation.grids import draw_clouds, patch_index
 
+LEAST_VISIBILITY = 1.2  # cells below are part of the background (see `Field`)
+NEUROPIL = 0.6  # light over the cells, relative to that between them
+DRIFT_PX = 0.5  # standard deviation of the field's shift along each axis, px
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Activity:
@@ -29,29 +33,17 @@ def simulate_movie(
     *,
     tau: float = 1.0,
     photons: float = 30.0,
-    neuropil: float = 0.6,
-    drift_px: float = 0.5,
-    least_visibility: float = 1.2,
 ) -> Activity:
-    """Simulate a movie of a field.
+    """Simulate a movie of a field, of which the cells and their light are used, not the image.
 
     Cells fire at random, at 0.02 to 0.4 spikes a second and at least once; each spike adds half of
     the resting light, which decays exponentially. The light between the cells, which also lies over
     them, changes slowly, together and apart. The field wanders smoothly. Photons are counted (shot
-    noise).
-
-    Args:
-        field: from `simulate_field`; its image is not used, its cells and their light are.
-        frames: number of frames.
-        rate: frames per second.
-        tau: decay time of the indicator, s.
-        photons: in a frame, in a pixel of the neuropil.
-        neuropil: light over the cells, relative to that between them.
-        drift_px: standard deviation of the shift along each axis, px.
-        least_visibility: cells below are part of the background (see `Field`).
+    noise): so many `photons` in a pixel of the neuropil in a frame. `rate` is in frames per second,
+    `tau` the decay time of the indicator, s.
     """
     height, width = field.image.shape
-    shown = np.flatnonzero((field.visibility >= least_visibility) & (field.section >= 0.5))
+    shown = np.flatnonzero((field.visibility >= LEAST_VISIBILITY) & (field.section >= 0.5))
     side = field.outline.shape[1]
     index = patch_index((height, width), field.corner[shown], side)
     framed = np.zeros((len(shown), (height + 2 * side) * (width + 2 * side)), np.float32)
@@ -71,8 +63,8 @@ def simulate_movie(
     common = 1 + 0.15 * _wander(rng, frames, 2 * rate)
     spread = np.exp(0.3 * draw_clouds(rng, (height, width), 30.0))
     waves = [(_wander(rng, frames, rate), draw_clouds(rng, (height, width), 60.0)) for _ in "abc"]
-    covered = 1 - (1 - neuropil) * shapes.max(0, initial=0)
-    shifts = drift_px * np.stack([_wander(rng, frames, 5 * rate) for _ in "yx"], 1)
+    covered = 1 - (1 - NEUROPIL) * shapes.max(0, initial=0)
+    shifts = DRIFT_PX * np.stack([_wander(rng, frames, 5 * rate) for _ in "yx"], 1)
     movie = np.empty((frames, height, width), np.uint16)
     for frame in range(frames):
         glow = common[frame] + sum(0.1 * wave[frame] * place for wave, place in waves)

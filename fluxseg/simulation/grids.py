@@ -22,13 +22,13 @@ def _spline(length: int, spacing: float, phase: float) -> np.ndarray:
     return np.where(away < 1, near, far).astype(np.float32)
 
 
-def enlarge(image: np.ndarray, shape: Shape, phase: tuple[float, float] = (0.0, 0.0)) -> np.ndarray:
+def enlarge(image: np.ndarray, shape: Shape) -> np.ndarray:
     """Enlarge an image by cubic B-splines, which smooth it a little, to `[H, W]` float32.
 
     The image `[h, w]` float32 has at least the `coarse_shape`; what is left over is cut off.
     """
     scale = max(shape[0] / (image.shape[0] - 4), shape[1] / (image.shape[1] - 4))
-    rows, columns = (_spline(n, scale, p) for n, p in zip(shape, phase, strict=True))
+    rows, columns = (_spline(length, scale, 0.0) for length in shape)
     return rows @ image[: rows.shape[1], : columns.shape[1]] @ columns.T
 
 

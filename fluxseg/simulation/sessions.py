@@ -64,12 +64,11 @@ def simulate_session(
     session: int,
     shape: Shape = (512, 512),
     ranges: Ranges | Mapping[str, Any] = RECORDED,
-    rules: LabelRules = RULES,
 ) -> tuple[Field, Labels]:
     """Image a piece of tissue once; all of its sessions have the same seed.
 
     The number of the session chooses which cells fire, the drift and all noise. `ranges` are what
-    the parameters are drawn from, or the parameters themselves; `rules`, which cells are labelled.
+    the parameters are drawn from, or the parameters themselves. Labels are made by `RULES`.
     """
     tissue, imaging = (
         np.random.default_rng(np.random.SeedSequence((*seed, part))) for part in (0, 1 + session)
@@ -80,7 +79,7 @@ def simulate_session(
     zoom = 1 + np.clip(imaging.normal(0, ZOOM), -MOST_ZOOM, MOST_ZOOM)
     drift = Drift((float(shift[0]), float(shift[1])), float(zoom), margin_of(shape))
     field = simulate_field(tissue, values, shape, drift=drift, imaging=imaging)
-    return field, create_labels(field, rules, imaging)
+    return field, create_labels(field, RULES, imaging)
 
 
 def simulate_recording(config: SimulatorConfig, index: int) -> Recording:
