@@ -13,13 +13,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from fluxseg.errors import FluxsegError, InterruptedRunError
+from fluxseg.io.progress import Progressed
 from fluxseg.processes import Processes, is_first_process, join_processes, naming_failures
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-Progressed = Callable[[int, int], None]
-"""Function to call with (done, in all)."""
 USER_ERROR = 2
 """Exit code for bad input or settings; 1 means that a check has found something."""
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")

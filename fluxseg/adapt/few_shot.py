@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +27,7 @@ from fluxseg.inference.model_file import MODEL_NAME, TUNING_NAME, write_model
 from fluxseg.inference.predict import Predictor
 from fluxseg.inference.run_model import training_pixel_size, training_summary
 from fluxseg.io.files import atomic_path, read_json, write_json
+from fluxseg.io.progress import Progressed
 from fluxseg.training.dataset import open_cache, prepare_dataset
 from fluxseg.training.progress import Callbacks, TrainResult
 from fluxseg.training.resume import open_run
@@ -209,11 +210,7 @@ def _compare(
 
 
 def plan_finetuning(
-    model: Predictor,
-    data: str,
-    output: Path,
-    settings: FewShot,
-    progress: Callable[[int, int], None] | None = None,
+    model: Predictor, data: str, output: Path, settings: FewShot, progress: Progressed | None = None
 ) -> tuple[Config, list[str], bool]:
     """Prepare the crops, and choose what is held out.
 

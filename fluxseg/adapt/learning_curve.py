@@ -2,9 +2,10 @@
 
 import contextlib
 import dataclasses
+import itertools
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from fluxseg.formats.sources import open_source
 from fluxseg.inference.field_scores import SHOWN, pool_scores, score_fields
 from fluxseg.inference.predict import Predictor
 from fluxseg.io.files import read_json, write_json
+from fluxseg.io.progress import Progressed, tracked
 from fluxseg.training.dataset import open_cache
 
 logger = logging.getLogger(__name__)
@@ -63,7 +65,7 @@ def compute_curve(
     output: Path,
     settings: FewShot,
     folds: int = FOLDS,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progressed | None = None,
 ) -> dict[str, Any]:
     """Fine-tune on more and more fields, each time scored on groups that were held out.
 
@@ -76,19 +78,15 @@ def compute_curve(
     index = open_cache(open_source(config), output / "cache", config.data)
     units, groups = (field_units(index, by) for by in (settings.split_by, "group"))
     plan = plan_curve(units, folds, settings.seed)
-    total, done = len(plan.held_out) * (len(plan.sizes) + 1), 0
     parts: list[dict[str, Any]] = []
-    for fold, (held, pool) in enumerate(zip(plan.held_out, plan.pools, strict=True), 1):
-        for size in (0, *plan.sizes):
-            keys = list(pool[:size])
-            folder = output / "curve" / f"fold{fold}-fields{size}"
-            rows = tune_part(model, config, index, keys, held, folder)
-            n_groups = len({groups[key] for key in keys})
-            part = {"fold": fold, "n": size, "n_groups": n_groups, "scores": pool_scores(rows)}
-            parts.append({**part, "learnt_from": keys, "held_out": list(held)})
-            done += 1
-            if progress:
-                progress(done, total)
+    both = list(itertools.product(range(len(plan.held_out)), (0, *plan.sizes)))
+    for fold, size in tracked(both, progress):
+        held, keys = plan.held_out[fold], list(plan.pools[fold][:size])
+        folder = output / "curve" / f"fold{fold + 1}-fields{size}"
+        rows = tune_part(model, config, index, keys, held, folder)
+        n_groups = len({groups[key] for key in keys})
+        part = {"fold": fold + 1, "n": size, "n_groups": n_groups, "scores": pool_scores(rows)}
+        parts.append({**part, "learnt_from": keys, "held_out": list(held)})
     curve = {"split_by": settings.split_by, "steps": settings.steps, **summarise_curve(parts)}
     write_json(output / "curve.json", curve)
     return curve

@@ -10,6 +10,7 @@ from fluxseg.errors import FluxsegError
 from fluxseg.formats.formats import Format
 from fluxseg.formats.pick import NO_PICK, Pick
 from fluxseg.io.names import distinct_name, safe_name
+from fluxseg.io.progress import tracked
 
 
 def convert(
@@ -87,7 +88,7 @@ def _convert_folder(
     failed = alone = 0
     taken: set[str] = set()
     with progress_bars(console, ("Converting", "recordings")) as (progress,):
-        for number, key in enumerate(keys, 1):
+        for key in tracked(keys, progress):
             try:
                 recording = recordings.read(key)
                 name = _choose_name(recording.id, format, taken) + ENDINGS[format]
@@ -101,7 +102,6 @@ def _convert_folder(
                 for remark in (*recording.remarks, *remarks):
                     if remark != NO_GROUP:
                         console.print(f"{key}: remark: {remark}")
-            progress(number, len(keys))
     console.print(f"{len(keys) - failed} of {len(keys)} recordings written to {target}")
     if alone:
         console.print(f"{alone} of them: {NO_GROUP}")

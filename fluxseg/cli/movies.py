@@ -13,6 +13,7 @@ from fluxseg.console import joined, open_console, progress_bars
 from fluxseg.errors import ConfigError, RecordingError
 from fluxseg.formats.formats import TracesFormat
 from fluxseg.formats.pick import NO_PICK, Pick
+from fluxseg.io.progress import Progressed
 from fluxseg.processes import Processes, gather_values, run_in_all, share_of
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def _project_one(
     kinds: tuple[Kind, ...],
     pick: Pick,
     bin: int,
-    progress: Sequence[Callable[[int, int], None]],
+    progress: Sequence[Progressed],
 ) -> list[str]:
     """Write the projections of a movie; return the lines that tell of it."""
     from fluxseg.formats.movies import iterate_frames, read_ahead, read_movie_facts
@@ -168,7 +169,7 @@ def extract(
             "min_confidence": min_confidence, "diameter": diameter,
         }  # fmt: skip
 
-        def one(movie: "Movie", progress: Sequence[Callable[[int, int], None]]) -> list[str]:
+        def one(movie: "Movie", progress: Sequence[Progressed]) -> list[str]:
             return extract_movie(
                 movie, output / movie.name, find, formats=format, write_page=write_traces_page,
                 settings=settings, pick=pick, rate=rate, tau=tau, overwrite=overwrite,

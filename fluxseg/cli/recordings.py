@@ -12,6 +12,7 @@ from fluxseg.config import Config, DataConfig, SimulatorConfig
 from fluxseg.console import create_console, open_console, progress_bars
 from fluxseg.errors import ConfigError
 from fluxseg.formats.pick import NO_PICK, pick_data
+from fluxseg.io.progress import tracked
 
 
 def check(
@@ -125,8 +126,7 @@ def simulate(
     output.mkdir(parents=True, exist_ok=True)
     console = create_console()
     with progress_bars(console, ("Simulating", "recordings")) as (progress,):
-        for number, key in enumerate(keys, 1):
+        for key in tracked(keys, progress):
             write_allen_npy(output / f"{key}.npy", source.read(key))
-            progress(number, len(keys))
     console.print(f"{len(keys)} recordings written to {output}")
     return 0

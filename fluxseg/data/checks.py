@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +14,7 @@ from fluxseg.data.parallel import map_in_processes, worker_count
 from fluxseg.data.recording import NO_GROUP, Recording, Source
 from fluxseg.data.transforms import merge_and_count
 from fluxseg.errors import RecordingError
+from fluxseg.io.progress import Progressed
 
 MIN_SIDE = 32  # a smaller image is unusable, px
 SATURATED_REMARK, SATURATED_UNUSABLE = 0.01, 0.5  # shares of the pixels at the largest value
@@ -210,7 +211,7 @@ def inspect_recording(recording: Recording, key: str) -> Checked:
 
 
 def check_source(
-    source: Source, workers: int = 1, progress: Callable[[int, int], None] | None = None
+    source: Source, workers: int = 1, progress: Progressed | None = None
 ) -> CheckReport:
     """Check every recording of a source, with one recording in the memory of each process.
 
@@ -225,7 +226,7 @@ def check_source(
 
 
 def _check_all(
-    source: Source, workers: int, progress: Callable[[int, int], None] | None
+    source: Source, workers: int, progress: Progressed | None
 ) -> list[tuple[CheckRow, Entry]]:
     keys = sorted(source.keys())
     # Several in a task, which share their memory; few enough that all processes have work.
@@ -234,10 +235,9 @@ def _check_all(
     tasks = [keys[start : start + size] for start in range(0, len(keys), size)]
     found: list[tuple[CheckRow, Entry]] = []
     for _, results in map_in_processes(functools.partial(_check_keys, source), tasks, workers):
-        for result in results:
-            found.append(result)
-            if progress:
-                progress(len(found), len(keys))
+        found += results
+        if progress:
+            progress(len(found), len(keys))
     return found
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from fluxseg.data.recording import Source
 from fluxseg.data.shards import ShardContent, ShardTask, read_sidecar, write_shard
 from fluxseg.errors import FluxsegError, WorkdirError
 from fluxseg.io.files import TEMPORARY
+from fluxseg.io.progress import Progressed
 
 logger = logging.getLogger(__name__)
 
@@ -32,10 +33,7 @@ RECORDINGS_PER_SHARD = 8
 
 
 def prepare_cache(
-    source: Source,
-    directory: str | Path,
-    config: DataConfig,
-    progress: Callable[[int, int], None] | None = None,
+    source: Source, directory: str | Path, config: DataConfig, progress: Progressed | None = None
 ) -> CacheIndex:
     """Prepare the crops of all recordings, in worker processes with one recording in each.
 
@@ -66,10 +64,7 @@ def prepare_cache(
 
 
 def repair_cache(
-    source: Source,
-    directory: str | Path,
-    config: DataConfig,
-    progress: Callable[[int, int], None] | None = None,
+    source: Source, directory: str | Path, config: DataConfig, progress: Progressed | None = None
 ) -> tuple[CacheIndex, tuple[str, ...]]:
     """Read every shard of a cache, and make those again that are damaged or missing.
 
@@ -112,7 +107,7 @@ def _remove_damaged(index: CacheIndex, workers: int) -> list[str]:
 
 
 def _make_shards(
-    tasks: Sequence[ShardTask], workers: int, progress: Callable[[int, int], None] | None
+    tasks: Sequence[ShardTask], workers: int, progress: Progressed | None
 ) -> dict[str, ShardContent]:
     """Make the shards that are not there yet; return what is noted about each, by file name."""
     contents = {task.shard.name: read_sidecar(task) for task in tasks}

@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from fluxseg.errors import FluxsegError, WorkdirError
 from fluxseg.formats.sources import open_source
 from fluxseg.inference.model_file import TUNING_NAME, read_stored_model
 from fluxseg.io.files import read_json, write_json
+from fluxseg.io.progress import Progressed
 from fluxseg.training.checkpoints import open_checkpoints, restore_checkpoint
 from fluxseg.training.dataset import open_cache
 from fluxseg.training.evaluation import score_crops, split_scores_to_json
@@ -123,7 +124,7 @@ def evaluate_run(run: TrainedRun) -> dict[str, Any]:
 
 
 def evaluate_data(
-    run: TrainedRun, data: str, output: Path, progress: Callable[[int, int], None] | None = None
+    run: TrainedRun, data: str, output: Path, progress: Progressed | None = None
 ) -> dict[str, Any]:
     """Score all annotated recordings of a folder, or "simulator", that the run has not seen.
 

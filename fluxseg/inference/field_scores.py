@@ -1,6 +1,6 @@
 """Scores of a model on whole labelled fields, just as it would be used."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from fluxseg.inference.objects.counts import ObjectCounts
 from fluxseg.inference.objects.rois import Rois
 from fluxseg.inference.objects.scores import pool_recordings, score_neurons
 from fluxseg.inference.predict import Predictor, Segmentation
+from fluxseg.io.progress import Progressed, tracked
 from fluxseg.model.metrics import Totals, plain_scores, scores_from_confusion
 from fluxseg.model.score_names import TITLES
 from fluxseg.training.evaluation import SplitScores, split_scores_to_json
@@ -61,7 +62,7 @@ def _score(model: Predictor, recording: Recording, key: str) -> dict[str, Any]:
 
 
 def score_readable(
-    model: Predictor, source: Source, progress: Callable[[int, int], None] | None = None
+    model: Predictor, source: Source, progress: Progressed | None = None
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Score a model on all recordings of a source that can be read and have masks.
 
@@ -70,8 +71,7 @@ def score_readable(
     """
     rows: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
-    keys = source.keys()
-    for number, key in enumerate(keys, 1):
+    for key in tracked(source.keys(), progress):
         try:
             recording = source.read(key)
             reasons = inspect_recording(recording, key).row.reasons
@@ -79,8 +79,6 @@ def score_readable(
             rows.append({**_score(model, recording, key), "remarks": remarks})
         except FluxsegError as error:
             failed[key] = str(error)
-        if progress:
-            progress(number, len(keys))
     return rows, failed
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, get_args
@@ -21,6 +21,7 @@ from fluxseg.inference.outputs import Prediction, write_prediction
 from fluxseg.inference.predict import Predictor
 from fluxseg.inference.shown import find_doubts
 from fluxseg.io.files import read_json, stamp_file, write_json
+from fluxseg.io.progress import Progressed
 from fluxseg.io.schema import from_plain
 from fluxseg.processes import current_process, gather_values, run_in_all, run_in_first, share_of
 
@@ -64,7 +65,7 @@ def predict_files(
     min_confidence: float | None = None,
     numbers: bool = False,
     overwrite: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progressed | None = None,
 ) -> list[Outcome]:
     """Predict images and write what was asked for; a bad one does not stop the others.
 

@@ -1,7 +1,7 @@
 """What the widget "Find neurons" does, without a window: arrays in, arrays or files out."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,6 +19,7 @@ from fluxseg.inference.outputs import WITH_IMAGE, Prediction, name_output, write
 from fluxseg.inference.run_model import load_model
 from fluxseg.inference.shown import find_doubts
 from fluxseg.io.names import safe_name
+from fluxseg.io.progress import Progressed
 from fluxseg.napari.layers import LayerData, layer_of_neurons
 
 RECORDING = "labelled recording"
@@ -170,10 +171,7 @@ def _write_labelled(path: Path, recording: Recording, labels: np.ndarray) -> Non
 
 
 def tune(
-    model: str,
-    fields: Sequence[tuple[Recording, np.ndarray]],
-    folder: Path,
-    progress: Callable[[int, int], None],
+    model: str, fields: Sequence[tuple[Recording, np.ndarray]], folder: Path, progress: Progressed
 ) -> tuple[Path, str]:
     """Add labelled fields to a folder, and tune a model to all that are there.
 

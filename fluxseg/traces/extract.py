@@ -12,6 +12,7 @@ from scipy import sparse
 from fluxseg.errors import ConfigError, RecordingError
 from fluxseg.formats.movies import BLOCK_BYTES, iterate_frames, read_movie_facts
 from fluxseg.io.markup import render_table
+from fluxseg.io.progress import Progressed
 from fluxseg.traces.masks import Footprints, create_footprints
 from fluxseg.traces.signals import (
     deconvolve,
@@ -118,7 +119,7 @@ def extract(
     *,
     rate: float | None = None,
     tau: float | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progressed | None = None,
 ) -> Traces:
     """Extract the traces of ROIs from a registered movie, as Suite2p does.
 

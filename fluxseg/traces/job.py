@@ -14,10 +14,11 @@ from fluxseg.formats.movie_files import Movie
 from fluxseg.formats.movies import read_movie_facts
 from fluxseg.formats.pick import NO_PICK, Pick
 from fluxseg.io.files import TEMPORARY, read_json, stamp_file, write_json
+from fluxseg.io.progress import Progressed
 from fluxseg.traces.extract import RATE_HZ, Traces, create_traces
 from fluxseg.traces.find import Found, read_rois
 from fluxseg.traces.outputs import check_formats, write_traces
-from fluxseg.traces.passes import Progressed, Projections, project_movie, sum_movie
+from fluxseg.traces.passes import Projections, project_movie, sum_movie
 from fluxseg.traces.sums import create_matrix
 
 RECORD = "extract.json"

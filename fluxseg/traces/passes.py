@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,13 +21,12 @@ from fluxseg.formats.npy import naming_file
 from fluxseg.formats.pick import Pick
 from fluxseg.formats.projections import CorrelationImage, MaxProjection, MeanProjection
 from fluxseg.io.files import atomic_path, read_json, stamp_file, write_json
+from fluxseg.io.progress import Progressed
 from fluxseg.traces.quality import MovieCheck, find_doubts
 from fluxseg.traces.sums import sum_blocks
 
 SAVED_EVERY = 10.0
 """Seconds of work that a killed process loses at most in the second pass."""
-
-Progressed = Callable[[int, int], None]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

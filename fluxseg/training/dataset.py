@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from fluxseg.data.splits import (
 from fluxseg.errors import WorkdirError
 from fluxseg.formats.sources import format_unused, open_source, unused_files
 from fluxseg.io.files import read_json, write_json
+from fluxseg.io.progress import Progressed
 from fluxseg.model.losses import class_weights
 from fluxseg.processes import gather_values, run_in_all, run_in_first, wait_until_seen
 
@@ -66,7 +67,7 @@ class Dataset:
 
 
 def prepare_dataset(
-    config: Config, workdir: str | Path, progress: Callable[[int, int], None] | None = None
+    config: Config, workdir: str | Path, progress: Progressed | None = None
 ) -> Dataset:
     """Make or reuse the cache, split it, audit the split, and record all that in the workdir.
 
@@ -111,10 +112,7 @@ def prepare_dataset(
 
 
 def open_cache(
-    source: Source,
-    directory: Path,
-    config: DataConfig,
-    progress: Callable[[int, int], None] | None = None,
+    source: Source, directory: Path, config: DataConfig, progress: Progressed | None = None
 ) -> CacheIndex:
     """Reuse a cache that fits the source and the settings, else make it; say which in the log."""
     stamps = source_stamps(source)

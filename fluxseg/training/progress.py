@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from fluxseg.config import TrainConfig
 from fluxseg.errors import WorkdirError
+from fluxseg.io.progress import Progressed
 from fluxseg.model.metrics import Totals
 from fluxseg.model.score_table import score_table
 from fluxseg.training.dataset import Dataset
@@ -20,9 +21,9 @@ class Callbacks:
     """Functions that are told how a run goes; each is optional."""
 
     # Called with (recordings prepared, recordings in all).
-    on_prepare: Callable[[int, int], None] | None = None
+    on_prepare: Progressed | None = None
     # Called with (steps taken, steps in all); the step may still be computing.
-    on_step: Callable[[int, int], None] | None = None
+    on_step: Progressed | None = None
     # Called with the row of an epoch that ended.
     on_epoch: Callable[[dict[str, Any]], None] | None = None
 

@@ -24,6 +24,7 @@ from fluxseg.config import Config
 from fluxseg.data.pipeline import CropSource, make_batches, steps_per_epoch
 from fluxseg.errors import TrainingError
 from fluxseg.io.files import write_json
+from fluxseg.io.progress import Progressed
 from fluxseg.model.metrics import Totals
 from fluxseg.processes import is_first_process, run_in_all
 from fluxseg.training.checkpoints import Checkpoints
@@ -163,7 +164,7 @@ def _train_epoch(
     progress: Progress,
     steps: int,
     log: RunLog,
-    on_step: Callable[[int, int], None] | None,
+    on_step: Progressed | None,
     stop: StopFlag,
     saved: int | None,
 ) -> tuple[TrainState, Progress]:

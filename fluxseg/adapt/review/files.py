@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from fluxseg.formats.pixels import write_label_tiff
 from fluxseg.inference.field_scores import find_in_field
 from fluxseg.io.files import write_json
 from fluxseg.io.names import distinct_name, safe_name
+from fluxseg.io.progress import Progressed, tracked
 from fluxseg.io.tables import write_csv
 
 logger = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ def review_recordings(
     plan: ReviewPlan,
     output: Path,
     min_confidence: float = MIN_CONFIDENCE,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progressed | None = None,
 ) -> tuple[list[ReviewedRecording], list[tuple[str, str]]]:
     """Review recordings one by one, and write the ROI sets of each.
 
@@ -52,7 +53,7 @@ def review_recordings(
     Returns the reviewed recordings, and (key, reason) of those left out.
     """
     reviewed, left_out, taken = list[ReviewedRecording](), list[tuple[str, str]](), set[str]()
-    for number, key in enumerate(plan.keys, 1):
+    for key in tracked(plan.keys, progress):
         try:
             recording = plan.source.read(key)
             masks = annotated_masks(recording)
@@ -76,8 +77,6 @@ def review_recordings(
         except (RecordingError, OSError) as error:
             left_out.append((key, str(error)))
             logger.warning("left out: %s: %s", key, error)
-        if progress:
-            progress(number, len(plan.keys))
     return reviewed, left_out
 
 
