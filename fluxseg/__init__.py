@@ -45,47 +45,33 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_HOME = {
-    "AugmentConfig": "fluxseg.config",
-    "Config": "fluxseg.config",
-    "CropSource": "fluxseg.data.pipeline",
-    "DataConfig": "fluxseg.config",
-    "FluxsegError": "fluxseg.errors",
-    "LossConfig": "fluxseg.config",
-    "ModelConfig": "fluxseg.config",
-    "Predictor": "fluxseg.inference.predict",
-    "Recording": "fluxseg.data.recording",
-    "Rois": "fluxseg.inference.objects.rois",
-    "SimulatorConfig": "fluxseg.config",
-    "Traces": "fluxseg.traces.extract",
-    "TrainConfig": "fluxseg.config",
-    "confusion_matrix": "fluxseg.model.metrics",
-    "create_train_state": "fluxseg.training.state",
-    "create_unet": "fluxseg.model.unet",
-    "crop_grid": "fluxseg.data.tiles",
-    "crop_quarters": "fluxseg.data.transforms",
-    "eval_step": "fluxseg.training.steps",
-    "extract": "fluxseg.traces.extract",
-    "find_rois": "fluxseg.inference.objects.rois",
-    "join_grid": "fluxseg.data.tiles",
-    "join_quarters": "fluxseg.data.transforms",
-    "load_model": "fluxseg.inference.run_model",
-    "make_batches": "fluxseg.data.pipeline",
-    "merge_masks": "fluxseg.data.transforms",
-    "normalize_image": "fluxseg.data.transforms",
-    "open_source": "fluxseg.formats.sources",
-    "prepare_dataset": "fluxseg.training.dataset",
-    "read_recording": "fluxseg.formats.sources",
-    "scores_from_confusion": "fluxseg.model.metrics",
-    "simulate_recording": "fluxseg.simulation.sessions",
-    "train_and_evaluate": "fluxseg.job",
-    "train_step": "fluxseg.training.steps",
-    "weighted_cross_entropy": "fluxseg.model.losses",
-    "write_recording": "fluxseg.formats.convert",
-    "write_report": "fluxseg.report.html",
+_NAMES = {
+    "config": "AugmentConfig Config DataConfig LossConfig ModelConfig SimulatorConfig TrainConfig",
+    "data.pipeline": "CropSource make_batches",
+    "data.recording": "Recording",
+    "data.tiles": "crop_grid join_grid",
+    "data.transforms": "crop_quarters join_quarters merge_masks normalize_image",
+    "errors": "FluxsegError",
+    "formats.convert": "write_recording",
+    "formats.sources": "open_source read_recording",
+    "inference.objects.rois": "Rois find_rois",
+    "inference.predict": "Predictor",
+    "inference.run_model": "load_model",
+    "job": "train_and_evaluate",
+    "model.losses": "weighted_cross_entropy",
+    "model.metrics": "confusion_matrix scores_from_confusion",
+    "model.unet": "create_unet",
+    "report.html": "write_report",
+    "simulation.sessions": "simulate_recording",
+    "traces.extract": "Traces extract",
+    "training.dataset": "prepare_dataset",
+    "training.state": "create_train_state",
+    "training.steps": "eval_step train_step",
 }
+"""Module -> the public names that it holds."""
+_HOME = {name: f"fluxseg.{module}" for module, names in _NAMES.items() for name in names.split()}
 
-__all__ = ["__version__", "plot", *_HOME]
+__all__ = ["__version__", "plot", *sorted(_HOME)]
 
 
 def __getattr__(name: str) -> Any:

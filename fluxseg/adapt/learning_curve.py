@@ -71,7 +71,7 @@ def compute_curve(
 
     Finished parts are kept in the folder `curve` and not computed again. The model as it came is
     the entry n = 0. `output` is the folder of the fine-tuning; it gets `curve.json`, which is
-    returned. `progress` is called with (models scored, models in all). Raises `ConfigError` if
+    returned. Raises `ConfigError` if
     there are too few groups; and `FluxsegError` as `fluxseg.training.train.train` does.
     """
     config = create_config(model, data, output, settings)

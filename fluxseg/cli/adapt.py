@@ -47,7 +47,6 @@ def finetune(
             10, ... fields (curve.json, curve.png). It takes a fine-tuning for each fold and size.
         folds: Parts into which the groups are divided for the curve.
         seed: Seed of split, order, augmentation and dropout.
-        pick: What is read of files that hold several channels, planes or arrays.
     """
     from fluxseg.adapt import few_shot
     from fluxseg.adapt.learning_curve import compute_curve, format_curve
@@ -120,7 +119,6 @@ def review(
         remove_doubtful: With --apply, also remove the labels that are still in NAME_doubtful.zip.
         from_tiff: With --apply, read the label images NAME_missed_labels.tif instead of the ROI
             sets.
-        pick: What is read of files that hold several channels, planes or arrays.
     """
     from fluxseg.errors import ConfigError
 

@@ -52,7 +52,6 @@ def predict(
             measures of each neuron in NAME_prediction.npz; suite2p (a folder, NAME_suite2p),
             cellpose (NAME_seg.npy), imagej (NAME_rois.zip), nwb, neurofinder, coco: the
             neurons for that tool.
-        pick: What is read of files that hold several channels, planes or arrays.
         diameter: Typical diameter of the cells, px, for the model that comes with fluxseg; by
             default it is estimated from each image.
         tta: Average over the 8 flips and turns of each image: eight times slower, hardly better.
@@ -64,7 +63,6 @@ def predict(
             default.
         numbers: Show the number of each neuron in the overlay.
         overwrite: Predict again what is done; files that are not fluxseg's stay in any case.
-        processes: The processes of the job, if it has several.
     """
     from fluxseg.formats.sources import format_unused
     from fluxseg.inference.ensemble import load_models

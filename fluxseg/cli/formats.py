@@ -35,7 +35,6 @@ def convert(
             is a Suite2p folder). labels: image and label image as TIFF. cellpose-pair: image and
             masks that Cellpose trains on.
         image: Image of a file that holds ROIs only; by default one of the same name beside it.
-        pick: What is read of files that hold several channels, planes or arrays.
         overwrite: Write over files that exist.
     """
     from fluxseg.formats.convert import convert as convert_one

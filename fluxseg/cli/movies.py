@@ -44,7 +44,6 @@ def project(
         output: Folder to write to.
         kind: Which images. max: the largest value; mean; correlation: the mean correlation of
             each pixel with its 8 neighbours.
-        pick: What is read of files that hold several channels, planes or arrays.
         bin: Average over so many frames before the maximum, against noise; 1: none.
     """
     from fluxseg.formats.movie_files import name_movies
@@ -143,9 +142,7 @@ def extract(
         rate: Frames per second, by default what the movie says, else 30.
         tau: Decay time of the indicator in seconds, for spikes (GCaMP6f 0.7, 6m 1.0, 6s 1.25 to
             1.5); without it there are none.
-        pick: What is read of files that hold several channels, planes or arrays.
         overwrite: Extract again what is done.
-        processes: The processes of the job, if it has several.
     """
     from fluxseg.formats.movie_files import name_movies
     from fluxseg.inference.ensemble import load_models

@@ -28,7 +28,6 @@ def check(
 
     Args:
         source: A folder of recordings, one file, or "simulator".
-        pick: What is read of files that hold several channels, planes or arrays.
         json_: Print JSON instead of lines.
         workers: Processes to use; 0: one per CPU core.
     """
@@ -74,7 +73,6 @@ def prepare(
         quarters: With --format jpg or png, cut each recording into its four quarters.
         repair: Read all crops in OUTPUT, and make those again that are damaged or missing, and
             only those.
-        pick: What is read of files that hold several channels, planes or arrays.
         data: Crop size, normalisation and number of processes.
     """
     from fluxseg.data.prepare import prepare_cache, repair_cache

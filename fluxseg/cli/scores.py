@@ -38,7 +38,6 @@ def evaluate(
             the workdir. The scores of a model are written there as scores.json.
         model: A model file in place of a run; "pretrained", as without --workdir, is the model
             that comes with fluxseg.
-        pick: What is read of files that hold several channels, planes or arrays.
     """
     console = open_console()
     if model and workdir:

@@ -5,6 +5,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 
 from fluxseg.data.duplicates import Entry, NearDuplicate, Resolution, resolve_duplicates
@@ -72,15 +73,8 @@ class CheckReport:
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as plain values, in an order that depends on the content alone."""
-        return {
-            "counts": dict(self.counts),
-            "recordings": [
-                {**dataclasses.asdict(r), "reasons": list(r.reasons), "shape": list(r.shape)}
-                for r in self.rows
-            ],
-            "duplicates": [list(pair) for pair in self.duplicates],
-            "near_duplicates": [dataclasses.asdict(pair) for pair in self.near_duplicates],
-        }
+        values: dict[str, Any] = msgspec.to_builtins(self)
+        return {"counts": values["counts"], "recordings": values.pop("rows"), **values}
 
 
 def format_check(row: CheckRow) -> str:
@@ -215,8 +209,7 @@ def check_source(
 ) -> CheckReport:
     """Check every recording of a source, with one recording in the memory of each process.
 
-    `progress` is called with (recordings done, recordings in all). Copies and recordings of the
-    same field of view are marked in the rows.
+    Copies and recordings of the same field of view are marked in the rows.
     """
     found = _check_all(source, worker_count(workers), progress)
     resolved = resolve_duplicates([entry for row, entry in found if row.status != "unusable"])

@@ -35,7 +35,7 @@ from fluxseg.report.workdir import (
     read_picture,
     read_run,
 )
-from fluxseg.training.versions import collect_versions
+from fluxseg.training.writers import collect_versions
 
 MONITORS = {
     "val_neuron_iou": "the best neuron IoU",

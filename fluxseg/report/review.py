@@ -10,8 +10,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from fluxseg import plot
-from fluxseg.adapt.review.disagreements import Disagreement
-from fluxseg.adapt.review.places import PATCH, PICTURED, ReviewedRecording, rank_places
+from fluxseg.adapt.review.disagreements import (
+    PATCH,
+    PICTURED,
+    Disagreement,
+    ReviewedRecording,
+    rank_places,
+)
 from fluxseg.report.page import write_page
 from fluxseg.report.plots import create_panels, embed_figure, entitle, styled
 

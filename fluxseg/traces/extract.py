@@ -83,11 +83,12 @@ class Traces:
     @functools.cached_property
     def measures(self) -> dict[str, np.ndarray]:
         """`[N]` float64 each: `skew`, `std` and `snr` of `corrected`, `noise` of `dff`."""
-        parts = [describe_traces(self._corrected(rows)) for rows in self._rows()]
-        noise = [measure_noise(self.dff[rows], self.rate) for rows in self._rows()]
-        empty = {name: np.zeros(0) for name in ("skew", "std", "snr")}
-        joined = {name: np.concatenate([empty[name], *(p[name] for p in parts)]) for name in empty}
-        return joined | {"noise": np.concatenate([np.zeros(0), *noise])}
+        found = {name: np.zeros(len(self)) for name in ("skew", "std", "snr", "noise")}
+        for rows in self._rows():
+            for name, values in describe_traces(self._corrected(rows)).items():
+                found[name][rows] = values
+            found["noise"][rows] = measure_noise(self.dff[rows], self.rate)
+        return found
 
     def _rows(self) -> list[slice]:
         # All at once, several arrays of float64 would be needed.

@@ -45,9 +45,8 @@ def project_movie(
 ) -> Projections:
     """Make the projections of a movie, whose parts are `paths`.
 
-    What is there in `folder` from an earlier call is taken. `progress` is called with (frames done,
-    frames in all). Raises `RecordingError`, naming the file, if it is no movie or damaged; and
-    `WorkdirError` if the folder cannot be written.
+    What an earlier call left in `folder` is taken. Raises `RecordingError`, naming the file,
+    if it is no movie or damaged; and `WorkdirError` if the folder cannot be written.
     """
     stored = folder / f"projections-{_digest(paths, pick)}.npz"
     if stored.exists():

@@ -46,8 +46,7 @@ from fluxseg.training.sharding import (
 )
 from fluxseg.training.state import TrainState, create_schedule, create_train_state
 from fluxseg.training.stopping import StopFlag, catch_signals, interrupted
-from fluxseg.training.versions import collect_versions
-from fluxseg.training.writers import RunLog
+from fluxseg.training.writers import RunLog, collect_versions
 
 logger = logging.getLogger(__name__)
 

@@ -1,8 +1,10 @@
-"""Figures of a run as JSON lines, CSV, TensorBoard events and one line of text."""
+"""Figures of a run as JSON lines, CSV, TensorBoard events and one line of text; its versions."""
 
 import contextlib
+import importlib.metadata
 import json
 import logging
+import platform
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from fluxseg.io.tables import write_csv
 
 logger = logging.getLogger(__name__)
 
+PACKAGES = ("fluxseg", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 History = list[dict[str, Any]]
 """One row for each epoch."""
 
@@ -107,3 +110,18 @@ class RunLog:
             raise WorkdirError(
                 f"{self._workdir / 'tensorboard'}: cannot be written: {error.strerror or error}"
             ) from error
+
+
+def collect_versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that matter, the system, the devices."""
+    import jax
+
+    versions = {"Python": platform.python_version()}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    devices = jax.devices()
+    kinds = ", ".join(sorted({device.device_kind for device in devices}))
+    versions["System"] = platform.platform()
+    versions["Devices"] = f"{len(devices)} × {kinds} ({devices[0].platform})"
+    return versions

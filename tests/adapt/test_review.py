@@ -8,9 +8,14 @@ import pytest
 from scipy import ndimage
 
 from fluxseg.adapt.review.apply import apply_review, merge_masks_into
-from fluxseg.adapt.review.disagreements import MAX_OVERLAP, find_disagreements
+from fluxseg.adapt.review.disagreements import (
+    MAX_OVERLAP,
+    ReviewedRecording,
+    cut_patch,
+    find_disagreements,
+    keep_surest,
+)
 from fluxseg.adapt.review.files import COLUMNS, create_rows, judge_model, select
-from fluxseg.adapt.review.places import ReviewedRecording, cut_patch, keep_surest
 from fluxseg.config import SimulatorConfig
 from fluxseg.data.recording import Recording
 from fluxseg.errors import ConfigError, FluxsegError, RecordingError
@@ -256,7 +261,7 @@ def test_patches_lie_around_their_place_and_only_the_surest_are_kept(monkeypatch
         assert len(patch.labels) == (1 if found.kind == "doubtful" else 0)
         assert number in one.patches
     assert cut_patch(recording, one.found[0], side=100).image.shape == (64, 64)
-    monkeypatch.setattr("fluxseg.adapt.review.places.PICTURED", 1)
+    monkeypatch.setattr("fluxseg.adapt.review.disagreements.PICTURED", 1)
     other, _ = make_reviewed("two")
     other = dataclasses.replace(other, key="zwei.npz")
     kept = keep_surest([other, one])

@@ -6,9 +6,8 @@ import shutil
 import numpy as np
 import pytest
 
-from fluxseg.adapt.review.disagreements import find_disagreements
+from fluxseg.adapt.review.disagreements import ReviewedRecording, cut_patch, find_disagreements
 from fluxseg.adapt.review.files import create_rows
-from fluxseg.adapt.review.places import ReviewedRecording, cut_patch
 from fluxseg.data.recording import Recording
 from fluxseg.inference.objects.rois import find_rois
 from fluxseg.report.compare import write_comparison

@@ -12,9 +12,12 @@ from fluxseg.adapt.review.disagreements import (
     KINDS,
     MIN_CONFIDENCE,
     Disagreement,
+    ReviewedRecording,
+    cut_patches,
     find_disagreements,
+    keep_surest,
+    rank_places,
 )
-from fluxseg.adapt.review.places import ReviewedRecording, cut_patches, keep_surest, rank_places
 from fluxseg.adapt.review.plan import ReviewPlan
 from fluxseg.data.recording import Recording, annotated_masks
 from fluxseg.data.transforms import normalize_image, to_uint8
