@@ -228,9 +228,10 @@ def _check_all(
     tasks = [keys[start : start + size] for start in range(0, len(keys), size)]
     found: list[tuple[CheckRow, Entry]] = []
     for _, results in map_in_processes(functools.partial(_check_keys, source), tasks, workers):
-        found += results
-        if progress:
-            progress(len(found), len(keys))
+        for result in results:
+            found.append(result)
+            if progress:
+                progress(len(found), len(keys))
     return found
 
 

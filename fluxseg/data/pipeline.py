@@ -117,10 +117,6 @@ def _augment(config: AugmentConfig, crop: Batch, rng: np.random.Generator) -> Ba
     return {**crop, "image": image, "label": label, "valid": valid}
 
 
-def _add_channel(crop: Batch) -> Batch:
-    return {**crop, "image": crop["image"][..., None]}
-
-
 def _padding(tile: int) -> Batch:
     image, label = np.zeros((tile, tile, 1), np.float32), np.zeros((tile, tile), np.uint8)
     return {"image": image, "label": label, "valid": label, "crop": np.array(-1, np.int32)}
@@ -177,7 +173,8 @@ def make_batches(
         if isinstance(augment, AugmentConfig):
             augment = functools.partial(_augment, augment)
         dataset = dataset.random_map(augment)
-    dataset = _Rows(dataset.map(_add_channel), _padding(crops.tile), batch_size, process)
+    dataset = dataset.map(lambda crop: crop | {"image": crop["image"][..., None]})
+    dataset = _Rows(dataset, _padding(crops.tile), batch_size, process)
     dataset = dataset.batch(batch_size // process[1], drop_remainder=True).repeat(epochs)
     if threads < 0:
         # More than there are cores hinder each other: augmentation holds Python's lock in turns.

@@ -152,6 +152,12 @@ def _percentile(below: np.ndarray, bottom: int, percent: float) -> float:
     return start + (end - start) * share if share < 0.5 else end - (end - start) * (1 - share)
 
 
+def crop_middle(image: np.ndarray, side: int) -> np.ndarray:
+    """Return the middle of an image `[H, W]`, at most `side` px high and wide, as a view."""
+    top, left = (max(length - side, 0) // 2 for length in image.shape)
+    return image[top : top + side, left : left + side]
+
+
 def to_uint8(normalized: np.ndarray) -> np.ndarray:
     """Map a normalised image to 8 bits: 0 to 0, 1 to 255, clipped (nothing wraps around)."""
     return np.rint(np.clip(normalized, 0, 1) * 255).astype(np.uint8)

@@ -21,12 +21,9 @@ def choose_examples(recordings: list[Mapping[str, Any]]) -> list[tuple[str, Mapp
     """
     scored = [row for row in recordings if row["scores"]["neuron_iou"] is not None]
     ordered = sorted(scored, key=lambda row: (-row["scores"]["neuron_iou"], row["key"]))
-    ranks = {"best": 0, "median": len(ordered) // 2, "worst": len(ordered) - 1}
-    chosen: dict[int, str] = {}
-    for rank, position in ranks.items():
-        if ordered:
-            chosen.setdefault(position, rank)
-    return [(rank, ordered[position]) for position, rank in sorted(chosen.items())]
+    # Of one or two recordings one is several of them.
+    ranks = {len(ordered) - 1: "worst", len(ordered) // 2: "median", 0: "best"} if ordered else {}
+    return [(ranks[place], ordered[place]) for place in sorted(ranks)]
 
 
 def stitch_recording(

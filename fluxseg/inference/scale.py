@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 
 from fluxseg.data.resample import choose_zoom, disc_diameter, resample_image, zoomed_shape
+from fluxseg.data.transforms import crop_middle
 from fluxseg.inference.objects.rois import find_rois
 
 ZOOMS: tuple[float, ...] = (1.0, 0.5, 2.0, 0.25)
@@ -64,7 +65,7 @@ def _look(
     probability: ProbabilityFn, image: np.ndarray, trained_px: float, threshold: float, zoom: float
 ) -> tuple[float, float] | None:
     # Median diameter, px, of the convincing cells, and the share of the image that they cover.
-    part = _middle(image, round(LOOKED_AT / zoom))
+    part = crop_middle(image, round(LOOKED_AT / zoom))
     seen = resample_image(part, zoomed_shape((part.shape[0], part.shape[1]), zoom))
     if min(seen.shape) < 2 * trained_px:
         return None
@@ -80,8 +81,3 @@ def _look(
 def _usual(ratio: float) -> float:
     apart = np.log(ratio)
     return float(np.exp(-0.5 * (apart / (SMALLER if apart < 0 else LARGER)) ** 2))
-
-
-def _middle(image: np.ndarray, side: int) -> np.ndarray:
-    starts = [max((length - side) // 2, 0) for length in image.shape]
-    return image[starts[0] : starts[0] + side, starts[1] : starts[1] + side]

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,14 +71,22 @@ class Traces:
     @functools.cached_property
     def dff(self) -> np.ndarray:
         """`[N, T]` float32, dF/F of `corrected` against its baseline."""
-        return self._by_rows(self._relative)
+        result = np.zeros_like(self.f)
+        for rows in self._rows():
+            corrected = self._corrected(rows)
+            baseline = find_baseline(corrected, self.rate)
+            result[rows] = relative_change(corrected, baseline, self.f[rows].mean(1))
+        return result
 
     @functools.cached_property
     def spikes(self) -> np.ndarray:
         """`[N, T]` float32, deconvolved; zeros without `tau`."""
-        if self.tau is None:
-            return np.zeros_like(self.f)
-        return self._by_rows(self._deconvolved)
+        result = np.zeros_like(self.f)
+        for rows in self._rows() if self.tau else ():
+            corrected = self._corrected(rows)
+            changes = corrected - find_baseline(corrected, self.rate)
+            result[rows] = deconvolve(changes, self.rate, self.tau)
+        return result
 
     @functools.cached_property
     def measures(self) -> dict[str, np.ndarray]:
@@ -94,24 +102,8 @@ class Traces:
         # All at once, several arrays of float64 would be needed.
         return [slice(start, start + _ROWS) for start in range(0, len(self), _ROWS)]
 
-    def _by_rows(self, function: Callable[[slice], np.ndarray]) -> np.ndarray:
-        result = np.zeros_like(self.f)
-        for rows in self._rows():
-            result[rows] = function(rows)
-        return result
-
     def _corrected(self, rows: slice) -> np.ndarray:
         return self.f[rows] - np.float32(NEUROPIL_SHARE) * self.neuropil[rows]
-
-    def _relative(self, rows: slice) -> np.ndarray:
-        corrected = self._corrected(rows)
-        baseline = find_baseline(corrected, self.rate)
-        return relative_change(corrected, baseline, self.f[rows].mean(1))
-
-    def _deconvolved(self, rows: slice) -> np.ndarray:
-        corrected = self._corrected(rows)
-        changes = corrected - find_baseline(corrected, self.rate)
-        return deconvolve(changes, self.rate, self.tau or 1.0)
 
 
 def extract(

@@ -5,6 +5,8 @@ import dataclasses
 import numpy as np
 from scipy import ndimage
 
+from fluxseg.data.transforms import crop_middle
+
 MOST_SHIFT_PX = 1.5
 """Blocks further away from the mean image look unregistered."""
 MOST_DRIFT = 0.2
@@ -40,7 +42,7 @@ class MovieCheck:
         blank = (some == some[:, :1, :1]).all((1, 2)) | ~np.isfinite(some).any((1, 2))
         self.lost += int((alike | blank).sum())
         if self._done * _BLOCKS >= len(self.blocks) * self.frames:
-            self.blocks.append(_middle(frames.mean(0, dtype=np.float64)))
+            self.blocks.append(crop_middle(frames.mean(0, dtype=np.float64), _SIDE))
         self._done += len(frames)
         self._last = some[-1].copy()
 
@@ -91,7 +93,7 @@ def measure_shifts(blocks: list[np.ndarray], mean: np.ndarray) -> np.ndarray:
     """
     from skimage.registration import phase_cross_correlation  # slow to import
 
-    reference = _prepare(_middle(mean))
+    reference = _prepare(crop_middle(mean, _SIDE))
     # What is empty is shifted by nothing.
     shown = [block for block in map(_prepare, blocks) if block.any() and reference.any()]
     shifts = [
@@ -99,11 +101,6 @@ def measure_shifts(blocks: list[np.ndarray], mean: np.ndarray) -> np.ndarray:
         for block in shown
     ]
     return -np.array(shifts).reshape(-1, 2)
-
-
-def _middle(image: np.ndarray) -> np.ndarray:
-    top, left = (max(side - _SIDE, 0) // 2 for side in image.shape)
-    return image[top : top + _SIDE, left : left + _SIDE]
 
 
 def _prepare(image: np.ndarray) -> np.ndarray:
