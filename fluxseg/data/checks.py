@@ -5,7 +5,6 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-import msgspec
 import numpy as np
 
 from fluxseg.data.duplicates import Entry, NearDuplicate, Resolution, resolve_duplicates
@@ -73,7 +72,7 @@ class CheckReport:
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as plain values, in an order that depends on the content alone."""
-        values: dict[str, Any] = msgspec.to_builtins(self)
+        values = dataclasses.asdict(self)
         return {"counts": values["counts"], "recordings": values.pop("rows"), **values}
 
 

@@ -104,7 +104,7 @@ def test_report():
 def test_more_processes_give_the_same_report():
     one = check_source(Scenes()).to_json()
     assert json.dumps(check_source(Scenes(), workers=2).to_json()) == json.dumps(one)
-    assert one["recordings"][0]["shape"] == [256, 256]
+    assert one["recordings"][0]["shape"] == (256, 256)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
