@@ -24,7 +24,7 @@ from fluxseg.data.parallel import map_in_processes
 from fluxseg.data.recording import Source
 from fluxseg.data.shards import ShardContent, ShardTask, read_sidecar, write_shard
 from fluxseg.errors import FluxsegError, WorkdirError
-from fluxseg.io.files import TEMPORARY
+from fluxseg.io.files import TEMPORARY, naming
 from fluxseg.io.progress import Progressed
 
 logger = logging.getLogger(__name__)
@@ -42,10 +42,8 @@ def prepare_cache(
     folder cannot be written, `FluxsegError` if no recording is usable.
     """
     directory = Path(directory)
-    try:
+    with naming(directory, "cannot be made"):
         directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise WorkdirError(f"{directory}: cannot be made: {error.strerror or error}") from error
     stamps = source_stamps(source)
     items = list(stamps.items())
     settings = crop_settings(config)
@@ -97,11 +95,9 @@ def _remove_damaged(index: CacheIndex, workers: int) -> list[str]:
     for name, what in damaged.items():
         shard = index.directory / name
         logger.warning("%s: %s; it is made again", shard, what)
-        try:
+        with naming(shard, "cannot be deleted"):
             shard.unlink(missing_ok=True)
             shard.with_suffix(".json").unlink(missing_ok=True)
-        except OSError as error:
-            raise WorkdirError(f"{shard}: cannot be deleted: {error.strerror or error}") from error
     return list(damaged)
 
 

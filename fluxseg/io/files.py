@@ -17,6 +17,15 @@ TEMPORARY = ".part-"
 
 
 @contextlib.contextmanager
+def naming(path: str | os.PathLike[str], what: str) -> Iterator[None]:
+    """Turn an `OSError` into a `WorkdirError` that names a path and says `what` went wrong."""
+    try:
+        yield
+    except OSError as error:
+        raise WorkdirError(f"{path}: {what}: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path in the same folder that becomes `path` when the block succeeds.
 
@@ -26,13 +35,12 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     path = Path(path)
     temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(4)}-{path.name}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise WorkdirError(f"{path}: cannot be written: {error.strerror or error}") from error
+        with naming(path, "cannot be written"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -59,9 +67,8 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 def read_json(path: str | os.PathLike[str]) -> Any:
     """Read a JSON file; raises `WorkdirError`, naming it, if it is absent or not JSON."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise WorkdirError(f"{path}: cannot be read: {error.strerror or error}") from error
+        with naming(path, "cannot be read"):
+            return json.loads(Path(path).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise WorkdirError(f"{path}: is not valid JSON: {error}") from error
 

@@ -13,9 +13,8 @@ from matplotlib.figure import Figure
 
 from fluxseg.adapt.few_shot import PICTURED, PICTURES
 from fluxseg.config import Config, config_to_dict
-from fluxseg.errors import WorkdirError
 from fluxseg.inference.objects.counts import SCORE_SOURCES
-from fluxseg.io.files import read_json, write_text
+from fluxseg.io.files import naming, read_json, write_text
 from fluxseg.model.score_names import CALIBRATION_SCORES, OBJECT_DIALECTS, PIXEL_SCORES
 from fluxseg.report.compare_plots import plot_before_after
 from fluxseg.report.page import render_template, split_title
@@ -89,12 +88,10 @@ def write_figures(run: RunFiles) -> Figures:
     `WorkdirError`, naming the file that is damaged or cannot be written.
     """
     folder = run.workdir / "figures"
-    try:
+    with naming(folder, "cannot be written"):
         for pattern in OWN_FIGURES:
             for old in folder.glob(f"{pattern}.png"):
                 old.unlink()
-    except OSError as error:
-        raise WorkdirError(f"{folder}: cannot be written: {error.strerror or error}") from error
     names = ("curves", "scores", "reliability", "examples", "tuning")
     figures: dict[str, list[Mapping[str, Any]]] = {name: [] for name in names}
 

@@ -12,7 +12,7 @@ import numpy as np
 from fluxseg.errors import WorkdirError
 from fluxseg.inference.field_scores import DETAILS
 from fluxseg.io.arrays import read_arrays
-from fluxseg.io.files import read_json
+from fluxseg.io.files import naming, read_json
 from fluxseg.io.names import is_plain_name
 from fluxseg.io.schema import from_plain
 from fluxseg.model.score_names import CALIBRATION_SCORES, OBJECT_SCORES, PIXEL_SCORES, Score
@@ -87,13 +87,11 @@ def read_history(path: Path) -> list[dict[str, Any]]:
 
     Raises `WorkdirError`, naming the file and the line, if it is missing or damaged.
     """
+    if not path.exists():
+        raise WorkdirError(f"{path}: is missing: the run has ended no epoch; run its command again")
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError as error:
-        advice = "the run has ended no epoch; run its command again"
-        raise WorkdirError(f"{path}: is missing: {advice}") from error
-    except OSError as error:
-        raise WorkdirError(f"{path}: cannot be read: {error.strerror or error}") from error
+        with naming(path, "cannot be read"):
+            lines = path.read_text(encoding="utf-8").splitlines()
     except ValueError as error:
         raise WorkdirError(f"{path}: is not a text file: {error}") from error
     history = []

@@ -64,10 +64,6 @@ class Labels:
     footprint: np.ndarray  # `[K, P, P]` bool, all of it, whatever lies upon it
     number: np.ndarray  # `[K]` int, its label from 1
 
-    def masks(self) -> np.ndarray:
-        """Return one mask for each label, `[M, H, W]` bool; none overlap."""
-        return self.instances == np.arange(1, len(self.cells) + 1)[:, None, None]
-
     def whole_masks(self) -> np.ndarray:
         """Return one mask for each label, `[M, H, W]` bool, that overlap where cells do."""
         height, width = self.instances.shape

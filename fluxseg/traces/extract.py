@@ -85,7 +85,7 @@ class Traces:
         for rows in self._rows() if self.tau else ():
             corrected = self._corrected(rows)
             changes = corrected - find_baseline(corrected, self.rate)
-            result[rows] = deconvolve(changes, self.rate, self.tau)
+            result[rows] = deconvolve(changes, self.rate, self.tau or 1.0)
         return result
 
     @functools.cached_property

@@ -15,12 +15,12 @@ from typing import BinaryIO
 import numpy as np
 from scipy import sparse
 
-from fluxseg.errors import FluxsegError, WorkdirError
+from fluxseg.errors import FluxsegError
 from fluxseg.formats.movies import BLOCK_BYTES, MovieFacts, iterate_frames, read_ahead
 from fluxseg.formats.npy import naming_file
 from fluxseg.formats.pick import Pick
 from fluxseg.formats.projections import CorrelationImage, MaxProjection, MeanProjection
-from fluxseg.io.files import atomic_path, read_json, stamp_file, write_json
+from fluxseg.io.files import atomic_path, naming, read_json, stamp_file, write_json
 from fluxseg.io.progress import Progressed
 from fluxseg.traces.quality import MovieCheck, find_doubts
 from fluxseg.traces.sums import sum_blocks
@@ -98,7 +98,7 @@ def sum_movie(
     # Frames of a whole number of blocks, so that blocks begin where they would without a stop.
     block = max(1, BLOCK_BYTES // (facts.shape[0] * facts.shape[1] * facts.dtype.itemsize))
     done -= done % block if done < count else 0
-    try:
+    with naming(stored, "cannot be written"):
         folder.mkdir(parents=True, exist_ok=True)
         with stored.open("r+b" if done else "wb") as file:
             file.truncate(done * 4 * sums)
@@ -116,8 +116,6 @@ def sum_movie(
             finally:
                 _save_done(state, file, done)
         return np.fromfile(stored, np.float32).reshape(-1, sums)
-    except OSError as error:
-        raise WorkdirError(f"{stored}: cannot be written: {error.strerror or error}") from error
 
 
 def _save_done(state: Path, file: BinaryIO, done: int) -> None:

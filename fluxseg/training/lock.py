@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fluxseg.errors import WorkdirError
-from fluxseg.io.files import TEMPORARY
+from fluxseg.io.files import TEMPORARY, naming
 from fluxseg.processes import wait_until_seen
 
 logger = logging.getLogger(__name__)
@@ -30,11 +30,9 @@ def claim_workdir(workdir: Path) -> Iterator[None]:
     """
     _check_name(workdir)
     path = workdir / LOCK_NAME
-    try:
+    with naming(workdir, "cannot be used"):
         workdir.mkdir(parents=True, exist_ok=True)
         file = path.open("a+b", buffering=0)
-    except OSError as error:
-        raise WorkdirError(f"{workdir}: cannot be used: {error.strerror or error}") from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -5,12 +5,11 @@ import importlib.metadata
 import json
 import logging
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fluxseg.errors import WorkdirError
-from fluxseg.io.files import write_text
+from fluxseg.io.files import naming, write_text
 from fluxseg.io.tables import write_csv
 
 logger = logging.getLogger(__name__)
@@ -64,17 +63,15 @@ class RunLog:
     def __init__(
         self, workdir: Path, history: Sequence[Mapping[str, Any]], step: int, writes: bool
     ):
-        self._workdir, self._board = workdir, None
+        self._workdir, self._folder, self._board = workdir, workdir / "tensorboard", None
         if not writes:
             return
         from tensorboardX import SummaryWriter
 
         write_history(workdir, history)
-        with self._writing():
+        with naming(self._folder, "cannot be written"):
             # The queue has no limit: after a failed write nothing would empty it.
-            self._board = SummaryWriter(
-                str(workdir / "tensorboard"), purge_step=step + 1, max_queue=0
-            )
+            self._board = SummaryWriter(str(self._folder), purge_step=step + 1, max_queue=0)
 
     def write_step(self, step: int, values: Mapping[str, float]) -> None:
         """Write figures of one training step."""
@@ -89,7 +86,7 @@ class RunLog:
         if not self._board:
             return
         write_history(self._workdir, history)
-        with self._writing():
+        with naming(self._folder, "cannot be written"):
             for name, value in row.items():
                 split, _, figure = name.partition("_")
                 if split in SHORT and value is not None:
@@ -99,17 +96,8 @@ class RunLog:
     def close(self) -> None:
         """Flush and close the files."""
         if self._board:
-            with self._writing():
+            with naming(self._folder, "cannot be written"):
                 self._board.close()
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise WorkdirError(
-                f"{self._workdir / 'tensorboard'}: cannot be written: {error.strerror or error}"
-            ) from error
 
 
 def collect_versions() -> dict[str, str]:

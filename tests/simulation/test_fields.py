@@ -80,4 +80,4 @@ def test_a_field_without_any_cell_is_a_field():
     labels = create_labels(field, LabelRules(), rng())
     assert len(field.radius) == len(labels.cells) == 0
     assert not labels.instances.any()
-    assert labels.masks().shape == (0, 64, 64)
+    assert labels.whole_masks().shape == (0, 64, 64)
