@@ -137,27 +137,18 @@ def finetune(
     settings: FewShot,
     callbacks: Callbacks | None = None,
 ) -> tuple[TrainResult, dict[str, Any]]:
-    """Fine-tune a model on the labelled recordings of a folder; the same call resumes it.
+    """Fine-tune a model on the labelled recordings of a folder, `data`; the same call resumes it.
 
-    Some groups are held out (`settings.held_out`) and score the model before and after, each
-    time as whole fields. There is no validation split: the length is fixed, and the last state is
-    the result.
-
-    Args:
-        model: to start from.
-        name: how the records call it.
-        data: folder of labelled recordings, or "simulator".
-        output: folder of the run: gets what training writes, `model.safetensors` and
-            `before_after.npz`; the split "test" of `scores.json` is that of the whole fields held
-            out, and it has the further entry `finetune`.
-        settings: how.
-        callbacks: see `fluxseg.training.train.train`.
+    Some groups are held out (`settings.held_out`) and score the model before and after, each time
+    as whole fields. There is no validation split: the length is fixed, and the last state is the
+    result. The records call the model to start from `name`. The folder `output` gets what training
+    writes, `model.safetensors` and `before_after.npz`; the split "test" of `scores.json` is that of
+    the whole fields held out, and it has the further entry `finetune`.
 
     Returns what training returned, and the entry `finetune`: "from", "settings", "before", "after"
     (None if nothing is held out), "better" and "verdict" (see `judge`), "remarks", and "curve":
     whether there are enough groups for a learning curve. Raises `WorkdirError` if the folder holds
-    another run, or one that began from another model; and `FluxsegError` as
-    `fluxseg.training.train.train` does.
+    another run, or one that began from another model; and `FluxsegError` as `train` does.
     """
     callbacks = callbacks or Callbacks()
     origin = describe_origin(model, name)

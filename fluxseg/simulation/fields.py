@@ -56,15 +56,12 @@ def simulate_field(
 ) -> Field:
     """Simulate a field of view, or a part of one.
 
-    Args:
-        ranges: what to draw the parameters from, or the parameters themselves (see
-            `draw_parameters`).
-        window: which part of a larger field to render; by default all of it.
-        drift: where in the tissue the field lies.
-        imaging: source of what differs between two sessions of the same tissue: which cells fire,
-            the noise and the borders; by default `rng`.
+    The parameters are drawn from `ranges`, or given (see `draw_parameters`). `window` is the part
+    of a larger field to render, by default all of it, and `drift` where in the tissue the field
+    lies. `imaging` is the source of what differs between two sessions of the same tissue: which
+    cells fire, the noise and the borders; by default `rng`.
 
-    Returns the field; its labels come from `fluxseg.simulation.labels.create_labels`.
+    Labels come from `fluxseg.simulation.labels.create_labels`.
     """
     values = draw_parameters(rng, ranges) if isinstance(ranges, Ranges) else dict(ranges)
     window = Window(shape, shape) if window is None else window

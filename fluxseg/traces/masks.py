@@ -45,12 +45,9 @@ class Footprints:
 def create_footprints(rois: Any, shape: tuple[int, int]) -> Footprints:
     """Take ROIs of any kind apart, in their order; those that have no pixel stay.
 
-    Args:
-        rois: `Rois`; a `Recording` with masks; labels `[H, W]` of whole numbers, 0 is background;
-            masks `[N, H, W]` bool; or weights `[N, H, W]` float, 0 outside.
-        shape: height and width of the movie's frames, px.
-
-    Raises `RecordingError` if they are of another kind, or of a field of another size.
+    They are `Rois`; a `Recording` with masks; labels `[H, W]` of whole numbers, 0 is background;
+    masks `[N, H, W]` bool; or weights `[N, H, W]` float, 0 outside. `shape` is that of the movie's
+    frames, px. Raises `RecordingError` if they are of another kind, or of a field of another size.
     """
     if isinstance(rois, Recording):
         rois = annotated_masks(rois)

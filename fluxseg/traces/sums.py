@@ -19,16 +19,12 @@ def create_matrix(footprints: Footprints) -> sparse.csr_array:
 
 
 def sum_blocks(blocks: Iterable[np.ndarray], matrix: sparse.csr_array) -> Iterator[np.ndarray]:
-    """Yield weighted sums of the pixels of each frame.
+    """Yield weighted sums, by `matrix` `[M, H W]`, of the pixels of each frame: `[T, M]` float32.
 
-    The sparse product runs along the frames of a block, tile by tile, so that all stays in the
-    cache. That is faster than one frame after another, and than gathering pixels in JAX
-    (`python -m experiments.benchmarks.extract`).
-
-    Args:
-        blocks: `[T, H, W]` of any real dtype. Pixels that are not finite count as missing: the
-            other weights of a sum stand for them; it is NaN where all are missing.
-        matrix: `[M, H W]` weights; the sums of a block are `[T, M]` float32.
+    The sparse product runs along the frames of a block `[T, H, W]`, tile by tile, so that all stays
+    in the cache. That is faster than one frame after another, and than gathering pixels in JAX
+    (`python -m experiments.benchmarks.extract`). Pixels that are not finite count as missing: the
+    other weights of a sum stand for them; it is NaN where all are missing.
     """
     count, pixels = matrix.shape
     weighted = np.diff(matrix.indptr) > 0

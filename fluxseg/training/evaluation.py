@@ -53,16 +53,11 @@ def score_crops(
 ) -> SplitScores | None:
     """Score crops, (key, crop number), with the state's evaluation parameters, each exactly once.
 
-    Args:
-        eval_step: from `make_eval_step` of the same mesh.
-        state: the state, on the mesh.
-        index: the prepared crops.
-        crops: those to score.
-        mesh: devices to use: those of all processes, which then call this together, or of this
-            process alone, which then scores the crops by itself.
-        batch_size: crops per global batch, a multiple of the number of devices.
-        threads: threads that read ahead.
-        stop: asked before each batch; if it says True, scoring is abandoned: None.
+    `eval_step` is from `make_eval_step` of the same mesh, and the state lies on it. The mesh is of
+    the devices of all processes, which then call this together, or of this process alone, which
+    then scores the crops by itself. `batch_size`, crops per global batch, is a multiple of the
+    number of devices. `stop` is asked before each batch; if it says True, scoring is abandoned:
+    None.
     """
     totals = Totals()
     recordings: dict[str, np.ndarray] = {}

@@ -69,16 +69,10 @@ def train(
     After each epoch the validation split is scored; it alone chooses the best checkpoint and stops
     early. At the end the best checkpoint scores the test split, once.
 
-    Args:
-        config: all settings.
-        workdir: folder of the run, which is claimed and has its `config.json`.
-        dataset: its crops and their split.
-        checkpoints: those of the workdir.
-        callbacks: functions that are told how it goes.
-        init: parameters of the network to start from; None for random ones.
-        profile: trace some steps of the first epoch into the folder `profile`.
-
-    Returns the best state, the history, and the pixel scores, which `scores.json` then holds.
+    The workdir is claimed and has its `config.json`; the checkpoints are those in it. `init` are
+    parameters of the network to start from, None for random ones. `profile` traces some steps of
+    the first epoch into the folder `profile`. Returns the best state, the history, and the pixel
+    scores, which `scores.json` then holds.
 
     Raises `WorkdirError` if the checkpoints are of other data or the disk cannot be written;
     `TrainingError` if the loss or its gradient is not finite; and `InterruptedRunError`, after a

@@ -27,18 +27,14 @@ SAME = 0.5
 def apply_review(
     folder: Path, output: Path, *, remove_doubtful: bool = False, from_tiff: bool = False
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Merge corrected ROI sets with the old labels into new recordings, `NAME.npz`.
+    """Merge corrected ROI sets of a review with the old labels into new recordings, `NAME.npz`.
 
     From `NAME_missed.zip` those ROIs are added that are still there: delete the wrong ones in
     ImageJ first, correct outlines, or draw more. If all are wrong, delete the file. Recordings
     without a correction are written as well, so that the output can be trained on as a whole.
-
-    Args:
-        folder: output of a review.
-        output: folder for the recordings.
-        remove_doubtful: also take away the labels that are still in `NAME_doubtful.zip` (an IoU
-            of at least 0.5): delete those from it that are right.
-        from_tiff: read `NAME_missed_labels.tif` and `NAME_doubtful_labels.tif` instead.
+    `remove_doubtful` also takes away the labels that are still in `NAME_doubtful.zip` (an IoU of at
+    least 0.5): delete those from it that are right. `from_tiff` reads `NAME_missed_labels.tif` and
+    so on instead.
 
     Returns a row for each recording (name, id, labels, added, removed, labels_now), and remarks.
     Raises `ConfigError` if output and folder, or the source, are the same; and `FluxsegError` if

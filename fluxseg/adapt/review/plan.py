@@ -30,17 +30,13 @@ def plan_review(
 ) -> ReviewPlan:
     """Choose the recordings to review.
 
-    Of a run those of its validation and test splits: on the others the model has learnt what
-    the labels leave out. Of other data those whose group the run has not been trained on.
+    Of a run those of its validation and test splits: on the others the model has learnt what the
+    labels leave out. Of other data, a folder or "simulator", those whose group the run has not been
+    trained on. `everything` adds those too.
 
-    Args:
-        path: workdir of a run, or a model file; None, with data: the model that comes with fluxseg.
-        data: folder of labelled recordings, or "simulator"; empty: those of the run.
-        everything: also those that the model was trained on.
-        pick: which channel, plane or array of each; of a run that of its own settings by default.
-
-    Raises `ConfigError` if nothing is left to review, or a model file comes without data; and
-    `FluxsegError` as `load_model` does.
+    `path` is the workdir of a run, or a model file; None, with data: the model that comes with
+    fluxseg. `pick` is by default that of the run. Raises `ConfigError` if nothing is left to
+    review, or a model file comes without data; and `FluxsegError` as `load_model` does.
     """
     model = load_model(path) if path else load_model()
     is_run = path is not None and path.is_dir()
