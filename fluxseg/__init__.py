@@ -20,12 +20,7 @@ if TYPE_CHECKING:
     from fluxseg.data.pipeline import CropSource, make_batches
     from fluxseg.data.recording import Recording
     from fluxseg.data.tiles import crop_grid, join_grid
-    from fluxseg.data.transforms import (
-        crop_quarters,
-        join_quarters,
-        merge_masks,
-        normalize_image,
-    )
+    from fluxseg.data.transforms import crop_quarters, join_quarters, merge_masks, normalize_image
     from fluxseg.errors import FluxsegError
     from fluxseg.formats.convert import write_recording
     from fluxseg.formats.sources import open_source, read_recording
