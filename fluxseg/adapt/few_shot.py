@@ -56,8 +56,7 @@ class FewShot:
     encoder: Literal["free", "discounted", "frozen"] = "free"  # see `TrainConfig.encoder`
     steps: int = 150  # optimiser steps in all, about; whatever the number of fields
     batch_size: int = 4  # crops of a step
-    # Peak learning rate of Adam, a fraction of that of training from scratch.
-    learning_rate: float = 5e-4
+    learning_rate: float = 5e-4  # peak, a fraction of that of training from scratch
     held_out: float = 0.25  # share of the groups that only score; 0 learns from all of them
     # "recording" holds out sessions of tissue that is learnt from, which leaks.
     split_by: Literal["group", "recording"] = "group"

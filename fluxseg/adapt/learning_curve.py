@@ -35,10 +35,8 @@ NEGLIGIBLE = 0.01
 class CurvePlan:
     """Which fields learn and which score."""
 
-    # Keys of the fields of each fold, which score; no two folds share a group.
-    held_out: Sequence[Sequence[str]]
-    # For each fold the other fields, in the order in which they are added.
-    pools: Sequence[Sequence[str]]
+    held_out: Sequence[Sequence[str]]  # keys of each fold, which score; none share a group
+    pools: Sequence[Sequence[str]]  # for each fold the others, in the order of learning
     sizes: Sequence[int]  # numbers of fields to learn from, ascending; all pools are large enough
 
 

@@ -59,8 +59,7 @@ class CacheIndex:
     source: Mapping[str, Any]  # description of the source
     entries: tuple[CacheEntry, ...]  # the usable recordings, sorted by key
     left_out: tuple[tuple[str, str], ...]  # the others, as (key, reason)
-    # (key, key, similarity) of recordings that show the same field of view
-    near_duplicates: tuple[tuple[str, str, float], ...]
+    near_duplicates: tuple[tuple[str, str, float], ...]  # (key, key, similarity) of one field
     shards: Mapping[str, tuple[int, int]]  # file name -> (bytes, crops)
 
     def __post_init__(self) -> None:

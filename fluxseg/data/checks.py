@@ -55,8 +55,7 @@ class Checked:
 
     row: CheckRow  # what was found
     recording: Recording | None  # the recording, None if it cannot be read
-    # `[H, W]` bool, its merged mask; None if it is not annotated or cannot be read
-    label: np.ndarray | None
+    label: np.ndarray | None  # `[H, W]` bool, its merged mask; None without annotation
     fingerprint: Fingerprint  # of its image; blank if it cannot be read
     digest: str  # hash of image and merged mask; empty if it cannot be read
 

@@ -32,10 +32,8 @@ _ENCODING = "1:"
 class Fingerprint:
     """What is kept of an image to recognise its field of view."""
 
-    # `[SPECTRUM_SIZE]` int8, whitened Fourier magnitudes; all 0 without texture
-    spectrum: np.ndarray
-    # `[THUMBNAIL, THUMBNAIL]` int8, texture of even contrast; 0 outside the image
-    thumbnail: np.ndarray
+    spectrum: np.ndarray  # `[SPECTRUM_SIZE]` int8, whitened magnitudes; 0 without texture
+    thumbnail: np.ndarray  # `[THUMBNAIL, THUMBNAIL]` int8, even contrast; 0 outside
 
 
 def fingerprint(image: np.ndarray) -> Fingerprint:

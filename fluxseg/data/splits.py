@@ -40,8 +40,7 @@ class Manifest:
     val_fraction: float  # share of the validation split that was asked for
     seed: int  # seed of the hash
     items: Mapping[str, ManifestItem]  # key -> group, digest and splits, see `ManifestItem`
-    # what was moved to another split than its hash says, lest that split be empty
-    moved: tuple[str, ...] = ()
+    moved: tuple[str, ...] = ()  # what was moved lest a split be empty
 
     def __post_init__(self) -> None:
         unknown = {name for item in self.items.values() for name in item["splits"]} - set(SPLITS)

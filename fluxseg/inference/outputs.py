@@ -52,9 +52,7 @@ class Prediction:
     # `[H, W]` by name: "probability" float32, "mask" uint8, 255 where a neuron is, and "std"
     # float32, where several models disagree.
     maps: Mapping[str, np.ndarray]
-    # Whether a person has corrected the neurons. Then their files are labels like any others, which
-    # `predict` keeps and `finetune` reads.
-    corrected: bool = False
+    corrected: bool = False  # by a person: then the files are labels, not predictions
 
 
 def write_prediction(

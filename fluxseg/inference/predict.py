@@ -32,8 +32,7 @@ class Segmentation:
     rois: "Rois"  # the neurons
     # `[H, W]` float32 by name: "probability" of neuron, and "std" of several networks.
     maps: Mapping[str, np.ndarray]
-    # Of the cells, px, given or estimated; None for a model that does not know its own.
-    diameter: float | None
+    diameter: float | None  # of the cells, px; None if the model does not know its own
 
     @property
     def probability(self) -> np.ndarray:

@@ -44,9 +44,7 @@ class Outcome:
     name: str  # begin of the names of its files
     files: tuple[str, ...] = ()  # names of the files that were written
     neurons: int | None = None  # number of neurons; None if it failed
-    # Typical diameter of the cells that was given or estimated; None for a model that takes images
-    # as they are.
-    diameter_px: float | None = None
+    diameter_px: float | None = None  # of the cells; None if the model takes images as they are
     warnings: tuple[str, ...] = ()  # what makes the result doubtful
     error: str | None = None  # why it failed; None if it did not
     stamp: str = ""  # size and time of change of the input; empty if it has none

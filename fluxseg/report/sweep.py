@@ -21,8 +21,7 @@ class Row:
 
     name: str  # name of its folder
     settings: Mapping[str, Any]  # what is varied, by dotted name
-    # Validation figure of the best checkpoint; None if there is none.
-    monitored: float | None = None
+    monitored: float | None = None  # validation figure of the best checkpoint, if any
     epoch: int | None = None  # of the best checkpoint
     # Scores on validation.
     val: Mapping[str, float | None] = dataclasses.field(default_factory=dict)

@@ -36,8 +36,7 @@ class RunFiles(NamedTuple):
     checkpoint: dict[str, Any]  # epoch, step, monitor and value of the chosen checkpoint
     point: dict[str, Any]  # temperature, threshold and the split that chose them
     splits: list[dict[str, Any]]  # the final scores, one entry for each split
-    # Rows about the predictions of single recordings, with the `path` of their file.
-    examples: list[dict[str, Any]]
+    examples: list[dict[str, Any]]  # predictions of single recordings, with their `path`
     tuning: dict[str, Any] | None = None  # what a fine-tuning changed
 
 

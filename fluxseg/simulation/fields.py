@@ -24,10 +24,8 @@ class Field:
     """A simulated field of view and what is known of each cell whose body the section cuts."""
 
     image: np.ndarray  # `[H, W]` uint8 or uint16
-    # What was drawn, by the names of `fluxseg.simulation.ranges.Ranges`.
-    metadata: Mapping[str, Any]
-    # `[N]` int, the number of each cell in the tissue, the same in all of its sessions.
-    cell: np.ndarray
+    metadata: Mapping[str, Any]  # what was drawn, by the names of `Ranges`
+    cell: np.ndarray  # `[N]` int, numbers of the cells, the same in all sessions
     # `[N, 2]` int, row and column of the first pixel of each cell's patch; it may lie outside of
     # the image.
     corner: np.ndarray

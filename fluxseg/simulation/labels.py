@@ -58,8 +58,7 @@ class Labels:
 
     instances: np.ndarray  # `[H, W]` int32, 0 where no cell is labelled, else its number from 1
     ignore: np.ndarray  # `[H, W]` bool, true where a cell is too doubtful for a pixel to count
-    # `[M]` int, which of the field's cells each label is (of merged ones, the first).
-    cells: np.ndarray
+    cells: np.ndarray  # `[M]` int, which cell each label is (of merged ones, the first)
     corner: np.ndarray  # `[K, 2]` int, first row and column of each labelled cell's footprint
     footprint: np.ndarray  # `[K, P, P]` bool, all of it, whatever lies upon it
     number: np.ndarray  # `[K]` int, its label from 1

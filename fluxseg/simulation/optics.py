@@ -29,8 +29,7 @@ class Window:
 class Drift:
     """Where and how large a session shows the tissue; more of it is drawn than a field holds."""
 
-    # How far the tissue has moved along rows and columns, px.
-    shift: tuple[float, float] = (0.0, 0.0)
+    shift: tuple[float, float] = (0.0, 0.0)  # how far the tissue has moved, rows and columns, px
     zoom: float = 1.0  # magnification around the middle of the field
     margin: int = 0  # how far the tissue is drawn around the field, px
 

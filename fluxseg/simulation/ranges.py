@@ -50,8 +50,7 @@ class Family:
     weight: float  # how often the family is drawn, relative to the others
     radius: Range  # median radius of a cell body, um (NAOMi; Allen)
     density: Range  # cells with indicator per mm^3 (Density, times the share that is labelled)
-    # Median light of a cell body where it fills the section, relative to the neuropil's (Seen).
-    brightness: Range
+    brightness: Range  # median light that fills the section, relative to neuropil (Seen)
     spread: Range  # standard deviation of the logarithm of that (Seen; GCaMP)
     filled: Range  # share of cells with indicator in the nucleus too (GCaMP: of long expression)
     fibres: Range  # amount of dendrites and axons relative to dense neuropil (Seen)

@@ -24,15 +24,11 @@ class SimulatedFields:
 
     seed: int = 0  # another seed gives other crops
     tile: int = 256  # height and width of a crop, px
-    # Height and width of the field that a crop is a part of, px; crops lie on a grid within it, as
-    # those of recordings do.
-    field: int = 512
+    field: int = 512  # side of the field, px, in which crops lie on a grid, as recorded ones do
     ranges: Ranges = dataclasses.field(default_factory=Ranges)  # what the fields are drawn from
-    # Which cells are labelled, and how.
-    rules: LabelRules = dataclasses.field(default_factory=LabelRules)
+    rules: LabelRules = dataclasses.field(default_factory=LabelRules)  # how cells are labelled
     length: int = ENDLESS  # number of crops
-    # Percentiles of a crop that become 0 and 1 (see `normalize_image`).
-    percentiles: tuple[float, float] = (1.0, 99.5)
+    percentiles: tuple[float, float] = (1.0, 99.5)  # which become 0 and 1 (`normalize_image`)
 
     def __post_init__(self) -> None:
         if self.field % self.tile:

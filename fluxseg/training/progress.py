@@ -20,12 +20,9 @@ from fluxseg.training.writers import History
 class Callbacks:
     """Functions that are told how a run goes; each is optional."""
 
-    # Called with (recordings prepared, recordings in all).
-    on_prepare: Progressed | None = None
-    # Called with (steps taken, steps in all); the step may still be computing.
-    on_step: Progressed | None = None
-    # Called with the row of an epoch that ended.
-    on_epoch: Callable[[dict[str, Any]], None] | None = None
+    on_prepare: Progressed | None = None  # of recordings prepared
+    on_step: Progressed | None = None  # of steps taken; the last may still be computing
+    on_epoch: Callable[[dict[str, Any]], None] | None = None  # with the row of an epoch
 
 
 class TrainResult(NamedTuple):
@@ -54,12 +51,10 @@ class Progress:
     epoch: int = 0  # finished epochs, validation included
     step: int = 0  # steps taken in all
     step_in_epoch: int = 0  # steps taken in the current epoch
-    # Sums over the steps of the current epoch.
-    totals: Totals = dataclasses.field(default_factory=Totals)
+    totals: Totals = dataclasses.field(default_factory=Totals)  # sums over the current epoch
     seconds: float = 0.0  # time spent in training and validation so far, over all sessions
     history: tuple[dict[str, Any], ...] = ()  # one row for each finished epoch
-    # Epoch, step, monitor and value of the best checkpoint; None before the first.
-    best: dict[str, Any] | None = None
+    best: dict[str, Any] | None = None  # epoch, step, monitor and value of the best checkpoint
     iterator: Any = None  # state of the Grain iterator
     split_hash: str = ""  # content hash of the split that is trained on
 

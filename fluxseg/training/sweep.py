@@ -29,8 +29,7 @@ class Sweep:
     """A base config and what is varied."""
 
     base: Config  # settings of all runs
-    # Dotted name of a setting -> its values; all combinations are run.
-    vary: Mapping[str, Sequence[Any]]
+    vary: Mapping[str, Sequence[Any]]  # dotted name -> values; all combinations are run
     random: int = 0  # run so many of the combinations, drawn at random; 0: all
     random_seed: int = 0  # another seed draws others
 

@@ -29,16 +29,12 @@ PICTURED = 192
 class Disagreement:
     """One place where the model and the labels say different things."""
 
-    # "missed": a predicted cell where no label is. "doubtful": a label where the model sees
-    # background.
-    kind: Kind
+    kind: Kind  # "missed": a cell without a label; "doubtful": a label on background
     confidence: float  # 0 to 1, see `find_disagreements`
     quality: float  # quality of the predicted cell (`Rois.quality`); 0 for a doubtful label
     rois: tuple[int, ...]  # numbers of the predicted cells that have a part in it, from 0
     labels: tuple[int, ...]  # numbers of the labels that do, from 0
-    # `[h, w]` bool, the predicted cell, or the doubtful label, cut to its box: whole fields would
-    # take a hundred times the memory.
-    mask: np.ndarray
+    mask: np.ndarray  # `[h, w]` bool, the cell or label, cut to its box to save memory
     corner: tuple[int, int]  # row and column of the box in the field, px
     centre: tuple[float, float]  # mean row and column of the mask, px
     area: int  # pixels of the mask
@@ -132,8 +128,7 @@ def find_disagreements(
 class Patch(NamedTuple):
     """What is around a disagreement."""
 
-    # `[S, S]` float32, 0 to 1 by its own percentiles: dim cells are what it is about.
-    image: np.ndarray
+    image: np.ndarray  # `[S, S]` float32, 0 to 1 by its own percentiles, for dim cells
     labels: np.ndarray  # `[K, S, S]` bool, the labels in it
     mask: np.ndarray  # `[S, S]` bool, see `Disagreement`
 
