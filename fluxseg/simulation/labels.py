@@ -13,31 +13,24 @@ OUTSIDE_UM = 0.6
 
 @dataclasses.dataclass(frozen=True)
 class LabelRules:
-    """Which cells are labelled, and how; the defaults give exact labels of visible cells."""
+    """Which cells are labelled, and how; the defaults give exact labels of visible ones."""
 
+    # Visibilities (see `Field`) below which a cell is background, and above which it is labelled;
+    # between them it is ignored.
     visible: tuple[float, float] = (0.5, 1.2)
-    """Visibilities (see `Field`) below which a cell is background, and above which it
-    is labelled; between them it is ignored."""
+    # Shares of its radius: a cell whose outline is smaller than the first, as only its top or
+    # bottom shows, is background; below the second it is at most ignored.
     least_section: tuple[float, float] = (0.0, 0.6)
-    """Shares of its radius: a cell whose outline is smaller than the first, as only its top or
-    bottom shows, is background; below the second it is at most ignored."""
-    least_shown: float = 0.45
-    """So are cells of whose footprint other cells leave less than this share."""
-    active_only: bool = False
-    """Label active cells only; the others count as background."""
-    missed: float = 0.0
-    """Share of labelled cells that are left out, as background."""
-    wider: tuple[float, float] = (0.0, 0.0)
-    """Mean and standard deviation of the error of an outline's radius, relative to it."""
+    least_shown: float = 0.45  # so are cells of which other cells leave less than this share
+    active_only: bool = False  # label active cells only; the others count as background
+    missed: float = 0.0  # share of labelled cells that are left out, as background
+    wider: tuple[float, float] = (0.0, 0.0)  # mean and SD of the error of the radius, over it
+    # How far outlines of cells that the section cuts off their middle are drawn towards the whole
+    # cell: 0 outlines what shows, 1 the cell's largest radius (exponent of the section).
     fuller: float = 0.0
-    """How far outlines of cells that the section cuts off their middle are drawn towards the whole
-    cell: 0 outlines what shows, 1 the cell's largest radius (exponent of the section)."""
-    moved: float = 0.0
-    """Standard deviation of an outline's shift along each axis, relative to the radius."""
-    merged: float = 0.0
-    """Share of touching pairs that become one label."""
-    border_um: float = 0.0
-    """Cells whose centre is closer to the field's border are background."""
+    moved: float = 0.0  # SD of an outline's shift along each axis, over the radius
+    merged: float = 0.0  # share of touching pairs that become one label
+    border_um: float = 0.0  # cells whose centre is closer to the field's border are background
 
     def __post_init__(self) -> None:
         for name in ("visible", "least_section"):

@@ -106,112 +106,61 @@ MODES = ("maximum", "mean", "percentile")
 
 @dataclasses.dataclass(frozen=True)
 class Ranges:
-    """The range of every parameter of a field; lengths in um where not said otherwise."""
+    """The range of every parameter of a field; lengths in um, SD is a standard deviation."""
 
-    families: tuple[Family, ...] = FAMILIES
-    """Kinds of cells."""
-    modes: tuple[float, float, float] = (0.5, 0.35, 0.15)
-    """Shares of the ways of collapsing a movie, in the order of `MODES`."""
-    um_per_px: Range = Range(0.5, 2.0, True)
-    """Size of a pixel (Allen; Mesoscope)."""
-    diameter_px: Range | None = None
-    """If given, the pixel size is chosen such that the median cell has this diameter, px."""
-    stretch: Range = Range(0.88, 1.14, True)
-    """Height of what a pixel shows relative to its width: scanners are rarely calibrated."""
-    axial: Range = Range(0.9, 3.2)
-    """Standard deviation of the section's thickness: 2 to 7.5 um wide at half height (Optics;
-    Mesoscope), drift along the axis included."""
-    lateral: Range = Range(0.3, 0.8)
-    """Standard deviation of the lateral blur: 0.7 to 1.9 um wide at half height (Optics)."""
-    radius_spread: Range = Range(0.06, 0.14)
-    """Standard deviation of the logarithm of a cell's radius (NAOMi)."""
-    roundness: Range = Range(0.04, 0.14)
-    """Amplitude of the outline's waves relative to the radius (NAOMi: of the somata's meshes)."""
-    nucleus: Range = Range(0.62, 0.8)
-    """Radius of the nucleus relative to the cell's (NAOMi)."""
-    nucleus_dim: Range = Range(0.35, 0.95)
-    """Share of the light that is missing in a nucleus (GCaMP: kept out by its export signal)."""
-    mottle: Range = Range(0.05, 0.35)
-    """Standard deviation of the light within a cell body, over 2 um (Seen)."""
-    shade: Range = Range(0.1, 0.35)
-    """Standard deviation of a slope of light across a cell body, along each axis (Seen)."""
-    apart: Range = Range(1.55, 2.05)
-    """Least distance of two cells' centres, in median radii."""
-    patchy: Range = Range(0.0, 0.7)
-    """Standard deviation of the logarithm of the local density of labelled cells (Seen)."""
-    bare: Range = Range(1e4, 8e4, True)
-    """Cells without indicator per mm^3, which are holes in the neuropil (Density)."""
-    displaced: Range = Range(0.05, 0.4)
-    """Share of the neuropil's light that is missing where a cell body fills the section (Seen)."""
-    uneven: Range = Range(0.05, 0.45)
-    """Standard deviation of the logarithm of the expression over 100 um and more (Seen)."""
-    grain: Range = Range(0.02, 0.16)
-    """Standard deviation of the neuropil's texture between 2 and 30 um (Seen)."""
-    roughness: Range = Range(0.5, 1.0)
-    """Amplitude of each octave of that texture relative to the next coarser one (Seen)."""
-    felt: Range = Range(0.0, 0.14)
-    """Strength of the thin curved processes that make neuropil look like felt (Seen)."""
-    dendrites: Range = Range(0.8, 8.0, True)
-    """Dendrites that run in the plane, per 10,000 um^2 (Seen)."""
-    axons: Range = Range(1.5, 15.0, True)
-    """Axons with boutons, per 10,000 um^2 (Seen)."""
-    boutons: Range = Range(2.0, 40.0, True)
-    """Single bright specks, boutons or spines, per 10,000 um^2 (Seen)."""
-    speck_light: Range = Range(0.3, 2.0, True)
-    """Light of a speck at its peak, relative to the neuropil (Seen)."""
-    stubs: Range = Range(0.1, 1.0)
-    """Share of cells with a dendrite leaving the body in the plane, per dendrite of three."""
-    haze: Range = Range(0.03, 0.4, True)
-    """Light of cells out of focus relative to their light in focus (Optics)."""
-    vessels: Range = Range(0.0, 3.0)
-    """Vessels wider than capillaries, per field of 400 x 400 um (NAOMi)."""
-    vessel_dark: Range = Range(0.1, 0.75)
-    """Light that is missing behind the darkest vessels (Seen)."""
-    capillaries: Range = Range(1.0, 9.0)
-    """Capillaries in or near the plane, per field of 400 x 400 um (NAOMi)."""
-    vignette: Range = Range(0.0, 0.6)
-    """Light that is missing in the corners (Optics)."""
-    slope: Range = Range(0.0, 0.45)
-    """Standard deviation of the logarithm of a slope of light over half a field (Seen)."""
-    line_ends: Range = Range(0.0, 0.65)
-    """Light that is missing at the ends of the lines, where a resonant mirror turns (Seen)."""
-    line_ends_width: Range = Range(0.05, 0.4, True)
-    """How far in that reaches, relative to half a line (Seen)."""
-    active: Range = Range(0.35, 0.95)
-    """Share of cells that fire (Allen)."""
-    transient: Range = Range(0.6, 3.0, True)
-    """Mean of a firing cell's largest dF/F (GCaMP)."""
-    frames: Range = Range(500.0, 50_000.0, True)
-    """Frames of the movie."""
-    photons: Range = Range(0.3, 30.0, True)
-    """Photons of the neuropil in a pixel of a frame, averages over frames included (Optics)."""
-    read_noise: Range = Range(0.1, 1.5)
-    """Standard deviation of the amplifier's noise, photons."""
+    families: tuple[Family, ...] = FAMILIES  # kinds of cells
+    modes: tuple[float, float, float] = (0.5, 0.35, 0.15)  # shares of `MODES`
+    um_per_px: Range = Range(0.5, 2.0, True)  # size of a pixel (Allen; Mesoscope)
+    diameter_px: Range | None = None  # of the median cell, px; if given, it sets the pixel size
+    stretch: Range = Range(0.88, 1.14, True)  # height of a pixel relative to its width
+    axial: Range = Range(0.9, 3.2)  # SD of the section's thickness, with drift (Optics; Mesoscope)
+    lateral: Range = Range(0.3, 0.8)  # SD of the lateral blur: 0.7 to 1.9 um half height (Optics)
+    radius_spread: Range = Range(0.06, 0.14)  # SD of the logarithm of a cell's radius (NAOMi)
+    roundness: Range = Range(0.04, 0.14)  # waves of the outline, relative to the radius (NAOMi)
+    nucleus: Range = Range(0.62, 0.8)  # radius of the nucleus relative to the cell's (NAOMi)
+    nucleus_dim: Range = Range(0.35, 0.95)  # light missing in a nucleus (GCaMP: its export signal)
+    mottle: Range = Range(0.05, 0.35)  # SD of the light within a cell body, over 2 um (Seen)
+    shade: Range = Range(0.1, 0.35)  # SD of a slope of light across a cell, along each axis (Seen)
+    apart: Range = Range(1.55, 2.05)  # least distance of two cells' centres, in median radii
+    patchy: Range = Range(0.0, 0.7)  # SD of the logarithm of the local density of cells (Seen)
+    bare: Range = Range(1e4, 8e4, True)  # cells without indicator per mm^3 (Density)
+    displaced: Range = Range(0.05, 0.4)  # neuropil's light missing where a cell is (Seen)
+    uneven: Range = Range(0.05, 0.45)  # SD of the logarithm of the expression over > 100 um (Seen)
+    grain: Range = Range(0.02, 0.16)  # SD of the neuropil's texture between 2 and 30 um (Seen)
+    roughness: Range = Range(0.5, 1.0)  # amplitude of its octaves, each over the coarser one (Seen)
+    felt: Range = Range(0.0, 0.14)  # strength of thin curved processes, which look like felt (Seen)
+    dendrites: Range = Range(0.8, 8.0, True)  # in the plane, per 10,000 um^2 (Seen)
+    axons: Range = Range(1.5, 15.0, True)  # with boutons, per 10,000 um^2 (Seen)
+    boutons: Range = Range(2.0, 40.0, True)  # single bright specks, per 10,000 um^2 (Seen)
+    speck_light: Range = Range(0.3, 2.0, True)  # of a speck at its peak, over the neuropil (Seen)
+    stubs: Range = Range(0.1, 1.0)  # cells with a dendrite in the plane, per dendrite of three
+    haze: Range = Range(0.03, 0.4, True)  # light of cells out of focus over that in focus (Optics)
+    vessels: Range = Range(0.0, 3.0)  # wider than capillaries, per 400 x 400 um (NAOMi)
+    vessel_dark: Range = Range(0.1, 0.75)  # light missing behind the darkest vessels (Seen)
+    capillaries: Range = Range(1.0, 9.0)  # in or near the plane, per 400 x 400 um (NAOMi)
+    vignette: Range = Range(0.0, 0.6)  # light missing in the corners (Optics)
+    slope: Range = Range(0.0, 0.45)  # SD of the logarithm of a slope of light, half a field (Seen)
+    line_ends: Range = Range(0.0, 0.65)  # light missing where a resonant mirror turns (Seen)
+    line_ends_width: Range = Range(0.05, 0.4, True)  # how far in they reach, of half a line (Seen)
+    active: Range = Range(0.35, 0.95)  # share of cells that fire (Allen)
+    transient: Range = Range(0.6, 3.0, True)  # mean of a firing cell's largest dF/F (GCaMP)
+    frames: Range = Range(500.0, 50_000.0, True)  # of the movie
+    photons: Range = Range(0.3, 30.0, True)  # of the neuropil in a pixel of a frame (Optics)
+    read_noise: Range = Range(0.1, 1.5)  # SD of the amplifier's noise, photons
+    # Scale of the maximum's noise relative to its bias; 0.054 for Gaussian noise of 10,000
+    # frames, 0.1 for exponential gain of a photomultiplier (real projections: 0.12 to 0.16).
     tail_scale: Range = Range(0.03, 0.16)
-    """Scale of the maximum's noise relative to its bias; 0.054 for Gaussian noise of 10,000
-    frames, 0.1 for exponential gain of a photomultiplier (real projections: 0.12 to 0.16)."""
-    tail_shape: Range = Range(0.02, 0.22)
-    """Shape of its extreme-value distribution (real projections: 0.1 to 0.2)."""
-    percentile: Range = Range(80.0, 99.9)
-    """Percentile over time, where that is how a movie is collapsed."""
-    motion: Range = Range(0.0, 1.0)
-    """Standard deviation of the motion that is left after correction."""
-    resampled: Range = Range(-0.5, 0.7)
-    """Standard deviation of the interpolation's blur of the noise, px; none if negative."""
-    phase: Range = Range(-0.35, 0.35)
-    """Shift of every other line in bidirectional scanning, px; none for most fields."""
-    line_noise: Range = Range(0.0, 0.012)
-    """Standard deviation of a line's gain."""
-    border: Range = Range(0.0, 9.0)
-    """Rows and columns at a border that motion brings in and out of view, px."""
-    saturated: Range = Range(-5.5, -2.3)
-    """Decadic logarithm of the share of pixels at the upper limit."""
-    offset: Range = Range(0.0, 0.2)
-    """Detector's offset relative to the upper limit."""
-    gamma: Range = Range(0.8, 1.15)
-    """Exponent that an export may apply to the intensities of an 8-bit image."""
-    levels: Range = Range(60.0, 4000.0, True)
-    """Digital levels up to the upper limit; 8 bits if at most 255, which scales them up."""
+    tail_shape: Range = Range(0.02, 0.22)  # of its extreme values (real projections: 0.1 to 0.2)
+    percentile: Range = Range(80.0, 99.9)  # over time, where that is how a movie is collapsed
+    motion: Range = Range(0.0, 1.0)  # SD of the motion that is left after correction
+    resampled: Range = Range(-0.5, 0.7)  # SD of the blur of the noise by interpolation, px; or none
+    phase: Range = Range(-0.35, 0.35)  # shift of every other line, px; none for most fields
+    line_noise: Range = Range(0.0, 0.012)  # SD of a line's gain
+    border: Range = Range(0.0, 9.0)  # rows and columns that motion brings in and out of view, px
+    saturated: Range = Range(-5.5, -2.3)  # decadic logarithm of the share of saturated pixels
+    offset: Range = Range(0.0, 0.2)  # detector's offset relative to the upper limit
+    gamma: Range = Range(0.8, 1.15)  # exponent of an export to 8 bits
+    levels: Range = Range(60.0, 4000.0, True)  # up to the upper limit; 8 bits up to 255
 
 
 DEFAULT = Ranges()
