@@ -16,8 +16,7 @@ import os
 import sys
 from collections.abc import Mapping
 
-SWITCH = "FLUXSEG_ALLOCATOR"
-"""Environment variable: "default" leaves the allocator as it is."""
+SWITCH = "FLUXSEG_ALLOCATOR"  # environment variable: "default" leaves the allocator as it is
 SETTINGS = {
     # M_TRIM_THRESHOLD: the heap is never given back.
     -1: -1,

@@ -19,8 +19,7 @@ from fluxseg.processes import Processes, is_first_process, join_processes, namin
 if TYPE_CHECKING:
     from rich.console import Console
 
-USER_ERROR = 2
-"""Exit code for bad input or settings; 1 means that a check has found something."""
+USER_ERROR = 2  # exit code for bad input or settings; 1 means that a check has found something
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 

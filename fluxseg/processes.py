@@ -18,20 +18,14 @@ from fluxseg.errors import ConfigError, FluxsegError, ProcessError
 
 T = TypeVar("T")
 
-PATIENCE = 7 * 24 * 3600
-"""Seconds that a process waits for slower ones: a dead one is noticed by its missing heartbeat."""
-VISIBLE = 60
-"""Seconds in which a file that one process has written must be seen by the others."""
-DIAGNOSIS = 3
-"""Seconds in which the processes that are left say so, when one has failed."""
+PATIENCE = 7 * 24 * 3600  # s, for slower processes; a dead one is known by its heartbeat
+VISIBLE = 60  # seconds in which a file that one process has written must be seen by the others
+DIAGNOSIS = 3  # seconds in which the processes that are left say so, when one has failed
 
-SIGNALLED = 128
-"""Exit codes from here on mean that a signal has stopped the job."""
+SIGNALLED = 128  # exit codes from here on mean that a signal has stopped the job
 
-_lost: list[str] = []
-"""What was being waited for when another process was found to have failed."""
-_agreed: list[str] = []
-"""Failures that every process knows of."""
+_lost: list[str] = []  # what was being waited for when another process was found to have failed
+_agreed: list[str] = []  # failures that every process knows of
 
 
 @dataclasses.dataclass(frozen=True)

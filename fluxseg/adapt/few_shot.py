@@ -37,16 +37,13 @@ logger = logging.getLogger(__name__)
 
 HEAVIER = AugmentConfig(gain=0.3, offset=0.15, gamma=0.3, noise=0.07, blur=1.0)
 """With a handful of fields the network would soon know each pixel of them."""
-AVERAGED = 0.98
-"""Decay per step of the averaged parameters: as good at any length, with no schedule to plan."""
+AVERAGED = 0.98  # decay of the averaged parameters: good at any length, with no schedule to plan
 BLENDED = 0.5
 """Share of the tuned parameters in the result; the rest are those that the tuning began from. Half
 way between, a network keeps what it knew of other fields (Wortsman et al. 2022, "Robust fine-tuning
 of zero-shot models"); measured by `experiments/studies/few_labels.py`."""
-PICTURES = "before_after.npz"
-"""File with pictures of held-out fields, before and after."""
-PICTURED = 3
-"""Fields of which there are such pictures."""
+PICTURES = "before_after.npz"  # file with pictures of held-out fields, before and after
+PICTURED = 3  # fields of which there are such pictures
 
 
 @dataclasses.dataclass(frozen=True)

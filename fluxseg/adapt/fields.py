@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from fluxseg.errors import ConfigError
 
-FEWEST_GROUPS = 3
-"""With fewer groups a learning curve would rest on one or two tissues and say nothing."""
+FEWEST_GROUPS = 3  # a curve from fewer would rest on one or two tissues and say nothing
 
 
 def order_fields(fields: Mapping[str, str], seed: int = 0) -> list[str]:

@@ -27,8 +27,7 @@ from fluxseg.training.dataset import open_cache
 logger = logging.getLogger(__name__)
 
 FOLDS = 3
-NEGLIGIBLE = 0.01
-"""A smaller gain is taken for none."""
+NEGLIGIBLE = 0.01  # a smaller gain is taken for none
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,10 +7,8 @@ import numpy as np
 
 from fluxseg.inference.field_scores import DETAILS, pool_scores
 
-JUDGED = ("object_f1", "macro_iou")
-"""The scores that say whether a tuned model is better than the one it began from."""
-NOTICED = 0.005
-"""A smaller change of their mean is called none."""
+JUDGED = ("object_f1", "macro_iou")  # these say whether a tuned model is better
+NOTICED = 0.005  # a smaller change of their mean is called none
 
 
 def judge(

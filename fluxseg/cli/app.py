@@ -42,10 +42,8 @@ VERBS = {
 """Verb -> module of the function of that name."""
 NETWORK_VERBS = ("predict", "extract", "train", "finetune", "evaluate", "review", "sweep", "export")
 """Verbs that run a network."""
-ADDRESS_SPACE = 3 * 2**30
-"""Bytes that such a verb asks for, most of which it never touches."""
-LITTLE_MEMORY = 2**30
-"""Bytes of memory that such a verb, with a small image, uses about half of."""
+ADDRESS_SPACE = 3 * 2**30  # bytes that such a verb asks for, most of which it never touches
+LITTLE_MEMORY = 2**30  # bytes of memory that such a verb, with a small image, uses about half of
 
 
 def format_verbs() -> str:

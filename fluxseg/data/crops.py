@@ -23,8 +23,7 @@ from fluxseg.data.resample import (
 from fluxseg.data.tiles import crop_grid, grid_ownership
 from fluxseg.data.transforms import dequantize, normalize_image, quantize
 
-CROP_VERSION = 1
-"""Raised whenever the same recording gives other crops, so that caches are made again."""
+CROP_VERSION = 1  # raised whenever a recording gives other crops, so that caches are made again
 
 
 def crop_settings(config: DataConfig) -> dict[str, Any]:

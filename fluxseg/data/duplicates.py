@@ -9,15 +9,12 @@ import numpy as np
 from fluxseg.data.fingerprint import THUMBNAIL, Fingerprint
 
 MAX_SHIFT = 8  # largest shift along each axis that is looked for, thumbnail pixels
-CANDIDATES = 32
-"""Number of recordings, those with the most similar spectra, that each is compared closely with."""
-SIMILARITY_THRESHOLD = 0.3
-"""Correlation from which two recordings are said to show the same field of view."""
+CANDIDATES = 32  # recordings with similar spectra that each is compared closely with
+SIMILARITY_THRESHOLD = 0.3  # correlation from which two show the same field of view
 
 _PADDED = THUMBNAIL + MAX_SHIFT
 _SPECTRA = 256
-_CACHED = 32
-"""Number of transforms that are handled at once; they fit into the cache of a processor core."""
+_CACHED = 32  # transforms that are handled at once, as they fit into a cache
 _NAMED = 3
 
 

@@ -18,8 +18,7 @@ from fluxseg.errors import FluxsegError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-IN_FLIGHT = 2
-"""Items per process that are handed out and not yet fetched; more would fill the memory."""
+IN_FLIGHT = 2  # items per process that are not yet fetched; more would fill the memory
 
 
 def worker_count(requested: int) -> int:

@@ -30,8 +30,7 @@ if TYPE_CHECKING:
     from fluxseg.data.cache import CacheIndex
     from fluxseg.training.state import TrainState
 
-BATCH = 8
-"""Crops that are predicted at once."""
+BATCH = 8  # crops that are predicted at once
 
 logger = logging.getLogger(__name__)
 

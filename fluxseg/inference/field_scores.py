@@ -17,8 +17,7 @@ from fluxseg.model.metrics import Totals, plain_scores, scores_from_confusion
 from fluxseg.model.score_names import TITLES
 from fluxseg.training.evaluation import SplitScores, split_scores_to_json
 
-SHOWN = {name: TITLES[name] for name in ("neuron_iou", "macro_iou", "object_f1")}
-"""The scores that are shown."""
+SHOWN = {name: TITLES[name] for name in ("neuron_iou", "macro_iou", "object_f1")}  # scores
 DETAILS = SHOWN | {name: TITLES[name] for name in ("object_precision", "object_recall")}
 """The scores that are shown of every field."""
 

@@ -26,8 +26,7 @@ from fluxseg.io.schema import from_plain
 
 MODEL_NAME, TUNING_NAME = "model.safetensors", "finetune.json"
 """Names in a workdir: the model file, and the note of what a fine-tuning began from."""
-FORMAT_VERSION = 5
-"""Raised whenever the meaning of a field changes, one is added, or `ModelConfig` gains one."""
+FORMAT_VERSION = 5  # raised when a field is added or means something else; `ModelConfig` too
 ADDED: dict[int, dict[str, Any]] = {
     2: {"temperature": 1.0},
     3: {"diameter_px": None, "tta": False},
@@ -40,8 +39,7 @@ MODEL_ADDED: dict[int, dict[str, Any]] = {
 """Version -> fields that came with it, and how files of earlier versions are read."""
 ENTRY = "fluxseg"
 CHECKSUM = "sha256"
-MAX_HEADER = 2**20
-"""Bytes of the header; those of the largest sensible model take a hundredth of it."""
+MAX_HEADER = 2**20  # bytes of the header; the largest sensible model takes a hundredth of it
 _KEPT = (
     "low_percentile", "high_percentile", "threshold", "temperature", "tile", "um_per_px", "licence",
     "diameter_px", "tta", "min_confidence",

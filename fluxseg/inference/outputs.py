@@ -36,8 +36,7 @@ FILES = {
 OWN_ENDINGS = FILES | {"std": "_std.tif"}
 SIGNED = ("suite2p", "nwb", "neurofinder", "coco")
 """Formats that keep all metadata, by which it is told whether somebody has corrected the masks."""
-WITH_IMAGE = ("cellpose", "coco")
-"""Formats with the image beside them, as `NAME.tif`."""
+WITH_IMAGE = ("cellpose", "coco")  # formats with the image beside them, as `NAME.tif`
 
 logger = logging.getLogger(__name__)
 

@@ -25,12 +25,9 @@ from fluxseg.io.progress import Progressed
 from fluxseg.io.schema import from_plain
 from fluxseg.processes import current_process, gather_values, run_in_all, run_in_first, share_of
 
-SUMMARY = "predictions.json"
-"""File in the output folder that says what became of each input."""
-AT_ONCE = 2
-"""Images in work: one is read, taken apart and written while the network sees the other."""
-SAVED_EVERY = 10.0
-"""Seconds after which `SUMMARY` is written again, as the process may be killed."""
+SUMMARY = "predictions.json"  # file in the output folder that says what became of each input
+AT_ONCE = 2  # images in work: one is read, taken apart and written while the network sees the other
+SAVED_EVERY = 10.0  # seconds after which `SUMMARY` is written again, as the process may be killed
 
 logger = logging.getLogger(__name__)
 

@@ -12,18 +12,15 @@ from fluxseg.data.transforms import rotate, rotate_back
 from fluxseg.errors import ConfigError
 from fluxseg.inference.tiling import blend_tiles, cut_tiles, pad_image, plan_tiles
 
-TILE = 512
-"""Largest side of an image that is predicted as a whole, px."""
+TILE = 512  # largest side of an image that is predicted as a whole, px
 BATCH = 4
 """Tiles that are predicted at once, at most; on CPUs one, which is as fast and needs no further
 program: that of a whole field does."""
-BUCKET = 32
-"""Sides are padded to a multiple of this, so that few shapes are ever compiled, px."""
+BUCKET = 32  # sides are padded to a multiple of this, so that few shapes are ever compiled, px
 
 SYMMETRIES = (0, 2, 4, 6, 1, 3, 5, 7)
 """Flips and turns of the square (see `rotate`); the first four keep the shape of an image."""
-VIEWS = 8
-"""How many of them test-time augmentation averages over."""
+VIEWS = 8  # how many of them test-time augmentation averages over
 
 ApplyFn = Callable[..., Any]
 

@@ -12,20 +12,16 @@ from fluxseg.inference.objects.rois import find_rois
 
 ZOOMS: tuple[float, ...] = (1.0, 0.5, 2.0, 0.25)
 """Magnifications at which cells are looked for, the likeliest first."""
-LOOKED_AT = 512
-"""Side of the part of a magnified image that is looked at, px."""
+LOOKED_AT = 512  # side of the part of a magnified image that is looked at, px
 SMALLER, LARGER = 0.45, 0.6
 """Deviation of the logarithm of cells' diameters in the images that people have, to either side."""
-FEW = 5
-"""With fewer cells than this nothing is known of their size."""
+FEW = 5  # with fewer cells than this nothing is known of their size
 MAGNIFIED = 0.0035
 """Least share of the image that cells cover once they are magnified: in a noisy field with hardly a
 cell some grains of the noise pass for cells."""
 
-SURE = 0.5
-"""Least threshold at which sizes are measured: below, cells that are seen too small look larger."""
-LOOKS = 2
-"""How often it is looked again at what was estimated."""
+SURE = 0.5  # least threshold to measure sizes by: below it, small cells look larger
+LOOKS = 2  # how often it is looked again at what was estimated
 
 ProbabilityFn = Callable[[np.ndarray], np.ndarray]
 

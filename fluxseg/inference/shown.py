@@ -14,14 +14,10 @@ from fluxseg.formats.own import MARK
 from fluxseg.inference.objects.rois import Rois, compare_with_rim
 from fluxseg.io.files import atomic_path
 
-WIDE = 900
-"""Smaller images are drawn enlarged, so that outlines hide little of the cells, px."""
-RIM = 0.25
-"""Width of the rim that a neuron's brightness is compared with, in its diameters."""
-UNLIKE = 1.6
-"""The given diameter is doubtful if it is so many times larger or smaller than the cells found."""
-FEW = 5
-"""Fewer cells tell nothing of their typical diameter."""
+WIDE = 900  # smaller images are drawn enlarged, so that outlines hide little of the cells, px
+RIM = 0.25  # width of the rim that a neuron's brightness is compared with, in its diameters
+UNLIKE = 1.6  # the given diameter is doubtful if so many times larger or smaller
+FEW = 5  # fewer cells tell nothing of their typical diameter
 
 
 def draw_overlay(image: np.ndarray, labels: np.ndarray, numbers: bool = False) -> np.ndarray:

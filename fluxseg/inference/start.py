@@ -13,8 +13,7 @@ from fluxseg.training.encoder_weights import encoder_file
 
 logger = logging.getLogger(__name__)
 
-FREE = ("dropout", "dtype")
-"""Settings of the model that any parameters suit."""
+FREE = ("dropout", "dtype")  # settings of the model that any parameters suit
 
 
 def load_start(config: Config) -> Any:

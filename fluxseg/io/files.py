@@ -12,8 +12,7 @@ from typing import Any
 from fluxseg.errors import WorkdirError
 
 CHECKSUM = "checksum"  # name under which plain values hold the checksum of the others
-TEMPORARY = ".part-"
-"""Names of unfinished files begin with this; they can be deleted when nothing is running."""
+TEMPORARY = ".part-"  # begin of the names of unfinished files, which can be deleted
 
 
 @contextlib.contextmanager

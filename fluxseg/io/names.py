@@ -6,8 +6,7 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
-MAX_NAME = 180
-"""Bytes of a safe name; endings and numbers follow, and 255 are the limit of most systems."""
+MAX_NAME = 180  # bytes; endings and numbers follow, and 255 are the limit of most systems
 _DEVICES = re.compile(
     r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])\s*(\.|$)", re.IGNORECASE
 )

@@ -5,8 +5,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-Progressed = Callable[[int, int], None]
-"""Function that is called with (done, in all)."""
+Progressed = Callable[[int, int], None]  # function that is called with (done, in all)
 
 
 def tracked(items: Collection[T], progress: Progressed | None) -> Iterator[T]:

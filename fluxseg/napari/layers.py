@@ -30,8 +30,7 @@ from fluxseg.io.arrays import read_arrays
 from fluxseg.simulation.sessions import simulate_recording
 
 LayerData = tuple[Any, dict[str, Any], str]
-KEY = "fluxseg"
-"""Where the metadata of a layer hold what only fluxseg asks for."""
+KEY = "fluxseg"  # where the metadata of a layer hold what only fluxseg asks for
 
 
 def get_reader(path: str | list[str]) -> Callable[[str], list[Any]] | None:

@@ -22,10 +22,8 @@ from fluxseg.io.names import safe_name
 from fluxseg.io.progress import Progressed
 from fluxseg.napari.layers import LayerData, layer_of_neurons
 
-RECORDING = "labelled recording"
-"""What `fluxseg finetune` and `fluxseg train` learn from: `NAME.npz`."""
-FORMATS = (RECORDING, *get_args(PredictFormat))
-"""What `save` writes."""
+RECORDING = "labelled recording"  # what `fluxseg finetune` learns from: `NAME.npz`
+FORMATS = (RECORDING, *get_args(PredictFormat))  # what `save` writes
 
 
 def take_image(name: str, data: Any, rgb: bool = False) -> np.ndarray:

@@ -2,6 +2,5 @@
 
 from pathlib import Path
 
-NAME = "pretrained"
-"""What stands for it where a path is asked for."""
+NAME = "pretrained"  # what stands for it where a path is asked for
 PATH = Path(__file__).with_name("model.safetensors")

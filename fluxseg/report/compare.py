@@ -16,8 +16,7 @@ from fluxseg.report.page import render_template
 from fluxseg.report.plots import embed_figure, plot_reliability
 from fluxseg.report.workdir import RunFiles, read_example, read_run
 
-ORDER = ("test", "external", "val")
-"""Splits in the order of what they are worth."""
+ORDER = ("test", "external", "val")  # splits in the order of what they are worth
 SHOWN = (
     ("Pixels", tuple(s for s in PIXEL_SCORES if s.name not in ("background_iou", "accuracy"))),
     (

@@ -41,12 +41,9 @@ MONITORS = {
     "val_macro_iou": "the best macro IoU",
     "val_loss": "the lowest loss",
 }
-RELIABLE_GROUPS = 5
-"""With fewer groups a bootstrap over them says little."""
-SUSPICIOUS_MACRO_IOU = 0.82
-"""The masks of the Allen Brain Observatory agree so well with careful manual labels."""
-LONG_TABLE = 30
-"""Longer tables are folded."""
+RELIABLE_GROUPS = 5  # with fewer groups a bootstrap over them says little
+SUSPICIOUS_MACRO_IOU = 0.82  # Allen Brain Observatory masks against careful manual ones
+LONG_TABLE = 30  # longer tables are folded
 OWN_FIGURES = ("curves", "confusion-*", "recordings-*", "reliability-*", "example-*", "tuning-*")
 
 Figures = Mapping[str, Sequence[Mapping[str, Any]]]

@@ -12,10 +12,8 @@ from fluxseg.inference.outputs import FILES
 from fluxseg.inference.predict_files import Outcome
 from fluxseg.report.page import write_page
 
-SHOWN = 200
-"""Images with a picture on the page; all of them are in its table."""
-SIDE = 640
-"""Longest side of a picture on the page, px."""
+SHOWN = 200  # images with a picture on the page; all of them are in its table
+SIDE = 640  # longest side of a picture on the page, px
 
 
 def write_predictions_page(

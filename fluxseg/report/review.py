@@ -28,8 +28,7 @@ TITLES = {
     "doubtful": "Doubtful labels: the model is sure that it is background",
 }
 
-Place = tuple[int, ReviewedRecording, Disagreement]
-"""Rank, recording and disagreement."""
+Place = tuple[int, ReviewedRecording, Disagreement]  # rank, recording and disagreement
 
 
 @styled

@@ -11,8 +11,7 @@ from fluxseg.report.page import write_page
 from fluxseg.report.workdir import read_history
 from fluxseg.training.sweep import Member, run_folder
 
-SHOWN = ("neuron_iou", "macro_iou", "object_f1")
-"""Scores that the tables have of each split."""
+SHOWN = ("neuron_iou", "macro_iou", "object_f1")  # scores that the tables have of each split
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,8 +15,7 @@ from fluxseg.traces.find import Found
 from fluxseg.traces.outputs import tabulate_traces
 from fluxseg.traces.passes import Projections
 
-SHOWN = 12
-"""Traces on the page."""
+SHOWN = 12  # traces on the page
 
 
 def write_traces_page(

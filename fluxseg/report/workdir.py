@@ -19,8 +19,7 @@ from fluxseg.model.score_names import CALIBRATION_SCORES, OBJECT_SCORES, PIXEL_S
 from fluxseg.report.schema import DataFile, ExampleRow, HistoryRow, ScoresFile
 
 ADVICE = "run the main job or `fluxseg evaluate` to write it again"
-MAX_BYTES = 2**31
-"""Bytes that pictures may take in memory; a small packed file can declare any number."""
+MAX_BYTES = 2**31  # of pictures in memory; a small packed file can declare any number
 
 
 Picture = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]

@@ -7,10 +7,8 @@ from fluxseg.data.transforms import normalize_image
 from fluxseg.simulation.grids import blur
 
 KINDS = ("linear", "gamma", "logarithm", "local", "equalised")
-SHARES = (0.3, 0.25, 0.15, 0.2, 0.1)
-"""How often each is drawn."""
-LEAST_SPREAD = 0.02
-"""Local standard deviation, as a share of the displayed range, that is not amplified further."""
+SHARES = (0.3, 0.25, 0.15, 0.2, 0.1)  # how often each is drawn
+LEAST_SPREAD = 0.02  # local deviation, of the displayed range, that is not amplified further
 
 
 def draw_display(rng: np.random.Generator, image: np.ndarray, diameter_px: float) -> np.ndarray:

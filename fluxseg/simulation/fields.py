@@ -15,8 +15,7 @@ from fluxseg.simulation.tissue import bare_bodies, create_cells, draw_cells, out
 from fluxseg.simulation.vessels import draw_vessels
 from fluxseg.simulation.visibility import measure_visibility
 
-DIM = 0.7
-"""Exponent with which a cell's light follows the local expression."""
+DIM = 0.7  # exponent with which a cell's light follows the local expression
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -7,8 +7,7 @@ import numpy as np
 from fluxseg.simulation.fields import Field
 from fluxseg.simulation.grids import Shape, patch_index, take_patches
 
-OUTSIDE_UM = 0.6
-"""How far outside of the half-height outline annotators draw, um."""
+OUTSIDE_UM = 0.6  # how far outside of the half-height outline annotators draw, um
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,8 +16,7 @@ from fluxseg.simulation.grids import (
 )
 from fluxseg.simulation.tissue import DEEP, Cells
 
-Scale = tuple[float, float]
-"""Pixels per um along rows and columns."""
+Scale = tuple[float, float]  # pixels per um along rows and columns
 
 
 def draw_neuropil(

@@ -100,8 +100,7 @@ FAMILIES = (
 )  # fmt: skip
 """The families that are drawn by default."""
 
-MODES = ("maximum", "mean", "percentile")
-"""How a movie is collapsed."""
+MODES = ("maximum", "mean", "percentile")  # how a movie is collapsed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,8 +162,7 @@ class Ranges:
     levels: Range = Range(60.0, 4000.0, True)  # up to the upper limit; 8 bits up to 255
 
 
-DEFAULT = Ranges()
-"""All of the ranges."""
+DEFAULT = Ranges()  # all of the ranges
 
 
 def draw_parameters(rng: np.random.Generator, ranges: Ranges) -> dict[str, Any]:

@@ -18,12 +18,10 @@ from fluxseg.simulation.labels import LabelRules, Labels, create_labels
 from fluxseg.simulation.optics import Drift
 from fluxseg.simulation.ranges import DEFAULT, FAMILIES, Range, Ranges, draw_parameters
 
-VERSION = 4
-"""Raised whenever the same seed gives other recordings, so that caches are made again."""
+VERSION = 4  # raised whenever the same seed gives other recordings, so that caches are made again
 SHIFT_PX, MOST_SHIFT_PX = 4.0, 12.0
 """Standard deviation of a session's drift along each axis, and the most of it."""
-ZOOM, MOST_ZOOM = 0.005, 0.015
-"""The same of its magnification, as a share."""
+ZOOM, MOST_ZOOM = 0.005, 0.015  # the same of its magnification, as a share
 
 RECORDED = dataclasses.replace(
     DEFAULT,

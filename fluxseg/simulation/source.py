@@ -10,8 +10,7 @@ from fluxseg.simulation.labels import LabelRules, create_labels
 from fluxseg.simulation.optics import Window
 from fluxseg.simulation.ranges import Ranges
 
-ENDLESS = 2**31 - 1
-"""Number of crops of a source that never ends: the last number that an int32 holds."""
+ENDLESS = 2**31 - 1  # length of a source without end: the last number of an int32
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,15 +15,12 @@ from scipy.spatial import cKDTree
 
 from fluxseg.simulation.grids import Shape, draw_clouds
 
-EDGE = 0.4
-"""The outline of a cell lies where its chord gives this share of its own largest light."""
-REACH = 1.42
-"""Half the side of a cell's patch, in radii of the largest cell."""
+EDGE = 0.4  # the outline of a cell lies where its chord gives this share of its own largest light
+REACH = 1.42  # half the side of a cell's patch, in radii of the largest cell
 DEEP = 2.0
 """Cells whose centre is more than their radius and so many standard deviations of the section's
 thickness away are out of focus."""
-LOGISTIC = 0.85
-"""tanh(x LOGISTIC) is within 0.02 of what a Gaussian section of standard deviation 1 gives."""
+LOGISTIC = 0.85  # tanh(x LOGISTIC) is within 0.02 of a Gaussian section of deviation 1
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

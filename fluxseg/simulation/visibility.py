@@ -8,8 +8,7 @@ FLOOR = (0.004, 0.04)
 """Contrast that adds to the background's own variation: a share of the displayed range, and of how
 far the background lies above its black. An eye, and a change of the display, finds a dim ring in
 dark surroundings however bright other cells are."""
-DISPLAYED = (1.0, 99.5)
-"""Percentiles of an image between which it is displayed."""
+DISPLAYED = (1.0, 99.5)  # percentiles of an image between which it is displayed
 HOLE = 0.6
 """A dim nucleus has less than this share of the cell's largest light, and lies within this share
 of its outline."""

@@ -23,10 +23,8 @@ from fluxseg.traces.signals import (
 )
 from fluxseg.traces.sums import create_matrix, sum_blocks
 
-NEUROPIL_SHARE = 0.7
-"""Share of the neuropil's fluorescence that is taken off a cell's."""
-RATE_HZ = 30.0
-"""Frames per second where nothing tells."""
+NEUROPIL_SHARE = 0.7  # share of the neuropil's fluorescence that is taken off a cell's
+RATE_HZ = 30.0  # frames per second where nothing tells
 _ROWS = 64
 
 

@@ -21,8 +21,7 @@ from fluxseg.traces.outputs import check_formats, write_traces
 from fluxseg.traces.passes import Projections, project_movie, sum_movie
 from fluxseg.traces.sums import create_matrix
 
-RECORD = "extract.json"
-"""File in the folder of a movie that says how it was made; it is written last."""
+RECORD = "extract.json"  # in the folder of a movie: how it was made; written last
 _WORK = f"{TEMPORARY}extract"
 
 

@@ -14,10 +14,8 @@ from fluxseg.data.recording import Recording, annotated_masks, check_masks
 from fluxseg.errors import RecordingError
 from fluxseg.formats.suite2p_stat import measure_soma
 
-INNER_PX = 2
-"""Pixels around a ROI that belong to neither it nor its neuropil."""
-LEAST_NEUROPIL_PX = 350
-"""The neuropil of a ROI grows until it has more pixels than this."""
+INNER_PX = 2  # pixels around a ROI that belong to neither it nor its neuropil
+LEAST_NEUROPIL_PX = 350  # the neuropil of a ROI grows until it has more pixels than this
 _GROWTH_PX, _MOST_STEPS = 5, 100
 _CHUNK = 4096
 

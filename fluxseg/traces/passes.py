@@ -25,8 +25,7 @@ from fluxseg.io.progress import Progressed
 from fluxseg.traces.quality import MovieCheck, find_doubts
 from fluxseg.traces.sums import sum_blocks
 
-SAVED_EVERY = 10.0
-"""Seconds of work that a killed process loses at most in the second pass."""
+SAVED_EVERY = 10.0  # seconds of work that a killed process loses at most in the second pass
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

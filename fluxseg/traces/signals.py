@@ -6,12 +6,9 @@ Defaults are those of Suite2p 1.1.0, against whose code baseline and spikes are 
 import numpy as np
 from scipy import ndimage
 
-WINDOW_S = 60.0
-"""Length of the windows of the baseline, s."""
-SMOOTH_FRAMES = 10.0
-"""Standard deviation of the smoothing before, frames."""
-LEAST_SHARE = 0.1
-"""Least divisor of dF/F, relative to the mean fluorescence of the ROI."""
+WINDOW_S = 60.0  # length of the windows of the baseline, s
+SMOOTH_FRAMES = 10.0  # standard deviation of the smoothing before, frames
+LEAST_SHARE = 0.1  # least divisor of dF/F, relative to the mean fluorescence of the ROI
 
 
 def find_baseline(traces: np.ndarray, rate: float) -> np.ndarray:

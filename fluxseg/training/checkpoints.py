@@ -21,8 +21,7 @@ from fluxseg.training.state import TrainState, sum_arrays
 logger = logging.getLogger(__name__)
 
 KEEP_LAST = 2
-ARRAYS_SUM = "arrays_sum"
-"""Name under which the values of a checkpoint hold the checksum of its arrays."""
+ARRAYS_SUM = "arrays_sum"  # name of the checksum of the arrays in the values of a checkpoint
 
 
 @dataclasses.dataclass(frozen=True)

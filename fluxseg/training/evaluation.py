@@ -22,12 +22,9 @@ from fluxseg.training.state import TrainState
 
 logger = logging.getLogger(__name__)
 
-REPORTED = ("accuracy", "macro_iou", "neuron_iou")
-"""Scores that the row of an epoch holds for each split, besides the loss."""
-CONFIDENCE = 0.95
-"""Probability that an interval is to cover."""
-IN_FLIGHT = 8
-"""Batches whose results may still be on the device."""
+REPORTED = ("accuracy", "macro_iou", "neuron_iou")  # of each epoch and split
+CONFIDENCE = 0.95  # probability that an interval is to cover
+IN_FLIGHT = 8  # batches whose results may still be on the device
 
 
 @dataclasses.dataclass(frozen=True)

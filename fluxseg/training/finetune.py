@@ -9,10 +9,8 @@ import optax
 from fluxseg.config import TrainConfig
 from fluxseg.errors import ConfigError
 
-ENCODER_PREFIXES = ("encoder_", "bottleneck")
-"""Beginnings of the names of those layers of the U-Net that come before its first up-sampling."""
-DISCOUNT = 0.1
-"""Share of the learning rate that a discounted encoder learns with."""
+ENCODER_PREFIXES = ("encoder_", "bottleneck")  # of layers before the first up-sampling
+DISCOUNT = 0.1  # share of the learning rate that a discounted encoder learns with
 
 
 def label_parameters(params: Mapping[str, Any]) -> dict[str, Any]:

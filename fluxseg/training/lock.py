@@ -16,8 +16,7 @@ from fluxseg.processes import wait_until_seen
 logger = logging.getLogger(__name__)
 
 LOCK_NAME = ".lock"
-UNUSABLE = frozenset("[]\\")
-"""Characters that the path of a workdir must not hold."""
+UNUSABLE = frozenset("[]\\")  # characters that the path of a workdir must not hold
 
 
 @contextlib.contextmanager

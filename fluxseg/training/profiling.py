@@ -11,8 +11,7 @@ import jax
 
 logger = logging.getLogger(__name__)
 
-FIRST, COUNT = 10, 6
-"""Number of the first step that is traced, from 1, and how many are."""
+FIRST, COUNT = 10, 6  # number of the first step that is traced, from 1, and how many are
 
 
 def watch_steps(

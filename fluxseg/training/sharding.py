@@ -28,12 +28,9 @@ from fluxseg.training.steps import (
     zero_gradients,
 )
 
-AXIS = "data"
-"""Name of the mesh axis over which batches are sharded."""
-CPU_PIXELS = 512 * 512
-"""Pixels of a micro-batch on CPUs: with more, what a layer leaves falls out of their caches."""
-ON_DEVICE = ("image", "label", "valid")
-"""The parts of a batch that the steps need."""
+AXIS = "data"  # name of the mesh axis over which batches are sharded
+CPU_PIXELS = 512 * 512  # of a micro-batch: with more, a layer falls out of the caches
+ON_DEVICE = ("image", "label", "valid")  # the parts of a batch that the steps need
 
 TrainStep = Callable[[TrainState, Mapping[str, Any]], tuple[TrainState, StepMetrics]]
 

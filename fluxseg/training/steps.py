@@ -26,8 +26,7 @@ class StepMetrics(struct.PyTreeNode):
     grad_norm: jax.Array  # float32 scalar, global norm of the gradient; 0 in evaluation
 
 
-Sums = tuple[Any, StepMetrics]
-"""Gradients like `state.params`, float32, of the summed loss; metrics without `grad_norm`."""
+Sums = tuple[Any, StepMetrics]  # gradients of the summed loss, like `params`; metrics
 
 
 def train_step(

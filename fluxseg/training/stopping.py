@@ -11,8 +11,7 @@ import jax
 
 from fluxseg.errors import InterruptedRunError
 
-GRACE = 5.0
-"""Seconds that a process has to end after the second signal."""
+GRACE = 5.0  # seconds that a process has to end after the second signal
 
 
 class StopFlag:

@@ -50,8 +50,7 @@ from fluxseg.training.writers import RunLog, collect_versions
 
 logger = logging.getLogger(__name__)
 
-LOG_EVERY = 20
-"""Steps between two fetches of the metrics from the device."""
+LOG_EVERY = 20  # steps between two fetches of the metrics from the device
 
 
 def train(

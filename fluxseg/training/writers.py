@@ -15,8 +15,7 @@ from fluxseg.io.tables import write_csv
 logger = logging.getLogger(__name__)
 
 PACKAGES = ("fluxseg", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
-History = list[dict[str, Any]]
-"""One row for each epoch."""
+History = list[dict[str, Any]]  # one row for each epoch
 
 SHORT = {"train": "Tr", "val": "V", "test": "Te"}
 COLUMNS = (("loss", "L"), ("accuracy", "A"), ("macro_iou", "MacroIoU"), ("neuron_iou", "NeuronIoU"))

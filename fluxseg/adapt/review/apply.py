@@ -20,8 +20,7 @@ from fluxseg.formats.sources import FolderSource, open_source
 from fluxseg.io.files import read_json, write_json
 from fluxseg.io.names import distinct_name, safe_name
 
-SAME = 0.5
-"""Least IoU of two masks of one cell."""
+SAME = 0.5  # least IoU of two masks of one cell
 
 
 def apply_review(

@@ -14,15 +14,10 @@ from fluxseg.inference.objects.rois import Rois
 
 Kind = Literal["missed", "doubtful"]
 KINDS: tuple[Kind, ...] = ("missed", "doubtful")
-MIN_CONFIDENCE = 0.7
-"""Disagreements of which the model is less sure are left out."""
-MAX_OVERLAP = 0.2
-"""Largest share of its pixels that a missed cell, or a doubtful label, has in common with the
-other side."""
-PATCH = 72
-"""Side of the patch around a disagreement, px."""
-PICTURED = 192
-"""Disagreements of each kind, over all recordings, that are pictured."""
+MIN_CONFIDENCE = 0.7  # disagreements of which the model is less sure are left out
+MAX_OVERLAP = 0.2  # most that a missed cell, or a doubtful label, shares with the other side
+PATCH = 72  # side of the patch around a disagreement, px
+PICTURED = 192  # disagreements of each kind, over all recordings, that are pictured
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

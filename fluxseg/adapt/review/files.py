@@ -34,8 +34,7 @@ from fluxseg.io.tables import write_csv
 
 logger = logging.getLogger(__name__)
 
-UNSUITED = 0.4
-"""Share of doubtful labels from which on the model itself is in doubt."""
+UNSUITED = 0.4  # share of doubtful labels from which on the model itself is in doubt
 COLUMNS = (
     "kind", "rank", "confidence", "quality", "recording", "key", "row", "column", "area_px",
     "overlap", "iou", "rois", "labels",
