@@ -24,12 +24,12 @@ from fluxseg.model.calibration import (
 )
 from fluxseg.model.metrics import plain_scores
 from fluxseg.model.thresholds import choose_threshold
-from fluxseg.training.evaluation import CONFIDENCE
 
 if TYPE_CHECKING:
     from fluxseg.data.cache import CacheIndex
     from fluxseg.training.state import TrainState
 
+CONFIDENCE = 0.95  # probability that an interval is to cover
 BATCH = 8  # crops that are predicted at once
 
 logger = logging.getLogger(__name__)
