@@ -3,6 +3,7 @@
 import contextlib
 import io
 import logging
+import subprocess
 import sys
 import threading
 import warnings
@@ -21,6 +22,14 @@ def run(*arguments, code=0):
     assert found == code, said.getvalue()
     assert "Traceback" not in said.getvalue()
     return said.getvalue()
+
+
+def run_python(*arguments, timeout=600, **options):
+    """Run Python in a process of its own, which must succeed. Return what it printed."""
+    command = [sys.executable, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, **options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 class _Said(io.StringIO):

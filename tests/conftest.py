@@ -73,6 +73,37 @@ def as_arguments(config: Config) -> list[str]:
     return arguments
 
 
+ONE_EPOCH = with_train(TINY, epochs=1)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Workdir and result of `train_network` with `ONE_EPOCH`; write into copies of it only."""
+    workdir = tmp_path_factory.mktemp("trained") / "run"
+    return workdir, train_network(ONE_EPOCH, workdir)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Workdir and result of the whole job with `ONE_EPOCH`; write into copies of it only."""
+    from fluxseg.job import train_and_evaluate
+
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    return workdir, train_and_evaluate(ONE_EPOCH, workdir)
+
+
+def write_simulated(folder: Path, containers: int, seed: int = 0) -> Path:
+    """Write one simulated recording of 64 px for each container, as the Allen files are."""
+    from fluxseg.formats.allen import write_allen_npy
+    from fluxseg.simulation.sessions import SimulatedSource
+
+    folder.mkdir(exist_ok=True)
+    source = SimulatedSource(SimulatorConfig(containers=containers, sessions=1, size=64, seed=seed))
+    for key in source.keys():  # noqa: SIM118
+        write_allen_npy(folder / f"{key}.npy", source.read(key))
+    return folder
+
+
 def train_network(
     config: Config,
     workdir: str | Path,

@@ -1,12 +1,12 @@
 """Freed memory is kept by processes that compute, unless their user has chosen otherwise."""
 
 import os
-import subprocess
 import sys
 
 import pytest
 
 from fluxseg.allocator import is_chosen
+from tests.commands import run_python
 
 on_glibc = pytest.mark.skipif(
     not sys.platform.startswith("linux")
@@ -41,15 +41,7 @@ def environment(**changes):
 
 
 def run_script(**changes):
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT],
-        env=environment(**changes),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    tuned, faults = done.stdout.split()
+    tuned, faults = run_python("-c", SCRIPT, env=environment(**changes)).split()
     return tuned == "True", int(faults)
 
 

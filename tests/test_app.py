@@ -9,7 +9,7 @@ from fluxseg.cli import app
 from fluxseg.cli.app import VERBS, format_verbs, main, read_verb
 from fluxseg.formats.pick import Pick, parse_pick
 from fluxseg.main import parse_main
-from tests.commands import run
+from tests.commands import run, run_python
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -24,9 +24,7 @@ def test_help_imports_nothing_heavy():
         "heavy = {'tyro', 'rich', 'numpy', 'jax'} & set(sys.modules); "
         "assert not heavy, heavy; sys.exit(code)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == format_verbs() + "\n"
+    assert run_python("-c", code) == format_verbs() + "\n"
 
 
 def test_the_main_job_is_profiled_if_asked():

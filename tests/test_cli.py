@@ -8,14 +8,12 @@ import pytest
 import tifffile
 from PIL import Image
 
-from fluxseg.config import SimulatorConfig
 from fluxseg.data.transforms import crop_quarters, merge_masks
-from fluxseg.formats.allen import write_allen_npy
+from fluxseg.formats.allen import read_allen_npy
 from fluxseg.formats.sources import FolderSource
 from fluxseg.inference.field_scores import score_readable
-from fluxseg.simulation.sessions import SimulatedSource
 from tests.commands import run
-from tests.conftest import TINY, as_arguments, with_data, with_train
+from tests.conftest import TINY, as_arguments, with_data, with_train, write_simulated
 from tests.data.test_label_checks import field
 
 
@@ -112,9 +110,7 @@ def test_evaluate_other_data_and_notice_what_was_trained_on(trained, folder, tmp
     workdir, _ = trained
     split = json.loads((workdir / "split.json").read_text())["items"]
     seen = next(key for key, item in split.items() if set(item["splits"]) == {"train"})
-    other = SimulatedSource(SimulatorConfig(containers=3, sessions=1, size=64, seed=9))
-    for key in other.keys():  # noqa: SIM118
-        write_allen_npy(tmp_path / f"{key}.npy", other.read(key))
+    write_simulated(tmp_path, 3, seed=9)
     (tmp_path / "seen.npy").write_bytes((folder / seen).read_bytes())
     output = run("evaluate", "--workdir", workdir, "--data", tmp_path)
     assert "seen.npy shows a field of view that the run was trained on" in output
@@ -202,12 +198,9 @@ def test_prepared_crops_are_used_by_the_main_job(folder, tmp_path):
 
 @pytest.mark.parametrize(("image", "mask"), [("png", "png"), ("jpg", "png"), ("jpg", "jpg")])
 def test_prepare_writes_the_files_of_the_reference_protocol(tmp_path, image, mask):
-    source = SimulatedSource(SimulatorConfig(containers=1, sessions=1, size=64))
-    key = source.keys()[0]
-    recording = source.read(key)
-    data = tmp_path / "data"
-    data.mkdir()
-    write_allen_npy(data / f"{key}.npy", recording)
+    data = write_simulated(tmp_path / "data", 1)
+    (key,) = (path.stem for path in data.iterdir())
+    recording = read_allen_npy(data / f"{key}.npy")
     for quarters in (False, True):
         out = tmp_path / f"out-{quarters}"
         flags = ["--quarters"] if quarters else []

@@ -7,23 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-from fluxseg.config import SimulatorConfig
-from fluxseg.formats.allen import write_allen_npy
 from fluxseg.formats.npz import read_npz
 from fluxseg.inference.model_file import read_model, write_model
 from fluxseg.inference.predict import create_predictor
-from fluxseg.simulation.sessions import SimulatedSource
 from fluxseg.training.state import create_train_state
 from tests.commands import run
-from tests.conftest import TINY
-
-
-def write_fields(folder, containers, seed=0):
-    folder.mkdir()
-    source = SimulatedSource(SimulatorConfig(containers=containers, sessions=1, size=64, seed=seed))
-    for key in source.keys():  # noqa: SIM118
-        write_allen_npy(folder / f"{key}.npy", source.read(key))
-    return folder
+from tests.conftest import TINY, write_simulated
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +27,7 @@ def model(tmp_path_factory):
 @pytest.fixture(scope="module")
 def tuned(model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tuned")
-    data = write_fields(folder / "data", 4)
+    data = write_simulated(folder / "data", 4)
     arguments = ("finetune", "--model", model, "--data", data, "--output", folder / "run",
                  "--steps", 4, "--encoder", "frozen", "--curve", "--folds", 2)  # fmt: skip
     return folder, arguments, run(*arguments)
@@ -100,7 +89,7 @@ def test_the_same_command_again_changes_nothing_and_another_model_is_refused(tun
 
 
 def test_one_group_is_learnt_from_and_what_cannot_be_said_is_said(model, tmp_path):
-    data = write_fields(tmp_path / "data", 1)
+    data = write_simulated(tmp_path / "data", 1)
     text = run("finetune", "--model", model, "--data", data, "--output", tmp_path / "run",
                "--steps", 2, "--curve")  # fmt: skip
     assert "no honest score" in text
@@ -111,7 +100,7 @@ def test_one_group_is_learnt_from_and_what_cannot_be_said_is_said(model, tmp_pat
 
 
 def test_review_lists_pictures_and_reads_corrections_back(model, tmp_path):
-    data = write_fields(tmp_path / "data", 2, seed=3)
+    data = write_simulated(tmp_path / "data", 2, seed=3)
     folder = tmp_path / "review"
     text = run("review", model, "--data", data, "--output", folder, "--min-confidence", 0)
     assert "not known whether the model was trained" in text
@@ -131,7 +120,7 @@ def test_review_lists_pictures_and_reads_corrections_back(model, tmp_path):
 
 
 def test_without_a_run_the_network_that_ships_reviews(tmp_path):
-    data = write_fields(tmp_path / "data", 1)
+    data = write_simulated(tmp_path / "data", 1)
     text = run("review", "--data", data, "--output", tmp_path / "review")
     assert "not known" not in text
     assert len(json.loads((tmp_path / "review" / "review.json").read_text())["recordings"]) == 1

@@ -3,35 +3,11 @@
 import shutil
 
 import numpy as np
-import pytest
 import tifffile
 
 from fluxseg.cli.app import main
-from fluxseg.config import SimulatorConfig
-from fluxseg.formats.allen import write_allen_npy
-from fluxseg.main import main as train
-from fluxseg.simulation.sessions import SimulatedSource
-from tests.conftest import TINY, as_arguments, with_data, with_train
+from tests.conftest import TINY, as_arguments, with_data
 from tests.together import finish_together, run_together, start_together
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Recordings for three shards, one of them unusable."""
-    folder = tmp_path_factory.mktemp("recordings")
-    source = SimulatedSource(SimulatorConfig(containers=9, sessions=2, size=64))
-    for key in source.keys():  # noqa: SIM118
-        write_allen_npy(folder / f"{key}.npy", source.read(key))
-    (folder / "broken.npy").write_bytes(b"no recording")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("run") / "run"
-    config = with_train(TINY, epochs=1)
-    assert train(["--workdir", str(workdir), *as_arguments(config)]) == 0
-    return workdir
 
 
 def contents(folder):
@@ -55,7 +31,8 @@ def test_the_first_process_prepares_and_its_error_ends_all(tmp_path):
     assert "process 0 of 2" in results[1][1]
 
 
-def test_predict(trained, folder, tmp_path):
+def test_predict(finished, tmp_path):
+    trained = finished[0]
     rng = np.random.default_rng(0)
     images = tmp_path / "images"
     images.mkdir()

@@ -2,15 +2,15 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from fluxseg.compilation import cache_folder
+from tests.commands import run_python
+from tests.conftest import REPOSITORY
 
-ROOT = Path(__file__).resolve().parents[1]
 LISTEN = """
 import collections, json, os, sys
 from pathlib import Path
@@ -56,16 +56,9 @@ print(json.dumps({"compiled": compiled, "heavy": sorted(heavy), "labels": labels
 def run(script, workdir, home):
     left_out = ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
     environment = {name: value for name, value in os.environ.items() if name not in left_out}
-    done = subprocess.run(
-        [sys.executable, "-c", LISTEN + script, str(workdir)],
-        cwd=ROOT,
-        env={**environment, "XDG_CACHE_HOME": str(home), "HOME": str(home)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    environment |= {"XDG_CACHE_HOME": str(home), "HOME": str(home)}
+    said = run_python("-c", LISTEN + script, workdir, cwd=REPOSITORY, env=environment)
+    return json.loads(said.splitlines()[-1])
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the folder is another one there")

@@ -9,16 +9,9 @@ import pytest
 import fluxseg
 from fluxseg.job import evaluate
 from tests.commands import run
-from tests.conftest import TINY, as_arguments, with_data, with_train
+from tests.conftest import ONE_EPOCH, as_arguments, with_data
 
-CONFIG = with_train(TINY, epochs=1)
 SCORED = ("loss", "confusion", "scores", "intervals", "objects", "calibration")
-
-
-@pytest.fixture(scope="module")
-def called(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("called") / "run"
-    return workdir, fluxseg.train_and_evaluate(CONFIG, workdir)
 
 
 def listed(workdir):
@@ -29,9 +22,9 @@ def listed(workdir):
     )
 
 
-def test_a_call_and_the_command_leave_the_same(called, tmp_path):
-    workdir, result = called
-    run("train", "--workdir", tmp_path / "run", *as_arguments(CONFIG))
+def test_a_call_and_the_command_leave_the_same(finished, tmp_path):
+    workdir, result = finished
+    run("train", "--workdir", tmp_path / "run", *as_arguments(ONE_EPOCH))
     assert listed(tmp_path / "run") == listed(workdir)
     for name in ("scores.json", "config.json", "split.json", "data.json"):
         assert json.loads((tmp_path / "run" / name).read_text()) == json.loads(
@@ -42,8 +35,8 @@ def test_a_call_and_the_command_leave_the_same(called, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, one.params, other.params)
 
 
-def test_the_result_is_what_the_files_say(called):
-    workdir, result = called
+def test_the_result_is_what_the_files_say(finished):
+    workdir, result = finished
     assert result.scores == json.loads((workdir / "scores.json").read_text())
     assert result.model == workdir / "model.safetensors"
     assert result.report == workdir / "report.html"
@@ -53,8 +46,8 @@ def test_the_result_is_what_the_files_say(called):
     assert "<table" in result._repr_html_()
 
 
-def test_evaluation_gives_the_scores_of_the_job(called):
-    workdir, result = called
+def test_evaluation_gives_the_scores_of_the_job(finished):
+    workdir, result = finished
     scores, page = evaluate(workdir)
     assert page == workdir / "report.html"
     assert scores["operating_point"] == result.scores["operating_point"]
@@ -65,9 +58,9 @@ def test_evaluation_gives_the_scores_of_the_job(called):
         assert found["loss"] == pytest.approx(row["loss"], rel=1e-6)
 
 
-def test_other_recordings_are_scored_at_the_operating_point_of_the_run(called, tmp_path):
-    workdir, result = called
-    other = with_data(CONFIG, source="simulator")
+def test_other_recordings_are_scored_at_the_operating_point_of_the_run(finished, tmp_path):
+    workdir, result = finished
+    other = with_data(ONE_EPOCH, source="simulator")
     scores, page = evaluate(workdir, other.data.source, tmp_path / "out")
     assert page == tmp_path / "out" / "report.html"
     assert set(scores["splits"]) == {"external"}
@@ -78,5 +71,5 @@ def test_other_recordings_are_scored_at_the_operating_point_of_the_run(called, t
 
 
 def test_a_profile_is_a_trace_of_a_few_steps(tmp_path):
-    fluxseg.train_and_evaluate(CONFIG, tmp_path, profile=True)
+    fluxseg.train_and_evaluate(ONE_EPOCH, tmp_path, profile=True)
     assert list((tmp_path / "profile").glob("plugins/profile/*/*.xplane.pb"))

@@ -4,8 +4,6 @@ import ast
 import dataclasses
 import functools
 import importlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -23,6 +21,7 @@ from fluxseg.inference.model_file import write_model
 from fluxseg.inference.outputs import FILES
 from fluxseg.inference.predict_files import predict_files
 from fluxseg.napari import layers, neurons
+from tests.commands import run_python
 from tests.conftest import REPOSITORY
 from tests.inference.models import tiny_model
 
@@ -262,7 +261,7 @@ def test_only_the_widget_knows_qt():
         "import sys, fluxseg, fluxseg.cli.app, fluxseg.napari.neurons; "
         f"assert not {windows!r} & set(sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
+    run_python("-c", code)
 
 
 def test_the_manifest_names_what_is_there():

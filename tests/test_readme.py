@@ -4,8 +4,6 @@ import functools
 import importlib.util
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ import fluxseg
 from fluxseg.cli.app import VERBS, read_verb
 from fluxseg.config import Config
 from fluxseg.main import parse_main
+from tests.commands import run_python
 from tests.conftest import REPOSITORY
 
 README = REPOSITORY / "README.md"
@@ -52,15 +51,7 @@ def test_the_code_runs(tmp_path):
     # In one process, as what the pages share is imported once; each page has its own names.
     pages = [code for text in PAGES.values() if (code := "\n".join(blocks("python", text)))]
     program = f"import matplotlib\nmatplotlib.use('agg')\nfor page in {pages!r}: exec(page, {{}})"
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=1200,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "neuron_iou" in done.stdout
+    assert "neuron_iou" in run_python("-W", "error", "-c", program, cwd=tmp_path, timeout=1200)
 
 
 def test_code_that_is_only_shown_is_python():

@@ -3,13 +3,12 @@
 import ast
 import graphlib
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import fluxseg
+from tests.commands import run_python
 
 ROOT = Path(fluxseg.__file__).parent
 FLOORS = (
@@ -117,7 +116,7 @@ def test_importing_fluxseg_is_cheap_and_touches_no_accelerator():
         "missing = [n for n in fluxseg.__all__ if not hasattr(fluxseg, n)]; "
         "assert not missing, missing"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
+    run_python("-c", code)
 
 
 WITHOUT_ARRAYS = {

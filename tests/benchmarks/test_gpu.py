@@ -2,11 +2,10 @@
 
 import importlib.util
 import json
-import subprocess
-import sys
 
 import pytest
 
+from tests.commands import run_python
 from tests.conftest import REPOSITORY
 
 
@@ -17,15 +16,8 @@ from tests.conftest import REPOSITORY
 )
 def test_a_dry_run_reports_every_section(sections, tmp_path):
     output = tmp_path / "gpu.json"
-    command = [sys.executable, "-m", "experiments.benchmarks.gpu", "--tiny", "--sections"]
-    done = subprocess.run(
-        [*command, *sections, "--output", str(output)],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr
+    command = ("-m", "experiments.benchmarks.gpu", "--tiny", "--sections", *sections)
+    run_python(*command, "--output", output, cwd=REPOSITORY)
     record = json.loads(output.read_text())
     found = record["sections"]
     assert list(found) == sections

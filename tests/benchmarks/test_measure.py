@@ -1,8 +1,6 @@
 """What the benchmarks share, and each of them once on the smallest scale."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,6 +11,7 @@ from experiments.benchmarks.measure import (
     summarise,
 )
 from experiments.benchmarks.time_to_score import FLUXSEG, PYTORCH, find_times
+from tests.commands import run_python
 from tests.conftest import REPOSITORY
 
 
@@ -80,14 +79,7 @@ SMALL = {
 def test_a_benchmark_runs_as_it_says(name, tmp_path):
     output = tmp_path / "record.json"
     arguments = ("--rounds", "1", "--output", str(output), *SMALL[name])
-    done = subprocess.run(
-        [sys.executable, "-m", f"experiments.benchmarks.{name}", *arguments],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
+    run_python("-m", f"experiments.benchmarks.{name}", *arguments, cwd=REPOSITORY)
     record = json.loads(output.read_text())
     ratios = [row["ratio"] for rows in record["summary"].values() for row in rows]
     assert ratios

@@ -28,21 +28,12 @@ from fluxseg.inference.run_model import (
     update_run_model,
 )
 from fluxseg.model.calibration import LEVELS
-from tests.conftest import TINY, train_network, with_train
-
-CONFIG = with_train(TINY, epochs=1)
-
-
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    train_network(CONFIG, folder)
-    return folder
+from tests.conftest import ONE_EPOCH
 
 
 @pytest.fixture
-def run(workdir):
-    return load_run(workdir)
+def run(trained):
+    return load_run(trained[0])
 
 
 def pixels_of(run, split, temperature):
@@ -109,7 +100,7 @@ def test_scores_state_reliability_and_objects_use_the_threshold(run, tmp_path):
     assert after["scores"]["brier"] == pytest.approx(((probability - label) ** 2).mean(), abs=5e-4)
     share = sum(row["pixels"] * (row["share"] or 0) for row in after["curve"])
     assert share == pytest.approx(label.sum())
-    source = open_source(CONFIG)
+    source = open_source(ONE_EPOCH)
     scored = write_object_scores(run.state, index, scores, source, tmp_path, point)
     assert scored == json.loads((tmp_path / "scores.json").read_text())
     for split in scored["splits"].values():
@@ -124,8 +115,8 @@ def test_scores_state_reliability_and_objects_use_the_threshold(run, tmp_path):
     assert again["splits"]["test"]["objects"]["threshold"] == 0.9
 
 
-def test_the_model_of_a_run_is_tempered_and_knows_its_pixel_size(workdir, run):
-    model = load_model(workdir)
+def test_the_model_of_a_run_is_tempered_and_knows_its_pixel_size(trained, run):
+    model = load_model(trained[0])
     point, scale = operating_point_of_run(run)
     assert (model.temperature, model.threshold) == (point.temperature, point.threshold)
     sizes = {entry.um_per_px for entry in run_index(run).entries}
@@ -144,9 +135,9 @@ def test_the_model_of_a_run_is_tempered_and_knows_its_pixel_size(workdir, run):
     np.testing.assert_allclose(odds, _log_odds(model, image), atol=1e-3)
 
 
-def test_model_file_and_scores_have_one_operating_point(workdir, tmp_path):
+def test_model_file_and_scores_have_one_operating_point(trained, tmp_path):
     folder = tmp_path / "copy"
-    shutil.copytree(workdir, folder)
+    shutil.copytree(trained[0], folder)
     run = load_run(folder)
     point, _ = operating_point_of_run(run)
     update_run_model(run, point)
@@ -176,7 +167,7 @@ def _log_odds(model, image):
 def test_the_least_confidence_has_the_best_f1_of_the_validation_split(run, tmp_path):
     index, crops = run_index(run), run_crops(run)
     scores, point = calibrate(run.state, index, crops, evaluate_run(run), tmp_path)
-    source = open_source(CONFIG)
+    source = open_source(ONE_EPOCH)
     chosen = choose_cut(run.state, index, scores, source, point)
     assert dataclasses.replace(chosen, min_confidence=0.0) == point
     f1 = {}

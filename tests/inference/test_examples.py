@@ -6,7 +6,7 @@ from fluxseg.data.transforms import merge_masks
 from fluxseg.formats.sources import open_source
 from fluxseg.inference.evaluate import evaluate_run, load_run, run_index
 from fluxseg.inference.examples import choose_examples, write_examples
-from tests.conftest import TINY, train_network, with_train
+from tests.conftest import ONE_EPOCH
 
 
 def rows(*values):
@@ -28,12 +28,11 @@ def test_best_median_and_worst_are_chosen():
     assert choose_examples(rows(None)) == []
 
 
-def test_the_pictures_show_what_was_scored(tmp_path):
-    config = with_train(TINY, epochs=1)
-    trained = train_network(config, tmp_path)
-    run = load_run(tmp_path)
+def test_the_pictures_show_what_was_scored(trained, tmp_path):
+    workdir, result = trained
+    run = load_run(workdir)
     scores = evaluate_run(run)
-    assert scores == trained.scores
+    assert scores == result.scores
     written = write_examples(run.state, run_index(run), scores, tmp_path)
     assert written == json.loads((tmp_path / "examples" / "examples.json").read_text())
     by_key = {row["key"]: row for row in scores["splits"]["test"]["recordings"]}
@@ -41,7 +40,7 @@ def test_the_pictures_show_what_was_scored(tmp_path):
     for row in written:
         with np.load(tmp_path / "examples" / row["file"], allow_pickle=False) as arrays:
             label, probability, valid = (arrays[k] for k in ("label", "probability", "valid"))
-        recording = open_source(config).read(row["key"])
+        recording = open_source(ONE_EPOCH).read(row["key"])
         np.testing.assert_array_equal(label, merge_masks(recording.masks))
         prediction = probability > 0.5
         confusion = [

@@ -1,7 +1,5 @@
 import dataclasses
 import functools
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -18,9 +16,9 @@ from fluxseg.inference.model_file import read_model, write_model
 from fluxseg.inference.objects.rois import find_rois
 from fluxseg.inference.predict import Predictor
 from fluxseg.inference.probability import neuron_probability, predict_probability
-from fluxseg.inference.run_model import load_model, operating_point_of_run, write_run_model
+from fluxseg.inference.run_model import load_model
 from fluxseg.inference.tiling import blend_tiles, blend_weights, cut_tiles, pad_image, plan_tiles
-from tests.conftest import TINY, train_network, with_train
+from tests.commands import run_python
 from tests.inference.models import random_params
 
 CONFIG = ModelConfig(features=(4, 8), convs=1, stem=1, norm="none")
@@ -203,17 +201,8 @@ def test_a_model_that_is_not_finite_is_not_written(predictor, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("run")
-    result = train_network(with_train(TINY, epochs=1), workdir)
-    config, (point, scale) = with_train(TINY, epochs=1), operating_point_of_run(load_run(workdir))
-    path = write_run_model(workdir, config, result.state, result.scores, point, scale)
-    return workdir, path
-
-
-def test_a_run_and_its_model_file_predict_alike(trained):
-    workdir, path = trained
+def test_a_run_and_its_model_file_predict_alike(finished):
+    workdir, path = finished[0], finished[1].model
     image = RNG.random((100, 90))
     from_run, from_file = load_model(workdir), load_model(path)
     np.testing.assert_array_equal(from_run.predict(image), from_file.predict(image))
@@ -223,12 +212,11 @@ def test_a_run_and_its_model_file_predict_alike(trained):
     assert from_file.info["data"]["source"] == "simulator"
 
 
-def test_a_model_file_needs_neither_orbax_nor_grain(trained):
-    _, path = trained
+def test_a_model_file_needs_neither_orbax_nor_grain(finished):
+    path = finished[1].model
     code = (
         "import sys; from fluxseg.inference.run_model import load_model; import numpy as np; "
         f"load_model({str(path)!r}).predict(np.eye(40)); "
         "assert not {'orbax.checkpoint', 'grain', 'optax'} & set(sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    run_python("-c", code)

@@ -1,7 +1,5 @@
 import dataclasses
 import json
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -13,7 +11,7 @@ from fluxseg.inference.model_file import write_model
 from fluxseg.inference.predict import Predictor
 from fluxseg.inference.stablehlo import describe_program, export_program, write_stablehlo
 from fluxseg.model.unet import create_unet
-from tests.commands import run
+from tests.commands import run, run_python
 from tests.inference.models import random_params, tiny_model
 
 ALONE = """
@@ -49,14 +47,7 @@ def test_the_program_runs_with_jax_alone_and_predicts_the_same(tmp_path):
     shapes = ((1, 64, 96), (3, 160, 32))
     for number, shape in enumerate(shapes):
         np.save(tmp_path / f"images{number}.npy", rng.integers(0, 4000, shape, np.uint16))
-    done = subprocess.run(
-        [sys.executable, "-c", ALONE, str(tmp_path)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd=tmp_path,
-    )
-    assert done.returncode == 0, done.stderr
+    run_python("-c", ALONE, tmp_path, cwd=tmp_path)
     for number, shape in enumerate(shapes):
         images = np.load(tmp_path / f"images{number}.npy")
         found = np.load(tmp_path / f"found{number}.npy")

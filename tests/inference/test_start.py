@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from fluxseg.config import Config
-from fluxseg.errors import ConfigError, FluxsegError, WorkdirError
+from fluxseg.errors import ConfigError, FluxsegError
 from fluxseg.inference.model_file import write_model
 from fluxseg.inference.predict import create_predictor
 from fluxseg.inference.run_model import load_model
 from fluxseg.inference.start import load_start
 from fluxseg.job import train_and_evaluate
 from fluxseg.training.state import create_train_state
-from tests.conftest import TINY, train_network, with_data, with_train
+from tests.conftest import TINY, with_data, with_train
 
 
 def test_the_default_run_starts_from_the_model_that_ships():
@@ -74,13 +74,3 @@ def test_the_main_job_begins_there_and_a_resumed_one_does_not(tmp_path):
     path.unlink()
     again = train_and_evaluate(with_train(still, epochs=2), tmp_path / "run")
     jax.tree.map(same, again.state.params, state.params)
-
-
-def test_more_epochs_of_few_crops_need_as_many_more_steps(tmp_path):
-    config = with_train(TINY, epochs=1, steps=12)
-    result = train_network(config, tmp_path)
-    assert result.history[-1]["step"] >= 12
-    with pytest.raises(WorkdirError, match=r"train\.steps"):
-        train_network(with_train(config, epochs=2), tmp_path)
-    result = train_network(with_train(config, epochs=2, steps=24), tmp_path)
-    assert result.history[-1]["step"] == 2 * result.history[0]["step"]

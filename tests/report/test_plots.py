@@ -1,6 +1,3 @@
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -18,6 +15,7 @@ from fluxseg.report.plots import (
     plot_recordings,
     save_png,
 )
+from tests.commands import run_python
 
 CONFUSION = np.array([[26470910, 1912264], [351390, 1674140]])
 
@@ -175,4 +173,4 @@ def test_plots_need_no_display_and_no_pyplot():
         "p.plot_confusion(numpy.ones((2, 2), int)).canvas.draw();"
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=300)
+    run_python("-W", "error", "-c", code)

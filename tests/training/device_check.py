@@ -6,8 +6,6 @@ Named parts alone can be asked for: `python -m tests.training.device_check gradi
 import dataclasses
 import json
 import sys
-import tempfile
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -15,9 +13,6 @@ from jax.sharding import PartitionSpec
 
 from fluxseg.training.checkpoints import (
     arrays_of,
-    open_checkpoints,
-    restore_checkpoint,
-    save_checkpoint,
 )
 from fluxseg.training.sharding import (
     AXIS,
@@ -180,35 +175,11 @@ def check_curves():
     return result
 
 
-def check_checkpoints():
-    """A checkpoint goes on with any number of devices."""
-    result = {}
-    for saved in (8, 1):
-        _, _, state = train(saved, steps=2)
-        arrays = jax.device_get(arrays_of(state))
-        for wanted in (8, 4, 1):
-            with tempfile.TemporaryDirectory() as folder:
-                checkpoints = open_checkpoints(Path(folder))
-                save_checkpoint(checkpoints.last, state, {})
-                checkpoints.wait()
-                mesh = make_mesh(jax.devices()[:wanted])
-                empty = create_train_state(CURVE, np.array([1.0, 4.0]), 100, tile=16)
-                restored = restore_checkpoint(checkpoints.last, replicate(empty, mesh))[0]
-                checkpoints.close()
-            same = jax.tree.map(np.array_equal, arrays, jax.device_get(arrays_of(restored)))
-            losses, _, _ = train(wanted, state=restored, steps=2)
-            result[f"{saved} -> {wanted}"] = {
-                "same": all(jax.tree.leaves(same)), "losses": losses
-            }  # fmt: skip
-    return result
-
-
 PARTS = {
     "few": lambda: check_gradients(FEW),
     "gradients": lambda: check_gradients(COUNTS),
     "evaluation": check_evaluation,
     "curves": check_curves,
-    "checkpoints": check_checkpoints,
 }
 
 if __name__ == "__main__":

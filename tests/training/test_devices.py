@@ -3,11 +3,10 @@
 import functools
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 
+from tests.commands import run_python
 from tests.conftest import REPOSITORY
 
 
@@ -19,16 +18,8 @@ def check(*parts):
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
         "JAX_PLATFORMS": "cpu",
     }
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.training.device_check", *parts],
-        capture_output=True,
-        text=True,
-        env=environment,
-        cwd=REPOSITORY,
-        timeout=900,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    command = ("-m", "tests.training.device_check", *parts)
+    return json.loads(run_python(*command, env=environment, cwd=REPOSITORY, timeout=900))
 
 
 @pytest.mark.parametrize("way", ["jit", "pmap", "shard_map"])
@@ -59,13 +50,3 @@ def test_the_curve_of_the_loss_depends_on_neither_devices_nor_micro_batches():
         assert run["parameters"] < 1e-4, name
         assert run["average"] < 1e-4, name
         assert run["optimizer"] < 1e-3, name
-
-
-@pytest.mark.slow
-def test_a_checkpoint_goes_on_with_any_number_of_devices():
-    runs = check("checkpoints")["checkpoints"]
-    assert len(runs) == 6
-    expected = runs["1 -> 1"]["losses"]
-    for name, run in runs.items():
-        assert run["same"], name
-        assert run["losses"] == pytest.approx(expected, rel=1e-5), name

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fluxseg.config import LossConfig, ModelConfig, config_from_dict
-from fluxseg.errors import TrainingError, WorkdirError
+from fluxseg.errors import WorkdirError
 from fluxseg.training.checkpoints import open_checkpoints
 from fluxseg.training.progress import Callbacks
 from tests.conftest import TINY, train_network, with_data, with_train
@@ -22,13 +22,6 @@ def run(tmp_path_factory):
         on_epoch=seen["epochs"].append,
     )
     return config, workdir, train_network(config, workdir, callbacks), seen
-
-
-def test_it_learns(run):
-    _, _, result, _ = run
-    losses = [row["train_loss"] for row in result.history]
-    assert losses[-1] < 0.9 * losses[0]
-    assert result.history[-1]["val_loss"] < 0.9 * result.history[0]["val_loss"]
 
 
 def test_the_workdir_holds_everything(run):
@@ -129,24 +122,6 @@ def test_without_validation_the_last_epoch_is_used(tmp_path):
     result = train_network(config, tmp_path)
     assert result.scores["checkpoint"]["epoch"] == 2
     assert set(result.scores["splits"]) == {"test"}
-
-
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(tmp_path):
-    config = with_train(TINY, epochs=2, clip_norm=0.0, schedule="constant", warmup_steps=0)
-    train_network(with_train(config, epochs=1), tmp_path)
-    checkpoints = open_checkpoints(tmp_path)
-    kept = checkpoints.last.latest_step()
-    checkpoints.close()
-    config = with_train(config, learning_rate=1e30)
-    # The settings of the run on disk are made to say the same, so that it can be resumed.
-    path = tmp_path / "config.json"
-    path.write_text(path.read_text().replace("0.003", "1e30"))
-    with pytest.raises(TrainingError, match=r"step \d+: the loss") as caught:
-        train_network(config, tmp_path)
-    assert f"checkpoint of step {kept} is kept" in str(caught.value)
-    checkpoints = open_checkpoints(tmp_path)
-    assert checkpoints.last.latest_step() == kept
-    checkpoints.close()
 
 
 def test_all_options_together(tmp_path):

@@ -90,13 +90,6 @@ def test_by_default_all_devices_take_the_step_and_other_batches_may_follow():
     assert int(state.step) == 2
 
 
-def test_a_padded_micro_batch_counts_nothing():
-    state, metrics = take_steps(3, steps=1)
-    inside = create_batch()["valid"] > 0
-    assert int(metrics.confusion.sum()) == inside.sum()
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
-
-
 @pytest.mark.parametrize(
     ("batch_size", "micro_batch", "tile", "count"),
     [(8, 0, 256, 2), (8, 0, 512, 8), (8, 0, 64, 1), (8, 0, 1024, 8), (6, 4, 256, 2), (7, 4, 64, 7)],

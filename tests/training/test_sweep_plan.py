@@ -4,7 +4,7 @@ import pytest
 
 from fluxseg.arguments import read_sweep_file
 from fluxseg.config import Config
-from fluxseg.errors import ConfigError, FluxsegError
+from fluxseg.errors import ConfigError
 from fluxseg.training.sweep import LONGEST_NAME, Sweep, parse_vary, plan_sweep
 
 
@@ -95,14 +95,8 @@ def test_a_sweep_file(tmp_path):
         "def get_sweep():\n    return Sweep(Config(), {'train.seed': (4, 5)})\n"
     )
     assert [member.config.train.seed for member in plan_sweep(read_sweep_file(path))] == [4, 5]
-    for text, message in (
-        ("", r"no function get_sweep\(\)"),
-        ("def get_sweep(): return 1", "must return"),
-        ("def get_sweep(): 1 / 0", "ZeroDivisionError"),
-        ("def", "SyntaxError"),
-    ):
-        path.write_text(text)
-        with pytest.raises(FluxsegError, match=message):
-            read_sweep_file(path)
+    path.write_text("def get_sweep(): return 1")
+    with pytest.raises(ConfigError, match="must return"):
+        read_sweep_file(path)
     with pytest.raises(ConfigError, match="no such sweep file"):
         read_sweep_file(tmp_path / "absent.py")
