@@ -5,6 +5,7 @@ import pytest
 
 from experiments.studies import few_labels, reference_defects
 from fluxseg.io.files import write_json
+from tests.data.fields import disc
 
 MICE = {f"{mouse}{number}": mouse for mouse in "abcd" for number in range(2)}
 
@@ -37,8 +38,7 @@ def test_eight_bits_wrap_and_jpg_eats_the_rims_of_masks():
     np.testing.assert_allclose(reference_defects.wrap_image(wide) * 255, [[0, 255, 0, 255]])
     narrow = np.array([[0, 15, 16, 255]], np.uint8)
     np.testing.assert_allclose(reference_defects.wrap_image(narrow) * 255, [[0, 240, 0, 240]])
-    rows, columns = np.mgrid[:64, :64]
-    mask = np.hypot(rows - 30, columns - 33) < 7
+    mask = disc((64, 64), (30, 33), 6.9)
     kept = reference_defects.jpg_mask(mask)
     assert not kept[~mask].any()
     assert 0.3 < kept.sum() / mask.sum() < 0.95

@@ -26,11 +26,11 @@ from fluxseg.formats.pixels import read_pixels, write_label_tiff
 from fluxseg.inference.objects.rois import find_rois
 from fluxseg.report.review import write_review_page
 from fluxseg.simulation.sessions import SimulatedSource
+from tests.data.fields import disc
 
 
-def disc(centre, radius, size=64):
-    rows, columns = np.mgrid[:size, :size]
-    return np.hypot(rows - centre[0], columns - centre[1]) <= radius
+def cell(centre, radius):
+    return disc((64, 64), centre, radius)
 
 
 def soft(masks, inside=0.95, outside=0.02):
@@ -78,7 +78,7 @@ def find(masks, probability):
 def test_all_kinds_agree_with_brute_force_on_random_fields(seed):
     rng = np.random.default_rng(seed)
     draw = lambda count: np.array(  # noqa: E731
-        [disc(rng.uniform(0, 64, 2), rng.uniform(2, 9)) for _ in range(count)]
+        [cell(rng.uniform(0, 64, 2), rng.uniform(2, 9)) for _ in range(count)]
     )
     predicted, masks = draw(14), draw(12)
     # Some are the same on both sides, one label is empty.
@@ -125,7 +125,7 @@ def test_most_of_the_cells_taken_out_of_the_labels_are_found_and_hardly_any_othe
 
 
 def test_each_kind_is_named_as_it_is():
-    a, b, d = (disc(place, 6) for place in ((12, 12), (12, 45), (45, 45)))
+    a, b, d = (cell(place, 6) for place in ((12, 12), (12, 45), (45, 45)))
     masks = np.array([a, d, np.zeros_like(a)])
     found = find(masks, soft(np.array([a, b])))
     assert [one.labels for one in found if one.kind == "doubtful"] == [(1,)]
@@ -136,7 +136,7 @@ def test_each_kind_is_named_as_it_is():
 
 
 def test_what_lies_outside_of_the_field_is_neither_missed_nor_doubtful():
-    masks = np.array([disc((12, 12), 6)])
+    masks = np.array([cell((12, 12), 6)])
     probability = soft(masks * False)
     probability[:20] = np.nan
     assert find(masks, probability) == []
@@ -146,7 +146,7 @@ def test_what_lies_outside_of_the_field_is_neither_missed_nor_doubtful():
 
 
 def test_bad_arguments_are_named():
-    masks = np.array([disc((12, 12), 6)])
+    masks = np.array([cell((12, 12), 6)])
     with pytest.raises(RecordingError, match="masks"):
         find(masks, np.zeros((32, 32)))
     with pytest.raises(ConfigError, match="min_confidence"):
@@ -154,9 +154,9 @@ def test_bad_arguments_are_named():
 
 
 def make_reviewed(identity="one", **changes):
-    masks = np.array([disc((12, 12), 6), disc((45, 45), 6)])
+    masks = np.array([cell((12, 12), 6), cell((45, 45), 6)])
     recording = Recording(identity, np.zeros((64, 64)), masks, ("=1+1", "b"), **changes)
-    probability = soft(np.array([masks[0], disc((12, 45), 6)]))
+    probability = soft(np.array([masks[0], cell((12, 45), 6)]))
     found = find(masks, probability)
     patches = {number: cut_patch(recording, one) for number, one in enumerate(found)}
     names = recording.roi_ids
@@ -174,7 +174,7 @@ def test_rows_are_ranked_within_their_kind_and_name_the_labels():
 
 
 def test_merging_adds_what_is_new_and_nothing_twice():
-    a, b, c = disc((12, 12), 6), disc((45, 45), 6), disc((12, 45), 6)
+    a, b, c = cell((12, 12), 6), cell((45, 45), 6), cell((12, 45), 6)
     masks, names, added = merge_masks_into(
         np.array([a, b]), ("1", "review-1"), np.array([a, c, c, c * False])
     )
@@ -277,12 +277,12 @@ def test_a_model_that_doubts_most_labels_is_itself_in_doubt():
 
 
 def test_a_roi_set_corrected_in_imagej_is_read_back(tmp_path):
-    masks = np.array([disc((12, 12), 6), disc((45, 45), 6)])
+    masks = np.array([cell((12, 12), 6), cell((45, 45), 6)])
     recording = Recording("one", np.zeros((64, 64)), masks, ("a", "b"))
     source, folder = tmp_path / "source", tmp_path / "review"
     write_npz(source / "one.npz", recording)
     # Missed are three, of which the user deletes one; of two doubtful labels one is right.
-    missed = np.array([disc((12, 45), 6), disc((45, 12), 5), disc((30, 30), 4)])
+    missed = np.array([cell((12, 45), 6), cell((45, 12), 5), cell((30, 30), 4)])
     folder.mkdir()
     files = ["one_missed.zip", "one_doubtful.zip"]
     write_imagej(

@@ -5,7 +5,6 @@ import functools
 import json
 import os
 import re
-import resource
 import shlex
 import signal
 import subprocess
@@ -30,8 +29,6 @@ from tests.conftest import REPOSITORY, TINY, as_arguments, with_data, with_train
 from tests.data.test_cache import CONFIG, Cells
 from tests.faults.disks import bound_by_permissions
 
-MANY = 40_000
-"""ROIs of one recording."""
 SCRIPT = """
 import resource
 from tests.data.test_cache import *
@@ -342,26 +339,3 @@ def test_a_single_recording_and_recordings_without_neurons(tmp_path):
     assert [sum(entry.neuron_pixels) for entry in index.entries] == [0, 0]
     assert "all-zero" in index.entries[0].remarks[0]
     assert "without any ROI" in index.entries[1].remarks[0]
-
-
-def test_very_many_tiny_neurons_take_bounded_time_and_memory(tmp_path):
-    rng = np.random.default_rng(0)
-    masks = np.zeros((MANY, 64, 64), bool)
-    rows, columns = rng.integers(0, 62, (2, MANY))
-    numbers = np.arange(MANY)
-    for row in range(2):
-        for column in range(2):
-            masks[numbers, rows + row, columns + column] = True
-    image = rng.integers(0, 900, (64, 64)).astype(np.uint16)
-    recording = Recording("many", image, masks, tuple(map(str, range(MANY))), "g")
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    config = dataclasses.replace(CONFIG, tile=64)
-    began = time.process_time()
-    index = prepare_cache(Given({"many": recording}), tmp_path, config)
-    assert time.process_time() - began < 30
-    (entry,) = index.entries
-    assert entry.n_rois == MANY
-    assert any("unusually many" in remark for remark in entry.remarks)
-    assert entry.neuron_pixels == (int(masks.any(0).sum()),)
-    used = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
-    assert used < 3 * masks.nbytes

@@ -4,17 +4,17 @@ from pathlib import Path
 
 import numpy as np
 
+from tests.data.fields import disc
+
 SIZE = 128
 
 
 def create_fields(rng: np.random.Generator, rois: int = 12) -> tuple[np.ndarray, np.ndarray]:
     """Return an image `[H, W]` float32 and disks as masks `[N, H, W]` bool that shine in it."""
     image = rng.gamma(4, 20, (SIZE, SIZE)).astype(np.float32)
-    rows, columns = np.mgrid[:SIZE, :SIZE]
     masks = np.zeros((rois, SIZE, SIZE), bool)
     for mask in masks:
-        y, x = rng.uniform(8, SIZE - 8, 2)
-        mask |= np.hypot(rows - y, columns - x) < 5
+        mask |= disc((SIZE, SIZE), rng.uniform(8, SIZE - 8, 2), 5)
         image += 150 * mask
     return image, masks
 

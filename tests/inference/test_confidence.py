@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 from fluxseg.errors import ConfigError
 from fluxseg.inference.objects.confidence import measure_roundness
 from fluxseg.inference.objects.rois import choose_rois, find_rois, measure_rois
+from tests.data.fields import disc
 
 
 def draw_discs(centres, radius=7, shape=(120, 160)):
-    rows, columns = np.indices(shape)
     labels = np.zeros(shape, int)
-    for number, (row, column) in enumerate(centres, 1):
-        labels[(rows - row) ** 2 + (columns - column) ** 2 <= radius**2] = number
+    for number, centre in enumerate(centres, 1):
+        labels[disc(shape, centre, radius)] = number
     return labels
 
 

@@ -8,11 +8,7 @@ from scipy import ndimage
 
 from fluxseg.inference.objects.levels import SHARED, keep_surest, levels_around
 from fluxseg.inference.objects.rois import find_rois
-
-
-def disc(centre, radius, shape=(60, 90)):
-    rows, columns = np.indices(shape)
-    return (rows - centre[0]) ** 2 + (columns - centre[1]) ** 2 <= radius**2
+from tests.data.fields import disc
 
 
 @pytest.mark.parametrize("threshold", [0.01, 0.4, 0.5, 0.99])
@@ -27,11 +23,12 @@ def test_a_threshold_of_one_is_the_only_level():
 
 
 def test_a_dim_cell_and_two_that_meet_are_found_by_their_confidence():
-    probability = np.full((60, 90), 0.02)
-    probability[disc((20, 20), 7)] = 0.35
+    shape = (60, 90)
+    probability = np.full(shape, 0.02)
+    probability[disc(shape, (20, 20), 7)] = 0.35
     # Two cells whose common outline has no waist.
     probability[33:48, 41:71] = 0.42
-    probability[disc((40, 48), 6) | disc((40, 63), 6)] = 0.95
+    probability[disc(shape, (40, 48), 6) | disc(shape, (40, 63), 6)] = 0.95
     probability = ndimage.gaussian_filter(probability, 0.5)
     alone = find_rois(probability, threshold=0.4, diameter=15)
     assert np.round(alone.centroid[:, 1]).tolist() == [56]

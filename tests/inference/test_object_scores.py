@@ -13,6 +13,7 @@ from fluxseg.errors import ConfigError, RecordingError
 from fluxseg.inference.objects.counts import ObjectCounts, count_objects
 from fluxseg.inference.objects.rois import find_rois
 from fluxseg.inference.objects.scores import pool_recordings, score_neurons
+from tests.data.fields import disc
 
 SHAPE = (24, 26)
 
@@ -100,21 +101,14 @@ def test_centres_at_the_distance_do_not_match_in_either_unit():
 
 def fields(count=4, size=96):
     """Recordings of discs, and probabilities that miss one and invent one."""
-    rows, columns = np.indices((size, size))
     for number in range(count):
         centres = [(20, 20), (20, 60), (60, 25), (62, 70)]
-        discs = [(rows - r) ** 2 + (columns - c) ** 2 <= 49 for r, c in centres]
-        spare = (rows - 45) ** 2 + (columns - 45) ** 2 <= 49
+        discs = [disc((size, size), centre, 7) for centre in centres]
+        spare = disc((size, size), (45, 45), 7)
         probability = np.any([*discs[: 2 + number % 3], spare], axis=0) * np.float32(0.9)
         scale = {"um_per_px": 0.8} if number else {}
-        recording = Recording(
-            id=f"r{number}",
-            image=np.ones((size, size), np.float32),
-            masks=np.stack(discs),
-            roi_ids=tuple("abcd"),
-            group=f"g{number // 2}",
-            metadata=scale,
-        )
+        image, masks = np.ones((size, size), np.float32), np.stack(discs)
+        recording = Recording(f"r{number}", image, masks, tuple("abcd"), f"g{number // 2}", scale)
         yield f"{number}.npz", recording, probability
 
 

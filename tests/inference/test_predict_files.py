@@ -7,9 +7,7 @@ import tifffile
 from PIL import Image
 
 from fluxseg.config import ModelConfig
-from fluxseg.data.recording import Recording
-from fluxseg.errors import ConfigError, RecordingError
-from fluxseg.formats.npz import write_npz
+from fluxseg.errors import ConfigError
 from fluxseg.formats.pick import Pick
 from fluxseg.formats.sources import FolderSource
 from fluxseg.inference.inputs import plan_jobs, read_input
@@ -17,6 +15,7 @@ from fluxseg.inference.objects.rois import find_rois
 from fluxseg.inference.predict import Predictor
 from fluxseg.inference.predict_files import predict_files
 from fluxseg.inference.shown import find_doubts
+from tests.data.fields import disc
 from tests.inference.models import random_params
 
 CONFIG = ModelConfig(features=(4, 8), convs=1, stem=1, norm="none")
@@ -70,37 +69,6 @@ def test_predictions_are_no_inputs_wherever_they_are(data, model):
     assert set(unused.values()) == {"written by fluxseg predict"}
     assert plan_jobs(["data/*.tif"])[0][0].error == "matches no image"
     assert "is an output of fluxseg predict" in plan_jobs(["data/a_labels.tif"])[0][0].error
-
-
-def test_a_movie_is_not_predicted_frame_by_frame(model, tmp_path):
-    path = tmp_path / "movie.tif"
-    tifffile.imwrite(path, np.stack([IMAGE] * 9), photometric="minisblack")
-    jobs = plan_jobs([str(path)])[0]
-    assert [job.name for job in jobs] == ["movie"]
-    (outcome,) = predict_files(model, jobs, tmp_path / "out", ["mask"])
-    assert "is a movie of 9 frames: make an image of it with `fluxseg project" in outcome.error
-    assert not outcome.files
-
-
-def test_the_channel_that_is_picked_is_predicted(model, tmp_path):
-    path = tmp_path / "two.tif"
-    tifffile.imwrite(path, np.stack([IMAGE, IMAGE[::-1]]), imagej=True, metadata={"axes": "CYX"})
-    (job,) = plan_jobs([str(path)], Pick(channel="2"))[0]
-    np.testing.assert_array_equal(read_input(job.path, job.pick)[0], IMAGE[::-1])
-    with pytest.raises(RecordingError, match=r"holds 2 channels \(1, 2\); choose with --channel"):
-        read_input(path)
-
-
-def test_recordings_and_plain_arrays_are_read(tmp_path):
-    write_npz(tmp_path / "r.npz", Recording("r", IMAGE, metadata={"um_per_px": 0.78}))
-    image, scale, _ = read_input(tmp_path / "r.npz")
-    np.testing.assert_array_equal(image, IMAGE)
-    assert scale == 0.78
-    np.save(tmp_path / "plain.npy", IMAGE)
-    np.testing.assert_array_equal(read_input(tmp_path / "plain.npy")[0], IMAGE)
-    np.save(tmp_path / "stack.npy", IMAGE[None])
-    with pytest.raises(RecordingError, match=r"stack\.npy"):
-        read_input(tmp_path / "stack.npy")
 
 
 def test_outputs_fit_together_and_keep_the_scale(model, tmp_path):
@@ -193,11 +161,8 @@ def test_neurons_go_to_the_tools_of_the_lab(model, tmp_path):
 
 def blobs(shape=(60, 70)):
     """Give a model's probability of three discs."""
-    rows, columns = np.mgrid[: shape[0], : shape[1]]
-    probability = np.zeros(shape, np.float32)
-    for y, x in ((12, 15), (30, 50), (48, 20)):
-        probability[(rows - y) ** 2 + (columns - x) ** 2 <= 49] = 0.9
-    return probability
+    cells = [disc(shape, centre, 7) for centre in ((12, 15), (30, 50), (48, 20))]
+    return np.float32(0.9) * np.any(cells, 0)
 
 
 class Fixed(Predictor):
@@ -351,10 +316,3 @@ def test_a_diameter_that_the_cells_do_not_have_is_told():
     assert "the cells found are about 14 px across, not 30" in doubt
     assert find_doubts(image, find_rois(0 * mask), None, 16.0) == ["no neuron was found"]
     assert any("far from cells of 4 to 64 px" in d for d in find_doubts(image, rois, 70.0, 16.0))
-
-
-def test_what_is_odd_about_a_file_is_a_warning(tmp_path):
-    with tifffile.TiffWriter(tmp_path / "a.ome.tif") as file:
-        file.write(IMAGE, metadata={"axes": "YX"})
-        file.write(IMAGE[:20], metadata={"axes": "YX"})
-    assert read_input(tmp_path / "a.ome.tif")[2][0] == "it holds several series: the first is read"

@@ -5,23 +5,14 @@ import pytest
 from scipy import ndimage
 
 from fluxseg.inference.scale import estimate_diameter
+from tests.data.fields import disc_masks
 
 TRAINED = 14.0
 
 
 def discs(diameter, side=512, count=40, seed=0):
     """Bright discs that do not touch, on a dark ground."""
-    rng = np.random.default_rng(seed)
-    rows, columns = np.mgrid[:side, :side]
-    image, centres = np.zeros((side, side), np.float32), []
-    for _ in range(20 * count):
-        centre = rng.uniform(diameter, side - diameter, 2)
-        if all(np.hypot(*(centre - other)) > 1.6 * diameter for other in centres):
-            centres.append(centre)
-            image[np.hypot(rows - centre[0], columns - centre[1]) < diameter / 2] = 1
-        if len(centres) == count:
-            break
-    return image
+    return disc_masks(diameter, side, count, seed, apart=1.6)[0].any(0).astype(np.float32)
 
 
 def only_trained_sizes(image):
