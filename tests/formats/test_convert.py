@@ -159,14 +159,3 @@ def test_rois_without_their_image_ask_for_it(tmp_path):
     with pytest.raises(RecordingError, match="--image"):
         read_any(tmp_path / "x.json")
     assert len(read_any(tmp_path / "x.json", tmp_path / "other.tif").masks) == 4
-
-
-def test_an_error_names_its_file_once(tmp_path):
-    (tmp_path / "n" / "regions").mkdir(parents=True)
-    (tmp_path / "n" / "images").mkdir()
-    tifffile.imwrite(tmp_path / "n" / "images" / "a.tif", np.zeros((9, 9), np.uint8))
-    path = tmp_path / "n" / "regions" / "regions.json"
-    path.write_text("{")
-    with pytest.raises(RecordingError) as raised:
-        read_neurofinder(tmp_path / "n")
-    assert str(raised.value).count(str(path)) == 1

@@ -4,7 +4,6 @@ import dataclasses
 import io
 import json
 import shutil
-import time
 import zipfile
 
 import numpy as np
@@ -19,7 +18,6 @@ from fluxseg.formats.convert import write_recording
 from fluxseg.formats.imagej import write_imagej
 from fluxseg.formats.movies import read_movie_facts
 from fluxseg.formats.own import MARK, is_prediction, write_labels
-from fluxseg.formats.pairs import sort_folder
 from fluxseg.formats.sources import FolderSource, format_unused, read_recording
 from tests.formats.test_imagej import recording
 
@@ -154,16 +152,6 @@ def test_labels_that_nobody_claims_are_an_error_of_check(tmp_path):
     (row,) = check_source(source).rows
     assert row.status == "unusable"
     assert "name labels NAME_masks" in row.reasons[0]
-
-
-def test_thousands_of_pairs_are_sorted_at_once(tmp_path):
-    for number in range(3000):
-        for name in ("", "_masks"):
-            (tmp_path / f"f{number}{name}.tif").touch()
-    began = time.process_time()
-    assert len(sort_folder(tmp_path).labels) == 3000
-    # Each with each, it took minutes.
-    assert time.process_time() - began < 5
 
 
 def test_formats_of_microscopes_say_what_to_do(tmp_path):

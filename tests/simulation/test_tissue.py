@@ -1,14 +1,11 @@
 import numpy as np
 import pytest
 from scipy.spatial.distance import pdist
-from scipy.special import erf
 
 from fluxseg.simulation.ranges import DEFAULT, draw_parameters
 from fluxseg.simulation.tissue import (
     EDGE,
-    LOGISTIC,
     Cells,
-    bare_bodies,
     create_cells,
     draw_cells,
     outline_distance,
@@ -46,11 +43,6 @@ def test_cells_keep_their_distance_and_their_density():
     assert (np.abs(centre[:, 0]) <= 12.5).all()
     assert (centre[:, 1:] >= 0).all()
     assert (centre[:, 1:] <= 400).all()
-
-
-def test_the_section_is_close_to_a_gaussian_one():
-    depth = np.linspace(-4, 4, 201)
-    assert np.abs(np.tanh(LOGISTIC * depth) - erf(depth / np.sqrt(2))).max() < 0.03
 
 
 def test_a_cut_through_the_middle_is_a_ring_with_a_dim_nucleus():
@@ -91,11 +83,3 @@ def test_cells_that_are_drawn_are_what_the_ranges_say():
     light = draw_cells(cells, ONE, values["axial"]).light
     assert light.min() >= 0
     assert light.max() < 3
-
-
-def test_no_cells_are_no_trouble():
-    cells = create_cells(np.random.default_rng(0), (20.0, 20.0), drawn(density=1e-3, bare=1e-3))
-    patches = draw_cells(cells, ONE, 1.0)
-    assert len(patches.light) == len(cells.radius) == 0
-    corner, body = bare_bodies(np.random.default_rng(0), (20, 20), ONE, drawn(bare=1e-3))
-    assert len(corner) == len(body) == 0
