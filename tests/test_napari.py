@@ -1,6 +1,5 @@
 """The napari plugin without napari: layers, the cut, what is written, the manifest."""
 
-import ast
 import dataclasses
 import functools
 import importlib
@@ -21,7 +20,6 @@ from fluxseg.inference.model_file import write_model
 from fluxseg.inference.outputs import FILES
 from fluxseg.inference.predict_files import predict_files
 from fluxseg.napari import layers, neurons
-from tests.commands import run_python
 from tests.conftest import REPOSITORY
 from tests.inference.models import tiny_model
 
@@ -241,27 +239,6 @@ def test_the_sample_is_a_field_with_its_truth_hidden():
     image, truth = layers.simulate_layers()
     assert image[0].shape == truth[0].shape == (256, 256)
     assert truth[1]["visible"] is False
-
-
-def imported(path):
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            found.add(node.module.split(".")[0])
-    return found
-
-
-def test_only_the_widget_knows_qt():
-    windows = {"napari", "qtpy", "magicgui", "npe2", "PyQt6"}
-    users = {path for path in (REPOSITORY / "fluxseg").rglob("*.py") if imported(path) & windows}
-    assert users == {PACKAGE / "widget.py", PACKAGE / "layers.py"}
-    code = (
-        "import sys, fluxseg, fluxseg.cli.app, fluxseg.napari.neurons; "
-        f"assert not {windows!r} & set(sys.modules)"
-    )
-    run_python("-c", code)
 
 
 def test_the_manifest_names_what_is_there():

@@ -79,6 +79,21 @@ def test_reading_and_cutting_needs_no_accelerator(package):
             assert "fluxseg.processes" not in imports(path), name
 
 
+def test_only_the_widget_and_its_layers_know_napari_and_qt():
+    windows = {"napari", "qtpy", "magicgui", "npe2", "PyQt6"}
+    users = [
+        name
+        for name, path in modules().items()
+        if {i.split(".")[0] for i in imports(path)} & windows
+    ]
+    assert users == ["fluxseg.napari.layers", "fluxseg.napari.widget"]
+    code = (
+        "import sys, fluxseg, fluxseg.cli.app, fluxseg.napari.neurons; "
+        f"assert not {windows!r} & set(sys.modules)"
+    )
+    run_python("-c", code)
+
+
 def test_files_and_functions_stay_small():
     for path in modules().values():
         source = path.read_text(encoding="utf-8")

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from experiments.benchmarks import prepare
 from experiments.benchmarks.measure import (
     Variant,
     run_interleaved,
@@ -58,6 +59,15 @@ def test_times_to_scores_are_read_off_the_curves():
     never = find_times({PYTORCH: [0.9], FLUXSEG: [0.1]}, {PYTORCH: 1.0, FLUXSEG: 1.0}, 1)
     assert never["the reference's final"][FLUXSEG] is None
     assert never["the reference's final"]["times faster"] is None
+
+
+def test_every_job_of_preparing_is_timed_in_a_process_of_its_own(tmp_path):
+    prepare.write_files(tmp_path, "float32", 2, size=128, rois=30)
+    this = ("-m", "experiments.benchmarks.prepare", "--folder", str(tmp_path))
+    variants = [Variant(name, (*this, "--worker", job)) for name, job in prepare.WORKERS.items()]
+    for (figures,) in run_interleaved(variants, 1).values():
+        assert 0 < figures["seconds"] < 30
+        assert figures["peak_mb"] > 10
 
 
 SMALL = {

@@ -1,5 +1,4 @@
 import dataclasses
-import json
 import time
 
 import numpy as np
@@ -7,7 +6,6 @@ import pytest
 
 from fluxseg.config import DataConfig
 from fluxseg.data.cache import (
-    INDEX_NAME,
     cache_difference,
     common_pixel_size,
     read_crops,
@@ -25,7 +23,7 @@ from fluxseg.data.transforms import (
     normalize_image,
     quantize,
 )
-from fluxseg.errors import FluxsegError, RecordingError, WorkdirError
+from fluxseg.errors import FluxsegError, RecordingError
 
 CONFIG = DataConfig(tile=32, workers=1)
 
@@ -152,29 +150,6 @@ def test_finished_shards_are_used_again_and_stale_ones_removed(tmp_path):
     assert len(kept) == 1
     assert all(before[name] == after[name] for name in kept)
     assert len(list(tmp_path.iterdir())) == 2 * len(index.shards) + 1
-
-
-def test_damage_is_noticed_and_named(tmp_path):
-    index = prepare_cache(Cells(), tmp_path, CONFIG)
-    shard = tmp_path / index.entries[0].shard
-    content = shard.read_bytes()
-    middle = len(content) // 2
-    flipped = bytes([content[middle] ^ 255])
-    shard.write_bytes(content[:middle] + flipped + content[middle + 1 :])
-    with pytest.raises(WorkdirError, match=shard.name):
-        [list(read_crops(read_index(tmp_path), entry)) for entry in index.entries]
-    shard.write_bytes(content[:-10])
-    with pytest.raises(WorkdirError, match="bytes instead of"):
-        read_index(tmp_path)
-    shard.unlink()
-    with pytest.raises(WorkdirError, match="is missing"):
-        read_index(tmp_path)
-    (tmp_path / INDEX_NAME).unlink()
-    assert read_index(tmp_path) is None
-    assert prepare_cache(Cells(), tmp_path, CONFIG) == index
-    (tmp_path / INDEX_NAME).write_text(json.dumps({"settings": {}}))
-    with pytest.raises(WorkdirError, match="is damaged"):
-        read_index(tmp_path)
 
 
 def test_a_pixel_size_is_common_only_if_all_state_about_the_same(tmp_path):

@@ -193,6 +193,9 @@ def test_only_what_is_damaged_is_made_again(tmp_path, how, caplog):
             path.write_bytes(b"\0" * path.stat().st_size)
         case "no sidecar":
             flip(path.with_suffix(".json"), 30)
+    if how in ("missing", "truncated"):
+        with pytest.raises(WorkdirError, match=f"{name}.* (is missing|bytes instead of)"):
+            read_index(tmp_path)
     kept = {p: p.stat().st_mtime_ns for p in tmp_path.glob("*.array_record") if p.name != name}
     again, remade = repair_cache(Cells(40), tmp_path, CONFIG)
     assert remade == (() if how == "no sidecar" else (name,))
