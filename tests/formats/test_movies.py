@@ -13,7 +13,6 @@ from fluxseg.formats import movies
 from fluxseg.formats.movie_files import find_movies
 from fluxseg.formats.movies import iterate_frames, read_movie_facts
 from fluxseg.formats.pick import Pick
-from fluxseg.formats.pixels import read_pixels, write_image_tiff
 
 MOVIE = np.random.default_rng(0).integers(0, 4000, (11, 9, 14)).astype(np.uint16)
 
@@ -226,17 +225,6 @@ def test_blocks_are_bounded_by_bytes(tmp_path, monkeypatch):
         blocks = list(iterate_frames(path))
         assert {len(block) for block in blocks[:-1]} in ({2}, {3})
         np.testing.assert_array_equal(np.concatenate(blocks), MOVIE)
-
-
-@pytest.mark.parametrize("dtype", ["u1", "u2", "f4", "f8", "?"])
-def test_projections_are_written_with_their_pixel_size(tmp_path, dtype):
-    image = MOVIE[0].astype(dtype)
-    for scale in (None, 0.78):
-        write_image_tiff(tmp_path / "a.tif", image, scale)
-        found, facts = read_pixels(tmp_path / "a.tif")
-        np.testing.assert_array_equal(found, image)
-        assert found.dtype == ("u1" if dtype == "?" else dtype)
-        assert facts.get("um_per_px") == (scale and pytest.approx(scale, rel=1e-6))
 
 
 @pytest.mark.parametrize(
