@@ -14,6 +14,7 @@ from fluxseg.formats.npy import read_npy
 from fluxseg.formats.pick import Pick
 from fluxseg.formats.sources import FolderSource
 from fluxseg.formats.suite2p import read_suite2p, write_suite2p
+from tests.formats.refusal import refused
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.integers(0, 4000, (12, 9)).astype(np.uint16)
@@ -100,9 +101,8 @@ def test_damaged_files_name_themselves(tmp_path):
     data = path.read_bytes()
     for size in (130, 200, len(data) - 5):
         path.write_bytes(data[:size])
-        with pytest.raises(RecordingError) as raised:
+        with refused(path):
             read_any(path)
-        assert str(raised.value).startswith(f"{path}: ")
     save_old(path, name="text", number=5.0)
     with pytest.raises(RecordingError, match="holds"):
         read_any(path)

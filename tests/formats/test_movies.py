@@ -1,6 +1,5 @@
 """Movies of every storage that microscopes' software writes, in blocks."""
 
-import tracemalloc
 import zlib
 
 import h5py
@@ -13,6 +12,7 @@ from fluxseg.formats import movies
 from fluxseg.formats.movie_files import find_movies
 from fluxseg.formats.movies import iterate_frames, read_movie_facts
 from fluxseg.formats.pick import Pick
+from tests.formats.refusal import refused
 
 MOVIE = np.random.default_rng(0).integers(0, 4000, (11, 9, 14)).astype(np.uint16)
 
@@ -117,9 +117,8 @@ def test_pages_that_differ_and_damaged_files_are_said(tmp_path):
     data = save_tiff(path, metadata=None).read_bytes()
     for size in (0, 3, 8, 100, len(data) // 2, len(data) - 40):
         path.write_bytes(data[:size])
-        with pytest.raises(RecordingError) as raised:
+        with refused(path):
             read_all(path)
-        assert str(raised.value).startswith(f"{path}: ")
     with pytest.raises(RecordingError, match="cannot be read"):
         read_all(tmp_path / "absent.tif")
 
@@ -207,12 +206,9 @@ def test_bombs_are_not_unpacked(tmp_path, monkeypatch):
                             maxshape=(None, None, None))  # fmt: skip
         file.create_dataset("huge", (2, 2**14, 2**14), "u1", chunks=(1, 64, 64))
         file.create_dataset("twice", (2, 8, 8), "u1", compression="gzip", chunks=(1, 8, 8))
-    tracemalloc.start()
     for name, reason in (("bomb", "damaged"), ("wide", "limit"), ("huge", "more than")):
-        with pytest.raises(RecordingError, match=reason):
+        with refused(path, reason, memory=2**22):
             read_all(path, key=name)
-    assert tracemalloc.get_traced_memory()[1] < 2**22
-    tracemalloc.stop()
 
 
 def test_blocks_are_bounded_by_bytes(tmp_path, monkeypatch):

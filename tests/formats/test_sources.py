@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from fluxseg.formats.sources import FolderSource, format_unused, open_source, re
 from fluxseg.inference.inputs import read_input
 from tests.commands import run
 from tests.formats.malicious import npy
+from tests.formats.refusal import refused
 from tests.formats.test_allen import assert_same, read_fields
 from tests.formats.test_images import GRAY16, LABELS, png_with_header
 
@@ -71,10 +73,8 @@ def test_every_key_is_read_or_says_why(folder):
         "none.npy": "cannot be read: No such file",
     }
     for key, reason in reasons.items():
-        with pytest.raises(RecordingError) as raised:
+        with refused(folder / key, reason) as raised:
             source.read(key)
-        assert str(raised.value).startswith(f"{folder / key}: ")
-        assert reason in str(raised.value)
         assert str(raised.value).count(str(folder)) == 1
 
 
@@ -120,10 +120,8 @@ def test_formats_are_told_by_content_not_by_name(tmp_path):
 def test_other_content_is_said(tmp_path, content, reason):
     path = tmp_path / "a.npy"
     path.write_bytes(content)
-    with pytest.raises(RecordingError) as raised:
+    with refused(path, re.escape(reason)):
         read_recording(path)
-    assert str(raised.value).startswith(f"{path}: ")
-    assert reason in str(raised.value)
 
 
 def test_unsafe_files_keep_their_kind(folder):

@@ -62,32 +62,20 @@ def _dice_loop(logits, label, valid, weights, smooth=1.0):
     return total, weight_sum
 
 
-@pytest.mark.parametrize("classes", [2, 3])
-def test_cross_entropy_is_the_loop_over_pixels(classes):
-    for seed in range(5):
-        batch = _batch(seed, classes)
-        result = weighted_cross_entropy(*map(jnp.asarray, batch))
-        np.testing.assert_allclose(result, _cross_entropy_loop(*batch), rtol=1e-5)
-        assert {value.dtype for value in result} == {jnp.dtype("float32")}
+LOSSES = [(weighted_cross_entropy, _cross_entropy_loop), (dice_loss, _dice_loop)]
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-def test_dice_is_the_loop_over_pixels(classes):
+@pytest.mark.parametrize(("loss", "loop"), LOSSES)
+def test_a_loss_is_the_loop_over_pixels_also_with_fractions_as_weights(loss, loop, classes):
     for seed in range(5):
-        batch = _batch(seed, classes)
-        result = dice_loss(*map(jnp.asarray, batch))
-        np.testing.assert_allclose(result, _dice_loop(*batch), rtol=1e-5)
-
-
-def test_fractional_valid_is_a_weight():
-    logits, label, _, weights = _batch(1)
-    valid = np.random.default_rng(0).random(SHAPE).astype(np.float32)
-    for loss, loop in ((weighted_cross_entropy, _cross_entropy_loop), (dice_loss, _dice_loop)):
-        np.testing.assert_allclose(
-            loss(jnp.asarray(logits), jnp.asarray(label), jnp.asarray(valid), jnp.asarray(weights)),
-            loop(logits, label, valid, weights),
-            rtol=1e-5,
-        )
+        logits, label, valid, weights = _batch(seed, classes)
+        fractions = np.random.default_rng(seed).random(SHAPE).astype(np.float32)
+        for share in (valid, fractions):
+            batch = (logits, label, share, weights)
+            result = loss(*map(jnp.asarray, batch))
+            np.testing.assert_allclose(result, loop(*batch), rtol=1e-5)
+            assert {value.dtype for value in result} == {jnp.dtype("float32")}
 
 
 def test_dice_of_perfect_empty_and_opposite_predictions():
