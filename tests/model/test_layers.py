@@ -10,8 +10,6 @@ from hypothesis import strategies as st
 
 from fluxseg.model import layers
 
-SIZES = [(4, 6), (1, 1), (5, 3)]
-
 
 def _normal(seed, *shape):
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
@@ -64,59 +62,44 @@ def test_max_pool_behind_relu_has_one_gradient_in_both_forms():
     np.testing.assert_allclose(fast, plain, rtol=1e-6)
 
 
-@pytest.mark.parametrize("fast", [False, True])
-@pytest.mark.parametrize("size", [1, 3])
-@pytest.mark.parametrize("channels", [(3,), (3, 2), (1, 4, 2)])
-def test_conv_is_flax_conv_of_the_concatenation(fast, size, channels):
-    inputs = [_normal(i, 2, 5, 4, c) for i, c in enumerate(channels)]
-    ours = layers.Conv(5, size, layers.Compute(fast=fast))
-    flax = nn.Conv(5, (size, size))
-    params = ours.init(jax.random.key(0, impl="rbg"), *inputs)["params"]
-    theirs = flax.init(jax.random.key(0, impl="rbg"), jnp.concatenate(inputs, -1))["params"]
-    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, theirs)
-    params["bias"] = _normal(7, 5)
-
+def _assert_like_flax(ours, theirs, *inputs):
+    """The parameters, outputs and gradients of flax's layer for the concatenated inputs."""
+    key = jax.random.key(0, impl="rbg")
+    params = ours.init(key, *inputs)["params"]
+    expected = theirs.init(key, jnp.concatenate(inputs, -1))["params"]
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, expected)
+    # Scales begin as ones and biases as zeros, which could hide.
+    params = jax.tree.map(lambda p: p if p.ndim > 1 else _normal(7, *p.shape), params)
     _assert_same(
         lambda params, *xs: ours.apply({"params": params}, *xs),
-        lambda params, *xs: flax.apply({"params": params}, jnp.concatenate(xs, -1)),
+        lambda params, *xs: theirs.apply({"params": params}, jnp.concatenate(xs, -1)),
         params,
         *inputs,
     )
 
 
 @pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("channels", [(3,), (3, 2), (1, 4, 2)])
+def test_conv_is_flax_conv_of_the_concatenation(fast, size, channels):
+    inputs = [_normal(i, 2, 5, 4, c) for i, c in enumerate(channels)]
+    ours = layers.Conv(5, size, layers.Compute(fast=fast))
+    _assert_like_flax(ours, nn.Conv(5, (size, size)), *inputs)
+
+
+@pytest.mark.parametrize("fast", [False, True])
 @pytest.mark.parametrize("size", [2, 4])
-@pytest.mark.parametrize("sides", SIZES)
+@pytest.mark.parametrize("sides", [(4, 6), (1, 1), (5, 3)])
 def test_conv_transpose_is_flax_conv_transpose(fast, size, sides):
-    x = _normal(0, 2, *sides, 3)
     ours = layers.ConvTranspose(5, size, layers.Compute(fast=fast))
-    flax = nn.ConvTranspose(5, (size, size), (2, 2))
-    params = ours.init(jax.random.key(0, impl="rbg"), x)["params"]
-    theirs = flax.init(jax.random.key(0, impl="rbg"), x)["params"]
-    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, theirs)
-    params["bias"] = _normal(7, 5)
-    _assert_same(
-        lambda params, x: ours.apply({"params": params}, x),
-        lambda params, x: flax.apply({"params": params}, x),
-        params,
-        x,
-    )
+    theirs = nn.ConvTranspose(5, (size, size), (2, 2))
+    _assert_like_flax(ours, theirs, _normal(0, 2, *sides, 3))
 
 
 @pytest.mark.parametrize(("channels", "groups"), [(24, 8), (7, 7), (9, 3), (11, 1), (10, 5)])
 def test_group_norm_is_flax_group_norm(channels, groups):
-    x = _normal(0, 2, 4, 5, channels) * 2 + 1
-    ours, flax = layers.GroupNorm(), nn.GroupNorm(groups, use_fast_variance=False)
-    params = {"scale": _normal(1, channels), "bias": _normal(2, channels)}
-    assert jax.tree.map(
-        jnp.shape, ours.init(jax.random.key(0, impl="rbg"), x)["params"]
-    ) == jax.tree.map(jnp.shape, params)
-    _assert_same(
-        lambda params, x: ours.apply({"params": params}, x),
-        lambda params, x: flax.apply({"params": params}, x),
-        params,
-        x,
-    )
+    theirs = nn.GroupNorm(groups, use_fast_variance=False)
+    _assert_like_flax(layers.GroupNorm(), theirs, _normal(0, 2, 4, 5, channels) * 2 + 1)
 
 
 def test_group_norm_keeps_its_digits_far_from_zero():
