@@ -62,8 +62,8 @@ def test_times_to_scores_are_read_off_the_curves():
 
 
 def test_every_job_of_preparing_is_timed_in_a_process_of_its_own(tmp_path):
-    prepare.write_files(tmp_path, "float32", 2, size=128, rois=30)
-    this = ("-m", "experiments.benchmarks.prepare", "--folder", str(tmp_path))
+    prepare.write_files(tmp_path / "files", "float32", 2, size=128, rois=30)
+    this = ("-m", "experiments.benchmarks.prepare", "--folder", str(tmp_path / "files"))
     variants = [Variant(name, (*this, "--worker", job)) for name, job in prepare.WORKERS.items()]
     for (figures,) in run_interleaved(variants, 1).values():
         assert 0 < figures["seconds"] < 30

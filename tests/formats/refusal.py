@@ -9,7 +9,7 @@ from fluxseg.errors import RecordingError
 
 
 @contextlib.contextmanager
-def refused(path, reason="", memory=None):
+def refused(path, reason=None, memory=None):
     """Expect an error that names the file first and matches `reason`; bound what it may take."""
     tracemalloc.start()
     try:

@@ -135,14 +135,6 @@ def test_what_the_fuzzer_found_is_refused(run, tmp_path, reader, name, path, val
         READERS[reader].read(tmp_path / "input", tmp_path / "output")
 
 
-def test_a_hostile_setting_is_shown_as_one_word(run, tmp_path):
-    from fluxseg.report.html import create_command
-
-    command = create_command({"train": {"a.b;touch x": True}, "x": {"$(id)": [1, "`id`"]}})
-    assert "'--config.train.a.b;touch x'" in command
-    assert "'--config.x.$(id)' 1 '`id`'" in command
-
-
 @pytest.mark.parametrize(
     ("path", "value"),
     [

@@ -38,17 +38,6 @@ def test_an_undefined_figure_never_beats_a_defined_one():
     assert progress.best["epoch"] == 1
 
 
-def test_patience_counts_epochs_since_the_best():
-    progress, config = run_epochs([0.5, 0.4, 0.3], patience=3)
-    assert not progress.is_finished(config)
-    progress, config = run_epochs([0.5, 0.4, 0.3, 0.2], patience=3)
-    assert progress.is_finished(config)
-    progress, config = run_epochs([0.5] * 19)
-    assert not progress.is_finished(config)
-    progress, config = run_epochs([0.5] * 20)
-    assert progress.is_finished(config)
-
-
 def test_progress_survives_json_exactly():
     progress, _ = run_epochs([0.1, 1 / 3])
     totals = Totals.from_device(0.1, 1 / 3, [[2**40, 1], [2, 3]])
