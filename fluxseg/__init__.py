@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from fluxseg.data.tiles import crop_grid, join_grid
     from fluxseg.data.transforms import crop_quarters, join_quarters, merge_masks, normalize_image
     from fluxseg.errors import FluxsegError
-    from fluxseg.formats.convert import write_recording
-    from fluxseg.formats.sources import open_source, read_recording
+    from fluxseg.formats.convert import read_recording, write_recording
+    from fluxseg.formats.sources import open_source
     from fluxseg.inference.objects.rois import Rois, find_rois
     from fluxseg.inference.predict import Predictor
     from fluxseg.inference.run_model import load_model
@@ -47,8 +47,8 @@ _NAMES = {
     "data.tiles": "crop_grid join_grid",
     "data.transforms": "crop_quarters join_quarters merge_masks normalize_image",
     "errors": "FluxsegError",
-    "formats.convert": "write_recording",
-    "formats.sources": "open_source read_recording",
+    "formats.convert": "read_recording write_recording",
+    "formats.sources": "open_source",
     "inference.objects.rois": "Rois find_rois",
     "inference.predict": "Predictor",
     "inference.run_model": "load_model",

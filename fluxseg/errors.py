@@ -20,6 +20,7 @@ class RecordingError(FluxsegError, ValueError):
     def __init__(self, field: str, reason: str):
         self.field = field
         self.reason = reason
+        self.names_file = False  # whether `field` begins with the path of the file
         super().__init__(f"{field}: {reason}" if field else reason)
 
     def __reduce__(self) -> tuple[type, tuple[str, str]]:

@@ -37,14 +37,16 @@ def convert(
         image: Image of a file that holds ROIs only; by default one of the same name beside it.
         overwrite: Write over files that exist.
     """
-    from fluxseg.formats.convert import convert as convert_one
+    from fluxseg.formats.convert import guess_format, read_recording, write_recording
 
     console = create_console()
     open_console(stderr=True)
     if source.is_dir() and not _is_recording(source):
         return _convert_folder(source, target, format, overwrite, pick)
-    remarks = convert_one(source, target, format, image=image, pick=pick, overwrite=overwrite)
-    for remark in remarks:
+    kind = format or guess_format(target)
+    recording = read_recording(source, image, pick)
+    remarks = write_recording(target, recording, kind, overwrite=overwrite)
+    for remark in (*recording.remarks, *remarks):
         console.print(f"remark: {remark}")
     console.print(f"written: {target}")
     return 0

@@ -1,6 +1,7 @@
 """The names that pickled data may use; each stands for a function here, never for its own."""
 
 import codecs
+import dataclasses
 import datetime
 import re
 import zoneinfo
@@ -21,32 +22,26 @@ KEY_TYPES = frozenset(
 _ZONE = re.compile(r"[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+){0,3}")
 
 
+@dataclasses.dataclass(slots=True, eq=False)
 class Symbol:
     """A name of the list; it stands for nothing that could be called."""
 
-    __slots__ = ("name",)
-
-    def __init__(self, name: str):
-        self.name = name
+    name: str
 
 
+@dataclasses.dataclass(slots=True, eq=False)
 class DtypeNode:
     """A numpy dtype: its code, and the state that follows it."""
 
-    __slots__ = ("code", "state")
-
-    def __init__(self, code: Any):
-        self.code: Any = code
-        self.state: Any = None
+    code: Any
+    state: Any = None
 
 
+@dataclasses.dataclass(slots=True, eq=False)
 class ArrayNode:
     """An array: the tuple (version, shape, `DtypeNode`, Fortran order, content)."""
 
-    __slots__ = ("state",)
-
-    def __init__(self, state: Any = None):
-        self.state = state
+    state: Any = None
 
 
 def shorten(text: str) -> str:
@@ -65,10 +60,7 @@ def unsafe(name: str) -> NoReturn:
 
 
 def check_key(key: Any) -> Any:
-    """Return a dict key or set member after making sure that its hash is cheap and fixed.
-
-    Raises `RecordingError` unless it is a plain value or a short tuple of them.
-    """
+    """Return a dict key or set member after making sure that its hash is cheap and fixed."""
     if isinstance(key, np.generic):
         key = key.item()
     parts = key if type(key) is tuple and len(key) <= 16 else (key,)
@@ -192,10 +184,7 @@ CALLS: dict[str, Callable[..., Any]] = {
 
 
 def resolve_dtype(dtype: Any) -> np.dtype | None:
-    """Return the dtype that a `DtypeNode` stands for, or None for that of objects.
-
-    Raises `RecordingError` if it is structured, or not a dtype.
-    """
+    """Return the dtype that a `DtypeNode` stands for, or None for that of objects."""
     if type(dtype) is not DtypeNode or type(dtype.code) is not str:
         raise RecordingError("", "is damaged: an array without a dtype")
     if re.fullmatch(r"O\d*", dtype.code):

@@ -10,32 +10,23 @@ from typing import Any
 
 import numpy as np
 
-from fluxseg.data.recording import NO_GROUP, Recording, annotated_masks, check_image, group_of
+from fluxseg.data.recording import Recording, annotated_masks, check_image, check_masks, group_of
 from fluxseg.errors import RecordingError
-from fluxseg.formats.metadata import clean_metadata, plain_text
+from fluxseg.formats.metadata import clean_metadata, create_recording, plain_text
 from fluxseg.formats.npy import naming_file, read_pickled_dict
 from fluxseg.io.files import atomic_path
 
 GROUP_FIELD = "fluxseg_group"  # key of a group that does not follow from the metadata
 
 
-def read_allen_npy(path: Path | str) -> Recording:
-    """Read a recording from a `.npy` file that holds a dict; nothing in it is executed.
-
-    See `recording_from_mapping`. Raises `UnsafeFileError` if the file asks for anything but plain
-    data, and `RecordingError`, naming file and field, if it cannot be used.
-    """
-    path = Path(path)
-    values = read_pickled_dict(path)
+def read_allen_npy(path: Path) -> Recording:
+    """Read a recording from a `.npy` file that holds a dict; see `recording_from_mapping`."""
     with naming_file(path):
-        return recording_from_mapping(values, path.stem)
+        return recording_from_mapping(read_pickled_dict(path), path.stem)
 
 
-def write_allen_npy(path: Path | str, recording: Recording) -> tuple[str, ...]:
-    """Write a recording as `read_allen_npy` reads it, whole or not at all, but for its remarks.
-
-    Raises `RecordingError` if it has no masks, `WorkdirError` if the file cannot be written.
-    """
+def write_allen_npy(path: Path, recording: Recording) -> tuple[str, ...]:
+    """Write a recording as `read_allen_npy` reads it, but for its remarks."""
     masks = annotated_masks(recording)
     values: dict[str, Any] = {
         "id": recording.id,
@@ -71,43 +62,27 @@ def recording_from_mapping(
     What is missing but can be done without is replaced and remarked on: an `id` by `name`,
     `metadata` by nothing, `roi_ids` by the numbers from 0, and, unless it should be `annotated`,
     `roi_mask_array` by None. Where the masks are 0 and 1 already, the recording shares their
-    memory. Raises `RecordingError`, naming the field, if image or masks are missing or do not fit
-    together.
+    memory.
     """
     remarks: list[str] = []
-    image = _read_image(values.get("max_projection"))
-    masks = None
-    if annotated or values.get("roi_mask_array") is not None:
-        masks = _read_masks(values.get("roi_mask_array"), image.shape, remarks)
-    recording_id = plain_text(values.get("id"))
-    if recording_id is None:
-        recording_id = plain_text(name) or "recording"
-        remarks.append(f"no usable id: the file's name, {recording_id}, is taken")
-    metadata = values.get("metadata")
-    if not isinstance(metadata, Mapping):
-        remarks.append("no metadata" if metadata is None else "metadata is not a dict: ignored")
-        metadata = {}
-    metadata = clean_metadata(metadata)
-    group = plain_text(values.get(GROUP_FIELD)) or group_of(metadata, "")
-    if not group:
-        remarks.append(NO_GROUP)
-    return Recording(
-        id=recording_id,
-        image=image,
-        masks=masks,
-        roi_ids=() if masks is None else _read_roi_ids(values.get("roi_ids"), len(masks), remarks),
-        group=group,
-        metadata=metadata,
-        remarks=tuple(remarks),
-    )
-
-
-def _read_image(image: Any) -> np.ndarray:
+    image = values.get("max_projection")
     if image is None:
         raise RecordingError("max_projection", "is missing; a recording needs an image [H, W]")
     check_image(image, "max_projection")
     # Accelerators know the byte order of the machine only.
-    return np.ascontiguousarray(image, image.dtype.newbyteorder("="))
+    image = np.ascontiguousarray(image, image.dtype.newbyteorder("="))
+    masks = None
+    if annotated or values.get("roi_mask_array") is not None:
+        masks = _read_masks(values.get("roi_mask_array"), image.shape, remarks)
+    if plain_text(values.get("id")) is None:
+        remarks.append(f"no usable id: the file's name, {name}, is taken")
+    metadata = values.get("metadata")
+    if not isinstance(metadata, Mapping):
+        remarks.append("no metadata" if metadata is None else "metadata is not a dict: ignored")
+        metadata = {}
+    ids = () if masks is None else _read_roi_ids(values.get("roi_ids"), len(masks), remarks)
+    extra = {"id": values.get("id"), "group": values.get(GROUP_FIELD)}
+    return create_recording(extra, name, image, masks, ids, clean_metadata(metadata), remarks)
 
 
 def _read_masks(masks: Any, image_shape: tuple[int, ...], remarks: list[str]) -> np.ndarray:
@@ -119,36 +94,26 @@ def _read_masks(masks: Any, image_shape: tuple[int, ...], remarks: list[str]) ->
         raise RecordingError(field, f"must be an array of numbers [N, H, W], got {what}")
     if masks.shape[:1] == (0,):
         return np.zeros((0, *image_shape), bool)
-    if masks.ndim != 3:
-        raise RecordingError(field, f"must be a 3-D array [N, H, W], got {list(masks.shape)}")
-    if masks.shape[1:] != image_shape:
-        reason = f"holds masks of {list(masks.shape[1:])} px, the image is {list(image_shape)}"
-        raise RecordingError(field, reason)
-    result = _threshold(masks, remarks)
+    if masks.dtype.itemsize == 1 and masks.view(np.uint8).max(initial=0) <= 1:
+        result = masks.view(bool)
+    else:
+        if masks.dtype.kind == "f":
+            with np.errstate(invalid="ignore"):
+                has_nan = np.isnan(masks.max(initial=0))
+            if has_nan:
+                raise RecordingError(field, "holds NaN; 0 must stand for outside")
+            remarks.append(f"the masks are {masks.dtype}: every value above 0 counts")
+        result = masks > 0
+    check_masks(result, image_shape, field)
     empty = len(result) - np.count_nonzero(result.any(axis=(1, 2)))
     if empty:
         remarks.append(f"{empty} of {len(result)} ROIs are all-zero")
     return result
 
 
-def _threshold(masks: np.ndarray, remarks: list[str]) -> np.ndarray:
-    if masks.dtype.itemsize == 1 and masks.dtype != bool:
-        numbers = masks.view(np.uint8)
-        if numbers.max() <= 1:
-            return numbers.view(bool)
-    if masks.dtype.kind == "f":
-        with np.errstate(invalid="ignore"):
-            has_nan = np.isnan(masks.max())
-        if has_nan:
-            raise RecordingError("roi_mask_array", "holds NaN; 0 must stand for outside")
-        remarks.append(f"the masks are {masks.dtype}: every value above 0 counts")
-    return masks if masks.dtype == bool else masks > 0
-
-
 def _read_roi_ids(roi_ids: Any, count: int, remarks: list[str]) -> tuple[str, ...]:
-    found = list(roi_ids) if isinstance(roi_ids, list | tuple) else []
-    if isinstance(roi_ids, np.ndarray) and roi_ids.ndim == 1:
-        found = list(roi_ids)
+    listed = isinstance(roi_ids, list | tuple) or (np.ndim(roi_ids) == 1)
+    found = list(roi_ids) if listed else []
     names = [plain_text(value) for value in found] if len(found) == count else []
     usable = tuple(name for name in names if name is not None)
     if len(usable) == count:

@@ -13,7 +13,6 @@ Two layouts, at the paths that AllenSDK reads:
 
 import dataclasses
 import re
-from pathlib import Path
 from typing import Any
 
 import h5py
@@ -73,29 +72,8 @@ def find_table(file: h5py.Group) -> h5py.Group | None:
     return next((table for table in tables if table is not None), None)
 
 
-def read_allen_nwb(path: Path | str) -> Recording:
-    """Read a Visual Coding (NWB 1.0) or Visual Behavior (NWB 2) file of the Allen Institute.
-
-    The image is the maximum projection; ROIs of a Visual Behavior file that are not `valid_roi` are
-    left out, with a remark. The metadata have the names that AllenSDK gives them, and
-    `experiment_container_id` is the group. Raises `RecordingError`, naming file and field.
-    """
-    path = Path(path)
-    with hdf5.open_hdf5(path) as file:
-        if kind_of(file) == "allen-1":
-            values = _read_visual_coding(file)
-            return recording_from_mapping(values, path.stem)
-        table = find_table(file)
-        if table is None:
-            raise RecordingError("", "is not in a layout of the Allen Institute; use read_nwb")
-        return _read_visual_behavior(file, table, path.stem)
-
-
 def read_plane_image(group: h5py.Group, path: str) -> np.ndarray | None:
-    """Read an image `[A, B]` of at most `MAX_PIXELS`, None if absent.
-
-    Raises `RecordingError`, naming it, if it is not an image.
-    """
+    """Read an image `[A, B]` of at most `MAX_PIXELS`, None if absent."""
     dataset = hdf5.find_dataset(group, path)
     if dataset is None:
         return None
@@ -104,7 +82,12 @@ def read_plane_image(group: h5py.Group, path: str) -> np.ndarray | None:
     return hdf5.read_numbers(dataset, MAX_PIXELS * 8)
 
 
-def _read_visual_coding(file: h5py.Group) -> dict[str, Any]:
+def read_visual_coding(file: h5py.Group, name: str) -> Recording:
+    """Read a Visual Coding file (NWB 1.0), with the maximum projection as its image.
+
+    The metadata have the names that AllenSDK gives them, and `experiment_container_id` is the
+    group. `name` is the id if the file tells none.
+    """
     segmentation = hdf5.find_group(file, PIPELINE)
     plane = None if segmentation is None else hdf5.find_group(segmentation, "imaging_plane_1")
     if segmentation is None or plane is None:
@@ -119,19 +102,20 @@ def _read_visual_coding(file: h5py.Group) -> dict[str, Any]:
         masks = ("img_mask", "pix_mask")
         names = [name for name, roi in hdf5.list_groups(plane) if any(key in roi for key in masks)]
     rois = zero_masks(len(names), image.shape)
-    for roi, name in zip(rois, names, strict=True):
-        _read_roi(plane, name, roi)
+    for roi, listed_name in zip(rois, names, strict=True):
+        _read_roi(plane, listed_name, roi)
     ids: Any = names
     if (stored := hdf5.find_dataset(segmentation, "roi_ids")) is not None:
-        text = h5py.check_string_dtype(stored.dtype) is not None
+        text = hdf5.is_text(stored.dtype)
         ids = hdf5.read_texts(stored) if text else hdf5.read_numbers(stored, 2**26)
-    return {
+    values = {
         "id": hdf5.read_plain(file, "general/session_id"),
         "metadata": _describe_visual_coding(file),
         "max_projection": image,
         "roi_ids": ids,
         "roi_mask_array": rois,
     }
+    return recording_from_mapping(values, name)
 
 
 def _read_roi(plane: h5py.Group, name: str, mask: np.ndarray) -> None:
@@ -177,31 +161,32 @@ def _describe_visual_coding(file: h5py.Group) -> dict[str, Any]:
     return metadata
 
 
-def _read_visual_behavior(file: h5py.Group, table: h5py.Group, name: str) -> Recording:
+def read_visual_behavior(file: h5py.Group, table: h5py.Group, name: str) -> Recording:
+    """Read a Visual Behavior file (NWB 2), of which `find_table` gave the table of ROIs.
+
+    ROIs that are not `valid_roi` are left out, with a remark; else as `read_visual_coding`.
+    """
     module = table.parent.parent
     image = read_plane_image(module, "images/max_projection")
     if image is None:
         raise RecordingError(f"{module.name}/images/max_projection", "is missing")
-    masks = read_plane_masks(table)
-    if not masks.fits(image.shape):
-        raise RecordingError("image_mask", f"does not fit the image of {list(image.shape)} px")
+    remarks: list[str] = []
+    masks, names = read_plane_masks(table, image.shape, remarks)
     metadata = _describe_visual_behavior(file, table)
     resolution = hdf5.read_attribute(module["images/max_projection"], "resolution")
     # AllenSDK writes cm per pixel where the schema asks for pixels per cm.
     if isinstance(resolution, float | int | np.number) and 1e-6 <= resolution <= 5e-3:
         metadata["um_per_px"] = round(float(resolution) * 1e4, 9)
     identity = metadata.get("ophys_experiment_id") or hdf5.read_plain(file, "general/session_id")
-    recording = recording_from_mapping(
-        {
-            "id": identity,
-            "metadata": metadata,
-            "max_projection": image,
-            "roi_ids": list(masks.names),
-            "roi_mask_array": masks.draw(image.shape),
-        },
-        name,
-    )
-    return dataclasses.replace(recording, remarks=(*recording.remarks, *masks.remarks))
+    values = {
+        "id": identity,
+        "metadata": metadata,
+        "max_projection": image,
+        "roi_ids": names,
+        "roi_mask_array": masks,
+    }
+    recording = recording_from_mapping(values, name)
+    return dataclasses.replace(recording, remarks=(*recording.remarks, *remarks))
 
 
 def _describe_visual_behavior(file: h5py.Group, table: h5py.Group) -> dict[str, Any]:

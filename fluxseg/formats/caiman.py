@@ -7,28 +7,24 @@
 
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from fluxseg.data.recording import Recording, check_image
 from fluxseg.errors import RecordingError
 from fluxseg.formats import hdf5
-from fluxseg.formats.mask_arrays import masks_from_array
+from fluxseg.formats.labels import masks_from_array
 from fluxseg.formats.matlab import read_csc
 from fluxseg.formats.metadata import create_recording
 from fluxseg.formats.pick import NO_PICK, Pick
 from fluxseg.formats.pixels import read_pixels
 
 
-def read_caiman(
-    path: Path | str, image: Path | str | None = None, pick: Pick = NO_PICK
-) -> Recording:
+def read_caiman(path: Path, image: Path | None = None, pick: Pick = NO_PICK) -> Recording:
     """Read the ROIs of CaImAn's results, of which only the accepted ones count if it judged them.
 
     `image` is a file of the field; None takes the correlation image in the results. The names of
-    the ROIs are their numbers in `A`, from 0. Raises `RecordingError`, naming file and field.
+    the ROIs are their numbers in `A`, from 0.
     """
-    path = Path(path)
     remarks: list[str] = []
     with hdf5.open_hdf5(path) as file:
         field = hdf5.find_dataset(file, "estimates/Cn")
@@ -39,15 +35,15 @@ def read_caiman(
         else:
             pixels = hdf5.read_numbers(field)
         check_image(pixels, "image")
-        shape = (pixels.shape[0], pixels.shape[1])
         dims = hdf5.find_dataset(file, "dims") or hdf5.find_dataset(file, "estimates/dims")
-        if dims is not None and tuple(hdf5.read_numbers(dims, 1024).ravel().tolist()) != shape:
-            raise RecordingError("dims", f"the image is {list(shape)} px, the ROIs' field is not")
+        sides = None if dims is None else hdf5.read_numbers(dims, 1024).ravel().tolist()
+        if sides not in (None, list(pixels.shape)):
+            raise RecordingError("dims", f"are {sides} px, the image is {list(pixels.shape)}")
         group = hdf5.find_group(file, "estimates/A")
         if group is None:
             raise RecordingError("estimates/A", "is missing: these are no results of CaImAn")
         matrix = read_csc(group, ("data", "indices", "indptr"), pixels.size)
-        masks, names = masks_from_array(matrix, shape, "estimates/A", remarks)
+        masks, names = masks_from_array(matrix, pixels.shape, "estimates/A", remarks)
         accepted = hdf5.find_dataset(file, "estimates/idx_components")
         if accepted is not None and accepted.dtype.kind in "iu" and accepted.shape:
             chosen = np.unique(hdf5.read_numbers(accepted, 2**26).ravel())
@@ -61,11 +57,6 @@ def holds_caiman(path: Path) -> bool:
     """Tell whether an HDF5 file holds the results of CaImAn; False if it cannot be read."""
     try:
         with hdf5.open_hdf5(path) as file:
-            return is_caiman(file)
+            return hdf5.find_group(file, "estimates/A") is not None
     except RecordingError:
         return False
-
-
-def is_caiman(file: h5py.Group) -> bool:
-    """Tell whether an opened HDF5 file holds the results of CaImAn."""
-    return hdf5.find_group(file, "estimates/A") is not None

@@ -3,8 +3,7 @@
 Both hold the ROIs as a label image, in which they cannot overlap; `fluxseg.formats.labels` has the
 rule by which a pixel goes to one of several ROIs. The dict in `NAME_seg.npy` follows
 `cellpose.io.masks_flows_to_seg` of Cellpose 4.2; what it has no place for (ids, group, metadata)
-is kept under a key of its own, which Cellpose ignores, and drops when its GUI saves. The pickled
-file is read without executing anything in it.
+is kept under a key of its own, which Cellpose ignores, and drops when its GUI saves.
 """
 
 import re
@@ -14,15 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from fluxseg.data.recording import Recording, annotated_masks, check_image, pixel_size
+from fluxseg.data.recording import Recording, annotated_masks, check_image
 from fluxseg.errors import RecordingError, WorkdirError
-from fluxseg.formats.finite import fill_outside, finite_image, pack_outside, write_image_once
+from fluxseg.formats.finite import fill_outside, pack_outside, write_image
 from fluxseg.formats.label_names import SEG_ENDING, is_image_name, is_label_name, stem_of
 from fluxseg.formats.labels import label_image, masks_from_labels
 from fluxseg.formats.metadata import create_recording, describe_origin, read_metadata
 from fluxseg.formats.npy import naming_file, read_pickled_dict
 from fluxseg.formats.pick import NO_PICK, Pick
-from fluxseg.formats.pixels import one_channel, read_pixels, write_image_tiff, write_label_tiff
+from fluxseg.formats.pixels import one_channel, read_pixels, write_image_tiff
 from fluxseg.io.files import atomic_path
 
 EXTRA = "fluxseg"  # key of the dict with what Cellpose has no place for
@@ -30,28 +29,23 @@ EXTRA = "fluxseg"  # key of the dict with what Cellpose has no place for
 _NO_FLOWS: list[Any] = [[], [], [], [], [[]]]
 
 
-def read_cellpose(
-    path: Path | str, image: Path | str | None = None, pick: Pick = NO_PICK
-) -> Recording:
-    """Read a recording from a `NAME_seg.npy` of Cellpose; nothing in it is executed.
+def read_cellpose(path: Path, image: Path | None = None, pick: Pick = NO_PICK) -> Recording:
+    """Read a recording from a `NAME_seg.npy` of Cellpose.
 
     Without an `image` file, the file name that it tells is looked for beside it, then `NAME.tif`
     and the other known endings, then the image in older files themselves. ROIs have their labels as
-    ids, unless fluxseg wrote the file. Raises `UnsafeFileError` if it asks for anything but plain
-    data, and `RecordingError`, naming file and field, if it cannot be used or has no image.
+    ids, unless fluxseg wrote the file.
     """
-    path = Path(path)
     values = read_pickled_dict(path)
     facts: dict[str, Any] = {}
     with naming_file(path):
         labels = _read_labels(values)
         masks, names = masks_from_labels(labels)
-        found = Path(image) if image is not None else find_cellpose_image(path, values)
-    if found is not None:
-        pixels, facts = read_pixels(found, pick=pick)
-    with naming_file(path):
+        found = image or find_cellpose_image(path, values)
         if found is None:
             pixels = _read_inner_image(values, pick.channel)
+        else:
+            pixels, facts = read_pixels(found, pick=pick)
         check_image(pixels)
         if pixels.shape != labels.shape:
             reason = f"are {list(labels.shape)} px, the image is {list(pixels.shape)}"
@@ -69,22 +63,19 @@ def read_cellpose(
     return create_recording(extra, name, pixels, masks, names, metadata)
 
 
-def write_cellpose(path: Path | str, recording: Recording) -> tuple[str, ...]:
+def write_cellpose(path: Path, recording: Recording) -> tuple[str, ...]:
     """Write a recording as `NAME_seg.npy`, with its image as `NAME.tif` beside it.
 
-    Cellpose's GUI opens the file, and needs the image to save its own changes. Returns remarks on
-    what the format cannot hold. Raises `RecordingError` if the recording is not annotated, and
-    `WorkdirError` if the file is not named so, cannot be written, or `NAME.tif` is there and holds
-    another image, which is left as it is.
+    Cellpose's GUI opens the file, and needs the image to save its own changes. `WorkdirError` also
+    if the file is not named so, or `NAME.tif` holds another image, which is left as it is.
     """
-    path, masks = Path(path), annotated_masks(recording)
+    masks = annotated_masks(recording)
     name = path.name.removesuffix(SEG_ENDING)
     if not path.name.endswith(SEG_ENDING) or not name:
         raise WorkdirError(f"{path}: Cellpose knows these files by names as NAME{SEG_ENDING}")
     labels, remarks = label_image(masks, recording.roi_ids)
     labels, kept = _renumber(labels)
-    image, changes = finite_image(recording.image)
-    write_image_once(path.with_name(f"{name}.tif"), image, recording.metadata)
+    changes = write_image(path.with_name(f"{name}.tif"), recording, once=True)
     areas = np.bincount(labels.ravel())[1:]
     values: dict[str, Any] = {
         "outlines": outline_labels(labels),
@@ -106,20 +97,19 @@ def write_cellpose(path: Path | str, recording: Recording) -> tuple[str, ...]:
     return (*remarks, *changes)
 
 
-def write_cellpose_pair(path: Path | str, recording: Recording) -> tuple[str, ...]:
+def write_cellpose_pair(path: Path, recording: Recording) -> tuple[str, ...]:
     """Write a recording as `NAME.tif` and `NAME_masks.tif`, which Cellpose trains on.
 
-    `fluxseg.formats.images.read_image` reads both. Returns remarks on what the format cannot hold.
-    Raises `RecordingError` if the recording is not annotated, and `WorkdirError` if the file is not
-    named so, or cannot be written.
+    `fluxseg.formats.images.read_image` reads both. `WorkdirError` also if the file is not named so.
     """
-    path, masks = Path(path), annotated_masks(recording)
+    masks = annotated_masks(recording)
     if path.suffix not in (".tif", ".tiff") or is_label_name(path):
         raise WorkdirError(f"{path}: must be named as an image: NAME.tif, not as masks")
     labels, remarks = label_image(masks, recording.roi_ids)
-    image, changes = finite_image(recording.image)
-    write_image_tiff(path, image, pixel_size(recording.metadata))
-    write_label_tiff(path.with_name(f"{path.stem}_masks{path.suffix}"), _renumber(labels)[0])
+    changes = write_image(path, recording)
+    write_image_tiff(
+        path.with_name(f"{path.stem}_masks{path.suffix}"), _renumber(labels)[0], compress=True
+    )
     return (*remarks, *changes, "ROI ids, group and metadata have no place in a pair of images")
 
 
@@ -147,9 +137,9 @@ def outline_labels(labels: np.ndarray) -> np.ndarray:
     outlines = np.zeros_like(labels)
     for label, box in enumerate(ndimage.find_objects(labels), 1):
         if box is not None:
-            mask = np.pad(labels[box] == label, 1)
-            outer = ~ndimage.binary_fill_holes(mask)
-            outlines[box][(mask & ndimage.binary_dilation(outer))[1:-1, 1:-1]] = label
+            mask = labels[box] == label
+            inner = ndimage.binary_erosion(ndimage.binary_fill_holes(mask))
+            outlines[box][mask & ~inner] = label
     return outlines
 
 

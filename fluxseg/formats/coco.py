@@ -15,8 +15,8 @@ import numpy as np
 from fluxseg.data.recording import Recording, annotated_masks, pixel_size
 from fluxseg.data.resample import cut_patches
 from fluxseg.errors import RecordingError
-from fluxseg.formats.finite import finite_image, write_image_once
-from fluxseg.formats.json_files import is_coco, read_image_for, read_json_file
+from fluxseg.formats.finite import write_image
+from fluxseg.formats.json_files import kind_of, read_image_for, read_json_file
 from fluxseg.formats.labels import zero_masks
 from fluxseg.formats.metadata import (
     QUALITY,
@@ -86,33 +86,29 @@ def decompress_counts(text: str) -> list[int]:
     return counts
 
 
-def read_coco(path: Path | str, image: Path | str | None = None, pick: Pick = NO_PICK) -> Recording:
+def read_coco(path: Path, image: Path | None = None, pick: Pick = NO_PICK) -> Recording:
     """Read one image of a file of COCO instances, with the ROIs of all categories.
 
     Of several entries the one that names the `image` file counts; None takes the file that the only
-    entry names, in the same folder. Raises `RecordingError`, naming the file and the entry.
+    entry names, in the same folder.
     """
-    path = Path(path)
-    values = read_json_file(path)
     with naming_file(path):
-        entry = _choose(values, None if image is None else Path(image).name)
+        values = read_json_file(path)
+        entry = _choose(values, None if image is None else image.name)
         annotations = values.get("annotations")
         if not isinstance(annotations, list):
             raise RecordingError("annotations", "must be a list")
-        mine = [
-            a for a in annotations if isinstance(a, dict) and a.get("image_id") == entry.get("id")
-        ]
+        known = [a for a in annotations if isinstance(a, dict)]
+        mine = [a for a in known if a.get("image_id") == entry.get("id")]
         if mine and not any(a.get("segmentation") for a in mine):
             raise RecordingError("segmentation", "is empty: these are boxes, no outlines of ROIs")
         crowds = sum(bool(a.get("iscrowd")) for a in mine)
-        several = (f"{crowds} ROIs are marked as several neurons (iscrowd)",) * (crowds > 0)
-    pixels, facts = read_image_for(path, image, str(entry.get("file_name", "")), pick)
-    shape = (pixels.shape[0], pixels.shape[1])
-    with naming_file(path):
-        masks = zero_masks(len(mine), shape)
+        remarks = (f"{crowds} ROIs are marked as several neurons (iscrowd)",) * (crowds > 0)
+        pixels, facts = read_image_for(path, image, str(entry.get("file_name", "")), pick)
+        masks = zero_masks(len(mine), pixels.shape)
         for mask, annotation in zip(masks, mine, strict=True):
             with naming_file(f"annotation {annotation.get('id')!r:.40}"):
-                mask[:] = _decode(annotation.get("segmentation"), shape)
+                mask[:] = _decode(annotation.get("segmentation"), pixels.shape)
         metadata = read_metadata(entry)
         if (scale := pixel_size(entry) or facts.get("um_per_px")) is not None:
             metadata["um_per_px"] = scale
@@ -123,20 +119,16 @@ def read_coco(path: Path | str, image: Path | str | None = None, pick: Pick = NO
         ids = [name or str(number) for number, name in enumerate(names)]
         extra = {**entry, "id": entry.get("recording")}
         stem = Path(str(entry.get("file_name", path))).stem
-        return create_recording(extra, stem, pixels, masks, ids, metadata, several)
+        return create_recording(extra, stem, pixels, masks, ids, metadata, remarks)
 
 
-def write_coco(path: Path | str, recording: Recording) -> tuple[str, ...]:
+def write_coco(path: Path, recording: Recording) -> tuple[str, ...]:
     """Write a recording as COCO instances with compressed run lengths, its image as `NAME.tif`.
 
-    Masks may overlap. If its metadata hold `roi_quality`, that is the `score` of each. Returns
-    remarks on what was changed. Raises `RecordingError` if it is not annotated, and `WorkdirError`
-    if a file cannot be written.
+    Masks may overlap. If its metadata hold `roi_quality`, that is the `score` of each.
     """
-    path = Path(path)
     masks = annotated_masks(recording)
     height, width = recording.image.shape
-    image, remarks = finite_image(recording.image)
     scale = pixel_size(recording.metadata)
     quality = roi_quality(recording)
     scores = [{"score": value} for value in quality or ()] or [{} for _ in masks]
@@ -156,21 +148,17 @@ def write_coco(path: Path | str, recording: Recording) -> tuple[str, ...]:
         counts = compress_counts(encode_counts(mask))
         annotation = {"id": number, "image_id": 1, "category_id": 1, "name": name}
         annotation["segmentation"] = {"size": [height, width], "counts": counts}
-        annotation |= {"area": int(mask.sum()), "bbox": _box(mask), "iscrowd": 0}
+        boxes = [[left, top, *inner.shape[::-1]] for top, left, inner in cut_patches(mask[None])]
+        box = boxes[0] if boxes else [0, 0, 0, 0]
+        annotation |= {"area": int(mask.sum()), "bbox": box, "iscrowd": 0}
         annotations.append(annotation | score)
     categories = [{"id": 1, "name": "neuron", "supercategory": "cell"}]
     write_json(path, {"images": [entry], "annotations": annotations, "categories": categories})
-    write_image_once(path.with_suffix(".tif"), image, recording.metadata)
-    return remarks
-
-
-def _box(mask: np.ndarray) -> list[int]:
-    boxes = [[left, top, *inner.shape[::-1]] for top, left, inner in cut_patches(mask[None])]
-    return boxes[0] if boxes else [0, 0, 0, 0]
+    return write_image(path.with_suffix(".tif"), recording, once=True)
 
 
 def _choose(values: Any, name: str | None) -> dict[str, Any]:
-    images = values.get("images") if is_coco(values) else None
+    images = values.get("images") if kind_of(values) == "coco" else None
     if not isinstance(images, list) or not all(isinstance(entry, dict) for entry in images):
         raise RecordingError("images", "is no list of images: this is no file of COCO instances")
     chosen = images

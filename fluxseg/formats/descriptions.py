@@ -25,7 +25,7 @@ _NAMELESS = "its images are called channels, and are taken for frames"
 Place = tuple[int, int, int]
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class Told:
     """What the description of a TIFF file says of its images."""
 
@@ -42,10 +42,7 @@ class Told:
 
 
 def read_description(path: Path, tiff: Any, page: Any, count: int, pick: Pick) -> Told:
-    """Tell how the images of an opened TIFF file are arranged, of which `page` is the first.
-
-    Raises `RecordingError` if the description is damaged or tells too little.
-    """
+    """Tell how the images of an opened TIFF file are arranged, of which `page` is the first."""
     text = str(page.description)[:_MAX_TEXT]
     if pick.axes not in ("", IMAGE_AXES):
         return _from_axes(page, pick.axes)
@@ -54,12 +51,21 @@ def read_description(path: Path, tiff: Any, page: Any, count: int, pick: Pick) -
     if tiff.is_imagej:
         return _read_imagej(tiff.imagej_metadata or {}, count, pick)
     if page.is_scanimage or "scanimage.SI" in text[:100_000]:
-        told = f"{page.software}\n{text}\n{_scanimage_header(tiff)}"
-        return _read_scanimage(told.replace("\r", "\n"))
+        import tifffile
+
+        header: dict[str, Any] = {}
+        with contextlib.suppress(ValueError, TypeError, OSError):
+            # ScanImage 2016 and later tell it before the first page of a BigTIFF file.
+            header = tifffile.read_scanimage_metadata(tiff.filehandle)[0] if tiff.is_bigtiff else {}
+        lines = (str(page.software), text, *(f"{name} = {header[name]}" for name in header))
+        return _read_scanimage("\n".join(lines).replace("\r", "\n"))
     if page.is_shaped:
         return _from_axes(page, "")
     if tiff.is_lsm or tiff.is_stk or tiff.is_fluoview:
-        return _read_series(tiff, page)
+        series = tiff.series[0]
+        lead = len(series.shape) - len(page.shape)
+        letters = "".join(axis if axis in "ZC" else "T" for axis in series.axes[:lead])
+        return Told(letters or "T", series.shape[1:lead], math.prod(series.shape[:lead]))
     return Told()
 
 
@@ -91,23 +97,18 @@ def _from_axes(page: Any, wanted: str) -> Told:
     return Told(letters, sizes[1:], math.prod(sizes))
 
 
-def _read_series(tiff: Any, page: Any) -> Told:
-    series = tiff.series[0]
-    lead = len(series.shape) - len(page.shape)
-    letters = "".join(axis if axis in "ZC" else "T" for axis in series.axes[:lead])
-    declared = math.prod(series.shape[:lead])
-    return Told(letters or "T", series.shape[1:lead], declared)
+def _bounded(value: Any, kind: type = int) -> Any:
+    """Return the number that a program tells, from 0 to 2**31; 0 if it is none."""
+    with contextlib.suppress(TypeError, ValueError, OverflowError):
+        return min(max(kind(value), 0), 2**31)
+    return 0
 
 
 def _read_imagej(told: dict[str, Any], count: int, pick: Pick) -> Told:
-    def number(name: str, kind: type = int) -> Any:
-        with contextlib.suppress(TypeError, ValueError, OverflowError):
-            return max(kind(told.get(name, 0)), 0)
-        return 0
-
-    channels, planes, times = (max(number(n), 1) for n in ("channels", "slices", "frames"))
+    names = ("channels", "slices", "frames")
+    channels, planes, times = (max(_bounded(told.get(name)), 1) for name in names)
     remarks: tuple[str, ...] = ()
-    declared = max(number("images"), channels * planes * times)
+    declared = max(_bounded(told.get("images")), channels * planes * times)
     if channels > _MOST_CHANNELS and planes == times == 1 and not pick.channel:
         channels, remarks = 1, (_NAMELESS,)
     if planes > 1 and times == 1 and not pick.plane:
@@ -117,8 +118,8 @@ def _read_imagej(told: dict[str, Any], count: int, pick: Pick) -> Told:
     saved = _read_scanimage(str(told.get("Info", "")).replace("\r", "\n")).channels
     if len(saved) > max(channels, 1):
         remarks += (f"ScanImage tells of {len(saved)} channels, ImageJ of {channels}",)
-    interval = number("finterval", float)
-    rate = number("fps", float) or (1 / interval if interval else None)
+    interval = _bounded(told.get("finterval"), float)
+    rate = _bounded(told.get("fps"), float) or (1 / interval if interval else None)
     return Told("TZC", (planes, channels), declared, rate=rate, remarks=remarks)
 
 
@@ -135,19 +136,9 @@ def _number(text: str, *names: str) -> float | None:
     return None
 
 
-def _scanimage_header(tiff: Any) -> str:
-    """Return what ScanImage 2016 and later tell before the first page of a BigTIFF file."""
-    import tifffile
-
-    with contextlib.suppress(ValueError, TypeError, OSError):
-        found = tifffile.read_scanimage_metadata(tiff.filehandle)[0] if tiff.is_bigtiff else {}
-        return "\n".join(f"{name} = {value}" for name, value in found.items())
-    return ""
-
-
 def _read_scanimage(text: str) -> Told:
     def whole(*names: str) -> int:
-        return min(max(int(_number(text, *names) or 0), 0), 2**31)
+        return int(_bounded(_number(text, *names)))
 
     saved = re.search(r"(?m)(?:^|\.)(?:channelSave|channelsSave)\s*=\s*(.*)$", text)
     channels = tuple(re.findall(r"\d+", saved[1])) if saved else ()
@@ -179,17 +170,6 @@ def _read_scanimage(text: str) -> Told:
     return Told("TZTC", (planes, frames, len(channels)), channels=channels, rate=rate)
 
 
-def _number_of(values: dict[str, str], name: str, kind: type = int) -> Any:
-    """Return a number that an attribute tells, 0 if it does not."""
-    with contextlib.suppress(ValueError, OverflowError):
-        return min(max(kind(values.get(name, 0)), 0), 2**31)
-    return 0
-
-
-def _find(element: Any, name: str) -> list[Any]:
-    return [inner for inner in element.iter() if str(inner.tag).rsplit("}", 1)[-1] == name]
-
-
 def _read_ome(path: Path, text: str, count: int, pick: Pick) -> Told:
     """Read the first image of OME-XML; of a set of files, what lies in this one."""
     from xml.etree import ElementTree  # slow to import
@@ -200,13 +180,13 @@ def _read_ome(path: Path, text: str, count: int, pick: Pick) -> Told:
         root = ElementTree.fromstring(text)  # noqa: S314 (no entities, bounded size)
     except ElementTree.ParseError as error:
         raise RecordingError("", f"is damaged: its OME-XML ends or breaks ({error})") from error
-    images = _find(root, "Pixels")
+    images = root.findall(".//{*}Pixels")
     if not images:
         return Told()
-    pixels, parts = images[0].attrib, [part.attrib for part in _find(images[0], "Channel")]
+    pixels, parts = images[0].attrib, [part.attrib for part in images[0].findall(".//{*}Channel")]
     remarks = ["it holds several series: the first is read"] * (len(images) > 1)
-    sizes = {axis: max(_number_of(pixels, f"Size{axis}"), 1) for axis in "TZC"}
-    samples = max((_number_of(part, "SamplesPerPixel") for part in parts), default=1)
+    sizes = {axis: max(_bounded(pixels.get(f"Size{axis}")), 1) for axis in "TZC"}
+    samples = max((_bounded(part.get("SamplesPerPixel")) for part in parts), default=1)
     sizes["C"] = max(sizes["C"] // max(samples, 1), 1)
     order = pixels.get("DimensionOrder", "XYCZT")[2:][::-1]
     if sorted(order) != ["C", "T", "Z"]:
@@ -221,10 +201,10 @@ def _read_ome(path: Path, text: str, count: int, pick: Pick) -> Told:
     else:
         places = _list_places(path, root, images[0], order, [sizes[a] for a in order], count)
     grid = [sizes[axis] for axis in order]
-    step = _number_of(pixels, "TimeIncrement", float)
+    step = _bounded(pixels.get("TimeIncrement"), float)
     step *= {"ms": 1e-3, "s": 1.0, "min": 60.0}.get(pixels.get("TimeIncrementUnit", "s"), 0.0)
     units = [unit_length(pixels.get(f"PhysicalSize{axis}Unit", "um")) or 0.0 for axis in "XY"]
-    sides = [_number_of(pixels, f"PhysicalSize{a}", float) * u
+    sides = [_bounded(pixels.get(f"PhysicalSize{a}"), float) * u
              for a, u in zip("XY", units, strict=True)]  # fmt: skip
     return Told(
         order, grid[1:], math.prod(grid) if places is None else 0,
@@ -240,17 +220,17 @@ def _list_places(
     """Return the place of each page that `TiffData` lists for this file; None if it lists none."""
     places: dict[int, Place] = {}
     others = False
-    for data in _find(pixels, "TiffData"):
-        uuid = next(iter(_find(data, "UUID")), None)
+    for data in pixels.findall(".//{*}TiffData"):
+        uuid = data.find(".//{*}UUID")
         if uuid is not None:
             same = uuid.text is not None and uuid.text.strip() == root.get("UUID", "")
             if not same and uuid.get("FileName", "").casefold() != path.name.casefold():
                 others = True
                 continue
-        first = [min(_number_of(data.attrib, f"First{axis}"), size - 1)
+        first = [min(_bounded(data.attrib.get(f"First{axis}")), size - 1)
                  for axis, size in zip(order, grid, strict=True)]  # fmt: skip
-        page = _number_of(data.attrib, "IFD")
-        length = _number_of(data.attrib, "PlaneCount") or (1 if "IFD" in data.attrib else count)
+        page = _bounded(data.attrib.get("IFD"))
+        length = _bounded(data.attrib.get("PlaneCount")) or (1 if "IFD" in data.attrib else count)
         begin = int(np.ravel_multi_index(first, grid))
         for step in range(min(length, count - page, math.prod(grid) - begin)):
             at = dict(zip(order, np.unravel_index(begin + step, grid), strict=True))

@@ -44,8 +44,7 @@ def export_images(
     exist already are not written again. JPEG blurs the edges of masks and exists only to reproduce
     protocols that did so. `quarters` writes the four quarters of each, as `NAME_0` to `NAME_3`.
     `progress` is called with (recordings done, recordings in all). Returns the number of recordings
-    written, and (key, reason) of those left out. Raises `WorkdirError` if the folder cannot be
-    written.
+    written, and (key, reason) of those left out.
     """
     taken: set[str] = set()
     items = [(key, distinct_name(_flat_name(key), taken)) for key in source.keys()]  # noqa: SIM118

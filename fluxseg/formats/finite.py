@@ -1,12 +1,11 @@
 """Images for tools that know no pixels outside of the valid area: NaN goes, and comes back."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fluxseg.data.recording import pixel_size
+from fluxseg.data.recording import Recording, pixel_size
 from fluxseg.errors import RecordingError, WorkdirError
 from fluxseg.formats.pixels import read_pixels, write_image_tiff
 
@@ -29,17 +28,19 @@ def finite_image(image: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
     return filled, (f"{count} pixels of the image are not finite: set to its least value, {least}",)
 
 
-def write_image_once(path: Path, image: np.ndarray, metadata: Mapping[str, Any]) -> None:
-    """Write an image as TIFF unless it is there; somebody's own image is never written over.
+def write_image(path: Path, recording: Recording, *, once: bool = False) -> tuple[str, ...]:
+    """Write the image of a recording, made finite, as TIFF with the size of its pixels.
 
-    `metadata` tell the size of a pixel, and whether a network made the labels (`made_by`).
-    Raises `WorkdirError` if another image is there, or it cannot be written.
+    With `once` somebody's own image is never written over: `WorkdirError` if it is another one; and
+    beside labels of a network it is marked as a copy.
     """
-    if not path.exists():
-        copy = COPY if metadata.get("made_by") else None
-        write_image_tiff(path, image, pixel_size(metadata), software=copy)
+    image, remarks = finite_image(recording.image)
+    if not (once and path.exists()):
+        copy = COPY if once and recording.metadata.get("made_by") else None
+        write_image_tiff(path, image, pixel_size(recording.metadata), software=copy)
     elif not holds_image(path, image):
         raise WorkdirError(f"{path}: is there and holds another image; choose another name")
+    return remarks
 
 
 def holds_image(path: Path, image: np.ndarray) -> bool:

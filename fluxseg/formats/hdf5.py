@@ -42,16 +42,6 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
                 raise RecordingError("", f"cannot be read, or is damaged: {error}") from error
 
 
-def find_object(group: h5py.Group, path: str) -> h5py.Group | h5py.Dataset | None:
-    """Return the group or dataset at a path (`/`: from the file's root), or None if there is none.
-
-    Links inside of the file are followed, those to other files never. Raises `RecordingError` if
-    the path leads to another file, or links form a ring.
-    """
-    found = _find(group, path, [_MAX_LINKS])
-    return found if isinstance(found, h5py.Group | h5py.Dataset) else None
-
-
 def _find(group: h5py.Group, path: str, left: list[int]) -> Any:
     found: Any = group.file["/"] if path.startswith("/") else group
     for part in PurePosixPath(path).parts:
@@ -79,32 +69,36 @@ def _find(group: h5py.Group, path: str, left: list[int]) -> Any:
 
 
 def find_group(group: h5py.Group, path: str) -> h5py.Group | None:
-    """Return the group at a path, see `find_object`; None if there is none."""
-    found = find_object(group, path)
+    """Return the group at a path (`/`: from the file's root), or None if there is none.
+
+    Links inside of the file are followed; one to another file, or a ring of them, is an error.
+    """
+    found = _find(group, path, [_MAX_LINKS])
     return found if isinstance(found, h5py.Group) else None
 
 
 def find_dataset(group: h5py.Group, path: str) -> h5py.Dataset | None:
-    """Return the dataset at a path, see `find_object`; None if there is none."""
-    found = find_object(group, path)
+    """Return the dataset at a path, as `find_group` does; None if there is none."""
+    found = _find(group, path, [_MAX_LINKS])
     return found if isinstance(found, h5py.Dataset) else None
 
 
 def list_groups(group: h5py.Group | None) -> list[tuple[str, h5py.Group]]:
     """Return the groups in a group with their names, sorted; none for None."""
-    return [(name, value) for name, value in _members(group) if isinstance(value, h5py.Group)]
+    found = [(name, find_group(group, name)) for name in _names(group)] if group else []
+    return [(name, inner) for name, inner in found if inner is not None]
 
 
-def list_datasets(group: h5py.Group | None) -> list[tuple[str, h5py.Dataset]]:
-    """Return the datasets in a group with their names, sorted; none for None."""
-    return [(name, value) for name, value in _members(group) if isinstance(value, h5py.Dataset)]
+def list_datasets(group: h5py.Group) -> list[tuple[str, h5py.Dataset]]:
+    """Return the datasets in a group with their names, sorted."""
+    found = [(name, find_dataset(group, name)) for name in _names(group)]
+    return [(name, dataset) for name, dataset in found if dataset is not None]
 
 
-def _members(group: h5py.Group | None) -> Iterator[tuple[str, Any]]:
-    if group is not None and len(group) > MAX_ITEMS:
+def _names(group: h5py.Group) -> list[str]:
+    if len(group) > MAX_ITEMS:
         raise RecordingError(str(group.name), f"has {len(group)} members")
-    for name in sorted(name for name in group or () if "/" not in name):
-        yield name, find_object(group, name)
+    return sorted(name for name in group if "/" not in name)
 
 
 def read_attribute(item: h5py.Group | h5py.Dataset, name: str) -> Any:
@@ -112,7 +106,7 @@ def read_attribute(item: h5py.Group | h5py.Dataset, name: str) -> Any:
     if name not in item.attrs:
         return None
     stored = item.attrs.get_id(name)
-    if math.prod(stored.shape) > (1000 if _is_text(stored.dtype) else MAX_TEXT // 8):
+    if math.prod(stored.shape) > (1000 if is_text(stored.dtype) else MAX_TEXT // 8):
         return None
     return item.attrs[name]
 
@@ -120,33 +114,29 @@ def read_attribute(item: h5py.Group | h5py.Dataset, name: str) -> Any:
 def read_text_attribute(item: h5py.Group | h5py.Dataset, name: str) -> str:
     """Return an attribute as text, "" if it is absent."""
     value = read_attribute(item, name)
-    value = "" if value is None else value
+    return "" if value is None else _decode(value)
+
+
+def _decode(value: Any) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
-def _is_text(dtype: np.dtype) -> bool:
+def is_text(dtype: np.dtype) -> bool:
+    """Tell whether a dataset or an attribute of a dtype holds texts."""
     return h5py.check_string_dtype(dtype) is not None
 
 
 def read_numbers(dataset: h5py.Dataset, limit: int = MAX_BYTES) -> np.ndarray:
-    """Read a dataset of numbers, or of records of numbers, as a whole, of at most `limit` bytes.
-
-    Raises `RecordingError`, naming it, if it is none, too large, or lies in another file.
-    """
+    """Read a dataset of numbers, or of records of numbers, as a whole, of at most `limit` bytes."""
     check_dataset(dataset, limit)
-    size = math.prod(dataset.shape) * dataset.dtype.itemsize
-    if size > limit:
-        raise RecordingError(str(dataset.name), _too_large(size, limit))
+    _check_size(dataset, dataset.shape, limit)
     return np.asarray(dataset[()])
 
 
 def read_texts(dataset: h5py.Dataset) -> list[str]:
-    """Read a dataset of texts, one by one, so that no more are held than `MAX_TEXT` characters.
-
-    Raises `RecordingError`, naming it, if it is no such dataset or too large.
-    """
+    """Read a dataset of texts, one by one, so that no more are held than `MAX_TEXT` characters."""
     _check_storage(dataset)
-    if not _is_text(dataset.dtype) or len(dataset.shape) > 1:
+    if not is_text(dataset.dtype) or len(dataset.shape) > 1:
         raise RecordingError(str(dataset.name), "must hold texts")
     count = math.prod(dataset.shape)
     if count > MAX_ITEMS or dataset.dtype.itemsize > MAX_TEXT:
@@ -155,8 +145,7 @@ def read_texts(dataset: h5py.Dataset) -> list[str]:
     texts: list[str] = []
     left = MAX_TEXT
     for number in range(count):
-        value = dataset[number] if dataset.shape else dataset[()]
-        texts.append(value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value))
+        texts.append(_decode(dataset[number] if dataset.shape else dataset[()]))
         left -= len(texts[-1])
         if left < 0:
             raise RecordingError(str(dataset.name), f"holds more than {MAX_TEXT} characters")
@@ -168,7 +157,7 @@ def read_plain(group: h5py.Group, path: str) -> Any:
     dataset = find_dataset(group, path)
     if dataset is None or dataset.shape is None or math.prod(dataset.shape) != 1:
         return None
-    if _is_text(dataset.dtype):
+    if is_text(dataset.dtype):
         return read_texts(dataset)[0]
     if dataset.dtype.kind not in "biuf":
         return None
@@ -184,8 +173,8 @@ def read_places(group: h5py.Group, places: Mapping[str, str]) -> dict[str, Any]:
 def check_dataset(dataset: h5py.Dataset, limit: int = MAX_BYTES) -> None:
     """Make sure that parts of a dataset of numbers, however large, can be read without harm.
 
-    Raises `RecordingError`, naming it, if it is no such dataset, lies in another file, or a stored
-    chunk of it takes or unpacks to more than `limit` bytes.
+    Raises `RecordingError` if it is no such dataset, lies in another file, or a stored chunk of it
+    takes or unpacks to more than `limit` bytes.
     """
     _check_storage(dataset)
     dtype = dataset.dtype
@@ -210,9 +199,7 @@ def _check_chunks(dataset: h5py.Dataset, limit: int) -> None:
     """Raise unless each chunk unpacks to what it declares, within the limit."""
     if dataset.chunks is None:
         return
-    size = math.prod(dataset.chunks) * dataset.dtype.itemsize
-    if size > limit:
-        raise RecordingError(str(dataset.name), _too_large(size, limit))
+    size = _check_size(dataset, dataset.chunks, limit)
     settings = dataset.id.get_create_plist()
     filters = [settings.get_filter(number)[0] for number in range(settings.get_nfilters())]
     packing = [number for number in filters if number not in _SAME_SIZE]
@@ -220,24 +207,26 @@ def _check_chunks(dataset: h5py.Dataset, limit: int) -> None:
     if len(packing) > 1 or missing:
         reason = f"has a compression that is not known (filters {filters}); save it with gzip"
         raise RecordingError(str(dataset.name), reason)
-    if not packing:
-        return
     doubtful: list[Any] = []
 
     def note(info: Any) -> None:
         if info.size * _MAX_RATIO > limit:
             doubtful.append(info)
 
-    dataset.id.chunk_iter(note)
+    if packing:
+        dataset.id.chunk_iter(note)
     for info in doubtful:
-        if info.size > size + size // 8 + 2**16:
-            raise RecordingError(str(dataset.name), "is damaged: a chunk is larger than it says")
-        if packing == [_DEFLATE] and info.filter_mask == 0:
+        larger = info.size > size + size // 8 + 2**16
+        if packing == [_DEFLATE] and info.filter_mask == 0 and not larger:
             _, packed = dataset.id.read_direct_chunk(info.chunk_offset)
-            if len(zlib.decompressobj().decompress(packed, size + 65)) > size + 64:
-                reason = "is damaged: a chunk holds more than it says"
-                raise RecordingError(str(dataset.name), reason)
+            larger = len(zlib.decompressobj().decompress(packed, size + 65)) > size + 64
+        if larger:
+            raise RecordingError(str(dataset.name), "is damaged: a chunk is larger than it says")
 
 
-def _too_large(size: int, limit: int) -> str:
-    return f"would take {size / 2**30:.1f} GiB, the limit is {limit / 2**30:.1f} GiB"
+def _check_size(dataset: h5py.Dataset, shape: tuple[int, ...], limit: int) -> int:
+    size = math.prod(shape) * dataset.dtype.itemsize
+    if size > limit:
+        what = f"would take {size / 2**30:.1f} GiB, the limit is {limit / 2**30:.1f} GiB"
+        raise RecordingError(str(dataset.name), what)
+    return size

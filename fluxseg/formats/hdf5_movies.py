@@ -20,7 +20,7 @@ _AXES = {
 
 
 def choose_movie(file: h5py.Group, wanted: str) -> h5py.Dataset:
-    """Return the dataset of a name, or the only movie; raises `RecordingError`, listing them."""
+    """Return the dataset of a name, or the only movie; an error lists what there is."""
     places = (wanted, f"{wanted}/data") if wanted else ()
     found = next(filter(None, (hdf5.find_dataset(file, place) for place in places)), None)
     if found is None:

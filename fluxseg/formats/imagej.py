@@ -13,24 +13,22 @@ import logging
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from roifile import ROI_OPTIONS, ROI_SUBTYPE, ROI_TYPE, ImagejRoi
 
 from fluxseg.data.recording import Recording, annotated_masks
 from fluxseg.errors import RecordingError
 from fluxseg.formats.json_files import read_image_for
 from fluxseg.formats.label_names import stem_of
-from fluxseg.formats.labels import check_total
+from fluxseg.formats.labels import NamedMasks, check_total
 from fluxseg.formats.metadata import create_recording
 from fluxseg.formats.npy import explain_damage, naming_file, open_regular
 from fluxseg.formats.pick import NO_PICK, Pick
 from fluxseg.formats.polygons import fill_polygons, trace_polygons
 from fluxseg.formats.tiff import open_tiff
 from fluxseg.io.files import atomic_path
-
-if TYPE_CHECKING:
-    from roifile import ImagejRoi
 
 # What it cannot read is told by remarks and errors.
 logging.getLogger("roifile").disabled = True
@@ -41,46 +39,37 @@ MAX_INNER = 2**26  # bytes of a set within a `.zip` file
 
 
 def read_imagej(
-    path: Path | str | Sequence[Path],
-    image: Path | str | None = None,
-    pick: Pick = NO_PICK,
+    path: Path | Sequence[Path], image: Path | None = None, pick: Pick = NO_PICK
 ) -> Recording:
     """Read the ROIs of an ImageJ ROI set with the image that they belong to.
 
     `path` is a `.zip` of ROIs, or one or more `.roi` files; for its `image` see
     `fluxseg.formats.pairs.find_image`. Pixels belong to a ROI if their centre lies inside. Points
-    and lines have no pixels: they are left out, and named in the remarks. Raises `RecordingError`,
-    naming the file, if it cannot be used or there is no image.
+    and lines have no pixels: they are left out, and named in the remarks.
     """
-    paths = [Path(path)] if isinstance(path, str | Path) else list(path)
-    pixels, facts = read_image_for(paths[0], image, pick=pick)
-    found = [read_imagej_rois(one, (pixels.shape[0], pixels.shape[1])) for one in paths]
-    name = stem_of(paths[0] if image is None else Path(image))
+    paths = [path] if isinstance(path, Path) else list(path)
+    pixels, metadata = read_image_for(paths[0], image, pick=pick)
+    found = [read_imagej_rois(one, pixels.shape) for one in paths]
+    name = stem_of(paths[0] if image is None else image)
     masks = np.concatenate([masks for masks, _, _ in found])
     ids = _distinct([name for _, names, _ in found for name in names])
-    metadata = {key: value for key, value in facts.items() if key == "um_per_px"}
     remarks = (remark for _, _, left_out in found for remark in left_out)
     return create_recording({}, name, pixels, masks, ids, metadata, remarks)
 
 
 def read_imagej_rois(
-    path: Path | str, shape: tuple[int, int]
+    path: Path, shape: tuple[int, int]
 ) -> tuple[np.ndarray, tuple[str, ...], tuple[str, ...]]:
     """Read the ROIs of an ImageJ ROI set in a field `[H, W]`.
 
-    Returns masks `[N, H, W]` bool, their names, and remarks on ROIs without pixels. Raises
-    `RecordingError`, naming the file, if it cannot be used.
+    Returns masks `[N, H, W]` bool, their names, and remarks on ROIs without pixels.
     """
     with naming_file(path):
-        return _draw(_read_rois(Path(path)), shape)
+        return _draw(_read_rois(path), shape)
 
 
-def write_imagej(path: Path | str, recording: Recording) -> tuple[str, ...]:
-    """Write the ROIs of a recording, which may overlap, as an ImageJ ROI set (`.zip`).
-
-    Returns remarks on what the format cannot hold. Raises `RecordingError` if it is not annotated,
-    `WorkdirError` if the file cannot be written.
-    """
+def write_imagej(path: Path, recording: Recording) -> tuple[str, ...]:
+    """Write the ROIs of a recording, which may overlap, as an ImageJ ROI set (`.zip`)."""
     masks = annotated_masks(recording)
     remarks = ["an ImageJ ROI set holds no image, group or metadata"]
     digits = len(str(len(masks)))
@@ -106,14 +95,11 @@ def holds_rois(path: Path) -> bool:
         return False
 
 
-def read_overlay(path: Path | str, shape: tuple[int, int]) -> tuple[np.ndarray, tuple[str, ...]]:
+def read_overlay(path: Path, shape: tuple[int, int]) -> NamedMasks:
     """Read the areas that ImageJ has saved inside of a TIFF file as an overlay.
 
     Returns masks `[N, H, W]` bool and their names.
     """
-    from roifile import ImagejRoi
-
-    path = Path(path)
     with naming_file(path):
         with open_tiff(path) as tiff:
             stored = (tiff.imagej_metadata or {}).get("Overlays", ())
@@ -128,7 +114,7 @@ def read_overlay(path: Path | str, shape: tuple[int, int]) -> tuple[np.ndarray, 
 
 
 def _draw(
-    rois: Iterable[tuple[str, "ImagejRoi"]], shape: tuple[int, int]
+    rois: Iterable[tuple[str, ImagejRoi]], shape: tuple[int, int]
 ) -> tuple[np.ndarray, tuple[str, ...], tuple[str, ...]]:
     """Return masks, names and remarks of ROIs, of which each comes with a name in reserve."""
     masks: list[np.ndarray] = []
@@ -152,9 +138,7 @@ def _draw(
     return np.array(masks, bool).reshape(-1, *shape), _distinct(names), tuple(remarks)
 
 
-def _read_rois(path: Path) -> Iterator[tuple[str, "ImagejRoi"]]:
-    from roifile import ImagejRoi
-
+def _read_rois(path: Path) -> Iterator[tuple[str, ImagejRoi]]:
     with open_regular(path) as (file, size):
         if file.read(4) == b"Iout":
             if size > MAX_MEMBER:
@@ -192,9 +176,7 @@ def _opened(archive: zipfile.ZipFile) -> Iterator[zipfile.ZipFile]:
         yield inner
 
 
-def _create_roi(mask: np.ndarray, name: str) -> "ImagejRoi":
-    from roifile import ROI_OPTIONS, ROI_TYPE, ImagejRoi
-
+def _create_roi(mask: np.ndarray, name: str) -> ImagejRoi:
     rings = trace_polygons(mask)
     if len(rings) == 1:
         roi = ImagejRoi.frompoints(rings[0].astype(np.int32), name=name)
@@ -220,10 +202,8 @@ def _create_roi(mask: np.ndarray, name: str) -> "ImagejRoi":
     return roi
 
 
-def _rings(roi: "ImagejRoi") -> list[np.ndarray] | None:
+def _rings(roi: ImagejRoi) -> list[np.ndarray] | None:
     """Return the rings of an area; None for points and lines."""
-    from roifile import ROI_SUBTYPE, ROI_TYPE
-
     areas = (ROI_TYPE.POLYGON, ROI_TYPE.FREEHAND, ROI_TYPE.TRACED, ROI_TYPE.RECT, ROI_TYPE.OVAL)
     if roi.roitype not in areas or roi.subtype in (ROI_SUBTYPE.TEXT, ROI_SUBTYPE.IMAGE):
         return None
@@ -239,7 +219,7 @@ def _rings(roi: "ImagejRoi") -> list[np.ndarray] | None:
     return rings
 
 
-def _ellipse(roi: "ImagejRoi") -> np.ndarray:
+def _ellipse(roi: ImagejRoi) -> np.ndarray:
     """Return an oval as ImageJ draws it, fine enough that no pixel's centre changes sides."""
     exact = roi.subpixelrect and roi.widthd > 0
     left, top = (roi.xd, roi.yd) if exact else (roi.left, roi.top)

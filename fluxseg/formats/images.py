@@ -18,7 +18,7 @@ from fluxseg.data.recording import Recording, check_image
 from fluxseg.errors import RecordingError
 from fluxseg.formats.imagej import read_overlay
 from fluxseg.formats.label_names import stem_of
-from fluxseg.formats.labels import PICTURE, SMOOTH, label_components, masks_from_labels
+from fluxseg.formats.labels import PICTURE, SMOOTH, NamedMasks, label_components, masks_from_labels
 from fluxseg.formats.metadata import create_recording
 from fluxseg.formats.npy import naming_file
 from fluxseg.formats.pairs import find_labels
@@ -26,37 +26,32 @@ from fluxseg.formats.pick import NO_PICK, Pick
 from fluxseg.formats.pixels import read_pixels
 
 
-def read_image(
-    path: Path | str, labels: Sequence[Path] | None = None, pick: Pick = NO_PICK
-) -> Recording:
+def read_image(path: Path, labels: Sequence[Path] | None = None, pick: Pick = NO_PICK) -> Recording:
     """Read a recording from an image file and the mask files that belong to it, if there are any.
 
     `labels` are a label image, or several of one ROI each; None looks for them (`find_labels`).
     Without any, ROIs that ImageJ has saved inside of the image count, else `masks` is None.
-    `metadata` holds `um_per_px` if a TIFF file says so. Raises `RecordingError`, naming the file,
-    if one of them cannot be used, the mask files cannot be told, or the path is a mask file itself.
+    `metadata` holds `um_per_px` if a TIFF file says so.
     """
-    path = Path(path)
     with naming_file(path):
         labels = find_labels(path) if labels is None else labels
-    image, facts = read_pixels(path, pick=pick)
+        image, facts = read_pixels(path, pick=pick)
+        check_image(image)
     remarks = list(facts.pop("remarks", ()))
     kind = facts.pop("format")
     if kind == "JPEG":
         remarks.append("the image is a JPEG file: its values are not exact")
     masks: np.ndarray | None = None
     roi_ids: tuple[str, ...] = ()
-    with naming_file(path):
-        check_image(image)
-    shape = (image.shape[0], image.shape[1])
     if len(labels) == 1:
         masks, roi_ids = _read_masks(labels[0], image, remarks)
     elif labels:
-        parts = [_read_object(one, shape) for one in labels]
+        values = [_read_labels(one, image.shape)[0] for one in labels]
+        parts = [one > one.max() / 2 if one.any() else one != 0 for one in values]
         masks, roi_ids = np.stack(parts), tuple(stem_of(one) for one in labels)
         remarks.append(f"{len(labels)} mask files are taken for one ROI each")
     elif kind == "TIFF":
-        inside, names = read_overlay(path, shape)
+        inside, names = read_overlay(path, image.shape)
         if len(inside):
             masks, roi_ids = inside, names
             remarks.append("the ROIs are those that ImageJ has saved inside of the image")
@@ -73,16 +68,8 @@ def _read_labels(path: Path, image_shape: tuple[int, int]) -> tuple[np.ndarray, 
     return labels, facts["format"]
 
 
-def _read_object(path: Path, image_shape: tuple[int, int]) -> np.ndarray:
-    labels, _ = _read_labels(path, image_shape)
-    inside: np.ndarray = labels > labels.max() / 2 if labels.any() else labels != 0
-    return inside
-
-
-def _read_masks(
-    path: Path, image: np.ndarray, remarks: list[str]
-) -> tuple[np.ndarray, tuple[str, ...]]:
-    labels, kind = _read_labels(path, (image.shape[0], image.shape[1]))
+def _read_masks(path: Path, image: np.ndarray, remarks: list[str]) -> NamedMasks:
+    labels, kind = _read_labels(path, image.shape)
     with naming_file(path):
         if labels.dtype.kind == "f" and not np.isfinite(labels).all():
             raise RecordingError("masks", "hold NaN or infinity; 0 must stand for outside")
@@ -94,7 +81,8 @@ def _read_masks(
             hint = "each ROI must have one number, and 0 is outside"
             hint = "image and labels seem to be swapped" if looks_like_labels(image) else hint
             raise RecordingError("masks", f"{PICTURE}; {hint}")
-        if _is_binary(labels) and not path.stem.lower().endswith(("_labels", "_label")):
+        binary = labels.any() and not labels.all() and np.isin(labels, (0, labels.max())).all()
+        if binary and not path.stem.lower().endswith(("_labels", "_label")):
             labels = label_components(labels != 0)
         return masks_from_labels(labels)
 
@@ -105,8 +93,3 @@ def _is_smooth(labels: np.ndarray) -> bool:
     inside = np.count_nonzero(labels >= 0.95 * labels.max())
     most = 5 * inside > labels.size - outside and 2 * outside > labels.size
     return bool(most and equal_neighbours(labels) < 1 - SMOOTH)
-
-
-def _is_binary(labels: np.ndarray) -> Any:
-    top = labels.max()
-    return top != 0 and ((labels == 0) | (labels == top)).all() and (labels == 0).any()

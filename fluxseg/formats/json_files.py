@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fluxseg.errors import RecordingError
-from fluxseg.formats.npy import naming_file, open_regular
+from fluxseg.formats.npy import file_error, naming_file, open_regular
 from fluxseg.formats.pick import NO_PICK, Pick
 from fluxseg.formats.pixels import read_pixels
 from fluxseg.io.files import stamp_file
@@ -19,7 +19,7 @@ MAX_BYTES = 2**28  # bytes of a file; thousands of neurons take a few million
 
 
 def read_json_file(path: Path) -> Any:
-    """Read a JSON file; raises `RecordingError`, naming it, if it is too large, or no JSON."""
+    """Read a JSON file of at most `MAX_BYTES`."""
     with naming_file(path), open_regular(path) as (file, size):
         if size > MAX_BYTES:
             raise RecordingError("", f"is {size} bytes large, the limit is {MAX_BYTES}")
@@ -29,60 +29,49 @@ def read_json_file(path: Path) -> Any:
             raise RecordingError("", f"is no valid JSON: {str(error)[:200]}") from error
 
 
-def is_coco(values: Any) -> bool:
-    """Tell whether a JSON value is a file of COCO instances."""
-    return isinstance(values, dict) and {"images", "annotations"} <= set(values)
-
-
-def is_regions(values: Any) -> bool:
-    """Tell whether a JSON value is a list of Neurofinder's regions."""
-    return isinstance(values, list) and all(
+def kind_of(values: Any) -> str:
+    """Return "coco", "neurofinder", or "" for anything else that a JSON file can hold."""
+    if isinstance(values, dict) and {"images", "annotations"} <= set(values):
+        return "coco"
+    regions = isinstance(values, list) and all(
         isinstance(region, dict) and "coordinates" in region for region in values[:10]
     )
+    return "neurofinder" if regions else ""
 
 
-def kind_of_json(path: Path) -> str:
-    """Return "coco", "neurofinder", or "" for any other file."""
-    return _look_into(path)[0]
+def look_into(path: Path) -> tuple[str, tuple[str, ...]]:
+    """Return the kind of a JSON file, and the names of the images that a file of COCO lists.
 
-
-def listed_names(path: Path) -> tuple[str, ...]:
-    """Return the names, without folders, of the images that a COCO file lists; else none."""
-    return _look_into(path)[1]
-
-
-def _look_into(path: Path) -> tuple[str, tuple[str, ...]]:
+    The names are without folders. A file that cannot be read, or holds nothing, is of no kind.
+    """
     try:
         return _look_once(path, stamp_file(path))
-    except OSError:
+    except (OSError, RecordingError):
         return "", ()
 
 
 @functools.lru_cache(4096)
 def _look_once(path: Path, _stamp: str) -> tuple[str, tuple[str, ...]]:
     # A COCO file may be large, and is asked for at each of its images.
-    try:
-        values = read_json_file(path)
-    except RecordingError:
-        return "", ()
-    if is_coco(values):
-        entries = values["images"] if isinstance(values["images"], list) else []
-        names = (e.get("file_name") for e in entries if isinstance(e, dict))
-        return "coco", tuple(re.split(r"[\\/]", n)[-1] for n in names if isinstance(n, str))
-    return "neurofinder" if is_regions(values) and values else "", ()
+    values = read_json_file(path)
+    entries = values["images"] if kind_of(values) == "coco" else ()
+    entries = entries if isinstance(entries, list) else ()
+    names = [entry.get("file_name") for entry in entries if isinstance(entry, dict)]
+    listed = tuple(re.split(r"[\\/]", name)[-1] for name in names if isinstance(name, str))
+    return kind_of(values) if values else "", listed
 
 
 def read_image_for(
-    path: Path, image: Path | str | None, name: str = "", pick: Pick = NO_PICK
+    path: Path, image: Path | None, name: str = "", pick: Pick = NO_PICK
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """Read the image that a file of ROIs belongs to, see `read_pixels`.
+    """Read the image `[H, W]` of a file of ROIs, and its metadata: `um_per_px`, if it is told.
 
     Without an `image` file it is the one of the `name` that the file tells, in the same folder.
-    Raises `RecordingError`, naming the file, if there is no image or it cannot be read.
     """
-    if image is not None:
-        return read_pixels(image, pick=pick)
-    told = path.with_name(name) if is_plain_name(name) else None
-    if told is not None and told != path and told.is_file():
-        return read_pixels(told, pick=pick)
-    raise RecordingError(f"{path}: image", "holds ROIs but no image; name it (--image FILE)")
+    if image is None and is_plain_name(name):
+        image = path.with_name(name)
+        image = image if image != path and image.is_file() else None
+    if image is None:
+        raise file_error(path, "holds ROIs but no image; name it (--image FILE)")
+    pixels, facts = read_pixels(image, pick=pick)
+    return pixels, {key: value for key, value in facts.items() if key == "um_per_px"}

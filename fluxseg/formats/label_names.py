@@ -27,8 +27,7 @@ _GAP = r"[_\-. ]+"
 
 
 def _around(words: str) -> re.Pattern[str]:
-    pattern = f"(?:{words})|(.+?){_GAP}(?:{words})|(?:{words}){_GAP}(.+)"
-    return re.compile(pattern, re.IGNORECASE)
+    return re.compile(f"(?:{words})|(.+?){_GAP}(?:{words})|(?:{words}){_GAP}(.+)", re.IGNORECASE)
 
 
 _LABELS = _around(_WORDS)

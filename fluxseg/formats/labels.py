@@ -1,17 +1,22 @@
-"""Label images `[H, W]`: 0 is background, k marks the pixels of one ROI."""
+"""ROIs in arrays: masks `[N, H, W]`, or label images `[H, W]`, in which k marks one ROI, 0 none."""
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
+from fluxseg.data.label_checks import equal_neighbours
 from fluxseg.errors import RecordingError
 
+NamedMasks = tuple[np.ndarray, tuple[str, ...]]  # masks `[N, H, W]` bool, and names of the ROIs
 MAX_BYTES = 2**31  # bytes that the masks of a recording may take, one for each pixel of each ROI
 SMOOTH = 0.2
 """Least share of unlike neighbours in a mask with smooth edges or a picture; labels only touch."""
 PICTURE = "are a picture, no label image"
 """What is wrong with masks that have more unlike neighbours, and are not smooth."""
+SOFT = 0.2  # pixels of a soft footprint count from this share of its maximum on
+_SHARE = f"pixels above {SOFT:.0%} of the maximum of their ROI count"
 MAX_NAMED = 20  # ROIs that a remark names
 
 
@@ -41,7 +46,7 @@ def label_components(mask: np.ndarray) -> np.ndarray:
     return labels
 
 
-def masks_from_labels(labels: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+def masks_from_labels(labels: np.ndarray) -> NamedMasks:
     """Take the ROIs of a label image `[H, W]` of whole numbers of any real dtype apart.
 
     Returns masks `[N, H, W]` bool, and the labels as texts, in ascending order. Raises
@@ -78,8 +83,7 @@ def merge_labels(masks: np.ndarray) -> np.ndarray:
 def label_image(masks: np.ndarray, roi_ids: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
     """Draw masks into a label image, see `merge_labels`, and say in words what it cannot hold.
 
-    The remarks tell the rule by which overlaps were decided, with the number of pixels that ROIs
-    lost to smaller ones (of two that lose one each counts it), and which ROIs have no pixel left.
+    The pixels that ROIs lost to smaller ones are counted: of two that lose one each counts it.
     """
     labels = merge_labels(masks)
     lost = int(np.count_nonzero(masks)) - int(np.count_nonzero(labels))
@@ -100,3 +104,65 @@ def label_image(masks: np.ndarray, roi_ids: Sequence[str]) -> tuple[np.ndarray, 
 def list_some(names: Sequence[str]) -> str:
     """Return names with commas between them, of many the first ones."""
     return ", ".join(names[:MAX_NAMED]) + ", ..." * (len(names) > MAX_NAMED)
+
+
+def masks_from_array(
+    array: Any, shape: tuple[int, int], field: str, remarks: list[str]
+) -> NamedMasks:
+    """Return masks `[N, H, W]` bool and their names, of an array of any usual form.
+
+    It may also be a sparse matrix `[H * W, N]` whose pixels run down the columns of the image, as
+    CaImAn and MATLAB have them. What was done is added to `remarks`.
+    """
+    height, width = shape
+    if hasattr(array, "tocsc"):
+        return _from_footprints(array.tocsc(), shape, field, remarks)
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
+        raise RecordingError(field, "must be an array of numbers")
+    if array.shape == shape:
+        if equal_neighbours(array) < 1 - SMOOTH:
+            raise RecordingError(field, PICTURE)
+        if "label" not in field.lower() and len(np.unique(array)) == 2 and not array.min():
+            remarks.append(f"{field} has two values: its connected parts are the ROIs")
+            array = label_components(array != 0)
+        try:
+            return masks_from_labels(array)
+        except RecordingError as error:
+            raise RecordingError(field, error.reason) from error
+    if array.ndim == 3 and shape in (array.shape[1:], array.shape[:2]):
+        first = array.shape[1:] == shape
+        if not first:
+            remarks.append(f"{field} is [H, W, N]: its last axis counts the ROIs")
+        masks = array if first else np.moveaxis(array, -1, 0)
+        if masks.dtype.kind == "f" and not np.isfinite(masks).all():
+            raise RecordingError(field, "holds NaN or infinity; 0 must stand for outside")
+        least: Any = 0
+        if masks.dtype.kind == "f" and not np.isin(masks, (0, 1)).all():
+            remarks.append(f"{field} is soft: {_SHARE}")
+            least = SOFT * masks.max(axis=(1, 2), keepdims=True, initial=0)
+        inside = masks > least
+        return np.ascontiguousarray(inside), tuple(map(str, range(len(masks))))
+    if array.ndim == 2 and array.shape[0] == height * width:
+        from scipy import sparse  # slow to import
+
+        return _from_footprints(sparse.csc_matrix(array), shape, field, remarks)
+    raise RecordingError(
+        field, f"is {list(array.shape)}, the image is {list(shape)}: must be labels [H, W], masks "
+        "[N, H, W] or [H, W, N], or pixels [H * W, N]",
+    )  # fmt: skip
+
+
+def _from_footprints(
+    matrix: Any, shape: tuple[int, int], field: str, remarks: list[str]
+) -> NamedMasks:
+    height, width = shape
+    pixels, count = matrix.shape
+    if pixels != height * width:
+        raise RecordingError(field, f"has {pixels} pixels, the image {height} x {width}")
+    masks = zero_masks(count, (width, height))
+    for number, mask in enumerate(masks.reshape(count, -1)):
+        part = slice(*matrix.indptr[number : number + 2])
+        values = np.nan_to_num(np.asarray(matrix.data[part], np.float64))
+        mask[matrix.indices[part][values > SOFT * values.max(initial=0)]] = True
+    remarks.append(f"{field}: {_SHARE}")
+    return np.ascontiguousarray(masks.transpose(0, 2, 1)), tuple(map(str, range(count)))

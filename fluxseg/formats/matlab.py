@@ -12,7 +12,7 @@ import numpy as np
 from fluxseg.data.recording import Recording, check_image
 from fluxseg.errors import RecordingError
 from fluxseg.formats import hdf5
-from fluxseg.formats.mask_arrays import masks_from_array
+from fluxseg.formats.labels import masks_from_array
 from fluxseg.formats.metadata import create_recording
 from fluxseg.formats.npy import explain_damage, naming_file, open_regular
 from fluxseg.formats.pick import NO_PICK, Pick, choose
@@ -29,44 +29,44 @@ MASKS = ("roi_mask_array", "masks", "mask", "labels", "label", "rois", "a")
 Arrays = Mapping[str, tuple[tuple[int, ...], Callable[[], Any]]]
 
 
-def read_mat(path: Path | str, pick: Pick = NO_PICK) -> Recording:
+def read_mat(path: Path, pick: Pick = NO_PICK) -> Recording:
     """Read a recording from Suite2p's `Fall.mat`, or a `.mat` file with the image as an array.
 
     The `key` of `pick` names the array of the image, or also that of the ROIs, as IMAGE:MASKS;
     without it they are known by their usual names. `masks` is None if there is no array of ROIs.
-    Raises `RecordingError`, naming the file, and the arrays if it is not told which is the image.
     """
-    path = Path(path)
-    with naming_file(path), open_regular(path) as (file, _):
-        new = file.read(len(MAGIC_HDF5)) == MAGIC_HDF5
-    if new:
-        with hdf5.open_hdf5(path) as opened:
-            return recording_from_arrays(_list_hdf5(opened), path.stem, pick)
     with naming_file(path):
+        with open_regular(path) as (file, _):
+            new = file.read(len(MAGIC_HDF5)) == MAGIC_HDF5
+        if new:
+            with hdf5.open_hdf5(path) as opened:
+                return recording_from_arrays(_list_hdf5(opened), path.stem, pick)
         known = _list_variables(path)
         if {"stat", "ops"} <= set(known):
-            values = _load(path, ["stat", "ops", "iscell"])
+            values = _load(path, "stat", "ops", "iscell")
             stat = np.atleast_1d(np.asarray(values["stat"], object))
             iscell = values.get("iscell")
             iscell = None if iscell is None else np.atleast_2d(np.asarray(iscell))
             # Each session has a file of this name.
             name = plane_name(path.parent) if path.stem == "Fall" else path.stem
             return recording_from_suite2p(values["ops"], stat, iscell, name)
-        arrays: dict[str, tuple[tuple[int, ...], Callable[[], Any]]] = {
-            name: (shape, functools.partial(_load_one, path, name))
-            for name, (shape, kind) in known.items()
-            if len(shape) >= 2 and kind not in ("cell", "struct", "object", "char", "opaque")
-        }
-        for name in (name for name, (_, kind) in known.items() if kind == "struct"):
-            arrays |= _list_struct(name, _load_one(path, name))
+        arrays: dict[str, tuple[tuple[int, ...], Callable[[], Any]]] = {}
+        for name, (shape, kind) in known.items():
+            if kind == "struct":
+                fields = _load(path, name)[name]
+                for field, value in fields.items() if isinstance(fields, dict) else ():
+                    array = np.asarray(value)
+                    if array.ndim > 1 and array.dtype.kind in "biuf":
+                        arrays[f"{name}/{field}"] = array.shape, array.view
+            elif len(shape) >= 2 and kind not in ("cell", "object", "char", "opaque"):
+                arrays[name] = shape, functools.partial(lambda n: _load(path, n)[n], name)
         return recording_from_arrays(arrays, path.stem, pick)
 
 
 def recording_from_arrays(arrays: Arrays, name: str, pick: Pick) -> Recording:
     """Build a recording of an image, and perhaps ROIs, among the arrays of a file.
 
-    Of each array there is its shape, and what reads it. Raises `RecordingError`, listing them, if
-    it is not told which is the image.
+    Of each array there is its shape, and what reads it.
     """
     remarks: list[str] = []
     image_key, _, masks_key = pick.key.partition(":")
@@ -90,7 +90,6 @@ def recording_from_arrays(arrays: Arrays, name: str, pick: Pick) -> Recording:
     image = np.asarray(arrays[chosen][1]())
     check_image(image, chosen)
     image = np.ascontiguousarray(image, image.dtype.newbyteorder("="))
-    shape = (image.shape[0], image.shape[1])
     rois = [key for word in MASKS for key in names if key.rsplit("/")[-1].lower() == word]
     rois = [key for key in rois if key != chosen and _holds_rois(key, arrays)]
     if masks_key:
@@ -98,18 +97,8 @@ def recording_from_arrays(arrays: Arrays, name: str, pick: Pick) -> Recording:
     masks: np.ndarray | None = None
     ids: tuple[str, ...] = ()
     if rois:
-        masks, ids = masks_from_array(arrays[rois[0]][1](), shape, rois[0], remarks)
+        masks, ids = masks_from_array(arrays[rois[0]][1](), image.shape, rois[0], remarks)
     return create_recording({}, name, image, masks, ids, {}, remarks)
-
-
-def _list_struct(name: str, values: Any) -> Arrays:
-    """List the arrays in a struct."""
-    fields = values.items() if isinstance(values, dict) else ()
-    return {
-        f"{name}/{field}": (value.shape, functools.partial(np.asarray, value))
-        for field, value in fields
-        if isinstance(value, np.ndarray) and value.ndim > 1 and value.dtype.kind in "biuf"
-    }
 
 
 def _holds_rois(key: str, arrays: Arrays) -> bool:
@@ -130,16 +119,12 @@ def _list_variables(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
     return found
 
 
-def _load(path: Path, names: list[str]) -> dict[str, Any]:
+def _load(path: Path, *names: str) -> dict[str, Any]:
     from scipy import io  # slow to import
 
     with explain_damage():
         values: dict[str, Any] = io.loadmat(path, variable_names=names, simplify_cells=True)
     return values
-
-
-def _load_one(path: Path, name: str) -> Any:
-    return _load(path, [name])[name]
 
 
 def _list_hdf5(file: h5py.File) -> dict[str, tuple[tuple[int, ...], Callable[[], Any]]]:
@@ -163,10 +148,7 @@ def _list_hdf5(file: h5py.File) -> dict[str, tuple[tuple[int, ...], Callable[[],
 
 
 def read_csc(group: h5py.Group, names: tuple[str, str, str], rows: int) -> Any:
-    """Read a sparse matrix: its values, their rows, and where each column begins.
-
-    Raises `RecordingError` if a part is missing or they do not fit together.
-    """
+    """Read a sparse matrix: its values, their rows, and where each column begins."""
     from scipy import sparse  # slow to import
 
     parts = [hdf5.find_dataset(group, name) for name in names]

@@ -1,7 +1,6 @@
 """Metadata of any origin as plain values that JSON can hold."""
 
 import datetime
-import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -26,7 +25,7 @@ def clean_metadata(metadata: Mapping[Any, Any]) -> dict[str, Any]:
     and "-inf". What is deeper or longer than the limits of this module is cut, and "..." stands in
     its place. No value makes this fail, and a second call changes nothing.
     """
-    cleaned: dict[str, Any] = _Cleaner().clean_mapping(metadata, 0)
+    cleaned: dict[str, Any] = _Cleaner().clean(metadata, 0)
     return cleaned
 
 
@@ -92,7 +91,7 @@ def create_recording(
     """
     group = plain_text(extra.get("group")) or group_of(metadata, "")
     remarks = (*(() if group else (NO_GROUP,)), *remarks)
-    identity = plain_text(extra.get("id")) or name
+    identity = plain_text(extra.get("id")) or plain_text(name) or "recording"
     return Recording(identity, image, masks, tuple(roi_ids), group, metadata, remarks)
 
 
@@ -116,39 +115,31 @@ class _Cleaner:
             return _clean_int(value)
         if isinstance(value, float):
             return float(value) if math.isfinite(value) else str(float(value))
-        if isinstance(value, Mapping):
-            return self.clean_mapping(value, depth)
-        if isinstance(value, list | tuple):
-            return self._clean_items(value, depth)
-        if isinstance(value, set | frozenset):
-            cleaned = self._clean_items(itertools.islice(value, self.left + 1), depth)
-            return sorted(cleaned, key=str) if isinstance(cleaned, list) else cleaned
-        return _clean_other(value)
-
-    def clean_mapping(self, mapping: Mapping[Any, Any], depth: int) -> Any:
+        if isinstance(value, datetime.date | datetime.time):
+            return value.isoformat()
+        if not isinstance(value, Mapping | list | tuple | set | frozenset):
+            try:
+                return _clean_text(str(value))
+            except Exception:
+                # The text of an object of another library; it is told, not used.
+                return type(value).__name__
         if depth > MAX_DEPTH:
             return "..."
-        result: dict[str, Any] = {}
-        for key, value in mapping.items():
+        if isinstance(value, Mapping):
+            return self._clean_items(value.items(), depth)
+        items = list(self._clean_items(enumerate(value), depth).values())
+        return sorted(items, key=str) if isinstance(value, set | frozenset) else items
+
+    def _clean_items(self, items: Iterable[tuple[Any, Any]], depth: int) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, value in items:
             if self.left <= 0:
-                result["..."] = "..."
+                found["..."] = "..."
                 break
             self.left -= 1
             name = key if isinstance(key, str) else plain_text(key) or str(self.clean(key, 1))
-            result[_clean_text(name)] = self.clean(value, depth + 1)
-        return result
-
-    def _clean_items(self, values: Iterable[Any], depth: int) -> Any:
-        if depth > MAX_DEPTH:
-            return "..."
-        result: list[Any] = []
-        for value in values:
-            if self.left <= 0:
-                result.append("...")
-                break
-            self.left -= 1
-            result.append(self.clean(value, depth + 1))
-        return result
+            found[_clean_text(name)] = self.clean(value, depth + 1)
+        return found
 
 
 def _clean_text(value: str | bytes | bytearray) -> str:
@@ -162,13 +153,3 @@ def _clean_text(value: str | bytes | bytearray) -> str:
 def _clean_int(value: int) -> Any:
     bits = value.bit_length()
     return int(value) if bits <= _MAX_BITS else f"a number of {bits} bits"
-
-
-def _clean_other(value: Any) -> str:
-    try:
-        if isinstance(value, datetime.date | datetime.time):
-            return _clean_text(value.isoformat())
-        return _clean_text(str(value))
-    except Exception:
-        # The text of an object of another library; it is told, not used.
-        return type(value).__name__

@@ -16,15 +16,13 @@ from xml.parsers import expat
 import numpy as np
 
 from fluxseg.errors import RecordingError
-from fluxseg.formats.folders import files_in
 from fluxseg.formats.npy import open_regular
-from fluxseg.formats.pick import IMAGE_AXES, Pick, choose_places
+from fluxseg.formats.pick import Pick, choose_places
 
 MAX_BYTES = 2**27  # bytes of an XML file; PrairieView writes about 1000 for each image
 _THOR_FILE = re.compile(r"(Chan[A-Z])_(\d+_\d+)_(\d+)_(\d+)\.tiff?", re.IGNORECASE)
 _THOR_RAW = re.compile(r"Image_\d+_\d+\.raw", re.IGNORECASE)
 _MOST_PLANES = 1000
-_UNUSED = "another channel, plane or time of a recording, see above"
 
 Place = tuple[int, int, int]
 _Tags = list[tuple[str, dict[str, str]]]
@@ -72,36 +70,8 @@ def recorded_in(folder: Path) -> tuple[Recorded, ...]:
         return ()
 
 
-def set_aside(labels: Mapping[Path, object], pick: Pick) -> tuple[dict[Path, str], dict[Path, str]]:
-    """Tell which images are not to be read, as they are channels, planes or times of others.
-
-    Of `labels`, images and the labels of each, it returns what is wrong with the first of a
-    recording, if it is a movie or nothing is picked; and those that are not used, and why.
-    """
-    wrong: dict[Path, str] = {}
-    unused: dict[Path, str] = {}
-    for folder in dict.fromkeys(path.parent for path in labels):
-        for one in recorded_in(folder) if pick.axes != IMAGE_AXES else ():
-            mine = [path for path in labels if path.parent == folder and path.name in one.files]
-            kept = [path for path in mine if labels[path]]
-            if mine and not kept:
-                try:
-                    kept = one.choose_files(mine, pick)
-                except RecordingError as error:
-                    kept, wrong[mine[0]] = mine[:1], f"the recording {one.name} {error.reason}"
-            if len(kept) > 1 and not any(labels[path] for path in kept):
-                what = f"{len(kept)} files, {kept[0].name} to {kept[-1].name}, are one movie"
-                wrong[kept[0]] = f"{what}: project it with `fluxseg project FOLDER --output IMAGES`"
-                kept = kept[:1]
-            unused |= {path: _UNUSED for path in mine if path not in kept}
-    return wrong, unused
-
-
 def open_raw(path: Path, recorded: Recorded, pick: Pick) -> np.ndarray:
-    """Map one channel and plane of a raw file of ThorImage into memory: `[T, H, W]` uint16.
-
-    Raises `RecordingError` if the XML file does not tell its size, or nothing of several is picked.
-    """
+    """Map one channel and plane of a raw file of ThorImage into memory: `[T, H, W]` uint16."""
     count, height, width = recorded.raw
     size = 2 * count * height * width
     times, left = divmod(path.stat().st_size, size or 1)
@@ -117,7 +87,7 @@ def open_raw(path: Path, recorded: Recorded, pick: Pick) -> np.ndarray:
 @functools.lru_cache(64)
 def _read_folder(folder: Path, _time: int) -> tuple[Recorded, ...]:
     found = []
-    files = files_in(folder)
+    files = sorted(folder.iterdir())
     for path in files:
         if path.suffix.lower() == ".xml":
             try:

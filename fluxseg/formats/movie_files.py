@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fluxseg.errors import ConfigError, RecordingError
+from fluxseg.formats.folders import files_in, folders_in
 from fluxseg.formats.label_names import stem_of
 from fluxseg.formats.microscope_xml import is_accessory, recorded_in
 from fluxseg.formats.movies import find_raw, is_suite2p_movie, read_movie_facts
-from fluxseg.formats.npy import naming_file
+from fluxseg.formats.npy import file_error, naming_file
 from fluxseg.formats.pick import NO_PICK, Pick
 from fluxseg.formats.series import FRAMES, split_series
 from fluxseg.formats.suite2p import is_suite2p, plane_name
@@ -34,50 +35,44 @@ def find_movies(inputs: Sequence[Path], pick: Pick = NO_PICK) -> list[Movie]:
     Files that differ in the number at the end of their names are one movie if each is a single
     frame; in a folder, or as a pattern, also if the number has three digits or more. Of a folder of
     Suite2p the registered movies are taken (`data.bin`). Without channel and plane of `pick` frames
-    cannot be counted. Raises `RecordingError`, naming an input that holds no movie.
+    cannot be counted. An input that holds no movie is an error.
     """
     movies: list[Movie] = []
     files: list[Path] = []
     for path in inputs:
-        bins = [file for file in (path, *_suite2p_movies(path)) if is_suite2p_movie(file)]
+        # Of Suite2p the movie, the folder of a plane, or a folder with some may be named.
+        planes = (path, *sorted(path.glob("plane*")), *sorted(path.glob("suite2p/plane*")))
+        bins = [f for f in (path, *(p / "data.bin" for p in planes)) if is_suite2p_movie(f)]
         if bins:
             movies += [Movie(plane_name(file.parent), (file,)) for file in bins]
         elif path.is_dir():
-            found = [f for f in path.iterdir() if _is_movie(f) and not is_accessory(f)]
+            known = [f for f in files_in(path) if f.suffix.lower() in SUFFIXES or find_raw(f)]
+            found = [file for file in known if not is_accessory(file)]
             if not found:
-                raise RecordingError(str(path), _explain_none(path))
+                raise file_error(path, _explain_none(path))
             movies += _group(found, pick, parts=True)
         elif not path.exists() and glob.has_magic(str(path)):
             found = [Path(name) for name in glob.glob(str(path), recursive=True)]  # noqa: PTH207
             found = [file for file in found if file.is_file()]
             if not found:
-                raise RecordingError(str(path), "matches no file")
+                raise file_error(path, "matches no file")
             movies += _group(found, pick, parts=True)
         else:
             files.append(path)
     return [*movies, *_group(files, pick, parts=False)]
 
 
-def _suite2p_movies(path: Path) -> list[Path]:
-    """Return where the movies of a folder of Suite2p, or of a folder with one, would be."""
-    folders = (path, *sorted(path.glob("plane*")), *sorted(path.glob("suite2p/plane*")))
-    return [folder / "data.bin" for folder in folders] if path.is_dir() else []
-
-
 def _explain_none(folder: Path) -> str:
     if is_suite2p(folder):
         return "is a Suite2p folder without ops.npy, which tells the field's size: copy it there"
     wanted = ", ".join(f"*{suffix}" for suffix in SUFFIXES)
-    inner = next((one for one in folder.iterdir() if one.is_dir()), None)
-    below = f"; folders in it, such as {inner.name}, must be named" if inner else ""
+    inner = folders_in(folder)
+    below = f"; folders in it, such as {inner[0].name}, must be named" if inner else ""
     return f"is a folder without any of {wanted}{below}"
 
 
 def is_image(movie: Movie, named: Sequence[Path], pick: Pick) -> bool:
-    """Tell whether a movie is a file of one image that its folder holds, and is not named itself.
-
-    Raises `RecordingError`, naming the file, if it cannot be used.
-    """
+    """Tell whether a movie is one image in a folder, and not named itself."""
     alone = len(movie.paths) == 1 and movie.paths[0] not in named
     return alone and read_movie_facts(movie.paths, pick).frames == 1
 
@@ -95,11 +90,6 @@ def name_movies(inputs: Sequence[Path], pick: Pick, verb: str) -> list[Movie]:
     if twice:
         raise ConfigError(f"{verb}: several movies are named {twice[0]}; {verb} them apart")
     return movies
-
-
-def _is_movie(path: Path) -> bool:
-    known = path.suffix.lower() in SUFFIXES or find_raw(path) is not None
-    return known and not path.name.startswith(".") and path.is_file()
 
 
 def _group(files: Sequence[Path], pick: Pick, parts: bool) -> list[Movie]:

@@ -21,7 +21,7 @@ from fluxseg.formats.hdf5_movies import axes_of, choose_movie, read_rate
 from fluxseg.formats.label_names import MICROSCOPE_SUFFIXES, SAVE_AS_TIFF
 from fluxseg.formats.microscope_xml import Recorded, find_recorded, open_raw
 from fluxseg.formats.npy import MAGIC as NPY_MAGIC
-from fluxseg.formats.npy import naming_file, open_npy, open_regular
+from fluxseg.formats.npy import file_error, naming_file, open_npy, open_regular
 from fluxseg.formats.nwb import read_spacing
 from fluxseg.formats.pick import NO_PICK, Pick, choose
 from fluxseg.formats.pixels import MAGICS, PNG_MAGIC, read_image_of, read_pixels
@@ -43,23 +43,19 @@ class MovieFacts:
     shape: tuple[int, int]  # height and width of a frame, px
     dtype: np.dtype  # of the pixels, in the byte order of the machine
     um_per_px: float | None = None  # size of the pixels, or None
-    dataset: str = ""  # path of the dataset in an HDF5 file, else ""
     rate: float | None = None  # frames per second, or None
     remarks: tuple[str, ...] = ()  # what was odd
 
 
 def read_movie_facts(path: Path | str | Sequence[Path], pick: Pick = NO_PICK) -> MovieFacts:
-    """Tell length, size and dtype of a movie (see `iterate_frames`) without reading its frames.
-
-    Raises `RecordingError`, naming the file, if it holds no movie, several, or its parts differ.
-    """
+    """Tell length, size and dtype of a movie (see `iterate_frames`) without reading its frames."""
     parts, found = _parts(path), []
     for part in parts:
         with _open(part, pick) as (facts, _, _):
             found.append(facts)
         if (facts.shape, facts.dtype) != (found[0].shape, found[0].dtype):
             what = f"{list(facts.shape)} px of {facts.dtype}"
-            raise RecordingError(str(part), f"has frames of {what}, unlike {parts[0].name}")
+            raise file_error(part, f"has frames of {what}, unlike {parts[0].name}")
     remarks = dict.fromkeys(remark for facts in found for remark in facts.remarks)
     frames = sum(facts.frames for facts in found)
     return dataclasses.replace(found[0], frames=frames, remarks=tuple(remarks))
@@ -77,8 +73,7 @@ def iterate_frames(
 
     The `key` of `pick` is the dataset in an HDF5 file, and `axes` the order of its axes, where the
     file does not tell it: then (time, height, width), but (time, width, height) as the schema says
-    for a series of an NWB file. Raises `RecordingError`, naming the file, if it holds no movie, or
-    several, or is damaged.
+    for a series of an NWB file.
     """
     facts = read_movie_facts(path, pick)
     length = chunk or max(1, BLOCK_BYTES // (math.prod(facts.shape) * facts.dtype.itemsize))
@@ -147,7 +142,7 @@ def _open_array(path: Path, pick: Pick) -> tuple[np.ndarray, MovieFacts]:
     if recorded := find_raw(path):
         array = open_raw(path, recorded, pick)
         scale, rate = recorded.um_per_px, recorded.rate
-        return array, MovieFacts(len(array), recorded.raw[1:], array.dtype, scale, "", rate)
+        return array, MovieFacts(len(array), recorded.raw[1:], array.dtype, scale, rate)
     if path.suffix != ".bin":
         array = open_npy(path)
         if array.ndim != 3 or array.dtype.kind == "c":
@@ -168,7 +163,7 @@ def _open_array(path: Path, pick: Pick) -> tuple[np.ndarray, MovieFacts]:
     scale, known = read_ops_metadata(ops).get("um_per_px"), rate if 0 < rate < 1e5 else None
     array = np.memmap(path, np.int16, "r", 0, (count, height, width)) if count else np.zeros(0)
     dtype = np.dtype(np.int16)
-    return array, MovieFacts(count, (height, width), dtype, scale, "", known, remarks)
+    return array, MovieFacts(count, (height, width), dtype, scale, known, remarks)
 
 
 def _read_part(
@@ -199,15 +194,14 @@ def _open(path: Path, pick: Pick) -> Iterator[tuple[MovieFacts, Read, int]]:
             yield _check(facts), functools.partial(_read_part, path, array, facts), 1
     elif kind == "PNG":
         image, _ = read_pixels(path, pick=pick)
-        shape = (image.shape[0], image.shape[1])
-        yield MovieFacts(1, shape, image.dtype), lambda *_: image[None], 1
+        yield MovieFacts(1, image.shape, image.dtype), lambda *_: image[None], 1
     else:
         with naming_file(path), open_tiff(path) as tiff:
             stack, page = read_stack(path, tiff, pick), get_page(tiff, 0)
             numbers, shape = stack.select(pick), (page.imagelength, page.imagewidth)
             dtype = np.dtype(np.uint8) if page.photometric == 3 else page.dtype.newbyteorder("=")
-            scale, rate = stack.um_per_px, stack.rate
-            facts = MovieFacts(len(numbers), shape, dtype, scale, "", rate, stack.remarks)
+            told = stack.told
+            facts = MovieFacts(len(numbers), shape, dtype, told.um_per_px, told.rate, told.remarks)
 
             def read(start: int, count: int) -> np.ndarray:
                 chosen = numbers[start : start + count].tolist()
@@ -237,8 +231,7 @@ def _describe_dataset(dataset: h5py.Dataset, pick: Pick) -> tuple[MovieFacts, st
     imaging = hdf5.find_group(dataset.parent, "imaging_plane")
     scale = None if imaging is None else read_spacing(imaging, [])
     shape, dtype = (sizes["Y"], sizes["X"]), dataset.dtype.newbyteorder("=")
-    name, rate = str(dataset.name), read_rate(dataset)
-    return _check(MovieFacts(sizes["T"], shape, dtype, scale, name, rate)), axes
+    return _check(MovieFacts(sizes["T"], shape, dtype, scale, read_rate(dataset))), axes
 
 
 def _read_dataset(

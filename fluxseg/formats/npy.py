@@ -19,19 +19,31 @@ MAX_HEADER = 10_000  # bytes of the text that describes an array; numpy has the 
 
 @contextlib.contextmanager
 def naming_file(path: Path | str) -> Iterator[None]:
-    """Name the file in every error that reading it raises: `RecordingError` begins with the path.
+    """Name a file, or a part of one (a text), in every error that reading it raises.
 
-    Errors of the system and of the memory become `RecordingError` as well.
+    Errors that name a file already stay as they are. Errors of the system and of the memory become
+    `RecordingError` as well.
     """
     try:
         yield
     except RecordingError as error:
+        if error.names_file:
+            raise
         field = f"{path}: {error.field}" if error.field else str(path)
-        raise type(error)(field, error.reason) from error
+        named = type(error)(field, error.reason)
+        named.names_file = isinstance(path, Path)
+        raise named from error
     except OSError as error:
-        raise RecordingError(str(path), f"cannot be read: {error.strerror or error}") from error
+        raise file_error(path, f"cannot be read: {error.strerror or error}") from error
     except MemoryError as error:
-        raise RecordingError(str(path), "needs more memory than there is") from error
+        raise file_error(path, "needs more memory than there is") from error
+
+
+def file_error(path: Path | str, reason: str) -> RecordingError:
+    """Return an error that names a file, to which no `naming_file` adds another name."""
+    error = RecordingError(str(path), reason)
+    error.names_file = isinstance(path, Path)
+    return error
 
 
 @contextlib.contextmanager
@@ -53,7 +65,7 @@ def open_regular(path: Path) -> Iterator[tuple[BinaryIO, int]]:
     """Open a file for reading and give it with its size in bytes.
 
     Raises `RecordingError` if it is empty, or a folder, a pipe or a device, which could block for
-    ever, and `OSError` if it cannot be opened.
+    ever.
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
@@ -65,17 +77,14 @@ def open_regular(path: Path) -> Iterator[tuple[BinaryIO, int]]:
         yield file, status.st_size
 
 
-def read_npy(path: Path | str) -> Any:
+def read_npy(path: Path) -> Any:
     """Read a `.npy` file of any dtype but structured ones without executing anything in it.
 
-    Arrays of numbers, texts and dates are read as numpy writes them; they may be read-only. Arrays
-    of objects, which are pickled, are read by `fluxseg.formats.pickled.load_pickle`, and hold plain
-    values and arrays only. Files of numpy 1 and 2 and pickle protocols 2 to 5 are known. No more
-    memory is used than a small multiple of the file's size. Raises `UnsafeFileError` if the file
-    asks for anything that plain data do not need, and `RecordingError`, naming it, if it cannot be
-    read.
+    Arrays of numbers, texts and dates may be read-only. Arrays of objects, which are pickled, are
+    read by `fluxseg.formats.pickled.load_pickle`, and hold plain values and arrays only. Files of
+    numpy 1 and 2 and pickle protocols 2 to 5 are known. No more memory is used than a small
+    multiple of the file's size.
     """
-    path = Path(path)
     with naming_file(path), open_regular(path) as (file, size):
         return read_npy_stream(file, size)
 
@@ -97,10 +106,7 @@ def read_npy_stream(file: BinaryIO, size: int) -> np.ndarray:
 
 
 def open_npy(path: Path) -> np.ndarray:
-    """Map an array of numbers in a `.npy` file into memory, of which only what is used is read.
-
-    Raises `RecordingError` if the file holds no such array, `OSError` if it cannot be opened.
-    """
+    """Map an array of numbers in a `.npy` file into memory, of which only what is used is read."""
     with open_regular(path) as (file, size):
         code, fortran, shape, used = _read_header(file, size)
     dtype = create_dtype(code)
@@ -134,21 +140,17 @@ def _read_header(file: BinaryIO, size: int) -> tuple[Any, bool, tuple[int, ...],
     return code, fortran, check_shape(shape), 8 + width + count
 
 
-def read_pickled_dict(path: Path | str) -> dict[str, Any]:
-    """Read the dict that `np.save(path, dict)` wrote: plain values and arrays, see `load_pickle`.
-
-    Raises `UnsafeFileError` as `read_npy` does, and `RecordingError`, naming the file, if it cannot
-    be read or does not hold one dict with texts as keys.
-    """
+def read_pickled_dict(path: Path) -> dict[str, Any]:
+    """Read the dict that `np.save(path, dict)` wrote, of plain values and arrays."""
     array = read_npy(path)
     if array.dtype != object or array.size != 1:
         what = f"an array {list(array.shape)} of {array.dtype}"
-        raise RecordingError(str(path), f"holds {what} instead of one dict")
+        raise file_error(path, f"holds {what} instead of one dict")
     value = array.reshape(-1)[0]
     if not isinstance(value, dict):
         what = f"a value of type {type(value).__name__}"
-        raise RecordingError(str(path), f"holds {what} instead of a dict")
+        raise file_error(path, f"holds {what} instead of a dict")
     for key in value:
         if type(key) is not str:
-            raise RecordingError(str(path), f"has the key {ascii(key)[:60]}, which is not a text")
+            raise file_error(path, f"has the key {ascii(key)[:60]}, which is not a text")
     return value

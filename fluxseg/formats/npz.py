@@ -2,13 +2,11 @@
 
 `image` can stand for `max_projection`, `masks` for `roi_mask_array`, and see `_NAMES`; instead
 of the masks there may be `masks_packed`, the bits of `numpy.packbits` over all of them, and
-`masks_shape` `[3]`. `metadata` is text: JSON, or a dict as Python writes it.
+`masks_shape` `[3]`. `metadata` is JSON as text.
 """
 
-import ast
 import contextlib
 import dataclasses
-import itertools
 import json
 import math
 import zipfile
@@ -21,7 +19,7 @@ import numpy as np
 from fluxseg.data.recording import Recording
 from fluxseg.errors import RecordingError
 from fluxseg.formats.allen import GROUP_FIELD, group_field, plain_roi_ids, recording_from_mapping
-from fluxseg.formats.mask_arrays import masks_from_array
+from fluxseg.formats.labels import masks_from_array
 from fluxseg.formats.metadata import clean_metadata
 from fluxseg.formats.npy import explain_damage, naming_file, open_regular, read_npy_stream
 from fluxseg.formats.pick import NO_PICK, Pick, choose, list_names
@@ -31,8 +29,6 @@ from fluxseg.io.files import atomic_path
 MAX_BYTES = 2**31
 """Bytes that the fields of a file may take in memory; a few compressed ones can declare any."""
 MAX_JSON = 2**24  # characters of metadata as JSON
-MAX_LITERAL = 100_000
-"""Characters of metadata as Python writes them, whose parser takes much more memory."""
 _NAMES = dict.fromkeys(("image", "img", "max_proj", "meanImg", "mean_image"), "max_projection")
 _NAMES |= dict.fromkeys(("masks", "labels", "label", "rois", "mask"), "roi_mask_array")
 _FIELDS = (
@@ -41,15 +37,13 @@ _FIELDS = (
 )  # fmt: skip
 
 
-def read_npz(path: Path | str, pick: Pick = NO_PICK) -> Recording:
-    """Read a recording from a `.npz` file; nothing in it is executed.
+def read_npz(path: Path, pick: Pick = NO_PICK) -> Recording:
+    """Read a recording from a `.npz` file.
 
     The `key` of `pick` names the array of the image if it has another name, or also that of the
-    masks, as IMAGE:MASKS. Without any masks in the file it is not annotated. Raises
-    `UnsafeFileError` if a field asks for anything but plain data, and `RecordingError`, naming file
-    and field, if it cannot be used or would take more memory than `MAX_BYTES`.
+    masks, as IMAGE:MASKS. Without any masks in the file it is not annotated. No more memory is
+    taken than `MAX_BYTES`.
     """
-    path = Path(path)
     with naming_file(path):
         image_key, _, masks_key = pick.key.partition(":")
         wanted = {"max_projection": image_key, "roi_mask_array": masks_key}
@@ -66,18 +60,14 @@ def read_npz(path: Path | str, pick: Pick = NO_PICK) -> Recording:
         if isinstance(image, np.ndarray) and isinstance(rois, np.ndarray) and image.ndim == 2:
             usual_form = rois.ndim == 3 and rois.shape[1:] == image.shape
             if not usual_form and rois.shape[:1] != (0,):
-                shape = (image.shape[0], image.shape[1])
-                values["roi_mask_array"], names = masks_from_array(rois, shape, masks_key, remarks)
-                values.setdefault("roi_ids", np.array(names))
+                rois, names = masks_from_array(rois, image.shape, masks_key, remarks)
+                values = {"roi_ids": names, **values, "roi_mask_array": rois}
         found = recording_from_mapping(values, path.stem, annotated=False)
         return dataclasses.replace(found, remarks=(*found.remarks, *remarks))
 
 
-def write_npz(path: Path | str, recording: Recording) -> tuple[str, ...]:
-    """Write a recording, annotated or not, as `read_npz` reads it, compressed, but for its remarks.
-
-    Raises `WorkdirError` if the file cannot be written.
-    """
+def write_npz(path: Path, recording: Recording) -> tuple[str, ...]:
+    """Write a recording, annotated or not, as `read_npz` reads it, compressed."""
     values: dict[str, Any] = {
         "id": recording.id,
         "metadata": json.dumps(clean_metadata(recording.metadata)),
@@ -126,29 +116,13 @@ def _read_field(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Any:
 
 
 def _parse_metadata(text: str) -> Mapping[Any, Any] | str:
-    """Return the dict that a text stands for, or the text."""
-    if len(text) > MAX_JSON or _depth(text) > 64:
+    """Return the dict that a JSON text stands for, or the text."""
+    if len(text) > MAX_JSON:
         return text
     with contextlib.suppress(ValueError, RecursionError):
         value = json.loads(text)
         return value if isinstance(value, dict) else text
-    # A chain of operators nests without brackets; no number needs more signs than these.
-    if (
-        len(text) > MAX_LITERAL
-        or any(sign * 3 in text.replace(" ", "") for sign in "+-~")
-        or text.count("+") > 100
-    ):
-        return text
-    with contextlib.suppress(ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        value = ast.literal_eval(text)
-        return value if isinstance(value, dict) else text
     return text
-
-
-def _depth(text: str) -> int:
-    """Return the largest depth of brackets, which the parsers would follow by recursion."""
-    steps = ((character in "([{") - (character in ")]}") for character in text)
-    return max(itertools.accumulate(steps), default=0)
 
 
 def _unpack(packed: np.ndarray, shape: Any) -> np.ndarray:

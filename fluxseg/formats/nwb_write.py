@@ -5,7 +5,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -23,27 +23,25 @@ NOTES = "fluxseg_recording"
 
 
 def write_nwb(
-    path: Path | str,
+    path: Path,
     recording: Recording,
     *,
-    masks: Literal["pixel", "image"] = "pixel",
     traces: Mapping[str, np.ndarray] | None = None,
     rate: float = 30.0,
 ) -> tuple[str, ...]:
     """Write a recording, annotated or not, as an NWB 2 file, x axis first as the schema says.
 
-    The projection is a `GrayscaleImage`, the ROIs a `PlaneSegmentation` of lists of pixels, or of
-    images, which take more space; id, group and metadata are also in the notes, as JSON, so that
-    `read_nwb` gives the recording back unchanged. `traces` are `F`, `Fneu` and `dff`, `[N, T]`
-    float32 each, with `rate` frames per second. Returns remarks on what had to be filled in. Raises
-    `ConfigError` if pynwb is not installed, `WorkdirError` if the file cannot be written.
+    The projection is a `GrayscaleImage`, the ROIs a `PlaneSegmentation` of lists of pixels; id,
+    group and metadata are also in the notes, as JSON, so that `read_nwb` gives the recording back
+    unchanged. `traces` are `F`, `Fneu` and `dff`, `[N, T]` float32 each, with `rate` frames per
+    second. Raises `ConfigError` if pynwb is not installed.
     """
     try:
         from pynwb import NWBHDF5IO
     except ImportError as error:
         raise ConfigError("writing NWB files needs the package pynwb: pip install pynwb") from error
     remarks: list[str] = []
-    content = _create_file(recording, masks, remarks)
+    content = _create_file(recording, remarks)
     if traces is not None and len(traces["F"]):
         _add_traces(content.processing["ophys"], traces, rate)
     with atomic_path(path) as temporary, NWBHDF5IO(str(temporary), "w") as file:
@@ -51,7 +49,7 @@ def write_nwb(
     return tuple(remarks)
 
 
-def _create_file(recording: Recording, kind: str, remarks: list[str]) -> Any:
+def _create_file(recording: Recording, remarks: list[str]) -> Any:
     from pynwb import NWBFile
     from pynwb.base import Images
     from pynwb.image import GrayscaleImage
@@ -87,7 +85,7 @@ def _create_file(recording: Recording, kind: str, remarks: list[str]) -> Any:
     if recording.masks is not None and not len(recording.masks):
         remarks.append("there are no ROIs: written without a PlaneSegmentation, which needs some")
     elif recording.masks is not None:
-        table = _add_rois(module, imaging_plane, recording, recording.masks, kind)
+        table = _add_rois(module, imaging_plane, recording, recording.masks)
         if quality:
             sure = "How sure it is that the ROI is a cell, 0 to 1"
             table.add_column(CONFIDENCE, sure, data=quality)
@@ -164,9 +162,7 @@ def _create_imaging_plane(file: Any, metadata: dict[str, Any], remarks: list[str
     )
 
 
-def _add_rois(
-    module: Any, imaging_plane: Any, recording: Recording, masks: np.ndarray, kind: str
-) -> Any:
+def _add_rois(module: Any, imaging_plane: Any, recording: Recording, masks: np.ndarray) -> Any:
     from pynwb.ophys import ImageSegmentation
 
     segmentation = ImageSegmentation()
@@ -180,7 +176,8 @@ def _add_rois(
     numbered = all(isinstance(value, int) for value in ids) and len(set(ids)) == len(ids)
     for number, mask in enumerate(masks):
         roi: dict[str, Any] = {"id": ids[number] if numbered else number}
-        if kind == "image" or not masks.any():
+        if not masks.any():
+            # Lists cannot all be empty.
             roi["image_mask"] = np.ascontiguousarray(mask.T).astype(np.uint8)
         else:
             y, x = np.nonzero(mask)

@@ -25,7 +25,7 @@ TABLE_COLUMNS = (
 )  # fmt: skip
 """Columns of the table of neurons, by which such a file is known."""
 LOOKED_AT = 2**16  # bytes at the begin and the end of a file in which the mark is looked for
-_SUM = re.compile(rf"{MARK} \[([0-9a-f]{{8}})\]".encode())
+_SUM = re.compile(rf"{MARK} \[[0-9a-f]{{8}}\]".encode())
 
 
 def is_prediction(path: Path) -> bool:
@@ -47,7 +47,15 @@ def is_prediction(path: Path) -> bool:
     found = _SUM.search(start)
     if found and path.suffix.lower() == ".json":
         return _is_own_recording(path)
-    return found is None or _checksum_of(path) == found[1].decode()
+    if found is None:
+        return True
+    import tifffile
+
+    try:
+        return sign_masks(tifffile.imread(path)) == found[0].decode()
+    except Exception:
+        # Damaged files meet the library with exceptions of any kind, and are no predictions.
+        return False
 
 
 def is_copy(path: Path) -> bool:
@@ -59,9 +67,10 @@ def is_copy(path: Path) -> bool:
 def sign_masks(labels: np.ndarray) -> str:
     """Return the text `made_by` that metadata of predicted `labels` `[H, W]` hold in all formats.
 
-    It tells, wherever the metadata can be read again, whether somebody has corrected the masks.
+    It tells, wherever the metadata can be read again, whether somebody has corrected the masks. The
+    checksum in it does not depend on the dtype.
     """
-    return f"{MARK} [{checksum(labels)}]"
+    return f"{MARK} [{zlib.crc32(np.ascontiguousarray(labels, '<u4').tobytes()):08x}]"
 
 
 def _is_own_recording(path: Path) -> bool:
@@ -96,23 +105,12 @@ def _is_own_recording(path: Path) -> bool:
 def write_labels(path: Path, labels: np.ndarray, um_per_px: float | None) -> None:
     """Write predicted labels `[H, W]` uint16 or uint32 as a TIFF that ImageJ shows in colours.
 
-    ImageJ knows no uint32 and shows it in grey. `um_per_px` is None if it is not known. Raises
-    `WorkdirError` if the file cannot be written.
+    ImageJ knows no uint32 and shows it in grey. `um_per_px` is None if it is not known.
     """
     top = max(int(labels.max(initial=0)), 1)
     shown = {"min": 0, "max": top, "LUTs": [palette().T]} if labels.dtype == np.uint16 else None
     code = sign_masks(labels)
     write_image_tiff(path, labels, um_per_px, compress=True, software=code, imagej=shown)
-
-
-def write_map(path: Path, values: np.ndarray, um_per_px: float | None) -> None:
-    """Write a predicted map `[H, W]`, such as the probability, as TIFF; see `write_labels`."""
-    write_image_tiff(path, values, um_per_px, compress=True, software=MARK)
-
-
-def checksum(labels: np.ndarray) -> str:
-    """Return a checksum of labels that does not depend on their dtype."""
-    return f"{zlib.crc32(np.ascontiguousarray(labels, '<u4').tobytes()):08x}"
 
 
 def palette() -> np.ndarray:
@@ -123,13 +121,3 @@ def palette() -> np.ndarray:
     colors = np.rint(55 + 200 * colors).astype(np.uint8)
     colors[0] = 0
     return colors
-
-
-def _checksum_of(path: Path) -> str:
-    import tifffile
-
-    try:
-        return checksum(tifffile.imread(path))
-    except Exception:
-        # Damaged files meet the library with exceptions of any kind, and are no predictions.
-        return ""

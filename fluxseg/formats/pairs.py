@@ -1,8 +1,7 @@
 """Image, labels, or something else: what the files of a folder are to each other.
 
 Every verb goes by this one piece of code; `docs/data.md` has it as a table, with all names. Labels
-without an image, and several for one image, are an error that says what was looked for. The file is
-long, since each rule must know what the others have taken.
+without an image, and several for one image, are an error that says what was looked for.
 """
 
 import dataclasses
@@ -12,31 +11,32 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from fluxseg.errors import RecordingError
-from fluxseg.formats.folders import files_in, folders_in, image_folders, label_folders, list_folder
+from fluxseg.formats.folders import (
+    LABELS,
+    ROLES,
+    files_in,
+    folders_in,
+    image_folders,
+    label_folders,
+    list_folder,
+    role_of,
+)
 from fluxseg.formats.imagej import holds_rois
-from fluxseg.formats.json_files import kind_of_json, listed_names
+from fluxseg.formats.json_files import look_into
 from fluxseg.formats.label_names import (
-    MICROSCOPE_SUFFIXES,
-    SAVE_AS_TIFF,
     SEG_ENDING,
-    SUITE2P_FILES,
     image_names,
     image_of_cellpose,
     is_image_name,
-    is_label_name,
     label_names,
     stem_of,
 )
-from fluxseg.formats.microscope_xml import is_accessory, recorded_in
-from fluxseg.formats.own import OWN, is_copy, is_prediction
-from fluxseg.formats.pick import IMAGE_AXES, Pick
+from fluxseg.formats.microscope_xml import recorded_in
+from fluxseg.formats.own import OWN, is_prediction
 from fluxseg.formats.series import find_frames
 
-RECORDING_SUFFIXES = (".npy", ".npz", ".nwb", ".mat")  # endings of recordings that are no images
 SETTLED = 2.0  # seconds without a change after which it is remembered what is in a folder
 _ROI_SET = re.compile(r"roi[ _-]?sets?.*\.zip", re.IGNORECASE)
-_LABELS = ("labels", "seg", "rois", "roi", "coco")
-_ROLES = ("image", "copy", "recording", *_LABELS)
 
 Labels = dict[Path, tuple[Path, ...]]
 
@@ -59,8 +59,7 @@ class Sorted:
 def find_labels(path: Path) -> tuple[Path, ...]:
     """Return the files with the labels of an image: none, one, or one for each ROI.
 
-    Raises `RecordingError` if they cannot be told, or the file itself is labels without an image,
-    and `OSError` if the folder cannot be read.
+    An error if they cannot be told, or the file itself is labels without an image.
     """
     found = sort_folder(path.parent)
     if path in found.wrong:
@@ -71,10 +70,7 @@ def find_labels(path: Path) -> tuple[Path, ...]:
 
 
 def find_image(path: Path) -> Path | None:
-    """Return the image that a file of ROIs belongs to, None if there is none.
-
-    Raises `RecordingError` if there are several, `OSError` if the folder cannot be read.
-    """
+    """Return the image that a file of ROIs belongs to, None without one; several are an error."""
     found = sort_folder(path.parent).labels
     names = label_names(path)
     near = [image for image, labels in found.items() if path in labels]
@@ -87,16 +83,11 @@ def find_image(path: Path) -> Path | None:
     return near[0] if near else None
 
 
-def frames_of(found: Sorted, pick: Pick) -> Mapping[Path, str]:
-    """Return `found.frames`; none if the axes YX say that each file is an image of its own."""
-    return {} if pick.axes == IMAGE_AXES else found.frames
-
-
 _known: dict[Path, tuple[tuple[float, ...], Sorted]] = {}
 
 
 def sort_folder(folder: Path) -> Sorted:
-    """Tell what each file in a folder is, by the table in `docs/data.md`, or raise `OSError`."""
+    """Tell what each file in a folder is, by the table in `docs/data.md`."""
     known = _known.get(folder)
     if known is not None and known[0] == _times(known[1].places):
         return known[1]
@@ -114,13 +105,14 @@ def _times(folders: Iterable[Path]) -> tuple[float, ...]:
 
 
 def _sort(folder: Path) -> Sorted:
-    kinds = {path: _kind(path) for path in list_folder(folder)}
-    unused = {path: kind for path, kind in kinds.items() if kind not in _ROLES}
+    kinds = {path: role_of(path) for path in list_folder(folder)}
+    unused = {path: kind for path, kind in kinds.items() if kind not in ROLES}
     others = [path for path, kind in kinds.items() if kind == "recording"]
     owners = image_folders(folder)
     if not owners and "roi" in kinds.values() and "image" not in kinds.values():
         above = [path for path in files_in(folder.parent) if is_image_name(path)]
-        owners = [folder.parent] if _rois_in_folders(folder.parent, above, [folder]) else []
+        names = {name for path in above for name in image_names(path)}
+        owners = [folder.parent] if names & set(label_names(folder)) else []
     if owners:
         wrong = _without_image(kinds, owners)
         return Sorted({}, {}, tuple(others), wrong, unused, {}, (folder, folder.parent, *owners))
@@ -134,12 +126,12 @@ def _sort(folder: Path) -> Sorted:
             unused[path] = "output of Cellpose without labels"
         elif kind in ("image", "copy"):
             images.append(path)
-    named = [path for path, kind in kinds.items() if kind in _LABELS]
+    named = [path for path, kind in kinds.items() if kind in LABELS]
     folders = label_folders(folder)
     listed, listing = _listed(folder, kinds) if images else ({}, ())
     labels, doubts = _pair(images, named, folders, listed)
     if len(images) == 1 and not labels[images[0]] and not doubts:
-        labels[images[0]] = _labels_of_only(kinds, named, folders)
+        labels[images[0]] = _labels_of_only(named, folders)
     labels |= _rois_in_folders(folder, [image for image in images if not labels[image]])
     for path in [path for path in images if kinds[path] == "copy" and not labels[path]]:
         images.remove(path)
@@ -164,37 +156,6 @@ def _sort(folder: Path) -> Sorted:
     bare = [i for i in images if not labels[i] and i not in doubts and i.name not in told]
     places = (folder, *folders, *listing, *({p.parent for p in used} - {folder, *folders}))
     return Sorted(labels, doubts, tuple(others), wrong, unused, find_frames(bare), places)
-
-
-def _kind(path: Path) -> str:
-    """Return the role of a file, told by its ending or by its content, or why it has none."""
-    suffix = path.suffix.lower()
-    if is_prediction(path):
-        return "copy" if is_image_name(path) and is_copy(path) else OWN
-    if path.name.endswith(SEG_ENDING):
-        return "seg"
-    if path.name in SUITE2P_FILES:
-        return "of Suite2p: stat.npy and ops.npy must be beside each other"
-    if is_accessory(path):
-        return "settings or a preview of ThorImage or PrairieView"
-    if suffix == ".raw" and recorded_in(path.parent):
-        return "a movie of ThorImage: fluxseg project"
-    if is_image_name(path):
-        return "labels" if is_label_name(path) else "image"
-    if suffix in RECORDING_SUFFIXES:
-        return "recording"
-    if suffix == ".zip":
-        return "rois" if holds_rois(path) else "holds no ROIs"
-    if suffix == ".json":
-        kind = kind_of_json(path)
-        return {"neurofinder": "rois"}.get(kind, kind) or "holds no ROIs"
-    if suffix in (".h5", ".hdf5"):
-        from fluxseg.formats.caiman import holds_caiman  # slow to import
-
-        return "recording" if holds_caiman(path) else "HDF5; a movie? fluxseg project"
-    if suffix in MICROSCOPE_SUFFIXES:
-        return SAVE_AS_TIFF
-    return "roi" if suffix == ".roi" else "ending that is not read"
 
 
 def _without_image(kinds: Mapping[Path, str], owners: Sequence[Path]) -> dict[Path, str]:
@@ -223,14 +184,14 @@ def _listed(folder: Path, kinds: Mapping[Path, str]) -> tuple[dict[str, Path], t
         files |= {p: place for p in files_in(place) if p.suffix.lower() == ".json"}
     found: dict[str, Path] = {}
     for path in reversed(files):
-        if kind_of_json(path) == "coco":
-            found |= dict.fromkeys(listed_names(path), path)
+        if look_into(path)[0] == "coco":
+            found |= dict.fromkeys(look_into(path)[1], path)
     return found, tuple({files[path] for path in found.values()} - {folder})
 
 
 def _images_below(path: Path) -> Iterable[Path]:
     """Yield the images that a COCO file lists, in its folder and in those beside and below it."""
-    names = set(listed_names(path))
+    names = set(look_into(path)[1])
     places = [path.parent, *folders_in(path.parent)]
     if path.parent.name.casefold() == "annotations":
         beside = folders_in(path.parent.parent)
@@ -252,9 +213,8 @@ def _pair(
     for path in (path for folder in folders for path in files_in(folder)):
         if (is_image_name(path) and not is_prediction(path)) or _is_roi_set(path):
             # In a folder of labels a word is no need.
-            for name in dict.fromkeys(
-                (stem_of(path), stem_of(path).casefold(), *label_names(path))
-            ):
+            stem = stem_of(path)
+            for name in {stem, stem.casefold(), *label_names(path)}:
                 pool.setdefault(name, []).append(path)
     claims: dict[Path, tuple[int, list[Path]]] = {}
     for image in images:
@@ -287,31 +247,25 @@ def _pair(
     return labels, doubts
 
 
-def _labels_of_only(
-    kinds: Mapping[Path, str], named: Sequence[Path], folders: Sequence[Path]
-) -> tuple[Path, ...]:
+def _labels_of_only(named: Sequence[Path], folders: Sequence[Path]) -> tuple[Path, ...]:
     """Return the labels of the only image in a folder, none of which is named like it."""
-    singles = [path for path in named if kinds[path] == "roi"]
-    wordy = [path for path in named if "" in label_names(path)]
     inside = [path for folder in folders for path in files_in(folder)]
+    singles = [path for path in named if path.suffix.lower() == ".roi"]
     singles = singles or [path for path in inside if path.suffix.lower() == ".roi"]
-    wordy += [p for p in inside if _is_roi_set(p) and "" in label_names(p)] if not wordy else []
+    wordy = [path for path in named if "" in label_names(path)]
+    wordy = wordy or [path for path in inside if _is_roi_set(path) and "" in label_names(path)]
     wordy = wordy or [path for path in named if _ROI_SET.match(path.name)]
     objects = [path for path in inside if is_image_name(path) and not is_prediction(path)]
-    if singles:
-        return tuple(singles)
-    if len(wordy) == 1:
-        return tuple(wordy)
+    if singles or len(wordy) == 1:
+        return tuple(singles or wordy)
     return tuple(objects) if len(objects) > 1 else ()
 
 
-def _rois_in_folders(
-    folder: Path, images: Sequence[Path], inside: Sequence[Path] | None = None
-) -> Labels:
+def _rois_in_folders(folder: Path, images: Sequence[Path]) -> Labels:
     """Return the `.roi` files of those images beside which they lie in a folder of the name."""
     named = {name: image for image in images for name in image_names(image)}
     found: Labels = {}
-    for place in folders_in(folder) if inside is None and named else inside or ():
+    for place in folders_in(folder) if named else ():
         owners = [named[name] for name in label_names(place) if name in named]
         rois = tuple(p for p in files_in(place) if p.suffix.lower() == ".roi") if owners else ()
         found |= {owners[0]: rois} if rois else {}
@@ -326,7 +280,7 @@ def _complain(path: Path, kind: str, images: Sequence[Path]) -> str:
     """Say which image was looked for."""
     what = "is named as labels" if kind == "labels" else "holds ROIs"
     if kind == "coco":
-        names = ", ".join(listed_names(path)[:3])
+        names = ", ".join(look_into(path)[1][:3])
         return f"{what}, but the images that it lists are not there: {names}"
     name = label_names(path)[0]
     if not name and len(images) > 1:

@@ -46,10 +46,7 @@ NO_PICK = Pick()  # of a file that holds one of each
 
 
 def parse_pick(text: str) -> Pick:
-    """Return what a text such as "channel=2 plane=plane1" asks for, the inverse of `str(pick)`.
-
-    Raises `ConfigError` if it is no such text.
-    """
+    """Return what a text such as "channel=2 plane=plane1" asks for, the inverse of `str(pick)`."""
     known = [field.name for field in dataclasses.fields(Pick)]
     # Names of channels may hold blanks.
     parts = re.split(rf"(?:^|\s+)({'|'.join(known)})=", text.strip())
@@ -69,9 +66,8 @@ def pick_data(config: Config, pick: Pick) -> Config:
 def choose(what: str, names: Sequence[str], wanted: str) -> int:
     """Return the place of the wanted one of several: "channel", "plane" or "key" (`what`).
 
-    `wanted` is a name, the end of a path, or a number from 1; "" if there should be one only.
-    Raises `RecordingError`, listing the names, if none is wanted of several, or there is no such
-    one.
+    `wanted` is a name, the end of a path, or a number from 1; "" if there should be one only. An
+    error lists the names.
     """
     if not wanted:
         if len(names) == 1:
@@ -107,8 +103,7 @@ def choose_places(places: np.ndarray, channels: Sequence[str], pick: Pick) -> np
     """Choose the images of one channel of one plane; their indices `[M]` int, in the order of time.
 
     `places` `[N, 3]` int are the time, plane and channel of each image, from 0. Channels without a
-    name are numbered from 1. Raises `RecordingError`, listing what there is, if there are several
-    and none is picked.
+    name are numbered from 1. An error lists what there is, if there are several and none is picked.
     """
     kept = np.ones(len(places), bool)
     told, options = [], []

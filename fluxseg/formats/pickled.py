@@ -52,11 +52,11 @@ def load_pickle(file: BinaryIO, size: int) -> Any:
     """Read the pickled value at the current position of a file without executing anything.
 
     Admitted are None, numbers, texts, bytes, lists, tuples, dicts, ordered dicts, sets, dates and
-    times with their time zones, numpy scalars, and arrays of numbers, texts and dates. Arrays of
-    objects are admitted too, of the same values. The result has no cycle. Arrays may be read-only:
-    they share the bytes that were read. What follows the pickle in the `size` bytes that are left
-    is not read. Raises `UnsafeFileError` if the pickle asks for anything else, naming it, and
-    `RecordingError` if it is damaged, too deep or too large.
+    times with their time zones, numpy scalars, arrays of numbers, texts and dates, and arrays of
+    objects that are all this. The result has no cycle. Arrays may be read-only: they share the
+    bytes that were read. What follows the pickle in the `size` bytes that are left is not read.
+    Raises `UnsafeFileError` if the pickle asks for anything else, naming it, and `RecordingError`
+    if it is damaged, too deep or too large.
     """
     machine = _Machine(file, size)
     try:

@@ -34,20 +34,18 @@ COLOURS = ("red", "green", "blue")
 
 
 def read_pixels(
-    path: Path | str, *, labels: bool = False, pick: Pick = NO_PICK
+    path: Path, *, labels: bool = False, pick: Pick = NO_PICK
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Read one single-channel image `[H, W]` of the file's own dtype, and what is known about it.
 
     Of colour images, one whose colours are equal, or of which one alone is in use, counts as one
     channel; alpha is ignored. Of palettes the colours count if they are of one hue, else the
     numbers if larger ones are brighter. Images whose 0 is white are inverted. `labels` are the
-    numbers as they are stored.
+    numbers as they are stored. A movie, and several channels or planes of which none is picked, are
+    an error.
 
     Known are `format`; `um_per_px` if a TIFF file says so; and `remarks` if something was odd.
-    Raises `RecordingError`, naming the file, if it is a movie, holds several channels or planes of
-    which none is picked, is larger than `MAX_PIXELS`, or cannot be read.
     """
-    path = Path(path)
     with naming_file(path):
         with open_regular(path) as (file, _):
             start = file.read(32)
@@ -65,8 +63,8 @@ def read_pixels(
                 if len(numbers) > 1:
                     raise RecordingError("", movie_text(len(numbers)))
                 image = read_image_of(path, tiff, stack, int(numbers[0]), pick, labels)
-            facts |= {} if stack.um_per_px is None else {"um_per_px": stack.um_per_px}
-            facts |= {"remarks": stack.remarks} if stack.remarks else {}
+            told = {"um_per_px": stack.told.um_per_px, "remarks": stack.told.remarks}
+            facts |= {name: value for name, value in told.items() if value}
         else:
             image = _read_picture(path, kind, start, labels, pick)
         return np.ascontiguousarray(image, image.dtype.newbyteorder("=")), facts
@@ -77,8 +75,7 @@ def read_image_of(
 ) -> np.ndarray:
     """Read one image `[H, W]` of an opened TIFF file as `read_pixels` does, by its number.
 
-    If the images are of one channel, that of `pick` is one of the samples of a pixel. Raises
-    `RecordingError` if it is damaged, in colour, or unlike the first image.
+    If the images are of one channel, that of `pick` is one of the samples of a pixel.
     """
     first = get_page(tiff, 0)
     if stack.offset is not None:
@@ -109,7 +106,10 @@ def read_image_of(
         return _apply_palette(image, table >> 8 if table.max() > 255 else table)
     # Programs differ about masks of one bit; that most of the field is no ROI is sure.
     if kind == 0 and (image.mean() > 0.5 if labels and page.bitspersample == 1 else not labels):
-        return _invert(image, page.bitspersample)
+        if image.dtype == bool:
+            return ~image
+        top = image.dtype.type(2**page.bitspersample - 1) if image.dtype.kind == "u" else 0
+        return top - image
     return image
 
 
@@ -118,8 +118,7 @@ def one_channel(
 ) -> np.ndarray:
     """Return the channel `[H, W]` of an image `[H, W, C]` that is wanted, or the only one in use.
 
-    Raises `RecordingError` if there are several; without names they are numbered. Of labels there
-    are never several.
+    Without names channels are numbered. Of labels there are never several.
     """
     names = names or [str(number + 1) for number in range(image.shape[2])]
     channels = np.moveaxis(image, 2, 0)
@@ -141,13 +140,6 @@ def movie_text(frames: int) -> str:
     )
 
 
-def _invert(image: np.ndarray, bits: int) -> np.ndarray:
-    """Return an image whose 0 is white with 0 as black."""
-    if image.dtype == bool:
-        return ~image
-    return image.dtype.type(2**bits - 1) - image if image.dtype.kind == "u" else -image
-
-
 def _apply_palette(image: np.ndarray, table: np.ndarray) -> np.ndarray:
     """Return the values of a palette `[K, 3]` of one hue, or its numbers if they grow brighter."""
     table = table[: int(image.max()) + 1].astype(np.uint8)
@@ -163,12 +155,10 @@ def _apply_palette(image: np.ndarray, table: np.ndarray) -> np.ndarray:
 
 
 def _open_picture(path: Path, kind: str) -> Any:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
         return Image.open(path, formats=(kind,))
-    except UnidentifiedImageError as error:
-        raise RecordingError("", f"is damaged: it begins as {kind} does, but is none") from error
     except Image.DecompressionBombError as error:
         raise RecordingError("", f"declares more than the limit of {MAX_PIXELS} pixels") from error
 
@@ -176,7 +166,14 @@ def _open_picture(path: Path, kind: str) -> Any:
 def _read_picture(path: Path, kind: str, start: bytes, labels: bool, pick: Pick) -> np.ndarray:
     """Read what is no TIFF."""
     if kind == "PNG" and start[24:25] == b"\x10" and start[25:26] in (b"\x02", b"\x04", b"\x06"):
-        return _read_deep_png(path, start, labels, pick)
+        # Of 16 bits Pillow would keep 8 where there are several channels.
+        import imagecodecs
+
+        width, height = (int.from_bytes(start[at : at + 4], "big") for at in (16, 20))
+        check_size((height, width), path, 16)
+        with explain_damage():
+            image = imagecodecs.png_decode(path.read_bytes()).reshape(height, width, -1)
+        return _drop_alpha(image, pick, labels)
     # Its warning about large images comes before its error; the limit here is lower.
     with quiet(), explain_damage(), _open_picture(path, kind) as picture:
         check_size(picture.size[::-1], path, 1 if picture.mode == "1" else 8)
@@ -202,27 +199,8 @@ def _drop_alpha(image: np.ndarray, pick: Pick, labels: bool) -> np.ndarray:
     return one_channel(image, names, pick.channel, labels)
 
 
-def _read_deep_png(path: Path, start: bytes, labels: bool, pick: Pick) -> np.ndarray:
-    """Read a PNG of 16 bits with several channels, of which Pillow would keep 8."""
-    import imagecodecs
-
-    width, height = (int.from_bytes(start[at : at + 4], "big") for at in (16, 20))
-    check_size((height, width), path, 16)
-    with explain_damage():
-        image = imagecodecs.png_decode(path.read_bytes()).reshape(height, width, -1)
-    return _drop_alpha(image, pick, labels)
-
-
-def write_label_tiff(path: Path | str, labels: np.ndarray) -> None:
-    """Write a label image `[H, W]` of 8, 16 or 32 bits as TIFF, compressed without loss.
-
-    Raises `WorkdirError` if the file cannot be written.
-    """
-    write_image_tiff(path, labels, compress=True)
-
-
 def write_image_tiff(
-    path: Path | str,
+    path: Path,
     image: np.ndarray,
     um_per_px: float | None = None,
     *,
@@ -233,8 +211,7 @@ def write_image_tiff(
     """Write an image `[H, W]` as TIFF in its own dtype, with the size of a pixel if it is known.
 
     Booleans are written as 0 and 1. `compress` is without loss; not every tool reads that.
-    `software` names who wrote it, and `imagej` is metadata that makes it a file of ImageJ. Raises
-    `WorkdirError` if the file cannot be written.
+    `software` names who wrote it, and `imagej` is metadata that makes it a file of ImageJ.
     """
     import tifffile
 

@@ -2,85 +2,52 @@
 
 The NWB schema gives every array of an image plane its x axis first: `image_mask` [roi, x, y],
 `pixel_mask` (x, y, weight), `GrayscaleImage` [x, y] (nwb-schema 2.9, nwb.ophys and nwb.image).
-Suite2p, the Allen Institute and many others write y first, so the order is an option here.
+Suite2p, the Allen Institute and others write y first, so here the first stored axis is first.
 """
 
-import dataclasses
 import itertools
 import math
-from typing import Literal
 
 import h5py
 import numpy as np
 
 from fluxseg.errors import RecordingError
 from fluxseg.formats import hdf5
-from fluxseg.formats.labels import check_total, zero_masks
+from fluxseg.formats.labels import NamedMasks, check_total, zero_masks
 from fluxseg.formats.pick import choose
 
-Order = Literal["xy", "yx"]  # which axis comes first
 _BLOCK = 2**25
 # Columns that tell neurons from other ROIs: Suite2p's, the Allen Institute's and NeuroConv's.
 _JUDGEMENTS = ("iscell", "valid_roi", "accepted", "Accepted")
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class PlaneMasks:
-    """ROIs as they are stored, with the first stored axis first."""
-
-    images: np.ndarray | None  # `[N, A, B]` bool, or None if pixels are listed
-    pixels: np.ndarray | None  # `[P, 3]` int64 of ROI, first and second coordinate, or None
-    names: tuple[str, ...]  # of the ROIs, `[N]`
-    remarks: tuple[str, ...]  # what was odd
-
-    def fits(self, shape: tuple[int, int]) -> bool:
-        """Tell whether the ROIs can belong to an image `[A, B]`."""
-        if self.images is not None:
-            return self.images.shape[1:] == shape
-        return self.pixels is None or bool((self.pixels[:, 1:] < shape).all())
-
-    def draw(self, shape: tuple[int, int]) -> np.ndarray:
-        """Return the masks `[N, A, B]` bool of an image that they fit.
-
-        Raises `RecordingError` if they would take more than `hdf5.MAX_BYTES`.
-        """
-        if self.images is not None:
-            return self.images
-        masks = zero_masks(len(self.names), shape)
-        if self.pixels is not None:
-            masks[tuple(self.pixels.T)] = True
-        return masks
-
-
-def read_plane_masks(plane: h5py.Group, level: str = "") -> PlaneMasks:
+def read_plane_masks(
+    plane: h5py.Group, shape: tuple[int, int], remarks: list[str], level: str = ""
+) -> NamedMasks:
     """Read the ROIs of a `PlaneSegmentation`, but those that the file itself judges no neurons.
 
-    Members of a ROI are the pixels whose value or weight is finite and not 0. Of voxels in several
-    planes those of one are read, whose third coordinate is `level`. Raises `RecordingError`, naming
-    what is missing, damaged or too large, or if the masks are of a volume.
+    The masks are `[N, A, B]`, with the first stored axis first, A and B the sides of the image,
+    whose `shape` is given, or crossed if they fit so only. Members of a ROI are the pixels whose
+    value or weight is finite and not 0. Of voxels in several planes those of one are read, whose
+    third coordinate is `level`.
     """
-    remarks: list[str] = []
-    listed = hdf5.find_dataset(plane, "pixel_mask")
-    drawn = hdf5.find_dataset(plane, "image_mask")
-    voxels = hdf5.find_dataset(plane, "voxel_mask")
-    images = pixels = None
-    if listed is not None:
-        pixels, count = _read_pixels(listed, hdf5.find_dataset(plane, "pixel_mask_index"), remarks)
-    elif drawn is not None:
-        images = _read_images(drawn)
-        count = len(images)
-    elif voxels is not None:
-        index = hdf5.find_dataset(plane, "voxel_mask_index")
-        pixels, count = _read_pixels(voxels, index, remarks, level)
-    else:
-        ids = hdf5.find_dataset(plane, "id")
-        count = 0 if ids is None or ids.shape is None else math.prod(ids.shape)
-        if count:
-            raise RecordingError("plane", f"{count} ROIs without pixel_mask or image_mask")
+    kinds = ("pixel_mask", "image_mask", "voxel_mask")
+    stored = {kind: hdf5.find_dataset(plane, kind) for kind in kinds}
+    kind = next((kind for kind in kinds if stored[kind] is not None), "")
+    masks, pixels, count = np.zeros((0, *shape), bool), None, 0
+    if kind == "image_mask":
+        masks = _read_images(stored[kind])
+        count = len(masks)
+    elif kind:
+        index = hdf5.find_dataset(plane, f"{kind}_index")
+        used = level if kind == "voxel_mask" else None
+        pixels, count = _read_pixels(stored[kind], index, remarks, used)
+    elif (ids := hdf5.find_dataset(plane, "id")) is not None and ids.size:
+        raise RecordingError("plane", f"{ids.size} ROIs without pixel_mask or image_mask")
     names = _read_names(plane, count, remarks)
     judged = [(f"are no neurons ({name})", _read_judgement(plane, name, count))
               for name in _JUDGEMENTS]  # fmt: skip
-    if listed is None and drawn is None and pixels is not None:
+    if kind == "voxel_mask" and pixels is not None:
         judged.insert(0, ("lie in other planes", np.isin(np.arange(count), pixels[:, 0])))
     kept = np.ones(count, bool)
     for why, good in judged:
@@ -88,13 +55,19 @@ def read_plane_masks(plane: h5py.Group, level: str = "") -> PlaneMasks:
             lost, before = np.count_nonzero(kept & ~good), np.count_nonzero(kept)
             remarks.append(f"{lost} of {before} ROIs {why}: left out")
             kept &= good
-    if not kept.all():
-        names = tuple(itertools.compress(names, kept))
-        images = None if images is None else images[kept]
-        if pixels is not None:
-            pixels = pixels[kept[pixels[:, 0]]]
-            pixels[:, 0] = (np.cumsum(kept) - 1)[pixels[:, 0]]
-    return PlaneMasks(images, pixels, names, tuple(remarks))
+    crossed = (shape[1], shape[0])
+    if pixels is not None:
+        pixels = pixels[kept[pixels[:, 0]]]
+        pixels[:, 0] = (np.cumsum(kept) - 1)[pixels[:, 0]]
+        sides = shape if (pixels[:, 1:] < shape).all() else crossed
+        if (pixels[:, 1:] < sides).all():
+            masks = zero_masks(int(np.count_nonzero(kept)), sides)
+            masks[tuple(pixels.T)] = True
+    elif not kept.all():
+        masks = masks[kept]
+    if masks.shape[1:] not in (shape, crossed) or len(masks) != np.count_nonzero(kept):
+        raise RecordingError("masks", f"do not fit the image of {list(shape)} px in any order")
+    return masks, tuple(itertools.compress(names, kept))
 
 
 def _read_images(dataset: h5py.Dataset) -> np.ndarray:
@@ -146,7 +119,13 @@ def _read_pixels(
             raise RecordingError(field, "holds coordinates that are no whole numbers")
     owner = np.repeat(np.arange(len(ends)), lengths)
     pixels = np.stack([owner, first.astype(np.int64), second.astype(np.int64)], axis=1)
-    used = _weighted(weight, remarks)
+    used = np.isfinite(weight) & (weight != 0)
+    lost = len(weight) - np.count_nonzero(used)
+    if lost and lost == len(weight):
+        remarks.append("no pixel has a weight: every listed one counts")
+        used[:] = True
+    elif lost:
+        remarks.append(f"{lost} of {len(weight)} pixels have no weight: left out")
     if deep and len(deep[0]):
         levels = np.unique(deep[0].astype(np.int64))
         chosen = levels[choose("plane", [str(value) for value in levels], level or "")]
@@ -154,21 +133,9 @@ def _read_pixels(
     return pixels[used], len(ends)
 
 
-def _weighted(weight: np.ndarray, remarks: list[str]) -> np.ndarray:
-    used = np.isfinite(weight) & (weight != 0)
-    lost = len(weight) - np.count_nonzero(used)
-    if not lost:
-        return used
-    if lost == len(weight):
-        remarks.append("no pixel has a weight: every listed one counts")
-        return np.ones(len(weight), bool)
-    remarks.append(f"{lost} of {len(weight)} pixels have no weight: left out")
-    return used
-
-
 def _read_names(plane: h5py.Group, count: int, remarks: list[str]) -> tuple[str, ...]:
     named = hdf5.find_dataset(plane, "roi_name")
-    if named is not None and named.shape == (count,) and h5py.check_string_dtype(named.dtype):
+    if named is not None and named.shape == (count,) and hdf5.is_text(named.dtype):
         names = hdf5.read_texts(named)
         if all(name.strip() for name in names):
             return tuple(names)
@@ -182,9 +149,8 @@ def _read_names(plane: h5py.Group, count: int, remarks: list[str]) -> tuple[str,
 
 def _read_judgement(plane: h5py.Group, column: str, count: int) -> np.ndarray | None:
     dataset = hdf5.find_dataset(plane, column)
-    if dataset is None or (dataset.shape or ())[:1] != (count,) or not count:
+    if dataset is None or dataset.dtype.kind not in "biuf":
         return None
-    if dataset.dtype.kind not in "biuf":
+    if not count or (dataset.shape or ())[:1] != (count,) or not dataset.size:
         return None
-    values = hdf5.read_numbers(dataset, 2**26).reshape(count, -1)
-    return values[:, 0] > 0 if values.shape[1] else None
+    return hdf5.read_numbers(dataset, 2**26).reshape(count, -1)[:, 0] > 0

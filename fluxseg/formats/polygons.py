@@ -23,34 +23,16 @@ def trace_polygons(mask: np.ndarray) -> list[np.ndarray]:
     """Trace the borders of a mask `[H, W]` bool along the edges of its pixels, as rings.
 
     A ring is `[K, 2]` float64 of (x, y), all whole numbers, without the first point again at the
-    end and without points on straight lines. Every ring is simple: it meets no point twice. Where
-    pixels touch at a corner only, rings touch in that point. The rings follow each other as
-    polygons with holes do that are valid in the sense of the OGC: each part of the mask that is
-    connected by edges gives its outer ring, whose signed area sum(x[i] * y[i + 1] - x[i + 1] *
-    y[i]) / 2 is positive, and then the rings of its holes, whose areas are negative. So the
-    even-odd and the non-zero rule fill the same.
+    end and without points on straight lines. It meets no point twice: where pixels touch at a
+    corner only, rings touch in that point. Outer rings and those of holes run in opposite
+    directions, so the even-odd and the non-zero rule fill the same.
     """
-    from scipy import ndimage  # slow to import
-
-    ordered = []
+    rings = []
     for top, left, inner in cut_patches(mask[None]):
-        edges = _find_edges(ndimage.label(inner)[0])
-        found: dict[int, list[np.ndarray]] = {}
+        edges = _find_edges(inner)
         while edges:
-            start = next(iter(edges))
-            part = edges[start]
-            found.setdefault(part, []).extend(_walk(edges, start))
-        for part in sorted(found):
-            # One ring of each part, its outer one, has a positive area.
-            rings = sorted(found[part], key=lambda ring: -signed_area(ring))
-            ordered += [ring + np.array([left, top]) for ring in rings]
-    return ordered
-
-
-def signed_area(ring: np.ndarray) -> float:
-    """Return the area of a ring `[K, 2]` of (x, y), px; negative for the holes of a mask."""
-    x, y = ring[:, 0] - ring[0, 0], ring[:, 1] - ring[0, 1]
-    return float(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2
+            rings += [ring + np.array([left, top]) for ring in _walk(edges, next(iter(edges)))]
+    return rings
 
 
 def fill_polygons(rings: Sequence[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
@@ -59,7 +41,7 @@ def fill_polygons(rings: Sequence[np.ndarray], shape: tuple[int, int]) -> np.nda
     A pixel is inside if its centre is. A centre on an edge counts as inside if the area right of it
     is, or below it for a level edge, so that of two polygons with a common edge one has it. What
     lies outside of the mask is cut off. Raises `RecordingError` if a coordinate is not finite, or
-    filling the rings would take more than `MAX_CROSSINGS`.
+    filling would take more than `MAX_CROSSINGS`.
     """
     height, width = shape
     inside = np.zeros((height, width + 1), bool)
@@ -72,21 +54,19 @@ def fill_polygons(rings: Sequence[np.ndarray], shape: tuple[int, int]) -> np.nda
     return np.logical_xor.accumulate(inside, axis=1)[:, :-1]
 
 
-def _find_edges(parts: np.ndarray) -> dict[tuple[int, int, int], int]:
-    """Map (x, y, direction) of each edge between inside and outside to its part."""
-    inside = np.pad(parts != 0, 1)
+def _find_edges(mask: np.ndarray) -> dict[tuple[int, int, int], None]:
+    """Return (x, y, direction) of each edge between inside and outside."""
+    inside = np.pad(mask, 1)
     neighbours = (inside[:-2, 1:-1], inside[1:-1, 2:], inside[2:, 1:-1], inside[1:-1, :-2])
     corners = ((0, 0), (1, 0), (1, 1), (0, 1))
-    edges: dict[tuple[int, int, int], int] = {}
+    edges: dict[tuple[int, int, int], None] = {}
     for direction, (neighbour, (dx, dy)) in enumerate(zip(neighbours, corners, strict=True)):
-        row, column = np.nonzero(inside[1:-1, 1:-1] & ~neighbour)
-        keys = zip((column + dx).tolist(), (row + dy).tolist(), strict=True)
-        values = parts[row, column].tolist()
-        edges.update(((x, y, direction), v) for (x, y), v in zip(keys, values, strict=True))
+        for row, column in np.argwhere(mask & ~neighbour).tolist():
+            edges[column + dx, row + dy, direction] = None
     return edges
 
 
-def _walk(edges: dict[tuple[int, int, int], int], start: tuple[int, int, int]) -> list[np.ndarray]:
+def _walk(edges: dict[tuple[int, int, int], None], start: tuple[int, int, int]) -> list[np.ndarray]:
     """Take the edges of one closed walk away, and return it as simple rings."""
     rings = []
     path: list[tuple[int, int, int]] = []
@@ -97,7 +77,8 @@ def _walk(edges: dict[tuple[int, int, int], int], start: tuple[int, int, int]) -
         if (x, y) in place:
             # The walk is here again: what it went through since then is a ring of its own.
             first = place[x, y]
-            rings.append(_corners(path[first:]))
+            points = np.array(path[first:], float)
+            rings.append(points[points[:, 2] != np.roll(points[:, 2], 1), :2])
             for px, py, _ in path[first:]:
                 del place[px, py]
             del path[first:]
@@ -111,11 +92,6 @@ def _walk(edges: dict[tuple[int, int, int], int], start: tuple[int, int, int]) -
         # To the right first, which stays with the same pixel where two touch at a corner.
         turns = ((x, y, (direction + turn) % 4) for turn in (1, 0, 3))
         edge = next((turn for turn in turns if turn in edges), start)
-
-
-def _corners(path: list[tuple[int, int, int]]) -> np.ndarray:
-    points = np.array(path, float)
-    return points[points[:, 2] != np.roll(points[:, 2], 1), :2]
 
 
 def _toggle(inside: np.ndarray, points: np.ndarray, limit: int) -> int:

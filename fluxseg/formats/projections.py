@@ -6,7 +6,7 @@ dtype; NaN and infinite pixels count as missing.
 """
 
 import dataclasses
-from typing import Protocol, Self
+from typing import Any
 
 import numpy as np
 
@@ -15,16 +15,6 @@ from fluxseg.errors import ConfigError, RecordingError
 MAX_BIN = 100  # frames of the moving average: as many are held in memory
 # The neighbours to the right and below; each pair of pixels is met once.
 _STEPS = ((0, 1), (1, 0), (1, 1), (1, -1))
-
-
-class Projection(Protocol):
-    """A projection over time that frames can be added to."""
-
-    def add(self, frames: np.ndarray) -> Self:
-        """Return the projection with the frames `[T, H, W]` that follow."""
-
-    def result(self) -> np.ndarray:
-        """Return the image `[H, W]`; raises `RecordingError` without any frame."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -40,8 +30,7 @@ class MaxProjection:
 
     bin: int = 1  # frames that are averaged; a movie that is shorter is averaged as a whole
     _largest: np.ndarray | None = None
-    _tail: np.ndarray | None = None
-    _dtype: np.dtype | None = None
+    _tail: np.ndarray | None = None  # the frames that the next window begins with
 
     def __post_init__(self) -> None:
         if not 1 <= self.bin <= MAX_BIN:
@@ -49,54 +38,44 @@ class MaxProjection:
 
     def add(self, frames: np.ndarray) -> "MaxProjection":
         """Return the projection with the frames `[T, H, W]` that follow."""
-        frames = _check(frames, self._tail if self._largest is None else self._largest)
+        frames = _check(frames, self._tail)
+        if self.bin > 1 and self._tail is not None:
+            frames = np.concatenate([self._tail, frames])
         largest = self._largest
-        tail: np.ndarray | None = None
-        if self.bin == 1:
-            means = _masked(frames)
-        else:
-            joined = frames if self._tail is None else np.concatenate([self._tail, frames])
-            means = _moving_mean(joined, self.bin) if len(joined) >= self.bin else joined[:0]
-            tail = joined[-(self.bin - 1) :].copy()
-        if len(means):
-            largest = _larger(largest, _top(means))
-        dtype = self._dtype or frames.dtype
-        return dataclasses.replace(self, _largest=largest, _tail=tail, _dtype=dtype)
+        if len(frames) >= self.bin:
+            top = _top(_masked(frames) if self.bin == 1 else _moving_mean(frames, self.bin))
+            largest = top if largest is None else _top(np.stack([largest, top]))
+        tail = frames[max(len(frames) - self.bin + 1, 0) :].copy()
+        return dataclasses.replace(self, _largest=largest, _tail=tail)
 
     def result(self) -> np.ndarray:
         """Return `[H, W]` of the movie's dtype; averages of integers are rounded."""
-        image = self._largest
-        if image is None and self._tail is not None and len(self._tail):
-            image = _moving_mean(self._tail, len(self._tail))[0]
-        if image is None or self._dtype is None:
+        image, tail = self._largest, self._tail
+        if image is None and tail is not None and len(tail):
+            image = _moving_mean(tail, len(tail))[0]
+        if image is None or tail is None:
             raise RecordingError("", "has no frames")
-        return (np.rint(image) if self._dtype.kind in "iu" else image).astype(self._dtype)
+        return (np.rint(image) if tail.dtype.kind in "iu" else image).astype(tail.dtype)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MeanProjection:
     """The mean of each pixel over the frames in which it is finite; sums are float64."""
 
-    _sum: np.ndarray | None = None
-    _count: np.ndarray | None = None
+    _sum: Any = None
+    _count: Any = 0
 
     def add(self, frames: np.ndarray) -> "MeanProjection":
         """Return the projection with the frames `[T, H, W]` that follow."""
         frames = _check(frames, self._sum)
-        if frames.dtype.kind == "f":
-            finite = np.isfinite(frames)
-            total = np.asarray(np.sum(frames, 0, np.float64, where=finite))
-            count = np.asarray(finite.sum(0))
-        else:
-            total = np.asarray(frames.sum(0, np.float64))
-            count = np.full(total.shape, len(frames))
-        if self._sum is not None and self._count is not None:
-            total, count = self._sum + total, self._count + count
-        return MeanProjection(total, count)
+        finite: Any = np.isfinite(frames) if frames.dtype.kind == "f" else True
+        total = np.sum(frames, 0, np.float64, where=finite)
+        count = len(frames) if finite is True else finite.sum(0)
+        return MeanProjection(total + (0 if self._sum is None else self._sum), self._count + count)
 
     def result(self) -> np.ndarray:
         """Return `[H, W]` float64, NaN where no frame is finite."""
-        if self._sum is None or self._count is None:
+        if self._sum is None:
             raise RecordingError("", "has no frames")
         return np.where(self._count > 0, self._sum / np.maximum(self._count, 1), np.nan)
 
@@ -118,12 +97,12 @@ class CorrelationImage:
     """
 
     _count: int = 0
-    _mean: np.ndarray | None = None
-    _moments: tuple[np.ndarray, ...] = ()
+    _mean: Any = 0.0
+    _moments: tuple[Any, ...] = (0.0,) * (1 + len(_STEPS))
 
     def add(self, frames: np.ndarray) -> "CorrelationImage":
         """Return the image with the frames `[T, H, W]` that follow."""
-        frames = _check(frames, self._mean)
+        frames = _check(frames, self._mean if self._count else None)
         if not len(frames):
             return self
         if frames.dtype.kind in "iu" and frames.dtype.itemsize <= 2:
@@ -135,22 +114,15 @@ class CorrelationImage:
             values = _masked(frames.astype(np.float64))
             mean = values.mean(0)
             values -= mean
-        moments = _moments(values)
-        count = self._count + len(frames)
-        if self._mean is not None:
-            change = mean - self._mean
-            weight = self._count * len(frames) / count
-            shifts = _moments(change[None])
-            moments = tuple(
-                old + new + weight * shift
-                for old, new, shift in zip(self._moments, moments, shifts, strict=True)
-            )
-            mean = self._mean + change * (len(frames) / count)
-        return CorrelationImage(count, mean, moments)
+        count, change = self._count + len(frames), mean - self._mean
+        weight = self._count * len(frames) / count
+        parts = zip(self._moments, _moments(values), _moments(change[None]), strict=True)
+        moments = tuple(old + new + weight * shift for old, new, shift in parts)
+        return CorrelationImage(count, self._mean + change * (len(frames) / count), moments)
 
     def result(self) -> np.ndarray:
         """Return `[H, W]` float64, from -1 to 1."""
-        if self._mean is None:
+        if not self._count:
             raise RecordingError("", "has no frames")
         squares, *products = self._moments
         # What rounding leaves of a constant pixel is no variance.
@@ -169,6 +141,9 @@ class CorrelationImage:
         image = total / np.maximum(neighbours, 1)
         image[np.isnan(scale)] = np.nan
         return np.clip(image, -1, 1)
+
+
+Projection = MaxProjection | MeanProjection | CorrelationImage
 
 
 def _check(frames: np.ndarray, before: np.ndarray | None) -> np.ndarray:
@@ -191,12 +166,6 @@ def _masked(frames: np.ndarray) -> np.ndarray:
 
 def _top(frames: np.ndarray) -> np.ndarray:
     return np.fmax.reduce(frames) if frames.dtype.kind == "f" else frames.max(0)
-
-
-def _larger(first: np.ndarray | None, second: np.ndarray) -> np.ndarray:
-    if first is None:
-        return second
-    return np.fmax(first, second) if second.dtype.kind == "f" else np.maximum(first, second)
 
 
 def _moving_mean(frames: np.ndarray, count: int) -> np.ndarray:

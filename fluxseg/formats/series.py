@@ -10,7 +10,8 @@ from fluxseg.data.duplicates import near_duplicates
 from fluxseg.data.fingerprint import fingerprint
 from fluxseg.errors import RecordingError
 from fluxseg.formats.label_names import stem_of
-from fluxseg.formats.pick import NO_PICK
+from fluxseg.formats.microscope_xml import recorded_in
+from fluxseg.formats.pick import IMAGE_AXES, NO_PICK, Pick
 from fluxseg.formats.pixels import read_pixels
 from fluxseg.formats.stacks import read_stack
 from fluxseg.formats.tiff import open_tiff
@@ -71,20 +72,42 @@ def find_frames(images: Sequence[Path]) -> dict[Path, str]:
     return found
 
 
-def collapse_frames(
-    paths: Sequence[Path], frames: Mapping[Path, str]
+def set_aside(
+    labels: Mapping[Path, object], frames: Mapping[Path, str], pick: Pick
 ) -> tuple[dict[Path, str], dict[Path, str]]:
-    """Return what is wrong with the first file of each movie, and why the others are not used."""
-    series: dict[tuple[Path, str], list[Path]] = {}
-    for path in paths:
-        if path in frames:
-            series.setdefault((path.parent, frames[path]), []).append(path)
+    """Tell which images are not to be read, as they are frames, channels or planes of others.
+
+    Of `labels`, images and the labels of each, and what `find_frames` found among them, it returns
+    what is wrong with the first file of each movie, and of each recording of which nothing is
+    picked; and those that are not used, and why. Nothing with the axes YX: each is an image then.
+    """
     wrong: dict[Path, str] = {}
     unused: dict[Path, str] = {}
+    if pick.axes == IMAGE_AXES:
+        return wrong, unused
+    series: dict[tuple[Path, str], list[Path]] = {}
+    for path, told in frames.items():
+        if path in labels:
+            series.setdefault((path.parent, told), []).append(path)
     for (_, told), members in series.items():
         if len(members) >= FEWEST:
             wrong[members[0]] = told
             unused |= dict.fromkeys(members[1:], "frames or parts of a movie, see above")
+    for folder in dict.fromkeys(path.parent for path in labels):
+        for one in recorded_in(folder):
+            mine = [path for path in labels if path.parent == folder and path.name in one.files]
+            kept = [path for path in mine if labels[path]]
+            if mine and not kept:
+                try:
+                    kept = one.choose_files(mine, pick)
+                except RecordingError as error:
+                    kept, wrong[mine[0]] = mine[:1], f"the recording {one.name} {error.reason}"
+            if len(kept) > 1 and not any(labels[path] for path in kept):
+                what = f"{len(kept)} files, {kept[0].name} to {kept[-1].name}, are one movie"
+                wrong[kept[0]] = f"{what}: project it with `fluxseg project FOLDER --output IMAGES`"
+                kept = kept[:1]
+            other = "another channel, plane or time of a recording, see above"
+            unused |= {path: other for path in mine if path not in kept}
     return wrong, unused
 
 

@@ -10,20 +10,15 @@ from typing import Any
 from fluxseg.config import Config
 from fluxseg.data.recording import Recording, Source
 from fluxseg.errors import ConfigError, RecordingError
+from fluxseg.formats.folders import RECORDING_SUFFIXES
 from fluxseg.formats.label_names import IMAGE_SUFFIXES
-from fluxseg.formats.microscope_xml import recorded_in, set_aside
+from fluxseg.formats.microscope_xml import recorded_in
 from fluxseg.formats.neurofinder import REGIONS, is_neurofinder
 from fluxseg.formats.npy import naming_file
 from fluxseg.formats.own import OWN, is_prediction
-from fluxseg.formats.pairs import (
-    RECORDING_SUFFIXES,
-    find_image,
-    find_labels,
-    frames_of,
-    sort_folder,
-)
+from fluxseg.formats.pairs import find_image, find_labels, sort_folder
 from fluxseg.formats.pick import NO_PICK, Pick, parse_pick
-from fluxseg.formats.series import collapse_frames
+from fluxseg.formats.series import set_aside
 from fluxseg.formats.suite2p import PLANE_FILES, is_combined, is_suite2p
 from fluxseg.io.files import stamp_file
 
@@ -32,30 +27,6 @@ SUFFIXES = (*RECORDING_SUFFIXES, *IMAGE_SUFFIXES)
 NO_TEXT = "its name is not valid text; rename it"
 _MOST_NAMED = 10
 _DATASET_FILES = (*PLANE_FILES, REGIONS, "info.json")
-
-
-def read_recording(
-    path: Path | str, image: Path | str | None = None, pick: Pick = NO_PICK
-) -> Recording:
-    """Read a recording in any known format, which its content tells, not its name.
-
-    Args:
-        path: `.npy` (a dict as Allen's, or Cellpose's `_seg.npy`), `.npz`, TIFF, PNG or JPEG file
-            (its labels are looked for, see `fluxseg.formats.pairs`), NWB file, Suite2p or
-            Neurofinder folder, ImageJ ROI set, COCO file with an image beside it.
-        image: the image of a file that holds ROIs only.
-        pick: which channel, plane or array is read, if there are several.
-
-    Returns:
-        The recording.
-
-    Raises:
-        UnsafeFileError: if the file asks for anything but plain data, naming it.
-        RecordingError: whose text begins with the path, if the file cannot be used.
-    """
-    from fluxseg.formats.convert import read_any
-
-    return read_any(path, image, pick)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,13 +80,11 @@ def survey(root: Path, pick: Pick = NO_PICK) -> Survey:
             recordings.append(folder)
         else:
             found = sort_folder(folder)
-            movies, frames = collapse_frames(list(found.labels), frames_of(found, pick))
-            sets, parts = set_aside(found.labels, pick)
-            movies, frames = movies | sets, frames | parts
-            images = [path for path in found.labels if path not in movies and path not in frames]
+            movies, parts = set_aside(found.labels, found.frames, pick)
+            images = [path for path in found.labels if path not in movies and path not in parts]
             recordings += [*images, *found.others]
             wrong |= {**found.wrong, **movies}
-            unused |= {**found.unused, **frames}
+            unused |= {**found.unused, **parts}
     return Survey(tuple(sorted(recordings)), wrong, unused)
 
 
@@ -174,15 +143,18 @@ class FolderSource:
         Raises `UnsafeFileError` if the file asks for anything but plain data, and `RecordingError`,
         whose text begins with the path, if it cannot be used.
         """
+        from fluxseg.formats.convert import read_recording  # slow to import
+
         path = self._path(key)
         with naming_file(path):
-            found = None if path.is_dir() else sort_folder(path.parent)
-            frames = {} if found is None or self._is_one() else frames_of(found, self.pick)
-            reason = frames.get(path) or (found and found.wrong.get(path))
-            if found and not self._is_one() and recorded_in(path.parent):
-                reason = set_aside(found.labels, self.pick)[0].get(path) or reason
-            if reason:
-                raise RecordingError("", reason)
+            if not path.is_dir():
+                found = sort_folder(path.parent)
+                reasons: dict[Path, str] = {**found.wrong}
+                if not self._is_one() and (found.frames or recorded_in(path.parent)):
+                    movies, parts = set_aside(found.labels, found.frames, self.pick)
+                    reasons |= movies | parts
+                if path in reasons:
+                    raise RecordingError("", reasons[path])
         return read_recording(path, pick=self.pick)
 
     def stamp(self, key: str) -> str:

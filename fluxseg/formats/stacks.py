@@ -26,12 +26,9 @@ class Stack:
     # they are stored behind a single page
     numbers: np.ndarray
     places: np.ndarray  # `[N, 3]` int, of each its time, plane and channel, from 0
-    channels: tuple[str, ...] = ()  # names of the channels
-    offset: int | None = None  # byte where the pixels begin, or None
-    um_per_px: float | None = None  # size of the pixels, or None
-    rate: float | None = None  # images of one plane and channel per second, or None
-    remarks: tuple[str, ...] = ()  # what was odd
-    samples: bool = False  # whether the channels are samples of the pixels of one image
+    told: Told  # names of the channels, size of the pixels, rate, and what was odd
+    offset: int | None  # byte where the pixels begin, or None
+    samples: bool  # whether the channels are samples of the pixels of one image
 
     def select(self, pick: Pick) -> np.ndarray:
         """Return the `numbers` of one channel of one plane, in the order of time.
@@ -39,14 +36,13 @@ class Stack:
         Raises `RecordingError`, listing what there is, if there are several and none is picked.
         """
         wanted = dataclasses.replace(pick, channel="") if self.samples else pick
-        return self.numbers[choose_places(self.places, self.channels, wanted)]
+        return self.numbers[choose_places(self.places, self.told.channels, wanted)]
 
 
 def read_stack(path: Path, tiff: Any, pick: Pick) -> Stack:
     """Tell of which time, plane and channel the images of an opened TIFF file are.
 
-    The axes of `pick` replace what the file tells; with a plane, ImageJ's slices are planes. Raises
-    `RecordingError` if the file is damaged or tells too little.
+    The axes of `pick` replace what the file tells; with a plane, ImageJ's slices are planes.
     """
     page = get_page(tiff, 0)
     count = len(tiff.pages)
@@ -82,8 +78,9 @@ def read_stack(path: Path, tiff: Any, pick: Pick) -> Stack:
     if not len(numbers):
         raise RecordingError("", "holds no image")
     scale = told.um_per_px or read_scale(tiff, page)
+    told = dataclasses.replace(told, um_per_px=scale, remarks=tuple(remarks))
     samples = page.size > page.imagelength * page.imagewidth and not places[:, 2].any()
-    return Stack(numbers, places, told.channels, offset, scale, told.rate, tuple(remarks), samples)
+    return Stack(numbers, places, told, offset, samples)
 
 
 def _unravel(count: int, axes: str, sizes: Sequence[int]) -> np.ndarray:

@@ -1,9 +1,9 @@
 """Suite2p's output folder: `stat.npy`, `iscell.npy`, `ops.npy` and the traces its GUI insists on.
 
-The entries of `stat.npy` are those of `fluxseg.formats.suite2p_stat`. The pickled files are read
-without executing anything in them. What Suite2p has no place for (id, group, metadata) is kept in
-`ops["fluxseg"]`, and the names of the ROIs in their entries, where they stay right when the GUI
-merges or adds ROIs; the size of a pixel is `ops["um_per_px"]`. Suite2p ignores all of these.
+The entries of `stat.npy` are those of `fluxseg.formats.suite2p_stat`. What Suite2p has no place for
+(id, group, metadata) is kept in `ops["fluxseg"]`, and the names of the ROIs in their entries, where
+they stay right when the GUI merges or adds ROIs; the size of a pixel is `ops["um_per_px"]`. Suite2p
+ignores all of these.
 """
 
 import dataclasses
@@ -16,23 +16,20 @@ import numpy as np
 
 from fluxseg.data.recording import NO_GROUP, Recording, annotated_masks
 from fluxseg.errors import RecordingError, WorkdirError
+from fluxseg.formats import suite2p_ops
 from fluxseg.formats.labels import list_some, zero_masks
 from fluxseg.formats.metadata import QUALITY, create_recording, plain_text, roi_quality
-from fluxseg.formats.npy import naming_file, read_npy, read_pickled_dict
+from fluxseg.formats.npy import file_error, naming_file, read_npy, read_pickled_dict
 from fluxseg.formats.pick import choose
-from fluxseg.formats.suite2p_ops import (
-    EXTRA,
-    OPS_PARTS,
-    create_ops,
-    read_extra,
-    read_ops,
-    read_ops_image,
-    read_ops_metadata,
-)
 from fluxseg.formats.suite2p_stat import create_stat
 from fluxseg.io.files import atomic_path
 
-PLANE_FILES = ("stat.npy", "iscell.npy", "ops.npy", *(f"{part}.npy" for part in OPS_PARTS))
+PLANE_FILES = (
+    "stat.npy",
+    "iscell.npy",
+    "ops.npy",
+    *(f"{part}.npy" for part in suite2p_ops.OPS_PARTS),
+)
 """Files of a plane that a recording is read from."""
 TRACES = "traces"  # key of fluxseg's part of `ops`: the traces were extracted by fluxseg
 ROI_ID = "fluxseg_roi_id"  # key of an entry of `stat` with the name of the ROI
@@ -56,26 +53,25 @@ def _planes(root: Path) -> list[Path]:
 def find_plane(path: Path, plane: str = "") -> Path:
     """Return the folder of a plane in a folder of Suite2p's, or the folder itself.
 
-    `path` is the folder, one or two above it, or a file in it. Raises `RecordingError` if there is
-    no plane, or several and none is named.
+    `path` is the folder, one or two above it, or a file in it.
     """
     if path.is_file() and path.suffix == ".npy":
         path = path.parent
     if is_combined(path):
         reason = "shows the planes beside it once more, side by side: read these instead"
-        raise RecordingError(str(path), reason)
+        raise file_error(path, reason)
     if is_suite2p(path):
         return path
     root = path / "suite2p" if (path / "suite2p").is_dir() else path
     planes = _planes(root)
     if not planes:
-        raise RecordingError(str(path), "is no folder of Suite2p: stat.npy and ops.npy are missing")
+        raise file_error(path, "is no folder of Suite2p: stat.npy and ops.npy are missing")
     with naming_file(path):
         return planes[choose("plane", [found.name for found in planes], plane)]
 
 
-def read_suite2p(path: Path | str, *, plane: str = "") -> Recording:
-    """Read one plane of Suite2p's output; nothing in it is executed.
+def read_suite2p(path: Path, *, plane: str = "") -> Recording:
+    """Read one plane of Suite2p's output.
 
     `path` is the folder `plane0`, or one or two above it if it is the only plane or `plane` names
     it; or a file of the folder. Only the ROIs count that `iscell.npy` calls cells.
@@ -83,13 +79,10 @@ def read_suite2p(path: Path | str, *, plane: str = "") -> Recording:
     The image is the maximum projection (else the mean image), in the frame of the whole field; what
     registration cropped away is NaN, which counts as outside. ROIs have their numbers in `stat.npy`
     as ids, unless fluxseg wrote the folder, and may overlap. The metadata hold `roi_quality`, the
-    classifier's probability of each. Raises `UnsafeFileError` if a file asks for anything but plain
-    data, and `RecordingError`, naming the file and the field, if it cannot be used.
+    classifier's probability of each.
     """
-    folder = find_plane(Path(path), plane)
-    ops = read_ops(folder)
-    stat = read_npy(folder / "stat.npy")
-    iscell = read_npy(folder / "iscell.npy") if (folder / "iscell.npy").exists() else None
+    folder = find_plane(path, plane)
+    ops, (stat, iscell) = suite2p_ops.read_ops(folder), _read_rois(folder)
     with naming_file(folder):
         found = recording_from_suite2p(ops, stat, iscell, plane_name(folder))
     beside = [other for other in _planes(folder.parent) if other != folder]
@@ -101,18 +94,15 @@ def read_suite2p(path: Path | str, *, plane: str = "") -> Recording:
     return dataclasses.replace(found, group=group, remarks=(*remarks, remark))
 
 
-def read_suite2p_weights(
-    path: Path | str, *, plane: str = ""
-) -> tuple[Recording, list[np.ndarray]]:
+def read_suite2p_weights(path: Path, *, plane: str = "") -> tuple[Recording, list[np.ndarray]]:
     """Read one plane as `read_suite2p` does, and what the pixels of its ROIs weigh (`lam`).
 
     The weights are `[K]` float32 for each ROI, in the order of `np.nonzero` of its mask.
     """
-    folder = find_plane(Path(path), plane)
+    folder = find_plane(path, plane)
     recording = read_suite2p(folder)
-    stat = read_npy(folder / "stat.npy")
-    has = (folder / "iscell.npy").exists()
-    chosen = _read_iscell(read_npy(folder / "iscell.npy") if has else None, len(stat), [])[0]
+    stat, iscell = _read_rois(folder)
+    chosen = _read_iscell(iscell, len(stat), [])[0]
     image = np.zeros(recording.image.shape, np.float32)
     weights = []
     with naming_file(folder / "stat.npy"):
@@ -133,14 +123,13 @@ def recording_from_suite2p(
 ) -> Recording:
     """Build a recording from the dict `ops`, the `[N]` dicts `stat` and `iscell` `[N, 2]`, or None.
 
-    See `read_suite2p`; `name` is the id if it says none of its own. Raises `RecordingError`, naming
-    the field, if they cannot be used.
+    See `read_suite2p`; `name` is the id if it says none of its own.
     """
     if not isinstance(ops, dict):
         raise RecordingError("ops", "must be a dict")
-    extra = read_extra(ops)
+    extra = suite2p_ops.read_extra(ops)
     with naming_file("ops"):
-        image = read_ops_image(ops)
+        image = suite2p_ops.read_ops_image(ops)
     with naming_file("stat"):
         if stat.dtype != object or stat.ndim != 1:
             raise RecordingError("", "must be an object array [N] of dicts")
@@ -153,7 +142,7 @@ def recording_from_suite2p(
         for mask, number in zip(masks, numbers, strict=True):
             rows, columns = _read_pixels(stat[number], int(number), image.shape)
             mask[rows, columns] = True
-    metadata = read_ops_metadata(ops)
+    metadata = suite2p_ops.read_ops_metadata(ops)
     # Where the recording said nothing, 1 was written.
     if quality is not None and not (extra and (quality == 1).all()):
         metadata[QUALITY] = [round(float(value), 6) for value in quality[numbers]]
@@ -161,14 +150,13 @@ def recording_from_suite2p(
     return create_recording(extra, name, image, masks, ids, metadata, remarks)
 
 
-def write_suite2p(path: Path | str, recording: Recording) -> tuple[str, ...]:
-    """Write a recording as a folder of Suite2p, which its GUI opens; each file whole or not at all.
+def write_suite2p(path: Path, recording: Recording) -> tuple[str, ...]:
+    """Write a recording as a folder of Suite2p, which its GUI opens.
 
     Other tools look for `NAME/suite2p/plane0`. Masks may overlap. If its metadata hold
-    `roi_quality` (a number for each ROI), that is the probability in `iscell.npy`, else 1. Returns
-    remarks on what the format cannot hold. Raises `RecordingError` if it is not annotated, and
-    `WorkdirError` if a file cannot be written, or the folder holds the results of Suite2p itself,
-    which are left as they are.
+    `roi_quality` (a number for each ROI), that is the probability in `iscell.npy`, else 1.
+    `WorkdirError` also if the folder holds the results of Suite2p itself, which are left as they
+    are.
     """
     masks = annotated_masks(recording)
     kept = np.flatnonzero(masks.any(axis=(1, 2)))
@@ -193,7 +181,7 @@ def write_suite2p(path: Path | str, recording: Recording) -> tuple[str, ...]:
 
 
 def write_suite2p_traces(
-    path: Path | str,
+    path: Path,
     recording: Recording,
     weights: Sequence[np.ndarray] | None,
     traces: Mapping[str, np.ndarray],
@@ -211,19 +199,19 @@ def write_suite2p_traces(
         facts: `fs`, `tau`, and the projections `meanImg`, `max_proj` and `Vcorr`, `[H, W]` finite;
             empty if the traces were not extracted but stand for some.
     """
-    path, masks = Path(path), annotated_masks(recording)
+    masks = annotated_masks(recording)
     check_foreign(path)
     stat = np.empty(len(masks), object)
     for number, entry in enumerate(create_stat(masks, weights=weights)):
         measured = {name: values[number].item() for name, values in measures.items()}
         stat[number] = {**entry, ROI_ID: recording.roi_ids[number], **measured}
-    created, changes = create_ops(recording, traces["F"].shape[1])
+    created, changes = suite2p_ops.create_ops(recording, traces["F"].shape[1])
     ops = {**created, **facts}
     if facts:
         rows, columns = (slice(*ops[name]) for name in ("yrange", "xrange"))
         for name in ("max_proj", "Vcorr"):
             ops[name] = np.ascontiguousarray(facts[name][rows, columns])
-        ops[EXTRA] = {**ops[EXTRA], TRACES: True}
+        ops[suite2p_ops.EXTRA] = {**ops[suite2p_ops.EXTRA], TRACES: True}
     iscell = np.ones((len(masks), 2))
     iscell[:, 1] = roi_quality(recording) or 1
     files: dict[str, Any] = {"ops": ops, "iscell": iscell, "stat": stat, **traces}
@@ -238,7 +226,7 @@ def check_foreign(path: Path) -> None:
     if not any((path / f"{name}.npy").exists() for name in ("F", "spks", "stat", "ops")):
         return
     try:
-        extra = read_extra(read_pickled_dict(path / "ops.npy"))
+        extra = suite2p_ops.read_extra(read_pickled_dict(path / "ops.npy"))
         ours = bool(extra.get(TRACES))
         if extra and not ours:
             traces = read_npy(path / "F.npy")
@@ -247,6 +235,11 @@ def check_foreign(path: Path) -> None:
         ours = False
     if not ours:
         raise WorkdirError(f"{path}: holds the results of Suite2p itself; choose another folder")
+
+
+def _read_rois(folder: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    found = folder / "iscell.npy"
+    return read_npy(folder / "stat.npy"), read_npy(found) if found.exists() else None
 
 
 def _read_ids(stat: np.ndarray, numbers: np.ndarray) -> tuple[str, ...]:

@@ -10,12 +10,11 @@ from fluxseg.data.recording import Recording, pixel_size
 from fluxseg.errors import RecordingError
 from fluxseg.formats.finite import fill_outside, finite_image, pack_outside
 from fluxseg.formats.metadata import clean_metadata, describe_origin, read_metadata, without_quality
-from fluxseg.formats.npy import read_pickled_dict
+from fluxseg.formats.npy import file_error, read_pickled_dict
 from fluxseg.formats.suite2p_stat import usual_diameter
 from fluxseg.formats.tiff import MAX_PIXELS
 
 EXTRA = "fluxseg"  # key of `ops` with what Suite2p has no place for
-_SCALES = ("um_per_px", "umPerPix")
 # Suite2p 1.0 can leave ops.npy out, and then has its content in these, later ones first.
 OPS_PARTS = ("detect_outputs", "reg_outputs", "settings", "db")
 _IMAGES = ("max_proj", "meanImg", "meanImgE")
@@ -24,8 +23,7 @@ _IMAGES = ("max_proj", "meanImg", "meanImgE")
 def read_ops_image(ops: Mapping[str, Any]) -> np.ndarray:
     """Return the maximum projection, or the mean image, `[H, W]` in the frame of the whole field.
 
-    What registration cropped away of the projection is NaN. Raises `RecordingError`, naming the
-    field, if there is no image or it does not fit.
+    What registration cropped away of the projection is NaN.
     """
     shape = field_shape(ops)
     if shape[0] * shape[1] > MAX_PIXELS:
@@ -43,7 +41,7 @@ def read_ops_image(ops: Mapping[str, Any]) -> np.ndarray:
 
 
 def field_shape(ops: Mapping[str, Any]) -> tuple[int, int]:
-    """Return height and width of the field, px, or raise `RecordingError`, naming the field."""
+    """Return height and width of the field, px."""
     for name in ("Ly", "Lx"):
         value = ops.get(name)
         if not isinstance(value, int | np.integer) or not 1 <= value <= 2**15:
@@ -68,18 +66,17 @@ def _place(image: np.ndarray, ops: Mapping[str, Any], shape: tuple[int, ...]) ->
 
 
 def read_ops(folder: Path) -> dict[str, Any]:
-    """Read `ops.npy` of a plane; nothing in it is executed.
+    """Read `ops.npy` of a plane.
 
     Suite2p 1.0 can leave it out: its content is then in `db.npy`, `settings.npy`, `reg_outputs.npy`
-    and `detect_outputs.npy`. Raises `UnsafeFileError` if a file asks for anything but plain data,
-    and `RecordingError`, naming the file, if it cannot be read.
+    and `detect_outputs.npy`.
     """
     if (folder / "ops.npy").exists():
         return read_pickled_dict(folder / "ops.npy")
     parts = [folder / f"{name}.npy" for name in reversed(OPS_PARTS)]
     if not any(part.exists() for part in parts):
         reason = "is a Suite2p folder without ops.npy, which holds its image: copy it there"
-        raise RecordingError(str(folder), reason)
+        raise file_error(folder, reason)
     return {k: v for part in parts if part.exists() for k, v in read_pickled_dict(part).items()}
 
 
@@ -92,11 +89,9 @@ def read_extra(ops: Mapping[str, Any]) -> dict[str, Any]:
 def read_ops_metadata(ops: Mapping[str, Any]) -> dict[str, Any]:
     """Return the metadata that fluxseg wrote, and `um_per_px` by either of its names."""
     metadata = read_metadata(read_extra(ops))
-    for key in _SCALES:
-        scale = pixel_size(clean_metadata({"um_per_px": ops.get(key)}))
-        if scale is not None:
-            metadata["um_per_px"] = scale
-            break
+    told = (clean_metadata({"um_per_px": ops.get(key)}) for key in ("um_per_px", "umPerPix"))
+    if scale := next(filter(None, map(pixel_size, told)), None):
+        metadata["um_per_px"] = scale
     return metadata
 
 
@@ -107,7 +102,11 @@ def create_ops(recording: Recording, frames: int = 1) -> tuple[dict[str, Any], t
     `xrange`, the frame of what is finite. `Vcorr`, which only the movie tells, is 0.
     """
     image, changes = finite_image(recording.image)
-    rows, columns = (_valid_range(np.isfinite(recording.image).any(axis)) for axis in (1, 0))
+    finite = np.isfinite(recording.image)
+    inside = [np.flatnonzero(finite.any(axis)).tolist() or [0, side - 1]
+              for axis, side in zip((1, 0), image.shape, strict=True)]  # fmt: skip
+    rows, columns = ([places[0], places[-1] + 1] for places in inside)
+    low, high = np.percentile(image, (1, 99))
     cropped = image[slice(*rows), slice(*columns)]
     masks = recording.masks if recording.masks is not None else np.zeros((0, 1, 1), bool)
     diameter = usual_diameter(masks[masks.any(axis=(1, 2))])
@@ -118,7 +117,7 @@ def create_ops(recording: Recording, frames: int = 1) -> tuple[dict[str, Any], t
         "yrange": rows,
         "xrange": columns,
         "meanImg": image.astype(np.float32),
-        "meanImgE": _stretch(image),
+        "meanImgE": np.clip((image - low) / max(high - low, 1e-6), 0, 1).astype(np.float32),
         "max_proj": cropped,
         "Vcorr": np.zeros(cropped.shape, np.float32),
         "nframes": frames,
@@ -142,14 +141,3 @@ def create_ops(recording: Recording, frames: int = 1) -> tuple[dict[str, Any], t
         },
     }
     return ops, changes
-
-
-def _valid_range(valid: np.ndarray) -> list[int]:
-    found = np.flatnonzero(valid)
-    return [int(found[0]), int(found[-1]) + 1] if len(found) else [0, len(valid)]
-
-
-def _stretch(image: np.ndarray) -> np.ndarray:
-    """Return the image from 0 to 1; Suite2p's own enhanced image is made of the movie's mean."""
-    low, high = np.percentile(image, (1, 99))
-    return np.clip((image.astype(np.float32) - low) / max(high - low, 1e-6), 0, 1).astype("f4")

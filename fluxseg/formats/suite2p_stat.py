@@ -28,7 +28,10 @@ def create_stat(
     diameter = usual_diameter(masks)
     covered = masks.sum(axis=0, dtype=np.int32)
     most = int(masks.sum(axis=(1, 2)).max(initial=1))
-    disc = _disc_distances(most) / diameter
+    # The distances from the centre of as many pixels as the largest ROI has, in order.
+    side = int(np.sqrt(most / np.pi)) + 3
+    y, x = np.mgrid[-side : side + 1, -side : side + 1]
+    disc = np.sort(np.hypot(y, x).ravel())[:most] / diameter
     parts: Sequence[np.ndarray | None] = [None] * len(masks) if weights is None else weights
     stat = [_describe(*each, covered, disc, diameter) for each in zip(masks, parts, strict=True)]
     for name, norm in (("npix_soma", "npix_norm"), ("npix", "npix_norm_no_crop")):
@@ -130,10 +133,3 @@ def _describe(
 
 def _squared_distances(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     return (rows - np.median(rows)) ** 2 + (columns - np.median(columns)) ** 2
-
-
-def _disc_distances(count: int) -> np.ndarray:
-    """Return the distances from the centre of the `count` nearest pixels, in order."""
-    side = int(np.sqrt(count / np.pi)) + 3
-    y, x = np.mgrid[-side : side + 1, -side : side + 1]
-    return np.sort(np.hypot(y, x).ravel())[:count]

@@ -37,10 +37,7 @@ _UNITS |= dict.fromkeys(("micrometer", "micrometers", "micrometres"), 1.0)
 
 @contextlib.contextmanager
 def open_tiff(path: Path) -> Iterator[Any]:
-    """Open a TIFF file with `tifffile`, whose own log lines are not shown.
-
-    Raises `RecordingError`, without the file's name, if what is read in the block is damaged.
-    """
+    """Open a TIFF file with `tifffile`, whose own log lines are not shown."""
     import tifffile
 
     logger = logging.getLogger("tifffile")
@@ -57,7 +54,7 @@ def open_tiff(path: Path) -> Iterator[Any]:
 
 
 def get_page(tiff: Any, number: int) -> Any:
-    """Return a page of a TIFF file, or raise `RecordingError` if it is no image of real numbers."""
+    """Return a page of a TIFF file; an error if it is no image of real numbers."""
     page = tiff.pages.get(number, None, aspage=True)
     if page.dtype is None or any(side < 0 for side in page.shape) or page.imagedepth > 1:
         raise RecordingError("", f"page {number + 1} is of an unknown kind: {list(page.shape)}")
@@ -67,10 +64,7 @@ def get_page(tiff: Any, number: int) -> Any:
 
 
 def decode_page(path: Path, page: Any) -> np.ndarray:
-    """Return the pixels of a page: `[H, W]`, or `[H, W, S]` with several samples a pixel.
-
-    Raises `RecordingError` if it is damaged, too large, or has a compression that is not read.
-    """
+    """Return the pixels of a page: `[H, W]`, or `[H, W, S]` with several samples a pixel."""
     check_segments(path, page)
     image = np.asarray(page.asarray(maxworkers=1))
     height, width = page.imagelength, page.imagewidth

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from fluxseg.formats.microscope_xml import set_aside
+from fluxseg.formats.convert import read_recording
 from fluxseg.formats.npy import naming_file
 from fluxseg.formats.own import is_prediction
-from fluxseg.formats.pairs import frames_of, sort_folder
+from fluxseg.formats.pairs import sort_folder
 from fluxseg.formats.pick import NO_PICK, Pick
 from fluxseg.formats.pixels import MAGICS, read_pixels
-from fluxseg.formats.series import FEWEST, collapse_frames
-from fluxseg.formats.sources import read_recording, survey
+from fluxseg.formats.series import FEWEST, set_aside
+from fluxseg.formats.sources import survey
 from fluxseg.io.names import distinct_name, safe_name
 
 
@@ -48,12 +48,12 @@ def plan_jobs(inputs: Sequence[str], pick: Pick = NO_PICK) -> tuple[list[Job], d
         # Fewer files are no movie, and a large folder takes long to look through.
         if count >= FEWEST:
             with contextlib.suppress(OSError):
-                frames |= frames_of(sort_folder(folder), pick)
+                frames |= sort_folder(folder).frames
     images = [path for path, error in found if not error]
-    movies, others = collapse_frames(images, frames)
+    movies: dict[Path, str] = {}
+    others: dict[Path, str] = {}
     if len(images) > 1:
-        sets, parts = set_aside(dict.fromkeys(images), pick)
-        movies, others = movies | sets, others | parts
+        movies, others = set_aside(dict.fromkeys(images), frames, pick)
     found = [(path, movies.get(path, error)) for path, error in found if path not in others]
     unused |= others
     jobs: list[Job] = []

@@ -16,7 +16,6 @@ from fluxseg.formats.own import (
     is_prediction,
     sign_masks,
     write_labels,
-    write_map,
 )
 from fluxseg.formats.pixels import write_image_tiff
 from fluxseg.inference.objects.rois import Rois
@@ -95,7 +94,7 @@ def write_neurons(path: Path, found: Prediction, kind: str, *, numbers: bool = F
     elif kind == "labels":
         write_labels(path, rois.labels, scale)
     elif kind in ("probability", "mask", "std"):
-        write_map(path, found.maps[kind], scale)
+        write_image_tiff(path, found.maps[kind], scale, compress=True, software=MARK)
     elif kind == "overlay":
         write_overlay(path, draw_overlay(found.image, rois.labels, numbers))
     elif kind == "table":

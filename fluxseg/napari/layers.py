@@ -14,7 +14,7 @@ import numpy as np
 from fluxseg.config import SimulatorConfig
 from fluxseg.data.recording import Recording, check_image
 from fluxseg.errors import FluxsegError, RecordingError, UnsafeFileError
-from fluxseg.formats.convert import detect_format
+from fluxseg.formats.convert import detect_format, read_recording
 from fluxseg.formats.imagej import write_imagej
 from fluxseg.formats.label_names import is_label_name, stem_of
 from fluxseg.formats.labels import label_components, masks_from_labels, merge_labels
@@ -22,8 +22,7 @@ from fluxseg.formats.metadata import roi_quality
 from fluxseg.formats.npy import naming_file
 from fluxseg.formats.npz import MAX_BYTES
 from fluxseg.formats.own import is_prediction
-from fluxseg.formats.pixels import read_pixels, write_label_tiff
-from fluxseg.formats.sources import read_recording
+from fluxseg.formats.pixels import read_pixels, write_image_tiff
 from fluxseg.inference.inputs import read_input
 from fluxseg.inference.outputs import FILES
 from fluxseg.io.arrays import read_arrays
@@ -143,7 +142,9 @@ def write(path: str, labels: Any, _settings: Mapping[str, Any]) -> list[str]:
             masks, names = masks_from_labels(labels)
             write_imagej(file, Recording(file.stem, labels, masks, names))
         else:
-            write_label_tiff(file, labels.astype(np.uint16 if labels.max() < 2**16 else np.uint32))
+            write_image_tiff(
+                file, labels.astype(np.uint16 if labels.max() < 2**16 else np.uint32), compress=True
+            )
     except FluxsegError as error:
         _show(error)
         return []

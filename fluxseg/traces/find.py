@@ -8,7 +8,7 @@ import numpy as np
 
 from fluxseg.data.recording import Recording
 from fluxseg.errors import RecordingError
-from fluxseg.formats.convert import NEED_IMAGE, detect_format, read_any
+from fluxseg.formats.convert import NEED_IMAGE, detect_format, read_recording
 from fluxseg.formats.labels import masks_from_labels
 from fluxseg.formats.metadata import roi_quality
 from fluxseg.formats.npy import naming_file
@@ -89,5 +89,5 @@ def _read(
     if kind in NEED_IMAGE and not path.is_dir():
         field = folder / "field.tif"
         write_image_tiff(field, np.zeros(shape, np.uint8))
-        return read_any(path, field), None
-    return read_any(path, pick=Pick(plane=plane) if kind == "nwb" else NO_PICK), None
+        return read_recording(path, field), None
+    return read_recording(path, pick=Pick(plane=plane) if kind == "nwb" else NO_PICK), None

@@ -22,7 +22,7 @@ from fluxseg.errors import ConfigError, FluxsegError, RecordingError
 from fluxseg.formats.imagej import write_imagej
 from fluxseg.formats.labels import merge_labels
 from fluxseg.formats.npz import read_npz, write_npz
-from fluxseg.formats.pixels import read_pixels, write_label_tiff
+from fluxseg.formats.pixels import read_pixels, write_image_tiff
 from fluxseg.inference.objects.rois import find_rois
 from fluxseg.report.review import write_review_page
 from fluxseg.simulation.sessions import SimulatedSource
@@ -193,7 +193,7 @@ def reviewed_folder(tmp_path):
     write_npz(source / "one.npz", recording)
     folder.mkdir()
     missed = select(one.found, "missed", recording).masks
-    write_label_tiff(folder / "one_missed_labels.tif", merge_labels(missed))
+    write_image_tiff(folder / "one_missed_labels.tif", merge_labels(missed), compress=True)
     values = {
         "source": str(source),
         "recordings": [{"name": "one", "key": "one.npz", "files": ["one_missed_labels.tif"]}],
@@ -213,7 +213,7 @@ def test_a_corrected_review_becomes_new_recordings(reviewed_folder, tmp_path):
     assert (new.id, new.group) == (recording.id, recording.group)
     # What the user deleted is not added.
     path = folder / "one_missed_labels.tif"
-    write_label_tiff(path, np.zeros_like(read_pixels(path)[0]))
+    write_image_tiff(path, np.zeros_like(read_pixels(path)[0]), compress=True)
     assert apply_review(folder, tmp_path / "again")[0][0]["added"] == 0
 
 

@@ -90,7 +90,7 @@ def test_every_value_above_0_is_in_the_mask(masks):
         ({"roi_mask_array": ...}, "roi_mask_array", "is missing"),
         ({"roi_mask_array": None}, "roi_mask_array", "is missing"),
         ({"roi_mask_array": np.zeros((5, 6), bool)}, "roi_mask_array", "must be a 3-D array"),
-        ({"roi_mask_array": np.zeros((3, 6, 5), bool)}, "roi_mask_array", r"\[6, 5\] px, the"),
+        ({"roi_mask_array": np.zeros((3, 6, 5), bool)}, "roi_mask_array", r"\[6, 5\] pixels, the"),
         ({"roi_mask_array": np.full((3, 5, 6), np.nan)}, "roi_mask_array", "holds NaN"),
         ({"roi_mask_array": [MASKS]}, "roi_mask_array", "array of numbers .* got list"),
         ({"roi_mask_array": np.array(["a"])}, "roi_mask_array", "array of numbers"),

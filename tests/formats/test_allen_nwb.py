@@ -17,9 +17,10 @@ from pynwb.image import GrayscaleImage
 from pynwb.ophys import ImageSegmentation, OpticalChannel
 
 from fluxseg.errors import RecordingError
-from fluxseg.formats.allen_nwb import PIPELINE, read_allen_nwb
+from fluxseg.formats.allen_nwb import PIPELINE
 from fluxseg.formats.convert import detect_format
-from fluxseg.formats.nwb import read_nwb, write_nwb
+from fluxseg.formats.nwb import read_nwb
+from fluxseg.formats.nwb_write import write_nwb
 from tests.formats.refusal import refused
 
 IMAGE = np.random.default_rng(0).integers(0, 4000, (24, 30)).astype(np.uint16)
@@ -110,11 +111,10 @@ def visual_behavior(path, *, valid=(True, True, True), module="ophys", masks=MAS
 
 @pytest.mark.parametrize("drawn", [True, False])
 @pytest.mark.parametrize("text", [np.bytes_, str])
-@pytest.mark.parametrize("read", [read_allen_nwb, read_nwb])
-def test_visual_coding_files_are_read(tmp_path, drawn, text, read):
+def test_visual_coding_files_are_read(tmp_path, drawn, text):
     path = visual_coding(tmp_path / "510859641.nwb", drawn=drawn, text=text)
-    assert detect_format(path) == "allen-nwb"
-    found = read(path)
+    assert detect_format(path) == "nwb"
+    found = read_nwb(path)
     np.testing.assert_array_equal(found.image, IMAGE)
     np.testing.assert_array_equal(found.masks, MASKS)
     assert found.image.dtype == np.uint16
@@ -137,7 +137,7 @@ def test_little_metadata_is_enough(tmp_path):
     with h5py.File(path, "a") as file:
         del file["general"], file["session_start_time"], file[f"{PIPELINE}/roi_ids"]
         del file[f"{PIPELINE}/imaging_plane_1/roi_list"]
-    found = read_allen_nwb(path)
+    found = read_nwb(path)
     assert (found.id, found.roi_ids) == ("a", ("roi_0", "roi_1", "roi_2"))
     np.testing.assert_array_equal(found.masks, MASKS[[1, 2, 0]])
     assert found.metadata == {}
@@ -168,7 +168,7 @@ def test_damage_is_named(tmp_path, place, value, reason):
         if value is not None:
             file[place] = value
     with refused(path, reason):
-        read_allen_nwb(path)
+        read_nwb(path)
 
 
 def test_pixels_outside_of_the_image_are_refused(tmp_path):
@@ -178,7 +178,7 @@ def test_pixels_outside_of_the_image_are_refused(tmp_path):
             del file[f"{PLANE}/roi_1/pix_mask"]
             file[f"{PLANE}/roi_1/pix_mask"] = pixels
         with pytest.raises(RecordingError, match="roi_1/pix_mask: lies outside"):
-            read_allen_nwb(path)
+            read_nwb(path)
 
 
 def test_many_rois_that_a_short_list_declares_are_not_drawn(tmp_path):
@@ -189,15 +189,14 @@ def test_many_rois_that_a_short_list_declares_are_not_drawn(tmp_path):
         file.create_dataset(image, (8192, 8192), "u1", chunks=(64, 64))
         file[f"{PLANE}/roi_list"] = np.array(["roi_0"] * 1000, "S")
     with pytest.raises(RecordingError, match=r"1000 ROIs would take 62\.5 GiB"):
-        read_allen_nwb(path)
+        read_nwb(path)
 
 
 @pytest.mark.parametrize("module", ["ophys", "two_photon_imaging"])
-@pytest.mark.parametrize("read", [read_allen_nwb, read_nwb])
-def test_visual_behavior_files_are_read(tmp_path, module, read):
+def test_visual_behavior_files_are_read(tmp_path, module):
     path = visual_behavior(tmp_path / "a.nwb", module=module)
     assert detect_format(path) == "nwb"
-    found = read(path)
+    found = read_nwb(path)
     np.testing.assert_array_equal(found.image, IMAGE)
     np.testing.assert_array_equal(found.masks, MASKS)
     assert (found.id, found.roi_ids) == ("951980471", tuple(map(str, IDS)))
@@ -213,19 +212,17 @@ def test_visual_behavior_files_are_read(tmp_path, module, read):
 
 
 def test_invalid_rois_are_left_out_with_a_remark(tmp_path):
-    found = read_allen_nwb(visual_behavior(tmp_path / "a.nwb", valid=(True, False, True)))
+    found = read_nwb(visual_behavior(tmp_path / "a.nwb", valid=(True, False, True)))
     np.testing.assert_array_equal(found.masks, MASKS[[0, 2]])
     assert found.roi_ids == (str(IDS[0]), str(IDS[2]))
     assert found.remarks == ("1 of 3 ROIs are no neurons (valid_roi): left out",)
 
 
 def test_recordings_of_the_institute_survive_a_round_trip(tmp_path):
-    recording = read_allen_nwb(visual_coding(tmp_path / "a.nwb"))
+    recording = read_nwb(visual_coding(tmp_path / "a.nwb"))
     write_nwb(tmp_path / "b.nwb", recording)
     found = read_nwb(tmp_path / "b.nwb")
     np.testing.assert_array_equal(found.masks, recording.masks)
     assert (found.id, found.group, found.metadata) == (
         recording.id, recording.group, recording.metadata,
     )  # fmt: skip
-    with pytest.raises(RecordingError, match="not in a layout of the Allen Institute"):
-        read_allen_nwb(tmp_path / "b.nwb")

@@ -18,7 +18,7 @@ from fluxseg.formats.coco import (
     encode_counts,
     read_coco,
 )
-from fluxseg.formats.convert import detect_format, read_any, write_recording
+from fluxseg.formats.convert import detect_format, read_recording, write_recording
 from fluxseg.formats.formats import ENDINGS
 from fluxseg.formats.neurofinder import read_neurofinder
 from fluxseg.formats.sources import FolderSource
@@ -58,7 +58,7 @@ def test_every_format_is_written_detected_and_read_back(tmp_path, name):
         tifffile.imwrite(tmp_path / "x.tif", recording.image)
     expected = {"labels": "image", "cellpose-pair": "image"}.get(name, name)
     assert detect_format(path) == expected
-    again = read_any(path)
+    again = read_recording(path)
     np.testing.assert_array_equal(again.masks, recording.masks)
     np.testing.assert_array_equal(again.image, recording.image)
     assert again.image.dtype == recording.image.dtype
@@ -149,13 +149,15 @@ def test_neurofinder_in_either_order_and_from_frames(tmp_path):
     assert found.masks[0, 1, 25]
     assert found.masks.sum() == 2
     assert found.metadata["um_per_px"] == 0.8
-    with pytest.raises(RecordingError, match="order"):
-        read_neurofinder(tmp_path / "n", order="xy")
+    region = {"coordinates": [[25, 1]]}
+    (tmp_path / "n" / "regions" / "regions.json").write_text(json.dumps([region]))
+    with pytest.raises(RecordingError, match=r"outside of 20 x 30 px; must be \(row, column\)"):
+        read_neurofinder(tmp_path / "n")
 
 
 def test_rois_without_their_image_ask_for_it(tmp_path):
     write_recording(tmp_path / "x.json", field())
     (tmp_path / "x.tif").rename(tmp_path / "other.tif")
     with pytest.raises(RecordingError, match="--image"):
-        read_any(tmp_path / "x.json")
-    assert len(read_any(tmp_path / "x.json", tmp_path / "other.tif").masks) == 4
+        read_recording(tmp_path / "x.json")
+    assert len(read_recording(tmp_path / "x.json", tmp_path / "other.tif").masks) == 4

@@ -10,8 +10,8 @@ from hypothesis.extra.numpy import arrays
 
 from fluxseg.data.recording import Recording
 from fluxseg.errors import RecordingError
+from fluxseg.formats.convert import read_recording
 from fluxseg.formats.imagej import read_imagej, read_imagej_rois, write_imagej
-from fluxseg.formats.sources import read_recording
 
 MASKS = arrays(bool, st.tuples(st.integers(1, 4), st.just(9), st.just(11)))
 

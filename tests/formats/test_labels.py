@@ -11,7 +11,7 @@ from PIL import Image
 from fluxseg.errors import RecordingError
 from fluxseg.formats.images import read_image
 from fluxseg.formats.labels import label_components, masks_from_labels, merge_labels
-from fluxseg.formats.pixels import write_label_tiff
+from fluxseg.formats.pixels import write_image_tiff
 from tests.formats.test_images import GRAY16, LABELS, save
 
 
@@ -68,7 +68,7 @@ def folder(tmp_path, mask_name, labels, image_name="cell.tif"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     tifffile.imwrite(tmp_path / image_name, GRAY16)
     if mask_name.lower().endswith((".tif", ".tiff")):
-        write_label_tiff(tmp_path / mask_name, labels)
+        write_image_tiff(tmp_path / mask_name, labels, compress=True)
     else:
         save(tmp_path / mask_name, labels)
     return tmp_path / image_name
@@ -114,7 +114,7 @@ def test_masks_that_do_not_fit_name_their_file(tmp_path):
     path = folder(tmp_path, "cell_masks.tif", LABELS[:5])
     with pytest.raises(RecordingError, match=r"cell_masks\.tif: masks: are \[5, 8\] px"):
         read_image(path)
-    write_label_tiff(tmp_path / "cell_masks.tif", LABELS)
+    write_image_tiff(tmp_path / "cell_masks.tif", LABELS, compress=True)
     save(tmp_path / "cell_label.png", LABELS)
     with pytest.raises(RecordingError, match=r"several .*: cell_label\.png, cell_masks\.tif"):
         read_image(path)

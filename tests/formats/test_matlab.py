@@ -7,8 +7,8 @@ from scipy import io, sparse
 
 from fluxseg.data.recording import Recording
 from fluxseg.errors import RecordingError
-from fluxseg.formats.convert import read_any
-from fluxseg.formats.mask_arrays import masks_from_array
+from fluxseg.formats.convert import read_recording
+from fluxseg.formats.labels import masks_from_array
 from fluxseg.formats.movies import iterate_frames
 from fluxseg.formats.npy import read_npy
 from fluxseg.formats.pick import Pick
@@ -54,29 +54,29 @@ def test_images_and_rois_of_every_form(tmp_path, save, form):
         "sparse": sparse.csc_matrix(PIXELS.astype("f8")),
     }[form]  # fmt: skip
     path = save(tmp_path / "a.mat", image=IMAGE, masks=rois, other=np.zeros((3, 4, 5)))
-    found = read_any(path)
+    found = read_recording(path)
     np.testing.assert_array_equal(found.image, IMAGE)
     np.testing.assert_array_equal(found.masks, MASKS)
     path = save(tmp_path / "b.mat", first=IMAGE, second=IMAGE * 2, cells=rois)
     with pytest.raises(RecordingError, match=r"keys \(.*first.*\); choose one with --key"):
-        read_any(path)
-    found = read_any(path, pick=Pick(key="second:cells"))
+        read_recording(path)
+    found = read_recording(path, pick=Pick(key="second:cells"))
     np.testing.assert_array_equal(found.image, IMAGE * 2)
     np.testing.assert_array_equal(found.masks, MASKS)
-    assert read_any(path, pick=Pick(key="first")).masks is None
+    assert read_recording(path, pick=Pick(key="first")).masks is None
     # An array A holds ROIs only if its rows are the pixels.
     with pytest.raises(RecordingError, match=r"keys \(.*A.*\); choose one with --key"):
-        read_any(save(tmp_path / "c.mat", A=IMAGE, B=IMAGE * 2))
+        read_recording(save(tmp_path / "c.mat", A=IMAGE, B=IMAGE * 2))
     with pytest.raises(RecordingError, match=r"holds no image \[H, W\]: movie \[12, 9, 5\]"):
-        read_any(save(tmp_path / "d.mat", movie=np.zeros((12, 9, 5))))
-    found = read_any(save(tmp_path / "e.mat", image=IMAGE, A=PIXELS.astype("f8")))
+        read_recording(save(tmp_path / "d.mat", movie=np.zeros((12, 9, 5))))
+    found = read_recording(save(tmp_path / "e.mat", image=IMAGE, A=PIXELS.astype("f8")))
     np.testing.assert_array_equal(found.masks, MASKS)
 
 
 def test_arrays_in_a_struct_are_found(tmp_path):
     path = tmp_path / "a.mat"
     io.savemat(path, {"data": {"meanImg": IMAGE, "masks": LABELS, "name": "m"}})
-    found = read_any(path)
+    found = read_recording(path)
     np.testing.assert_array_equal(found.image, IMAGE)
     np.testing.assert_array_equal(found.masks, MASKS)
 
@@ -90,7 +90,7 @@ def test_fall_mat_is_a_suite2p_folder(tmp_path):
     iscell = np.array([[1, 0.9], [0, 0.2], [1, 0.8]])
     np.save(tmp_path / "plane0" / "iscell.npy", iscell)
     save_old(tmp_path / "Fall.mat", stat=stat, ops=ops, iscell=iscell, F=np.zeros((3, 5)))
-    found, expected = read_any(tmp_path / "Fall.mat"), read_suite2p(tmp_path / "plane0")
+    found, expected = read_recording(tmp_path / "Fall.mat"), read_suite2p(tmp_path / "plane0")
     np.testing.assert_array_equal(found.image, expected.image)
     np.testing.assert_array_equal(found.masks, expected.masks)
     assert len(found.masks) == 2
@@ -102,10 +102,10 @@ def test_damaged_files_name_themselves(tmp_path):
     for size in (130, 200, len(data) - 5):
         path.write_bytes(data[:size])
         with refused(path):
-            read_any(path)
+            read_recording(path)
     save_old(path, name="text", number=5.0)
     with pytest.raises(RecordingError, match="holds"):
-        read_any(path)
+        read_recording(path)
 
 
 def test_movies_in_new_files_are_read(tmp_path):
@@ -134,17 +134,17 @@ def test_caimans_results_are_rois(tmp_path):
     soft = sparse.csc_matrix(PIXELS * 0.9 + 0.01 * RNG.random(PIXELS.shape))
     path = save_caiman(tmp_path / "a.hdf5", soft, Cn=IMAGE / 4000, idx_components=[0, 2])
     assert FolderSource(str(tmp_path)).keys() == ["a.hdf5"]
-    found = read_any(path)
+    found = read_recording(path)
     np.testing.assert_array_equal(found.masks, MASKS[[0, 2]])
     np.testing.assert_allclose(found.image, IMAGE / 4000)
     assert found.roi_ids == ("0", "2")
     assert "1 of 3 ROIs are not accepted" in found.remarks
     with pytest.raises(RecordingError, match="name an image"):
-        read_any(save_caiman(tmp_path / "b.hdf5", soft))
+        read_recording(save_caiman(tmp_path / "b.hdf5", soft))
     bad = sparse.csc_matrix(PIXELS)
     bad.indices[0] = 10**6
     with pytest.raises(RecordingError, match="points outside of itself"):
-        read_any(save_caiman(tmp_path / "c.hdf5", bad, Cn=IMAGE))
+        read_recording(save_caiman(tmp_path / "c.hdf5", bad, Cn=IMAGE))
 
 
 def test_a_mask_of_two_values_is_taken_apart():

@@ -8,7 +8,8 @@ import pytest
 
 from fluxseg.errors import RecordingError
 from fluxseg.formats import allen_nwb, labels
-from fluxseg.formats.nwb import read_nwb, write_nwb
+from fluxseg.formats.nwb import read_nwb
+from fluxseg.formats.nwb_write import write_nwb
 from tests.formats.refusal import refused
 from tests.formats.test_nwb import NAMED
 
@@ -70,9 +71,9 @@ def test_sizes_are_checked_before_anything_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(allen_nwb, "MAX_PIXELS", 2**17)
     paths = [tmp_path / f"{number}.nwb" for number in range(4)]
     for path in paths:
-        write_nwb(path, NAMED, masks="image")
+        write_nwb(path, NAMED)
     with h5py.File(paths[0], "a") as file:
-        del _table(file)["image_mask"]
+        del _table(file)["pixel_mask"], _table(file)["pixel_mask_index"]
         _table(file).create_dataset("image_mask", (10**5, 30, 20), "u1", chunks=(1, 30, 20))
     with h5py.File(paths[1], "a") as file:
         images = file["processing/ophys/projections"]
@@ -86,7 +87,7 @@ def test_sizes_are_checked_before_anything_is_read(tmp_path, monkeypatch):
         bomb.id.write_direct_chunk((0, 0), zlib.compress(bytes(2**24), 9))
     with h5py.File(paths[3], "a") as file:
         table = _table(file)
-        del table["image_mask"]
+        del table["pixel_mask"], table["pixel_mask_index"]
         table.create_dataset("pixel_mask", (10**9, 3), "f8", chunks=(8, 3))
         table["pixel_mask_index"] = [10**9]
     for path, reason in zip(paths, ("ROIs would take", "limit", "damaged", "limit"), strict=True):

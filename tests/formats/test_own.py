@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 import pytest
 
-from fluxseg.formats.convert import read_any
+from fluxseg.formats.convert import read_recording
 from fluxseg.formats.finite import COPY
 from fluxseg.formats.own import MARK, OWN, is_prediction
 from fluxseg.formats.sources import FolderSource, survey
@@ -72,7 +72,7 @@ def test_own_output_is_known_until_it_is_corrected(tmp_path, kind, blobs):
 def test_confidence_goes_out_and_comes_back(tmp_path, kind):
     predict(tmp_path, kind)
     path = tmp_path / FILES[kind]
-    quality = read_any(path).metadata["roi_quality"]
+    quality = read_recording(path).metadata["roi_quality"]
     assert len(quality) == 3
     assert all(0 < value <= 1 for value in quality)
     if kind == "coco":

@@ -14,11 +14,11 @@ from PIL import Image
 
 from fluxseg.data.checks import check_source
 from fluxseg.errors import RecordingError
-from fluxseg.formats.convert import write_recording
+from fluxseg.formats.convert import read_recording, write_recording
 from fluxseg.formats.imagej import write_imagej
 from fluxseg.formats.movies import read_movie_facts
 from fluxseg.formats.own import MARK, is_prediction, write_labels
-from fluxseg.formats.sources import FolderSource, format_unused, read_recording
+from fluxseg.formats.sources import FolderSource, format_unused
 from tests.formats.test_imagej import recording
 
 IMAGE = np.random.default_rng(0).integers(0, 4000, (40, 50)).astype(np.uint16)

@@ -12,8 +12,9 @@ from PIL import Image
 from fluxseg.config import Config, DataConfig
 from fluxseg.errors import ConfigError, RecordingError, UnsafeFileError
 from fluxseg.formats.allen import write_allen_npy
+from fluxseg.formats.convert import read_recording
 from fluxseg.formats.npz import write_npz
-from fluxseg.formats.sources import FolderSource, format_unused, open_source, read_recording
+from fluxseg.formats.sources import FolderSource, format_unused, open_source
 from fluxseg.inference.inputs import read_input
 from tests.commands import run
 from tests.formats.malicious import npy

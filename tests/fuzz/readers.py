@@ -67,9 +67,9 @@ def read_recordings(folder: Path, output: Path) -> None:
 
 def read_any_file(folder: Path, output: Path) -> None:
     """Read each file by its content, as `fluxseg convert FILE` does, whatever its name."""
-    from fluxseg.formats.convert import read_any
+    from fluxseg.formats.convert import read_recording
 
-    reads = [functools.partial(read_any, path) for path in _files(folder)]
+    reads = [functools.partial(read_recording, path) for path in _files(folder)]
     _do_all([*reads, functools.partial(read_recordings, folder, output)])
 
 

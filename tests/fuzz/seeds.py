@@ -10,7 +10,7 @@ import numpy as np
 
 from fluxseg.data.recording import Recording
 from fluxseg.formats.convert import write_recording
-from fluxseg.formats.pixels import write_label_tiff
+from fluxseg.formats.pixels import write_image_tiff
 from tests.formats.malicious import greedy, npy, unsafe
 from tests.formats.test_microscope_xml import prairie, thor
 from tests.fuzz.folders import Files, read_folder
@@ -311,7 +311,9 @@ def review_files(workdir: Path) -> list[Files]:
     sets = _written(lambda folder: write_recording(folder / "a_missed.zip", recording, "imagej"))
     labels = np.zeros((24, 32), np.uint8)
     labels[3:9, 3:9] = 1
-    tiffs = _written(lambda folder: write_label_tiff(folder / "b_missed_labels.tif", labels))
+    tiffs = _written(
+        lambda folder: write_image_tiff(folder / "b_missed_labels.tif", labels, compress=True)
+    )
     rows = [
         {"name": "a", "key": "a.npz", "id": "x", "files": ["a_missed.zip"]},
         {"name": "b", "key": "a.npz", "id": "y", "files": []},

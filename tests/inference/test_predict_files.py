@@ -135,8 +135,8 @@ def test_wrong_settings_are_refused_before_any_work(model, tmp_path, wrong):
 def test_neurons_go_to_the_tools_of_the_lab(model, tmp_path):
     from typing import get_args
 
+    from fluxseg.formats.convert import read_recording
     from fluxseg.formats.formats import ENDINGS, PredictFormat
-    from fluxseg.formats.sources import read_recording
 
     image = np.random.default_rng(0).random((48, 64)).astype(np.float32)
     tifffile.imwrite(tmp_path / "a.tif", image)

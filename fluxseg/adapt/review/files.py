@@ -25,7 +25,7 @@ from fluxseg.errors import RecordingError
 from fluxseg.formats.export import write_gray_image
 from fluxseg.formats.imagej import write_imagej
 from fluxseg.formats.labels import merge_labels
-from fluxseg.formats.pixels import write_label_tiff
+from fluxseg.formats.pixels import write_image_tiff
 from fluxseg.inference.field_scores import find_in_field
 from fluxseg.io.files import write_json
 from fluxseg.io.names import distinct_name, safe_name
@@ -106,7 +106,7 @@ def _write_rois(output: Path, name: str, chosen: Recording, kind: str) -> list[s
         old.unlink(missing_ok=True)
     if chosen.masks is None or not len(chosen.masks):
         return []
-    write_label_tiff(tiff, merge_labels(chosen.masks))
+    write_image_tiff(tiff, merge_labels(chosen.masks), compress=True)
     write_imagej(archive, chosen)
     return [archive.name, tiff.name]
 
