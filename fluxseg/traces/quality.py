@@ -8,7 +8,7 @@ from scipy import ndimage
 from fluxseg.data.transforms import crop_middle
 
 MOST_SHIFT_PX = 1.5  # blocks further away from the mean image look unregistered
-MOST_DRIFT = 0.2  # so does the light fade or drift if its first and last tenth differ by more
+MOST_DRIFT = 0.2  # the light fades or drifts if its first and last tenth differ by more
 LEAST_SATURATED = 1e-4  # pixels at one largest value, as a share, that are no chance
 _BLOCKS = 24
 _SIDE = 512

@@ -1,16 +1,16 @@
 """Corrected reviews read back: new recordings with the cells that were missed."""
 
 import dataclasses
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from fluxseg.config import config_from_dict
 from fluxseg.data.recording import Recording, Source, annotated_masks
-from fluxseg.errors import ConfigError, RecordingError, WorkdirError
+from fluxseg.errors import ConfigError, RecordingError
 from fluxseg.formats.imagej import read_imagej_rois
 from fluxseg.formats.labels import masks_from_labels
 from fluxseg.formats.npz import write_npz
@@ -19,8 +19,26 @@ from fluxseg.formats.pixels import read_pixels
 from fluxseg.formats.sources import FolderSource, open_source
 from fluxseg.io.files import read_json, write_json
 from fluxseg.io.names import distinct_name, safe_name
+from fluxseg.io.schema import from_plain
 
 SAME = 0.5  # least IoU of two masks of one cell
+
+
+class _Reviewed(msgspec.Struct):
+    key: str
+    name: str
+    files: list[str] = []
+
+
+class _Review(msgspec.Struct):
+    source: str
+    recordings: list[_Reviewed]
+    pick: str = ""
+    simulator: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if any("\0" in path for path in (self.source, *(row.key for row in self.recordings))):
+            raise ValueError("a path with a NUL")
 
 
 def apply_review(
@@ -40,22 +58,23 @@ def apply_review(
     the folder holds no review, or a file cannot be read.
     """
     path = folder / "review.json"
-    review = read_json(path)
-    source, listed = _source_of(review, path)
-    resolved = {place.resolve() for place in (folder, Path(str(review["source"])))}
-    if output.resolve() in resolved:
+    review = from_plain(read_json(path), _Review, str(path), "or is no review: make it anew")
+    if output.resolve() in {folder.resolve(), Path(review.source).resolve()}:
         raise ConfigError(f"--output {output}: choose a folder of its own")
+    source: Source
+    if review.source == "simulator":
+        source = open_source(config_from_dict({"simulator": review.simulator or {}}))
+    else:
+        source = FolderSource(review.source, parse_pick(review.pick))
     rows: list[dict[str, Any]] = []
     remarks: list[str] = []
     taken: set[str] = set()
-    for row in listed:
-        recording = source.read(str(row["key"]))
-        name = safe_name(str(row["name"]))
-        files = {str(file) for file in row.get("files", ())}
+    for row in review.recordings:
+        recording, name = source.read(row.key), safe_name(row.name)
         sets = {}
         for kind in ("missed", "doubtful") if remove_doubtful else ("missed",):
             archive = f"{name}_{kind}.zip"
-            tiff = from_tiff or archive not in files
+            tiff = from_tiff or archive not in row.files
             path = folder / (f"{name}_{kind}_labels.tif" if tiff else archive)
             sets[kind] = _read_rois(path, recording, remarks)
         masks = annotated_masks(recording)
@@ -92,24 +111,6 @@ def merge_masks_into(
 
 def _iou(first: np.ndarray, second: np.ndarray) -> float:
     return float((first & second).sum() / max((first | second).sum(), 1))
-
-
-def _source_of(review: Any, path: Path) -> tuple[Source, list[Mapping[str, Any]]]:
-    try:
-        listed = [dict(row) for row in review["recordings"]]
-        for row in listed:
-            files = row.get("files", [])
-            if not isinstance(files, list) or not {"name", "key"} <= set(row):
-                raise KeyError("name, key or files")
-        for text in (review["source"], *(row["key"] for row in listed)):
-            if b"\0" in os.fsencode(str(text)):
-                raise ValueError("a path with a NUL")
-        if review["source"] == "simulator":
-            return open_source(config_from_dict({"simulator": review["simulator"]})), list(listed)
-        pick = parse_pick(str(review.get("pick", "")))
-        return FolderSource(str(review["source"]), pick), list(listed)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise WorkdirError(f"{path}: is no review, or is damaged ({error!r})") from error
 
 
 def _read_rois(path: Path, recording: Recording, remarks: list[str]) -> np.ndarray:
