@@ -1,11 +1,10 @@
 """Held-out score against the number of labelled fields: does more labelling pay?"""
 
-import contextlib
 import dataclasses
 import itertools
 import logging
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,25 +121,19 @@ def tune_part(
     tuned = model
     if keys:
         write_json(path, manifest.to_json())
-        with _quiet():
+        # What training says of each part stays out of the log: the same lines a dozen times.
+        training = logging.getLogger("fluxseg.training")
+        before = training.level
+        training.setLevel(logging.ERROR)
+        try:
             tuned = train_on(model, config, folder)[1]
+        finally:
+            training.setLevel(before)
     rows = score_fields(tuned, open_source(config), held)
     write_json(done, {"made_with": wanted, "rows": rows})
     # The scores are all that a part is for; its states would take a hundred times the space.
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return rows
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep what training says of each part from the log: the same lines a dozen times."""
-    training = logging.getLogger("fluxseg.training")
-    before = training.level
-    training.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        training.setLevel(before)
 
 
 def summarise_curve(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from fluxseg.report.sweep import Table
-    from fluxseg.training.sweep import Sweep
 
 
 def sweep(
@@ -40,10 +39,18 @@ def sweep(
     from fluxseg.job import train_and_evaluate
     from fluxseg.report.sweep import collect_table, write_table
     from fluxseg.training.lock import claim_workdir
-    from fluxseg.training.sweep import plan_sweep, run_sweep
+    from fluxseg.training.sweep import Sweep, parse_vary, plan_sweep, run_sweep
 
     console = open_console()
-    members = plan_sweep(_read_sweep(vary, file, config, random, random_seed))
+    found = read_sweep_file(file) if file else Sweep(Config(), {})
+    wanted = dataclasses.replace(
+        found,
+        base=read_config_file(config) if config else found.base,
+        vary={**found.vary, **parse_vary(vary)},
+        random=random or found.random,
+        random_seed=random_seed or found.random_seed,
+    )
+    members = plan_sweep(wanted)
     with claim_workdir(output):
         failures = run_sweep(members, output, train_and_evaluate)
         table = collect_table(members, output, failures)
@@ -51,22 +58,6 @@ def sweep(
     _show(console, table)
     console.print(f"Report: {page}")
     return 1 if failures else 0
-
-
-def _read_sweep(
-    vary: tuple[str, ...], file: Path | None, config: Path | None, random: int, seed: int
-) -> "Sweep":
-    from fluxseg.training.sweep import Sweep, parse_vary
-
-    found = read_sweep_file(file) if file else Sweep(Config(), {})
-    base = read_config_file(config) if config else found.base
-    return dataclasses.replace(
-        found,
-        base=base,
-        vary={**found.vary, **parse_vary(vary)},
-        random=random or found.random,
-        random_seed=seed or found.random_seed,
-    )
 
 
 def _show(console: "Console", table: "Table") -> None:

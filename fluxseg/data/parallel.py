@@ -53,22 +53,22 @@ def map_in_processes(
         workers, multiprocessing.get_context("spawn"), initializer=_begin_worker
     )
     waiting: collections.deque[tuple[Item, Future[Result]]] = collections.deque()
+
+    def take() -> tuple[Item, Result]:
+        item, future = waiting.popleft()
+        with _explaining_death():
+            return item, future.result()
+
     try:
         for item in items:
             if len(waiting) >= IN_FLIGHT * workers:
-                yield _take_first(waiting)
+                yield take()
             with _explaining_death(), _blocking_ctrl_c():
                 waiting.append((item, pool.submit(function, item)))
         while waiting:
-            yield _take_first(waiting)
+            yield take()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _take_first(waiting: "collections.deque[tuple[Item, Future[Result]]]") -> tuple[Item, Result]:
-    item, future = waiting.popleft()
-    with _explaining_death():
-        return item, future.result()
 
 
 @contextlib.contextmanager

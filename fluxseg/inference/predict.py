@@ -194,19 +194,12 @@ class Predictor:
             RecordingError: if the image is not a 2-D array of real numbers.
             ConfigError: naming the setting that is out of its range.
         """
-        return self.find_neurons(
-            image,
-            threshold=threshold,
-            min_confidence=min_confidence,
-            um_per_px=um_per_px,
-            diameter=diameter,
-            **settings,
-        ).rois
+        chosen = (threshold, min_confidence, um_per_px, diameter)
+        return self.find_neurons(image, *chosen, **settings).rois
 
     def find_neurons(
         self,
         image: Any,
-        *,
         threshold: float | None = None,
         min_confidence: float | None = None,
         um_per_px: float | None = None,

@@ -1,6 +1,7 @@
 """Ctrl-C, SIGTERM and SIGUSR1 as a flag that the training loop looks at."""
 
 import contextlib
+import dataclasses
 import os
 import signal
 import threading
@@ -14,27 +15,25 @@ from fluxseg.errors import InterruptedRunError
 GRACE = 5.0  # seconds that a process has to end after the second signal
 
 
+@dataclasses.dataclass
 class StopFlag:
     """Tells whether, and by which signal, the process was asked to stop.
 
     In a job of several processes SIGTERM is caught by JAX's preemption service, which agrees with
     the other processes on the call at which to stop. All of them must ask equally often.
-
-    Attributes:
-        signal_number: the signal; 0 if none has come.
-        shared: whether there are several processes.
     """
 
-    def __init__(self, shared: bool) -> None:
-        self.signal_number, self.shared, self._calls = 0, shared, 0
+    shared: bool  # whether there are several processes
+    signal_number: int = 0  # the signal; 0 if none has come
+    calls: int = 0  # how often it was asked
 
     def __call__(self) -> bool:
         """Return True once a signal has come to one of the processes."""
         if self.shared and not self.signal_number:
             from jax.experimental import multihost_utils
 
-            self._calls += 1
-            if multihost_utils.reached_preemption_sync_point(self._calls):
+            self.calls += 1
+            if multihost_utils.reached_preemption_sync_point(self.calls):
                 self.signal_number = signal.SIGTERM
         return self.signal_number != 0
 
