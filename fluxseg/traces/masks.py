@@ -56,16 +56,14 @@ def create_footprints(rois: Any, shape: tuple[int, int]) -> Footprints:
         )
     if array.ndim == 2 and array.dtype.kind in "iu":
         return _from_labels(array)
-    if array.ndim == 3 and array.dtype.kind == "f":
-        if not (np.isfinite(array).all() and (array >= 0).all()):
-            raise RecordingError("rois", "have weights that are negative or not finite")
-        flat = array.reshape(len(array), array[0].size if len(array) else 0)
-        pixels = tuple(map(np.flatnonzero, flat))
-        weights = (row[p].astype(np.float32) for row, p in zip(flat, pixels, strict=True))
-        return Footprints(pixels, tuple(weights), shape)
-    check_masks(array, shape, "rois")
-    pixels = tuple(np.flatnonzero(mask) for mask in array)
-    return Footprints(pixels, tuple(np.ones(len(p), np.float32) for p in pixels), shape)
+    if array.ndim != 3 or array.dtype.kind != "f":
+        check_masks(array, shape, "rois")
+    elif not (np.isfinite(array).all() and (array >= 0).all()):
+        raise RecordingError("rois", "have weights that are negative or not finite")
+    flat = array.reshape(len(array), array[0].size if len(array) else 0)
+    pixels = tuple(map(np.flatnonzero, flat))
+    weights = (row[p].astype(np.float32) for row, p in zip(flat, pixels, strict=True))
+    return Footprints(pixels, tuple(weights), shape)
 
 
 def _from_labels(labels: np.ndarray) -> Footprints:

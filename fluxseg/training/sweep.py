@@ -112,16 +112,13 @@ def plan_sweep(sweep: Sweep) -> list[Member]:
 def _change_settings(config: Config, settings: Mapping[str, Any]) -> Config:
     values = config_to_dict(config)
     for name, value in settings.items():
-        *tables, field = name.split(".")
-        table: Any = values
-        for part in tables:
-            table = table.get(part) if isinstance(table, dict) else None
-        if not isinstance(table, dict) or field not in table or isinstance(table[field], dict):
+        section, _, field = name.partition(".")
+        if field not in values.get(section, {}):
             raise ConfigError(
                 f"unknown setting {name}; it must be one of `fluxseg train --help`, such as "
                 "train.learning_rate"
             )
-        table[field] = value
+        values[section][field] = value
     return config_from_dict(values)
 
 
