@@ -1,6 +1,7 @@
 """Corrected reviews read back: new recordings with the cells that were missed."""
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,9 @@ class _Review(msgspec.Struct):
     simulator: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        if any("\0" in path for path in (self.source, *(row.key for row in self.recordings))):
-            raise ValueError("a path with a NUL")
+        for path in (self.source, *(row.key for row in self.recordings)):
+            if b"\0" in os.fsencode(path):
+                raise ValueError("a path with a NUL")
 
 
 def apply_review(
