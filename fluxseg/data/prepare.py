@@ -38,8 +38,8 @@ def prepare_cache(
     """Prepare the crops of all recordings, in worker processes with one recording in each.
 
     A shard that an earlier, interrupted call has finished is not made again. The index is written
-    last, so a folder with an index is complete. Raises `WorkdirError` if the
-    folder cannot be written, `FluxsegError` if no recording is usable.
+    last, so a folder with an index is complete. Raises `WorkdirError` if the folder cannot be
+    written, `FluxsegError` if no recording is usable.
     """
     directory = Path(directory)
     with naming(directory, "cannot be made"):

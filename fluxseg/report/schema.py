@@ -1,6 +1,6 @@
 """What the files of a run hold, as far as the report shows it: their schema."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, TypedDict
 
 import msgspec
 
@@ -8,32 +8,41 @@ from fluxseg.io.names import is_plain_name
 
 Count = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
 Confusion = tuple[tuple[Count, Count], tuple[Count, Count]]
-Scores = dict[str, float | None]
-Intervals = dict[str, tuple[float | None, float | None] | None]
+Number = float | None  # None where it is undefined or not finite
+Scores = dict[str, Number]
+Intervals = dict[str, tuple[Number, Number] | None]
 
-
-class _DataSplit(msgspec.Struct):
-    recordings: int
-    groups: int
-    crops: int
-    neuron_share: float | None
-
-
-class _LeftOut(msgspec.Struct):
-    key: str
-    reason: str
-
-
-class _Remark(msgspec.Struct):
-    key: str
-    remark: str
-
-
-class _Straddling(msgspec.Struct):
-    first: str
-    second: str
-    similarity: float
-    splits: list[str]
+# Tables whose entries must all be there.
+_DataSplit = TypedDict(
+    "_DataSplit", {"recordings": int, "groups": int, "crops": int, "neuron_share": Number}
+)
+_LeftOut = TypedDict("_LeftOut", {"key": str, "reason": str})
+_Remark = TypedDict("_Remark", {"key": str, "remark": str})
+_Straddling = TypedDict(
+    "_Straddling", {"first": str, "second": str, "similarity": float, "splits": list[str]}
+)
+_ObjectCounts = TypedDict("_ObjectCounts", {"n_true": int, "n_predicted": int})
+_ObjectRow = TypedDict("_ObjectRow", {"key": str, "scores": Scores})
+_Bin = TypedDict(
+    "_Bin", {"pixels": int, "low": Number, "high": Number, "confidence": Number, "share": Number}
+)
+_Reliability = TypedDict(
+    "_Reliability", {"scores": Scores, "intervals": Intervals, "curve": list[_Bin]}
+)
+_Calibration = TypedDict(
+    "_Calibration", {"confidence": float, "before": _Reliability, "after": _Reliability}
+)
+_RecordingRow = TypedDict(
+    "_RecordingRow",
+    {"id": str, "key": str, "group": str, "scores": Scores, "confusion": Confusion},
+)
+_Checkpoint = TypedDict(
+    "_Checkpoint", {"epoch": int, "step": int, "monitor": str | None, "value": Number}
+)
+_Point = TypedDict("_Point", {"temperature": float, "threshold": float, "chosen_on": str | None})
+_Origin = TypedDict("_Origin", {"name": str})
+_FieldRow = TypedDict("_FieldRow", {"id": str, "scores": Scores})
+_Part = TypedDict("_Part", {"scores": Scores, "recordings": list[_FieldRow]})
 
 
 class DataFile(msgspec.Struct):
@@ -51,24 +60,6 @@ class DataFile(msgspec.Struct):
     straddling: list[_Straddling] = []
 
 
-class _RecordingRow(msgspec.Struct):
-    id: str
-    key: str
-    group: str
-    scores: Scores
-    confusion: Confusion
-
-
-class _ObjectCounts(msgspec.Struct):
-    n_true: int
-    n_predicted: int
-
-
-class _ObjectRow(msgspec.Struct):
-    key: str
-    scores: Scores
-
-
 class _Objects(msgspec.Struct):
     scores: Scores
     intervals: Intervals
@@ -80,28 +71,8 @@ class _Objects(msgspec.Struct):
     recordings: list[_ObjectRow] = []
 
 
-class _Bin(msgspec.Struct):
-    pixels: int
-    low: float | None
-    high: float | None
-    confidence: float | None
-    share: float | None
-
-
-class _Reliability(msgspec.Struct):
-    scores: Scores
-    intervals: Intervals
-    curve: list[_Bin]
-
-
-class _Calibration(msgspec.Struct):
-    confidence: float
-    before: _Reliability
-    after: _Reliability
-
-
 class _Split(msgspec.Struct):
-    loss: float | None
+    loss: Number
     confusion: Confusion
     scores: Scores
     intervals: Intervals
@@ -113,33 +84,6 @@ class _Split(msgspec.Struct):
     calibration: _Calibration | None = None
 
 
-class _Checkpoint(msgspec.Struct):
-    epoch: int
-    step: int
-    monitor: str | None
-    value: float | None
-
-
-class _Point(msgspec.Struct):
-    temperature: float
-    threshold: float
-    chosen_on: str | None
-
-
-class _Origin(msgspec.Struct):
-    name: str
-
-
-class _FieldRow(msgspec.Struct):
-    id: str
-    scores: Scores
-
-
-class _Part(msgspec.Struct):
-    scores: Scores
-    recordings: list[_FieldRow]
-
-
 class _Tuning(msgspec.Struct):
     origin: _Origin = msgspec.field(name="from")
     verdict: str
@@ -149,7 +93,8 @@ class _Tuning(msgspec.Struct):
     after: _Part | None
 
     def __post_init__(self) -> None:
-        if self.before and self.after and len(self.before.recordings) != len(self.after.recordings):
+        counts = {len(part["recordings"]) for part in (self.before, self.after) if part}
+        if len(counts) > 1:
             raise ValueError("before and after are of other numbers of recordings")
 
 
@@ -168,7 +113,7 @@ class ExampleRow(msgspec.Struct):
     id: str
     split: str
     rank: str
-    neuron_iou: float | None
+    neuron_iou: Number
     file: str
     key: str = ""
 
