@@ -68,8 +68,7 @@ def _summarize(verb: str) -> str:
 
 def read_verb(verb: str) -> Callable[..., int]:
     """Import the function of a verb."""
-    function: Callable[..., int] = getattr(importlib.import_module(f"fluxseg.{VERBS[verb]}"), verb)
-    return function
+    return getattr(importlib.import_module(f"fluxseg.{VERBS[verb]}"), verb)
 
 
 def check_address_space(verb: str) -> None:

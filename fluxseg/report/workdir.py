@@ -147,8 +147,7 @@ def best_epoch(run: RunFiles) -> int | None:
     if not rows:
         return None
     choose = min if monitor == "val_loss" else max
-    epoch: int = choose(rows, key=lambda row: row[monitor])["epoch"]
-    return epoch
+    return choose(rows, key=lambda row: row[monitor])["epoch"]
 
 
 def is_simulated(run: RunFiles) -> bool:

@@ -21,8 +21,7 @@ def find_baseline(traces: np.ndarray, rate: float) -> np.ndarray:
         traces.astype(np.float32), SMOOTH_FRAMES, truncate=3.0, mode="nearest"
     )
     lowest = ndimage.minimum_filter1d(smooth, window, mode="nearest")
-    baseline: np.ndarray = ndimage.maximum_filter1d(lowest, window, mode="nearest")
-    return baseline
+    return ndimage.maximum_filter1d(lowest, window, mode="nearest")
 
 
 def relative_change(
