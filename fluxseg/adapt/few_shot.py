@@ -17,12 +17,7 @@ from fluxseg.data.recording import annotated_masks
 from fluxseg.errors import ConfigError, WorkdirError
 from fluxseg.formats.labels import merge_labels
 from fluxseg.formats.sources import open_source
-from fluxseg.inference.field_scores import (
-    find_in_field,
-    score_field,
-    split_of_fields,
-    summarise_fields,
-)
+from fluxseg.inference import field_scores
 from fluxseg.inference.model_file import MODEL_NAME, TUNING_NAME, write_model
 from fluxseg.inference.predict import Predictor
 from fluxseg.inference.run_model import training_pixel_size, training_summary
@@ -157,14 +152,14 @@ def finetune(
     entry = {
         "from": origin,
         "settings": dataclasses.asdict(settings),
-        "before": summarise_fields(before) if held else None,
-        "after": summarise_fields(after) if held else None,
+        "before": field_scores.summarise_fields(before) if held else None,
+        "after": field_scores.summarise_fields(after) if held else None,
         "better": better,
         "verdict": verdict,
         "remarks": remarks,
         "curve": enough,
     }
-    splits = {"test": split_of_fields(after, tuned.threshold)} if held else {}
+    splits = {"test": field_scores.split_of_fields(after, tuned.threshold)} if held else {}
     scores = {**result.scores, "splits": splits, "finetune": entry}
     write_json(output / "scores.json", scores)
     info = training_summary(output, config, scores["checkpoint"]) | {"finetuned": _short(entry)}
@@ -183,9 +178,11 @@ def _compare(
         recording = source.read(key)
         shown = {"image": model.normalize(recording.image)}
         for name, scored, part in zip(("before", "after"), (model, tuned), rows, strict=True):
-            found = find_in_field(scored, recording)
+            found = field_scores.find_in_field(scored, recording)
             part.append(
-                score_field(recording, key, found.probability, found.rois, scored.threshold)
+                field_scores.score_field(
+                    recording, key, found.probability, found.rois, scored.threshold
+                )
             )
             shown[name] = found.rois.labels
         if number < PICTURED:

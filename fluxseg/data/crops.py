@@ -11,15 +11,7 @@ from typing import Any
 import numpy as np
 
 from fluxseg.config import DataConfig
-from fluxseg.data.resample import (
-    MOST,
-    choose_zoom,
-    median_diameter,
-    merge_patches,
-    resample_image,
-    resample_masks,
-    zoomed_shape,
-)
+from fluxseg.data import resample
 from fluxseg.data.tiles import crop_grid, grid_ownership
 from fluxseg.data.transforms import dequantize, normalize_image, quantize
 
@@ -51,23 +43,23 @@ def create_label(
     recordings are taken as they are), and remarks on why cells are not as large as wanted.
     """
     wanted: float = settings.get("diameter_px", 0.0)
-    found = median_diameter(masks) if wanted else None
-    zoom = choose_zoom(found, wanted) if found else 1.0
+    found = resample.median_diameter(masks) if wanted else None
+    zoom = resample.choose_zoom(found, wanted) if found else 1.0
     remarks = _remark_zoom(found, wanted, zoom) if wanted else ()
     native = (merged.shape[0], merged.shape[1])
-    shape = zoomed_shape(native, zoom)
+    shape = resample.zoomed_shape(native, zoom)
     if shape == native:
         return merged, zoom, remarks
-    return merge_patches(resample_masks(masks, shape), shape), zoom, remarks
+    return resample.merge_patches(resample.resample_masks(masks, shape), shape), zoom, remarks
 
 
 def _remark_zoom(found: float | None, wanted: float, zoom: float) -> tuple[str, ...]:
     if found is None:
         return ("not resampled, as no ROI tells the size of its cells",)
-    if zoom not in (MOST, 1 / MOST):
+    if zoom not in (resample.MOST, 1 / resample.MOST):
         return ()
     text = f"its ROIs of {found:.3g} px become {zoom * found:.3g} px large, {wanted:g} are wanted"
-    return (f"{text}: nothing is resampled more than {MOST:g} times",)
+    return (f"{text}: nothing is resampled more than {resample.MOST:g} times",)
 
 
 def create_crops(
@@ -84,11 +76,11 @@ def create_crops(
     if image.dtype.kind == "f":
         finite = np.isfinite(image)
         if image.shape != shape:
-            finite = resample_image(finite.astype(np.float32), shape) >= 0.5
+            finite = resample.resample_image(finite.astype(np.float32), shape) >= 0.5
         valid &= crop_grid(finite, tile, "constant")
     normalized = normalize_image(image, settings["low_percentile"], settings["high_percentile"])
     return (
-        crop_grid(quantize(resample_image(normalized, shape)), tile),
+        crop_grid(quantize(resample.resample_image(normalized, shape)), tile),
         crop_grid(label, tile, "constant"),
         valid,
     )

@@ -8,15 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fluxseg.config import DataConfig
-from fluxseg.data.cache import (
-    INDEX_NAME,
-    CacheIndex,
-    cache_difference,
-    find_damage,
-    read_index_alone,
-    source_stamps,
-    write_index,
-)
+from fluxseg.data import cache
 from fluxseg.data.crops import crop_settings
 from fluxseg.data.duplicates import Entry, resolve_duplicates
 from fluxseg.data.fingerprint import decode_fingerprint
@@ -34,7 +26,7 @@ RECORDINGS_PER_SHARD = 8
 
 def prepare_cache(
     source: Source, directory: str | Path, config: DataConfig, progress: Progressed | None = None
-) -> CacheIndex:
+) -> cache.CacheIndex:
     """Prepare the crops of all recordings, in worker processes with one recording in each.
 
     A shard that an earlier, interrupted call has finished is not made again. The index is written
@@ -44,7 +36,7 @@ def prepare_cache(
     directory = Path(directory)
     with naming(directory, "cannot be made"):
         directory.mkdir(parents=True, exist_ok=True)
-    stamps = source_stamps(source)
+    stamps = cache.source_stamps(source)
     items = list(stamps.items())
     settings = crop_settings(config)
     tasks = [
@@ -55,14 +47,14 @@ def prepare_cache(
     index = _create_index(source, directory, settings, stamps, contents)
     if not index.entries:
         raise FluxsegError(_nothing_usable(index))
-    write_index(index)
+    cache.write_index(index)
     _remove_stale(directory, {task.name for task in tasks})
     return index
 
 
 def repair_cache(
     source: Source, directory: str | Path, config: DataConfig, progress: Progressed | None = None
-) -> tuple[CacheIndex, tuple[str, ...]]:
+) -> tuple[cache.CacheIndex, tuple[str, ...]]:
     """Read every shard of a cache, and make those again that are damaged or missing.
 
     If there is an index, all that the crops depend on is taken from it. Returns the index of the
@@ -71,7 +63,7 @@ def repair_cache(
     """
     directory = Path(directory)
     try:
-        index = read_index_alone(directory)
+        index = cache.read_index_alone(directory)
     except WorkdirError as error:
         logger.warning("%s", error)
         index = None
@@ -79,7 +71,7 @@ def repair_cache(
         return prepare_cache(source, directory, config, progress), ()
     names = ("tile", "low_percentile", "high_percentile", "diameter_px")
     config = dataclasses.replace(config, **{n: index.settings.get(n, 0.0) for n in names})
-    if difference := cache_difference(index, source_stamps(source), config):
+    if difference := cache.cache_difference(index, cache.source_stamps(source), config):
         raise WorkdirError(
             f"{directory}: cannot be repaired, as it does not fit what it was made from "
             f"({difference}); prepare it without --repair"
@@ -88,8 +80,8 @@ def repair_cache(
     return prepare_cache(source, directory, config, progress), tuple(damaged)
 
 
-def _remove_damaged(index: CacheIndex, workers: int) -> list[str]:
-    look = functools.partial(find_damage, index)
+def _remove_damaged(index: cache.CacheIndex, workers: int) -> list[str]:
+    look = functools.partial(cache.find_damage, index)
     looked = map_in_processes(look, sorted(index.shards), workers)
     damaged = {name: what for name, what in looked if what}
     for name, what in damaged.items():
@@ -125,13 +117,13 @@ def _create_index(
     settings: Mapping[str, Any],
     stamps: Mapping[str, str],
     contents: Mapping[str, ShardContent],
-) -> CacheIndex:
+) -> cache.CacheIndex:
     entries = [entry for content in contents.values() for entry in content.entries]
     left_out = [one for content in contents.values() for one in content.left_out]
     resolved = resolve_duplicates(
         [Entry(e.key, e.id, e.group, e.digest, decode_fingerprint(e.fingerprint)) for e in entries]
     )
-    return CacheIndex(
+    return cache.CacheIndex(
         directory=directory,
         settings=settings,
         stamps=stamps,
@@ -151,12 +143,12 @@ def _create_index(
 
 def _remove_stale(directory: Path, names: set[str]) -> None:
     for path in sorted(directory.iterdir()):
-        ours = path.name.startswith(("crops-", f"{TEMPORARY}")) and path.name != INDEX_NAME
+        ours = path.name.startswith(("crops-", f"{TEMPORARY}")) and path.name != cache.INDEX_NAME
         if ours and path.name.split(".")[0] not in names:
             path.unlink(missing_ok=True)
 
 
-def _nothing_usable(index: CacheIndex) -> str:
+def _nothing_usable(index: cache.CacheIndex) -> str:
     lines = [f"  {key}: {reason}" for key, reason in index.left_out[:10]]
     more = len(index.left_out) - len(lines)
     if more > 0:

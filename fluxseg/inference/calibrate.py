@@ -12,16 +12,7 @@ import numpy as np
 
 from fluxseg.inference.probability import neuron_log_odds
 from fluxseg.io.files import write_json
-from fluxseg.model.calibration import (
-    LEVELS,
-    bootstrap_calibration,
-    calibration_scores,
-    fit_temperature,
-    log_odds_histogram,
-    probability_edges,
-    reliability_curve,
-    sum_reliability,
-)
+from fluxseg.model import calibration
 from fluxseg.model.metrics import plain_scores
 from fluxseg.model.thresholds import choose_threshold
 
@@ -53,8 +44,8 @@ def choose_operating_point(histogram: np.ndarray) -> OperatingPoint:
     """
     if not histogram.any():
         return OperatingPoint()
-    temperature = fit_temperature(histogram)
-    threshold = choose_threshold(histogram, probability_edges(temperature))
+    temperature = calibration.fit_temperature(histogram)
+    threshold = choose_threshold(histogram, calibration.probability_edges(temperature))
     return OperatingPoint(temperature, threshold, "val")
 
 
@@ -70,7 +61,10 @@ def group_histograms(
     from fluxseg.data.pipeline import CropSource, iterate_evaluation
 
     groups = {entry.key: entry.group for entry in index.entries}
-    found = {group: np.zeros((2, LEVELS), np.int64) for group in {groups[key] for key, _ in crops}}
+    found = {
+        group: np.zeros((2, calibration.LEVELS), np.int64)
+        for group in {groups[key] for key, _ in crops}
+    }
     for batch in iterate_evaluation(CropSource(index, list(crops)), BATCH):
         arrays = (batch["image"], batch["label"], batch["valid"])
         counts = np.asarray(_histograms(state.apply_fn, state.eval_params, *arrays))
@@ -82,14 +76,14 @@ def group_histograms(
 
 def pool_histograms(histograms: Mapping[str, np.ndarray]) -> np.ndarray:
     """Add up the histograms of all groups; `[2, LEVELS]` int64."""
-    return sum(histograms.values(), np.zeros((2, LEVELS), np.int64))
+    return sum(histograms.values(), np.zeros((2, calibration.LEVELS), np.int64))
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _histograms(
     apply_fn: Any, params: Any, images: jax.Array, label: jax.Array, valid: jax.Array
 ) -> jax.Array:
-    return log_odds_histogram(neuron_log_odds(apply_fn, params, images), label, valid)
+    return calibration.log_odds_histogram(neuron_log_odds(apply_fn, params, images), label, valid)
 
 
 def describe_calibration(
@@ -104,14 +98,14 @@ def describe_calibration(
     stacked = np.stack(list(histograms.values()))
     parts: dict[str, Any] = {}
     for name, value in (("before", 1.0), ("after", temperature)):
-        sums = sum_reliability(stacked, value)
+        sums = calibration.sum_reliability(stacked, value)
         total = sums.weighted(np.ones(len(stacked)))
-        scores = {key: float(score) for key, score in calibration_scores(total).items()}
+        scores = {key: float(score) for key, score in calibration.calibration_scores(total).items()}
         rng = np.random.default_rng(0)
         parts[name] = {
             "scores": plain_scores(scores),
-            "intervals": bootstrap_calibration(sums, rng, confidence=CONFIDENCE),
-            "curve": reliability_curve(total),
+            "intervals": calibration.bootstrap_calibration(sums, rng, confidence=CONFIDENCE),
+            "curve": calibration.reliability_curve(total),
         }
     return {"temperature": temperature, "confidence": CONFIDENCE, **parts}
 

@@ -8,15 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from fluxseg.formats import own
 from fluxseg.formats.finite import finite_image, holds_image
 from fluxseg.formats.formats import ENDINGS, PredictFormat
-from fluxseg.formats.own import (
-    MARK,
-    TABLE_COLUMNS,
-    is_prediction,
-    sign_masks,
-    write_labels,
-)
 from fluxseg.formats.pixels import write_image_tiff
 from fluxseg.inference.objects.rois import Rois
 from fluxseg.inference.shown import draw_overlay, tabulate_neurons, write_overlay
@@ -64,7 +58,7 @@ def write_prediction(
     for kind in dict.fromkeys([*formats, *(["std"] if "std" in found.maps else [])]):
         file = name_output(found.name, kind)
         path = output / file
-        if path.exists() and not is_prediction(path):
+        if path.exists() and not own.is_prediction(path):
             warnings.append(f"{file} was corrected, or is not from fluxseg predict: kept as it is")
             continue
         beside = output / f"{found.name}.tif"
@@ -92,15 +86,15 @@ def write_neurons(path: Path, found: Prediction, kind: str, *, numbers: bool = F
     if kind == "labels" and found.corrected:
         write_image_tiff(path, rois.labels, scale, compress=True)
     elif kind == "labels":
-        write_labels(path, rois.labels, scale)
+        own.write_labels(path, rois.labels, scale)
     elif kind in ("probability", "mask", "std"):
-        write_image_tiff(path, found.maps[kind], scale, compress=True, software=MARK)
+        write_image_tiff(path, found.maps[kind], scale, compress=True, software=own.MARK)
     elif kind == "overlay":
         write_overlay(path, draw_overlay(found.image, rois.labels, numbers))
     elif kind == "table":
-        write_csv(path, TABLE_COLUMNS, tabulate_neurons(found.image, rois))
+        write_csv(path, own.TABLE_COLUMNS, tabulate_neurons(found.image, rois))
     elif kind == "npz":
-        arrays: dict[str, Any] = {MARK: np.array(1), "mean_probability": rois.probability}
+        arrays: dict[str, Any] = {own.MARK: np.array(1), "mean_probability": rois.probability}
         arrays |= {key: found.maps[key] for key in ("probability", "mask")}
         names = ("labels", "area", "centroid", "quality", "confidence")
         arrays |= {key: getattr(rois, key) for key in names}
@@ -116,7 +110,7 @@ def _write_format(path: Path, found: Prediction, kind: Any) -> None:
 
     recording = found.rois.to_recording(found.image, found.name)
     if not found.corrected:
-        mark = sign_masks(found.rois.labels) if kind in SIGNED else MARK
+        mark = own.sign_masks(found.rois.labels) if kind in SIGNED else own.MARK
         metadata = {"made_by": mark, **recording.metadata}
         recording = dataclasses.replace(recording, metadata=metadata)
     for remark in write_recording(path, recording, kind, overwrite=True):

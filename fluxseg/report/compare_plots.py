@@ -13,16 +13,7 @@ from fluxseg import plot
 from fluxseg.inference.field_scores import SHOWN
 from fluxseg.inference.shown import outline_labels
 from fluxseg.model.score_names import TITLES
-from fluxseg.report.plots import (
-    COLORS,
-    create_figure,
-    create_panels,
-    draw_dots,
-    entitle,
-    name_rows,
-    printable,
-    styled,
-)
+from fluxseg.report import plots
 
 PANELS = {name: TITLES[name] for name in ("loss", "neuron_iou")}
 CURVES = {"neuron_iou": "#0072B2", "object_f1": "#D55E00"}
@@ -31,20 +22,20 @@ LABELLED, FOUND, BOTH = "#30D158", "#FF453A", "#FFD60A"
 """Outlines of labels, of what was found, and where the two meet."""
 
 
-@styled
+@plots.styled
 def plot_overlaid_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     """Plot loss and neuron IoU over the epochs (name -> rows of `metrics.jsonl`).
 
     Each run has a colour; training is dashed.
     """
-    figure = create_figure(9.6, 4.4)
+    figure = plots.create_figure(9.6, 4.4)
     panels = figure.subplots(1, len(PANELS))
     for panel, (key, title) in zip(panels, PANELS.items(), strict=True):
         for number, (name, rows) in enumerate(histories.items()):
-            color = COLORS[number % len(COLORS)]
+            color = plots.COLORS[number % len(plots.COLORS)]
             _draw(panel, rows, f"train_{key}", color=color, lw=1.1, ls="--")
             style = {"color": color, "lw": 2.0, "marker": "o", "ms": 3.5}
-            _draw(panel, rows, f"val_{key}", label=printable(name), **style)
+            _draw(panel, rows, f"val_{key}", label=plots.printable(name), **style)
         panel.set_title(title)
         panel.set_xlabel("Epoch")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
@@ -57,31 +48,33 @@ def _draw(panel: Axes, rows: Sequence[Mapping[str, Any]], name: str, **style: An
     panel.plot([row["epoch"] for row in known], [row[name] for row in known], **style)
 
 
-@styled
+@plots.styled
 def plot_differences(differences: Mapping[str, Mapping[str, Any]], base: str, score: str) -> Figure:
     """Plot how much better or worse runs are than the first: a dot a recording, mean, interval.
 
     `differences` is name -> what `paired_difference` returned, `base` the name of the first run,
     and `score` what is compared.
     """
-    figure = create_figure(9.6, 1.4 + 0.85 * len(differences))
+    figure = plots.create_figure(9.6, 1.4 + 0.85 * len(differences))
     panel = figure.subplots()
     panel.axvline(0, color="#999999", lw=1.2)
     for row, found in enumerate(differences.values()):
         values = np.array(list(found["differences"].values()))
-        draw_dots(panel, values, row, s=24, alpha=0.7, color=COLORS[(row + 1) % len(COLORS)])
+        plots.draw_dots(
+            panel, values, row, s=24, alpha=0.7, color=plots.COLORS[(row + 1) % len(plots.COLORS)]
+        )
         if found["interval"]:
             panel.plot(found["interval"], [row, row], color="#333333", lw=2.5)
         if found["mean"] is not None:
             panel.plot([found["mean"]] * 2, [row - 0.3, row + 0.3], color="#333333", lw=2.5)
-    name_rows(panel, [printable(name) for name in differences])
+    plots.name_rows(panel, [plots.printable(name) for name in differences])
     panel.margins(x=0.08)
-    text = f"{score} of a recording minus that of {printable(base)}; line: mean, its interval"
+    text = f"{score} of a recording minus that of {plots.printable(base)}; line: mean, its interval"
     panel.set_xlabel(text)
     return figure
 
 
-@styled
+@plots.styled
 def plot_side_by_side(
     arrays: Mapping[str, Sequence[np.ndarray]], scores: Mapping[str, float | None]
 ) -> Figure:
@@ -92,20 +85,20 @@ def plot_side_by_side(
     """
     count = 1 + len(arrays)
     image, _, _, valid = next(iter(arrays.values()))
-    figure, panels = create_panels(count, image.shape, 9.6, 2 if count in (2, 4) else 3)
+    figure, panels = plots.create_panels(count, image.shape, 9.6, 2 if count in (2, 4) else 3)
     gray = np.clip(np.nan_to_num(image), 0, 1)
     plot.picture(gray, panels[0], cmap="gray", vmin=0, vmax=1).set_title("Image")
     for panel, (name, shown) in zip(panels[1:], arrays.items(), strict=True):
         image, label, probability, valid = shown
         plot.picture(plot.error_colors(image, label == 1, probability > 0.5, valid), panel)
         iou = "undefined" if scores[name] is None else f"{scores[name]:.3f}"
-        panel.set_title(f"{printable(name)}: IoU {iou}")
+        panel.set_title(f"{plots.printable(name)}: IoU {iou}")
     patches = plot.error_patches(valid)
     figure.legend(handles=patches, loc="outside lower right", ncols=len(patches), fontsize=10)
     return figure
 
 
-@styled
+@plots.styled
 def plot_learning_curve(curve: Mapping[str, Any]) -> Figure:
     """Plot held-out neuron IoU and object F1 against the number of labelled fields.
 
@@ -113,7 +106,7 @@ def plot_learning_curve(curve: Mapping[str, Any]) -> Figure:
     and a dot for each. The fields are on a logarithmic axis with 0, the model as it came, left of
     1.
     """
-    figure = create_figure(9.6, 4.2)
+    figure = plots.create_figure(9.6, 4.2)
     for panel, (name, color) in zip(figure.subplots(1, 2), CURVES.items(), strict=True):
         rows = [row for row in curve["rows"] if row[name]["mean"] is not None]
         # On a logarithmic axis 0 has no place: it gets one as far from 1 as 1 is from 3.
@@ -138,7 +131,7 @@ def plot_learning_curve(curve: Mapping[str, Any]) -> Figure:
     return figure
 
 
-@styled
+@plots.styled
 def plot_before_after(
     image: np.ndarray,
     label: np.ndarray,
@@ -151,7 +144,7 @@ def plot_before_after(
     The image `[H, W]` float is normalised; true neurons, and those found before and after, are `[H,
     W]` int, 0 is background. `titles`: name of the field, and F1 before and after.
     """
-    figure, panels = create_panels(2, image.shape, 12, 2)
+    figure, panels = plots.create_panels(2, image.shape, 12, 2)
     gray = np.repeat(np.clip(np.nan_to_num(image), 0, 1)[..., None], 3, axis=-1)
     true = outline_labels(label)
     shown = (("Before", before, titles[1]), ("After", after, titles[2]))
@@ -167,5 +160,5 @@ def plot_before_after(
         for color, text in ((LABELLED, "Label"), (FOUND, "Found"), (BOTH, "Both"))
     ]
     figure.legend(handles=lines, loc="outside lower center", ncols=3)
-    entitle(figure, titles[0])
+    plots.entitle(figure, titles[0])
     return figure

@@ -16,16 +16,9 @@ from fluxseg.config import Config, config_to_dict
 from fluxseg.inference.objects.counts import SCORE_SOURCES
 from fluxseg.io.files import naming, read_json, write_text
 from fluxseg.model.score_names import CALIBRATION_SCORES, OBJECT_DIALECTS, PIXEL_SCORES
+from fluxseg.report import plots
 from fluxseg.report.compare_plots import plot_before_after
 from fluxseg.report.page import render_template, split_title
-from fluxseg.report.plots import (
-    embed_figure,
-    plot_confusion,
-    plot_curves,
-    plot_example,
-    plot_recordings,
-    plot_reliability,
-)
 from fluxseg.report.workdir import (
     RunFiles,
     best_epoch,
@@ -93,27 +86,27 @@ def write_figures(run: RunFiles) -> Figures:
     figures: dict[str, list[Mapping[str, Any]]] = {name: [] for name in names}
 
     def add(kind: str, figure: Figure, name: str, alt: str, **row: Any) -> None:
-        figures[kind].append(row | embed_figure(figure, alt, folder / f"{name}.png"))
+        figures[kind].append(row | plots.embed_figure(figure, alt, folder / f"{name}.png"))
 
     # Of one epoch a curve is a point.
     if len(run.history) > 1:
         alt = "Loss, accuracy, macro IoU and neuron IoU over the epochs"
-        add("curves", plot_curves(run.history, best_epoch(run)), "curves", alt)
+        add("curves", plots.plot_curves(run.history, best_epoch(run)), "curves", alt)
     for split in run.splits[-1:]:
         name, title = split["name"], split_title(split["name"])
-        figure = plot_confusion(split["confusion"], f"{title}: pixels")
+        figure = plots.plot_confusion(split["confusion"], f"{title}: pixels")
         add("scores", figure, f"confusion-{name}", f"Confusion matrix, {title}")
         if split["recordings"]:
             alt = f"Distribution of the scores over recordings, {title}"
-            add("scores", plot_recordings(split["recordings"]), f"recordings-{name}", alt)
+            add("scores", plots.plot_recordings(split["recordings"]), f"recordings-{name}", alt)
         if split["calibration"]:
             titles = {"before": "before", "after": "after the temperature"}
             curves = {t: split["calibration"][when]["curve"] for when, t in titles.items()}
             alt = f"Share of neuron pixels against their probability, {title}"
-            add("reliability", plot_reliability(curves), f"reliability-{name}", alt)
+            add("reliability", plots.plot_reliability(curves), f"reliability-{name}", alt)
     for number, row in enumerate(run.examples):
         title = f"{split_title(row['split'])}, {row['rank']}: {row['id']}"
-        figure = plot_example(*read_example(row["path"]), title)
+        figure = plots.plot_example(*read_example(row["path"]), title)
         alt = f"Image, mask, prediction and errors of {row['id']}"
         add("examples", figure, f"example-{number}", alt, **row)
     for number, field in enumerate((run.tuning or {}).get("fields", [])[:PICTURED]):

@@ -5,36 +5,28 @@ from typing import Any
 
 import numpy as np
 
-from fluxseg.simulation.grids import (
-    Shape,
-    blur,
-    coarse_shape,
-    draw_clouds,
-    draw_octaves,
-    enlarge,
-    splat_points,
-)
+from fluxseg.simulation import grids
 from fluxseg.simulation.tissue import DEEP, Cells
 
 Scale = tuple[float, float]  # pixels per um along rows and columns
 
 
 def draw_neuropil(
-    rng: np.random.Generator, shape: Shape, scale: Scale, values: Mapping[str, Any]
+    rng: np.random.Generator, shape: grids.Shape, scale: Scale, values: Mapping[str, Any]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw the background: uneven expression, and the texture of processes too thin to see.
 
     Returns the expression over 100 um and more, and the texture, `[H, W]` float32 about 1.
     """
     density = float(np.sqrt(scale[0] * scale[1]))
-    uneven = draw_octaves(rng, shape, 50 * density, 200 * density, 0.6)
+    uneven = grids.draw_octaves(rng, shape, 50 * density, 200 * density, 0.6)
     level = np.exp(np.float32(values["uneven"]) * uneven)
-    grain = draw_octaves(rng, shape, 1.5 * density, 24 * density, values["roughness"])
+    grain = grids.draw_octaves(rng, shape, 1.5 * density, 24 * density, values["roughness"])
     texture = np.exp(np.float32(values["grain"]) * grain)
     if values["felt"] > 0.02:
         # The zero crossings of smooth noise are thin curves, as processes in a plane are.
         for spacing in (7.0, 12.0):
-            curve = draw_clouds(rng, shape, max(spacing * density, 3.0))
+            curve = grids.draw_clouds(rng, shape, max(spacing * density, 3.0))
             curve *= curve
             curve *= np.float32(-1 / 0.12**2 if spacing > 10 else -1 / 0.2**2)
             texture += np.float32(0.5 * values["felt"]) * np.exp(curve) * np.maximum(grain + 1, 0)
@@ -56,11 +48,15 @@ def walk(
 
 def splat_fibres(canvas: np.ndarray, place: np.ndarray, light: np.ndarray, scale: Scale) -> None:
     """Add points at places `[..., 2]`, um, of light `[...]` to a canvas `[H, W]`."""
-    splat_points(canvas, place.reshape(-1, 2) * scale, light.ravel())
+    grids.splat_points(canvas, place.reshape(-1, 2) * scale, light.ravel())
 
 
 def draw_fibres(
-    rng: np.random.Generator, shape: Shape, scale: Scale, cells: Cells, values: Mapping[str, Any]
+    rng: np.random.Generator,
+    shape: grids.Shape,
+    scale: Scale,
+    cells: Cells,
+    values: Mapping[str, Any],
 ) -> np.ndarray:
     """Draw dendrites, those that leave cell bodies too, axons with boutons, and specks.
 
@@ -95,7 +91,7 @@ def draw_fibres(
     splat_fibres(thick, path, light, scale)
     place, light = draw_stubs(rng, cells, values)
     splat_fibres(thick, place, line * light, scale)
-    return thin + blur(thick, 0.55 * density)
+    return thin + grids.blur(thick, 0.55 * density)
 
 
 def draw_fade(rng: np.random.Generator, count: int, steps: int) -> np.ndarray:
@@ -124,12 +120,12 @@ def draw_stubs(
 
 
 def draw_haze(
-    rng: np.random.Generator, shape: Shape, scale: Scale, values: Mapping[str, Any]
+    rng: np.random.Generator, shape: grids.Shape, scale: Scale, values: Mapping[str, Any]
 ) -> np.ndarray:
     """Draw the light of cells above and below the section, `[H, W]` float32."""
     radius, spacing = values["radius"], 3.0
     near = radius + DEEP * values["axial"]
-    total = np.zeros(coarse_shape(shape, spacing), np.float32)
+    total = np.zeros(grids.coarse_shape(shape, spacing), np.float32)
     size = np.array(shape) / scale
     density = np.sqrt(scale[0] * scale[1]) / spacing
     for middle, half in ((near - 1.0, 2.5), (near + 7.5, 6.0)):
@@ -141,6 +137,6 @@ def draw_haze(
         sigma = 0.5 * radius + 0.22 * (middle - near + half)
         canvas = np.zeros_like(total)
         place = rng.random((count, 2)) * size * scale / spacing + 1
-        splat_points(canvas, place, light * np.pi * (radius * density) ** 2)
-        total += blur(canvas, float(sigma * density))
-    return enlarge(total, shape)
+        grids.splat_points(canvas, place, light * np.pi * (radius * density) ** 2)
+        total += grids.blur(canvas, float(sigma * density))
+    return grids.enlarge(total, shape)

@@ -13,14 +13,8 @@ from fluxseg.errors import ConfigError, RecordingError
 from fluxseg.formats.movies import BLOCK_BYTES, iterate_frames, read_movie_facts
 from fluxseg.io.markup import render_table
 from fluxseg.io.progress import Progressed
+from fluxseg.traces import signals
 from fluxseg.traces.masks import Footprints, create_footprints
-from fluxseg.traces.signals import (
-    deconvolve,
-    describe_traces,
-    find_baseline,
-    measure_noise,
-    relative_change,
-)
 from fluxseg.traces.sums import create_matrix, sum_blocks
 
 NEUROPIL_SHARE = 0.7  # share of the neuropil's fluorescence that is taken off a cell's
@@ -72,8 +66,8 @@ class Traces:
         result = np.zeros_like(self.f)
         for rows in self._rows():
             corrected = self._corrected(rows)
-            baseline = find_baseline(corrected, self.rate)
-            result[rows] = relative_change(corrected, baseline, self.f[rows].mean(1))
+            baseline = signals.find_baseline(corrected, self.rate)
+            result[rows] = signals.relative_change(corrected, baseline, self.f[rows].mean(1))
         return result
 
     @functools.cached_property
@@ -82,8 +76,8 @@ class Traces:
         result = np.zeros_like(self.f)
         for rows in self._rows() if self.tau else ():
             corrected = self._corrected(rows)
-            changes = corrected - find_baseline(corrected, self.rate)
-            result[rows] = deconvolve(changes, self.rate, self.tau or 1.0)
+            changes = corrected - signals.find_baseline(corrected, self.rate)
+            result[rows] = signals.deconvolve(changes, self.rate, self.tau or 1.0)
         return result
 
     @functools.cached_property
@@ -91,9 +85,9 @@ class Traces:
         """`[N]` float64 each: `skew`, `std` and `snr` of `corrected`, `noise` of `dff`."""
         found = {name: np.zeros(len(self)) for name in ("skew", "std", "snr", "noise")}
         for rows in self._rows():
-            for name, values in describe_traces(self._corrected(rows)).items():
+            for name, values in signals.describe_traces(self._corrected(rows)).items():
                 found[name][rows] = values
-            found["noise"][rows] = measure_noise(self.dff[rows], self.rate)
+            found["noise"][rows] = signals.measure_noise(self.dff[rows], self.rate)
         return found
 
     def _rows(self) -> list[slice]:

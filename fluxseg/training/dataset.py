@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fluxseg.config import Config, DataConfig, TrainConfig
+from fluxseg.data import splits
 from fluxseg.data.cache import (
     CacheIndex,
     cache_difference,
@@ -18,14 +19,6 @@ from fluxseg.data.cache import (
 )
 from fluxseg.data.prepare import prepare_cache
 from fluxseg.data.recording import NO_GROUP, Source
-from fluxseg.data.splits import (
-    SPLITS,
-    Manifest,
-    apply_manifest,
-    create_manifest,
-    manifest_from_json,
-    straddling_pairs,
-)
 from fluxseg.errors import WorkdirError
 from fluxseg.formats.sources import format_unused, open_source, unused_files
 from fluxseg.io.files import read_json, write_json
@@ -41,7 +34,7 @@ class Dataset:
     """The data of a run."""
 
     index: CacheIndex  # the prepared crops
-    manifest: Manifest  # which of them belong to which split
+    manifest: splits.Manifest  # which of them belong to which split
     summary: dict[str, Any]  # what `data.json` of the workdir says
 
     def crops(self, split: str) -> list[tuple[str, int]]:
@@ -95,9 +88,9 @@ def prepare_dataset(
         "split_by": manifest.split_by,
         "leaks": manifest.split_by != "group",
         "split_hash": manifest.content_hash,
-        "splits": {split: _describe_split(dataset, split) for split in SPLITS},
+        "splits": {split: _describe_split(dataset, split) for split in splits.SPLITS},
         "moved": list(manifest.moved),
-        "straddling": straddling_pairs(manifest, index.near_duplicates),
+        "straddling": splits.straddling_pairs(manifest, index.near_duplicates),
     }
 
     def write() -> None:
@@ -148,14 +141,14 @@ def _see_cache(directory: Path, stamps: Mapping[str, str], config: DataConfig) -
     return index
 
 
-def _split(config: Config, index: CacheIndex) -> tuple[Manifest, list[str]]:
+def _split(config: Config, index: CacheIndex) -> tuple[splits.Manifest, list[str]]:
     items = [entry.split_item for entry in index.entries]
     data = config.data
     if data.manifest:
-        manifest = manifest_from_json(read_json(data.manifest), data.manifest)
-        return apply_manifest(manifest, items, data.manifest)
+        manifest = splits.manifest_from_json(read_json(data.manifest), data.manifest)
+        return splits.apply_manifest(manifest, items, data.manifest)
     shares = (data.train_fraction, data.val_fraction)
-    return create_manifest(items, data.split_by, *shares, data.split_seed), []
+    return splits.create_manifest(items, data.split_by, *shares, data.split_seed), []
 
 
 def _describe_split(dataset: Dataset, split: str) -> dict[str, Any]:

@@ -17,22 +17,15 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from fluxseg.config import Config
 from fluxseg.errors import ConfigError
 from fluxseg.model.convolutions import compiler_options
+from fluxseg.training import steps
 from fluxseg.training.profiling import log_memory_once
 from fluxseg.training.state import TrainState
-from fluxseg.training.steps import (
-    StepMetrics,
-    add_gradients,
-    apply_gradients,
-    eval_step,
-    train_step,
-    zero_gradients,
-)
 
 AXIS = "data"  # name of the mesh axis over which batches are sharded
 CPU_PIXELS = 512 * 512  # of a micro-batch: with more, a layer falls out of the caches
 ON_DEVICE = ("image", "label", "valid")  # the parts of a batch that the steps need
 
-TrainStep = Callable[[TrainState, Mapping[str, Any]], tuple[TrainState, StepMetrics]]
+TrainStep = Callable[[TrainState, Mapping[str, Any]], tuple[TrainState, steps.StepMetrics]]
 
 
 def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
@@ -69,21 +62,21 @@ def make_train_step(mesh: Mesh | None = None, micro_batches: int = 1) -> TrainSt
     )
     if micro_batches == 1:
         step = log_memory_once(
-            compile_step(train_step, in_shardings=(same, rows), donate_argnums=0)
+            compile_step(steps.train_step, in_shardings=(same, rows), donate_argnums=0)
         )
         return lambda state, batch: step(state, put_batch(batch, mesh))
 
     # A program of its own for the first micro-batch would take as long to compile as this one.
-    begin = jax.jit(zero_gradients, in_shardings=same, out_shardings=same)
-    add_named = functools.partial(add_gradients, micro_batches=micro_batches)
+    begin = jax.jit(steps.zero_gradients, in_shardings=same, out_shardings=same)
+    add_named = functools.partial(steps.add_gradients, micro_batches=micro_batches)
     add = log_memory_once(
         compile_step(
-            functools.wraps(add_gradients)(add_named),
+            functools.wraps(steps.add_gradients)(add_named),
             in_shardings=(same, same, rows),
             donate_argnums=1,
         )
     )
-    apply = compile_step(apply_gradients, in_shardings=same, donate_argnums=0)
+    apply = compile_step(steps.apply_gradients, in_shardings=same, donate_argnums=0)
 
     def step_by_step(state: TrainState, batch: Mapping[str, np.ndarray]) -> Any:
         sums = begin(state.params)
@@ -97,7 +90,9 @@ def make_train_step(mesh: Mesh | None = None, micro_batches: int = 1) -> TrainSt
 
 def make_eval_step(mesh: Mesh) -> Any:
     """Compile `eval_step` for batches sharded over a mesh; its results are on every device."""
-    return jax.jit(eval_step, in_shardings=(None, sharded(mesh)), out_shardings=replicated(mesh))
+    return jax.jit(
+        steps.eval_step, in_shardings=(None, sharded(mesh)), out_shardings=replicated(mesh)
+    )
 
 
 def check_batch_size(batch_size: int, mesh: Mesh) -> None:

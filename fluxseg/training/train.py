@@ -27,6 +27,7 @@ from fluxseg.io.files import write_json
 from fluxseg.io.progress import Progressed
 from fluxseg.model.metrics import Totals
 from fluxseg.processes import is_first_process, run_in_all
+from fluxseg.training import sharding
 from fluxseg.training.checkpoints import Checkpoints
 from fluxseg.training.dataset import Dataset, create_class_weights
 from fluxseg.training.encoder_weights import start_encoder
@@ -34,16 +35,6 @@ from fluxseg.training.evaluation import SplitScores, epoch_figures, score_best, 
 from fluxseg.training.profiling import watch_steps
 from fluxseg.training.progress import Callbacks, Progress, TrainResult
 from fluxseg.training.resume import restore_best, resume_run, save_epoch, save_stopped
-from fluxseg.training.sharding import (
-    TrainStep,
-    check_batch_size,
-    count_micro_batches,
-    gather,
-    make_eval_step,
-    make_mesh,
-    make_train_step,
-    replicate,
-)
 from fluxseg.training.state import TrainState, create_schedule, create_train_state
 from fluxseg.training.stopping import StopFlag, catch_signals, interrupted
 from fluxseg.training.writers import RunLog, collect_versions
@@ -78,8 +69,8 @@ def train(
     signal, when everything is saved.
     """
     settings, threads, callbacks = config.train, config.data.threads, callbacks or Callbacks()
-    mesh = make_mesh()
-    check_batch_size(settings.batch_size, mesh)
+    mesh = sharding.make_mesh()
+    sharding.check_batch_size(settings.batch_size, mesh)
 
     # A Grain loader: image [B, H, W, 1] float32, label and valid [B, H, W] uint8, shuffled anew in
     # each epoch and augmented. In a job of several processes each reads its rows of every batch.
@@ -99,9 +90,10 @@ def train(
     logger.info("The model has %s parameters", f"{optax.tree.size(state.params):,}")
 
     # The steps, compiled for all devices: a replicated state, sharded batches.
-    state = replicate(state, mesh)
-    micro_batches = count_micro_batches(config, mesh)
-    train_step, eval_step = make_train_step(mesh, micro_batches), make_eval_step(mesh)
+    state = sharding.replicate(state, mesh)
+    micro_batches = sharding.count_micro_batches(config, mesh)
+    train_step = sharding.make_train_step(mesh, micro_batches)
+    eval_step = sharding.make_eval_step(mesh)
 
     # A run that was interrupted goes on where it was saved, and ends with the same bits.
     state, progress = resume_run(state, batches, steps, checkpoints, dataset, workdir)
@@ -145,12 +137,12 @@ def train(
         scores = score_best(workdir, dataset, progress.best, functools.partial(score, state))
         if scores is None:
             raise interrupted(stop, progress.step, progress.epoch + 1)
-    return TrainResult(gather(state), list(progress.history), scores, dataset)
+    return TrainResult(sharding.gather(state), list(progress.history), scores, dataset)
 
 
 def _train_epoch(
     config: Config,
-    train_step: TrainStep,
+    train_step: sharding.TrainStep,
     state: TrainState,
     batches: Iterator[Any],
     progress: Progress,

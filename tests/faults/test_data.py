@@ -103,7 +103,7 @@ def test_values_that_are_not_finite_are_left_out_and_listed(tmp_path):
     ("name", "value", "at"), [("grad_norm", np.nan, 5), ("loss_sum", np.inf, 15)]
 )
 def test_a_single_value_that_is_not_finite_is_found(tmp_path, monkeypatch, name, value, at):
-    make = fluxseg.training.train.make_train_step
+    make = fluxseg.training.sharding.make_train_step
 
     def make_failing(*arguments):
         step = make(*arguments)
@@ -116,7 +116,7 @@ def test_a_single_value_that_is_not_finite_is_found(tmp_path, monkeypatch, name,
 
         return fail_at
 
-    monkeypatch.setattr(fluxseg.training.train, "make_train_step", make_failing)
+    monkeypatch.setattr(fluxseg.training.sharding, "make_train_step", make_failing)
     expected = "checkpoint of step 10 is kept" if at > 10 else "no checkpoint yet"
     with pytest.raises(TrainingError, match=rf"step {at}: .*not finite.*{expected}"):
         train_network(with_train(SMALL, epochs=2), tmp_path)
