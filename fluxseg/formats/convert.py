@@ -82,13 +82,13 @@ def _tell(path: Path, start: bytes) -> tuple[str, str]:
     if start.startswith(b"PK\x03\x04"):
         with explain_damage("is a damaged .zip file"), zipfile.ZipFile(path) as archive:
             arrays = any(name.lower().endswith(".npy") for name in archive.namelist())
-        kind = "npz" if arrays else "imagej" * holds_rois(path)
+        kind = "npz" if arrays else "imagej" if holds_rois(path) else ""
         return kind, "is a .zip file with neither arrays (.npz) nor ImageJ ROIs in it"
     if start.startswith((MATLAB_5, MATLAB_73)):
         return "mat", ""
     if start.startswith(HDF5_MAGIC):
         with open_hdf5(path) as opened:
-            kind = "nwb" * bool(kind_of(opened)) or "caiman" * holds_caiman(path)
+            kind = "nwb" if kind_of(opened) else "caiman" if holds_caiman(path) else ""
         what = "is an HDF5 file, but not NWB"
         return kind, f"{what}; of a movie make a projection with `fluxseg project`"
     if start.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"["):

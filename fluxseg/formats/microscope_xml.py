@@ -9,7 +9,7 @@ and no file is opened that is named there.
 import dataclasses
 import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from xml.parsers import expat
 
@@ -68,6 +68,17 @@ def recorded_in(folder: Path) -> tuple[Recorded, ...]:
         return _read_folder(folder, folder.stat().st_mtime_ns)
     except OSError:
         return ()
+
+
+def group_recorded(paths: Iterable[Path]) -> Iterator[tuple[Recorded, list[Path]]]:
+    """Yield the recordings that files belong to, each with those of its files."""
+    folders: dict[Path, list[Path]] = {}
+    for path in paths:
+        folders.setdefault(path.parent, []).append(path)
+    for folder, inside in folders.items():
+        for one in recorded_in(folder):
+            if mine := [path for path in inside if path.name in one.files]:
+                yield one, mine
 
 
 def open_raw(path: Path, recorded: Recorded, pick: Pick) -> np.ndarray:

@@ -8,7 +8,7 @@ from pathlib import Path
 from fluxseg.errors import ConfigError, RecordingError
 from fluxseg.formats.folders import files_in, folders_in
 from fluxseg.formats.label_names import stem_of
-from fluxseg.formats.microscope_xml import is_accessory, recorded_in
+from fluxseg.formats.microscope_xml import group_recorded, is_accessory
 from fluxseg.formats.movies import find_raw, is_suite2p_movie, read_movie_facts
 from fluxseg.formats.npy import file_error, naming_file
 from fluxseg.formats.pick import NO_PICK, Pick
@@ -93,7 +93,14 @@ def name_movies(inputs: Sequence[Path], pick: Pick, verb: str) -> list[Movie]:
 
 
 def _group(files: Sequence[Path], pick: Pick, parts: bool) -> list[Movie]:
-    movies, told = _list_recorded(files, pick)
+    movies: list[Movie] = []
+    told: set[Path] = set()
+    for one, mine in group_recorded(files):
+        told |= set(mine)
+        with naming_file(mine[0].parent):
+            chosen = tuple(one.choose_files(sorted(mine), pick))
+        alone = len(mine) == 1 < len(one.files)
+        movies.append(Movie(stem_of(mine[0]) if alone else one.name, chosen))
     frames = {path for path in files if path.suffix.lower() in FRAMES} - told
     movies += [Movie(stem_of(path), (path,)) for path in sorted(set(files) - frames - told)]
     for name, paths, digits in split_series(list(frames)):
@@ -104,22 +111,6 @@ def _group(files: Sequence[Path], pick: Pick, parts: bool) -> list[Movie]:
             movies += [Movie(stem_of(path), (path,)) for path in paths]
     order = {path: place for place, path in enumerate(sorted(files) if parts else files)}
     return sorted(movies, key=lambda movie: order[movie.paths[0]])
-
-
-def _list_recorded(files: Sequence[Path], pick: Pick) -> tuple[list[Movie], set[Path]]:
-    """Return the movies of which a microscope tells in an XML file, and all files of these."""
-    movies: list[Movie] = []
-    told: set[Path] = set()
-    for folder in dict.fromkeys(path.parent for path in files):
-        for one in recorded_in(folder):
-            mine = [path for path in files if path.parent == folder and path.name in one.files]
-            told |= set(mine)
-            if mine:
-                with naming_file(folder):
-                    paths = tuple(one.choose_files(sorted(mine), pick))
-                alone = len(mine) == 1 < len(one.files)
-                movies.append(Movie(stem_of(mine[0]) if alone else one.name, paths))
-    return movies, told
 
 
 def _are_frames(paths: Sequence[Path], pick: Pick) -> bool:

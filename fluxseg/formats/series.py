@@ -10,7 +10,7 @@ from fluxseg.data.duplicates import near_duplicates
 from fluxseg.data.fingerprint import fingerprint
 from fluxseg.errors import RecordingError
 from fluxseg.formats.label_names import stem_of
-from fluxseg.formats.microscope_xml import recorded_in
+from fluxseg.formats.microscope_xml import group_recorded
 from fluxseg.formats.pick import IMAGE_AXES, NO_PICK, Pick
 from fluxseg.formats.pixels import read_pixels
 from fluxseg.formats.stacks import read_stack
@@ -93,21 +93,19 @@ def set_aside(
         if len(members) >= FEWEST:
             wrong[members[0]] = told
             unused |= dict.fromkeys(members[1:], "frames or parts of a movie, see above")
-    for folder in dict.fromkeys(path.parent for path in labels):
-        for one in recorded_in(folder):
-            mine = [path for path in labels if path.parent == folder and path.name in one.files]
-            kept = [path for path in mine if labels[path]]
-            if mine and not kept:
-                try:
-                    kept = one.choose_files(mine, pick)
-                except RecordingError as error:
-                    kept, wrong[mine[0]] = mine[:1], f"the recording {one.name} {error.reason}"
-            if len(kept) > 1 and not any(labels[path] for path in kept):
-                what = f"{len(kept)} files, {kept[0].name} to {kept[-1].name}, are one movie"
-                wrong[kept[0]] = f"{what}: project it with `fluxseg project FOLDER --output IMAGES`"
-                kept = kept[:1]
-            other = "another channel, plane or time of a recording, see above"
-            unused |= {path: other for path in mine if path not in kept}
+    for one, mine in group_recorded(labels):
+        kept = [path for path in mine if labels[path]]
+        if not kept:
+            try:
+                kept = one.choose_files(mine, pick)
+            except RecordingError as error:
+                kept, wrong[mine[0]] = mine[:1], f"the recording {one.name} {error.reason}"
+        if len(kept) > 1 and not any(labels[path] for path in kept):
+            what = f"{len(kept)} files, {kept[0].name} to {kept[-1].name}, are one movie"
+            wrong[kept[0]] = f"{what}: project it with `fluxseg project FOLDER --output IMAGES`"
+            kept = kept[:1]
+        other = "another channel, plane or time of a recording, see above"
+        unused |= {path: other for path in mine if path not in kept}
     return wrong, unused
 
 
