@@ -135,13 +135,10 @@ def read_numbers(dataset: h5py.Dataset, limit: int = MAX_BYTES) -> np.ndarray:
 
 def read_texts(dataset: h5py.Dataset) -> list[str]:
     """Read a dataset of texts, one by one, so that no more are held than `MAX_TEXT` characters."""
-    _check_storage(dataset)
-    if not is_text(dataset.dtype) or len(dataset.shape) > 1:
-        raise RecordingError(str(dataset.name), "must hold texts")
+    check_dataset(dataset, MAX_TEXT, texts=True)
     count = math.prod(dataset.shape)
-    if count > MAX_ITEMS or dataset.dtype.itemsize > MAX_TEXT:
+    if count > MAX_ITEMS or dataset.dtype.itemsize > MAX_TEXT or len(dataset.shape) > 1:
         raise RecordingError(str(dataset.name), f"holds {count} texts; too many")
-    _check_chunks(dataset, MAX_TEXT)
     texts: list[str] = []
     left = MAX_TEXT
     for number in range(count):
@@ -170,35 +167,32 @@ def read_places(group: h5py.Group, places: Mapping[str, str]) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def check_dataset(dataset: h5py.Dataset, limit: int = MAX_BYTES) -> None:
-    """Make sure that parts of a dataset of numbers, however large, can be read without harm.
+def check_dataset(dataset: h5py.Dataset, limit: int = MAX_BYTES, *, texts: bool = False) -> None:
+    """Make sure that parts of a dataset of numbers or texts, however large, can be read safely.
 
     Raises `RecordingError` if it is no such dataset, lies in another file, or a stored chunk of it
     takes or unpacks to more than `limit` bytes.
     """
-    _check_storage(dataset)
-    dtype = dataset.dtype
-    kinds = [dtype[name] for name in dtype.names] if dtype.names else [dtype]
-    if any(kind.kind not in "biuf" for kind in kinds):
-        raise RecordingError(str(dataset.name), f"must hold numbers, got {dtype}")
-    _check_chunks(dataset, limit)
-
-
-def _check_storage(dataset: h5py.Dataset) -> None:
+    name, dtype = str(dataset.name), dataset.dtype
     if dataset.shape is None:
-        raise RecordingError(str(dataset.name), "is empty")
+        raise RecordingError(name, "is empty")
     if dataset.is_virtual or dataset.external:
-        raise RecordingError(str(dataset.name), "lies in another file, which is not opened")
-    if dataset.chunks is None and dataset.id.get_offset() is not None:
+        raise RecordingError(name, "lies in another file, which is not opened")
+    kinds = [dtype[field] for field in dtype.names] if dtype.names else [dtype]
+    if texts and not is_text(dtype):
+        raise RecordingError(name, "must hold texts")
+    if not texts and any(kind.kind not in "biuf" for kind in kinds):
+        raise RecordingError(name, f"must hold numbers, got {dtype}")
+    if dataset.chunks is not None:
+        _check_chunks(dataset, limit)
+    elif dataset.id.get_offset() is not None:
         end = dataset.id.get_offset() + dataset.id.get_storage_size()
         if end > dataset.file.id.get_filesize():
-            raise RecordingError(str(dataset.name), "is truncated")
+            raise RecordingError(name, "is truncated")
 
 
 def _check_chunks(dataset: h5py.Dataset, limit: int) -> None:
     """Raise unless each chunk unpacks to what it declares, within the limit."""
-    if dataset.chunks is None:
-        return
     size = _check_size(dataset, dataset.chunks, limit)
     settings = dataset.id.get_create_plist()
     filters = [settings.get_filter(number)[0] for number in range(settings.get_nfilters())]
