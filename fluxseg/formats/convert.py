@@ -9,31 +9,21 @@ import numpy as np
 
 from fluxseg.data.recording import NO_GROUP, Recording, check_image
 from fluxseg.errors import RecordingError, WorkdirError
-from fluxseg.formats import coco, json_files, neurofinder
+from fluxseg.formats import allen_nwb, coco, hdf5, json_files, matlab, neurofinder, npy, pixels
 from fluxseg.formats.allen import read_allen_npy, write_allen_npy
-from fluxseg.formats.allen_nwb import kind_of
 from fluxseg.formats.caiman import holds_caiman, read_caiman
 from fluxseg.formats.cellpose import read_cellpose, write_cellpose, write_cellpose_pair
 from fluxseg.formats.finite import write_image
 from fluxseg.formats.formats import Format
-from fluxseg.formats.hdf5 import MAGIC as HDF5_MAGIC
-from fluxseg.formats.hdf5 import open_hdf5
 from fluxseg.formats.imagej import holds_rois, read_imagej, write_imagej
 from fluxseg.formats.images import read_image
 from fluxseg.formats.label_names import MICROSCOPE_SUFFIXES, SAVE_AS_TIFF, SEG_ENDING, is_image_name
 from fluxseg.formats.labels import label_image
-from fluxseg.formats.matlab import MAGIC as MATLAB_5
-from fluxseg.formats.matlab import MAGIC_HDF5 as MATLAB_73
-from fluxseg.formats.matlab import read_mat
-from fluxseg.formats.npy import MAGIC as NPY_MAGIC
-from fluxseg.formats.npy import explain_damage, naming_file, open_npy, open_regular
 from fluxseg.formats.npz import read_npz, write_npz
 from fluxseg.formats.nwb import read_nwb
 from fluxseg.formats.nwb_write import write_nwb
 from fluxseg.formats.pairs import find_image, find_labels
 from fluxseg.formats.pick import NO_PICK, Pick
-from fluxseg.formats.pixels import MAGICS as IMAGE_MAGICS
-from fluxseg.formats.pixels import movie_text, write_image_tiff
 from fluxseg.formats.suite2p import is_suite2p, read_suite2p, write_suite2p
 
 NEED_IMAGE = ("imagej", "neurofinder", "coco", "cellpose", "caiman")
@@ -56,14 +46,14 @@ def detect_format(path: Path | str) -> str:
     Returns one of `Format`, "caiman" or "mat", or "image" for TIFF, PNG and other images.
     """
     path = Path(path)
-    with naming_file(path):
+    with npy.naming_file(path):
         if path.is_dir():
             if is_suite2p(path) or (path / "suite2p").is_dir() or any(path.glob("plane*/stat.npy")):
                 return "suite2p"
             if neurofinder.is_neurofinder(path):
                 return "neurofinder"
             raise RecordingError("", "is a folder of no known kind (Suite2p, Neurofinder)")
-        with open_regular(path) as (file, _):
+        with npy.open_regular(path) as (file, _):
             start = file.read(64)
         kind, why = _tell(path, start)
         if not kind:
@@ -73,22 +63,22 @@ def detect_format(path: Path | str) -> str:
 
 def _tell(path: Path, start: bytes) -> tuple[str, str]:
     """Return the format of a file that begins so, or "" and what it is instead."""
-    if start.startswith(NPY_MAGIC):
+    if start.startswith(npy.MAGIC):
         return "cellpose" if path.name.endswith(SEG_ENDING) else "allen", ""
-    if start.startswith(tuple(IMAGE_MAGICS)):
+    if start.startswith(tuple(pixels.MAGICS)):
         return "image", ""
     if start.startswith(b"Iout"):
         return "imagej", ""
     if start.startswith(b"PK\x03\x04"):
-        with explain_damage("is a damaged .zip file"), zipfile.ZipFile(path) as archive:
+        with npy.explain_damage("is a damaged .zip file"), zipfile.ZipFile(path) as archive:
             arrays = any(name.lower().endswith(".npy") for name in archive.namelist())
         kind = "npz" if arrays else "imagej" if holds_rois(path) else ""
         return kind, "is a .zip file with neither arrays (.npz) nor ImageJ ROIs in it"
-    if start.startswith((MATLAB_5, MATLAB_73)):
+    if start.startswith((matlab.MAGIC, matlab.MAGIC_HDF5)):
         return "mat", ""
-    if start.startswith(HDF5_MAGIC):
-        with open_hdf5(path) as opened:
-            kind = "nwb" if kind_of(opened) else "caiman" if holds_caiman(path) else ""
+    if start.startswith(hdf5.MAGIC):
+        with hdf5.open_hdf5(path) as opened:
+            kind = "nwb" if allen_nwb.kind_of(opened) else "caiman" if holds_caiman(path) else ""
         what = "is an HDF5 file, but not NWB"
         return kind, f"{what}; of a movie make a projection with `fluxseg project`"
     if start.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"["):
@@ -124,7 +114,7 @@ def read_recording(
     """
     path = Path(path)
     kind = detect_format(path)
-    with naming_file(path):
+    with npy.naming_file(path):
         if kind in ("imagej", "coco", "neurofinder") and image is None and path.is_file():
             image = find_image(path)
         return _READERS[kind](path, None if image is None else Path(image), pick)
@@ -133,11 +123,11 @@ def read_recording(
 def _read_plain(path: Path) -> Recording | None:
     """Read a `.npy` file of one image `[H, W]`; None of any other that may be a recording."""
     try:
-        array = open_npy(path)
+        array = npy.open_npy(path)
     except RecordingError:
         return None
     if array.ndim == 3:
-        raise RecordingError("", movie_text(len(array)))
+        raise RecordingError("", pixels.movie_text(len(array)))
     if array.ndim != 2:
         raise RecordingError("", f"holds an array {list(array.shape)}, no image [H, W]")
     check_image(array)
@@ -158,7 +148,7 @@ _READERS: dict[str, Callable[[Path, Path | None, Pick], Recording]] = {
     "image": lambda path, _, pick: _read_labelled(path, pick),
     "allen": lambda path, *_: _read_plain(path) or read_allen_npy(path),
     "npz": lambda path, _, pick: read_npz(path, pick),
-    "mat": lambda path, _, pick: read_mat(path, pick),
+    "mat": lambda path, _, pick: matlab.read_mat(path, pick),
     "nwb": lambda path, _, pick: read_nwb(path, plane=pick.plane, image=pick.key),
     "suite2p": lambda path, _, pick: read_suite2p(path, plane=pick.plane),
     "cellpose": read_cellpose,
@@ -214,7 +204,9 @@ def _write_labels(path: Path, recording: Recording) -> tuple[str, ...]:
     if recording.masks is None:
         return (*changes, "it is not annotated: there is no label image")
     labels, remarks = label_image(recording.masks, recording.roi_ids)
-    write_image_tiff(path.with_name(f"{path.stem}_labels{path.suffix}"), labels, compress=True)
+    pixels.write_image_tiff(
+        path.with_name(f"{path.stem}_labels{path.suffix}"), labels, compress=True
+    )
     return (*changes, *remarks, "ROI ids, group and metadata have no place in images")
 
 
