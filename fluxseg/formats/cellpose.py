@@ -1,9 +1,9 @@
-"""Cellpose's files: `NAME_seg.npy` of its GUI, and pairs `NAME.tif`, `NAME_masks.tif` to train on.
+"""The files `NAME_seg.npy` of Cellpose's GUI.
 
-Both hold the ROIs as a label image, in which they cannot overlap; `fluxseg.formats.labels` has the
-rule by which a pixel goes to one of several ROIs. The dict in `NAME_seg.npy` follows
-`cellpose.io.masks_flows_to_seg` of Cellpose 4.2; what it has no place for (ids, group, metadata)
-is kept under a key of its own, which Cellpose ignores, and drops when its GUI saves.
+They hold the ROIs as a label image, in which these cannot overlap; `fluxseg.formats.labels` has the
+rule by which a pixel goes to one of several ROIs. The dict follows `cellpose.io.masks_flows_to_seg`
+of Cellpose 4.2; what it has no place for (ids, group, metadata) is kept under a key of its own,
+which Cellpose ignores, and drops when its GUI saves.
 """
 
 import re
@@ -16,12 +16,12 @@ import numpy as np
 from fluxseg.data.recording import Recording, annotated_masks, check_image
 from fluxseg.errors import RecordingError, WorkdirError
 from fluxseg.formats.finite import fill_outside, pack_outside, write_image
-from fluxseg.formats.label_names import SEG_ENDING, is_image_name, is_label_name, stem_of
+from fluxseg.formats.label_names import SEG_ENDING, is_image_name, stem_of
 from fluxseg.formats.labels import label_image, masks_from_labels
 from fluxseg.formats.metadata import create_recording, describe_origin, read_metadata
 from fluxseg.formats.npy import naming_file, read_pickled_dict
 from fluxseg.formats.pick import NO_PICK, Pick
-from fluxseg.formats.pixels import one_channel, read_pixels, write_image_tiff
+from fluxseg.formats.pixels import one_channel, read_pixels
 from fluxseg.io.files import atomic_path
 
 EXTRA = "fluxseg"  # key of the dict with what Cellpose has no place for
@@ -74,7 +74,7 @@ def write_cellpose(path: Path, recording: Recording) -> tuple[str, ...]:
     if not path.name.endswith(SEG_ENDING) or not name:
         raise WorkdirError(f"{path}: Cellpose knows these files by names as NAME{SEG_ENDING}")
     labels, remarks = label_image(masks, recording.roi_ids)
-    labels, kept = _renumber(labels)
+    labels, kept = close_gaps(labels)
     changes = write_image(path.with_name(f"{name}.tif"), recording, once=True)
     areas = np.bincount(labels.ravel())[1:]
     values: dict[str, Any] = {
@@ -95,22 +95,6 @@ def write_cellpose(path: Path, recording: Recording) -> tuple[str, ...]:
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.save(file, np.array(values, dtype=object), allow_pickle=True)
     return (*remarks, *changes)
-
-
-def write_cellpose_pair(path: Path, recording: Recording) -> tuple[str, ...]:
-    """Write a recording as `NAME.tif` and `NAME_masks.tif`, which Cellpose trains on.
-
-    `fluxseg.formats.images.read_image` reads both. `WorkdirError` also if the file is not named so.
-    """
-    masks = annotated_masks(recording)
-    if path.suffix not in (".tif", ".tiff") or is_label_name(path):
-        raise WorkdirError(f"{path}: must be named as an image: NAME.tif, not as masks")
-    labels, remarks = label_image(masks, recording.roi_ids)
-    changes = write_image(path, recording)
-    write_image_tiff(
-        path.with_name(f"{path.stem}_masks{path.suffix}"), _renumber(labels)[0], compress=True
-    )
-    return (*remarks, *changes, "ROI ids, group and metadata have no place in a pair of images")
 
 
 def find_cellpose_image(path: Path, values: Mapping[str, Any]) -> Path | None:
@@ -143,7 +127,7 @@ def outline_labels(labels: np.ndarray) -> np.ndarray:
     return outlines
 
 
-def _renumber(labels: np.ndarray) -> tuple[np.ndarray, list[int]]:
+def close_gaps(labels: np.ndarray) -> tuple[np.ndarray, list[int]]:
     """Close gaps in the labels, as Cellpose would; return the labels that were there too."""
     found, places = np.unique(np.append(labels, 0), return_inverse=True)
     return places[:-1].reshape(labels.shape).astype(labels.dtype), found[1:].tolist()

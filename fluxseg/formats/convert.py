@@ -1,5 +1,6 @@
 """Recordings from any format and to any; what a format cannot hold is said in words."""
 
+import functools
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -7,17 +8,23 @@ from pathlib import Path
 
 import numpy as np
 
-from fluxseg.data.recording import NO_GROUP, Recording, check_image
+from fluxseg.data.recording import NO_GROUP, Recording, annotated_masks, check_image
 from fluxseg.errors import RecordingError, WorkdirError
 from fluxseg.formats import allen_nwb, coco, hdf5, json_files, matlab, neurofinder, npy, pixels
 from fluxseg.formats.allen import read_allen_npy, write_allen_npy
 from fluxseg.formats.caiman import holds_caiman, read_caiman
-from fluxseg.formats.cellpose import read_cellpose, write_cellpose, write_cellpose_pair
+from fluxseg.formats.cellpose import close_gaps, read_cellpose, write_cellpose
 from fluxseg.formats.finite import write_image
 from fluxseg.formats.formats import Format
 from fluxseg.formats.imagej import holds_rois, read_imagej, write_imagej
 from fluxseg.formats.images import read_image
-from fluxseg.formats.label_names import MICROSCOPE_SUFFIXES, SAVE_AS_TIFF, SEG_ENDING, is_image_name
+from fluxseg.formats.label_names import (
+    MICROSCOPE_SUFFIXES,
+    SAVE_AS_TIFF,
+    SEG_ENDING,
+    is_image_name,
+    is_label_name,
+)
 from fluxseg.formats.labels import label_image
 from fluxseg.formats.npz import read_npz, write_npz
 from fluxseg.formats.nwb import read_nwb
@@ -199,23 +206,25 @@ def write_recording(
     return _WRITERS[kind](path, recording)
 
 
-def _write_labels(path: Path, recording: Recording) -> tuple[str, ...]:
+def _write_pair(path: Path, recording: Recording, word: str) -> tuple[str, ...]:
+    """Write a recording as `NAME.tif` and `NAME_WORD.tif`; Cellpose trains on such, with masks."""
+    if path.suffix not in (".tif", ".tiff") or is_label_name(path):
+        raise WorkdirError(f"{path}: must be named as an image: NAME.tif, not as masks")
+    if recording.masks is None and word == "labels":
+        return (*write_image(path, recording), "it is not annotated: there is no label image")
+    labels, remarks = label_image(annotated_masks(recording), recording.roi_ids)
     changes = write_image(path, recording)
-    if recording.masks is None:
-        return (*changes, "it is not annotated: there is no label image")
-    labels, remarks = label_image(recording.masks, recording.roi_ids)
-    pixels.write_image_tiff(
-        path.with_name(f"{path.stem}_labels{path.suffix}"), labels, compress=True
-    )
-    return (*changes, *remarks, "ROI ids, group and metadata have no place in images")
+    beside = path.with_name(f"{path.stem}_{word}{path.suffix}")
+    pixels.write_image_tiff(beside, close_gaps(labels)[0], compress=True)
+    return (*changes, *remarks, "ROI ids, group and metadata have no place in a pair of images")
 
 
 _WRITERS: dict[str, Callable[[Path, Recording], tuple[str, ...]]] = {
     "allen": write_allen_npy,
     "npz": write_npz,
-    "labels": _write_labels,
+    "labels": functools.partial(_write_pair, word="labels"),
     "cellpose": write_cellpose,
-    "cellpose-pair": write_cellpose_pair,
+    "cellpose-pair": functools.partial(_write_pair, word="masks"),
     "suite2p": write_suite2p,
     "imagej": write_imagej,
     "nwb": write_nwb,

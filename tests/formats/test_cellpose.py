@@ -9,12 +9,8 @@ from hypothesis.extra.numpy import arrays
 
 from fluxseg.data.recording import Recording
 from fluxseg.errors import RecordingError, WorkdirError
-from fluxseg.formats.cellpose import (
-    outline_labels,
-    read_cellpose,
-    write_cellpose,
-    write_cellpose_pair,
-)
+from fluxseg.formats.cellpose import outline_labels, read_cellpose, write_cellpose
+from fluxseg.formats.convert import write_recording
 from fluxseg.formats.finite import finite_image
 from fluxseg.formats.labels import label_image, merge_labels
 from tests.formats.refusal import refused
@@ -191,7 +187,7 @@ def test_names_that_cellpose_would_not_know_and_foreign_images_are_refused(tmp_p
             write_cellpose(tmp_path / name, given_one)
     for name in ("a_masks.tif", "a.png"):
         with pytest.raises(WorkdirError, match="must be named as an image"):
-            write_cellpose_pair(tmp_path / name, given_one)
+            write_recording(tmp_path / name, given_one, "cellpose-pair")
     tifffile.imwrite(tmp_path / "a.tif", IMAGE + 1)
     with pytest.raises(WorkdirError, match="holds another image"):
         write_cellpose(tmp_path / "a_seg.npy", given_one)
@@ -201,9 +197,9 @@ def test_names_that_cellpose_would_not_know_and_foreign_images_are_refused(tmp_p
     before = (tmp_path / "a.tif").read_bytes()
     write_cellpose(tmp_path / "a_seg.npy", given_one)
     assert (tmp_path / "a.tif").read_bytes() == before
-    for write, name in ((write_cellpose, "b_seg.npy"), (write_cellpose_pair, "b.tif")):
+    for kind, name in (("cellpose", "b_seg.npy"), ("cellpose-pair", "b.tif")):
         with pytest.raises(RecordingError, match="not annotated"):
-            write(tmp_path / name, Recording("a", IMAGE))
+            write_recording(tmp_path / name, Recording("a", IMAGE), kind)
 
 
 def test_only_what_is_not_finite_is_replaced():
