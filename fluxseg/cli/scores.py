@@ -1,20 +1,16 @@
 """Verbs about the scores of a run or a model."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import tyro
 
 from fluxseg import pretrained
 from fluxseg.arguments import PickOptions
 from fluxseg.config import Config, DataConfig
-from fluxseg.console import open_console, progress_bars
+from fluxseg.console import create_console, open_console, progress_bars
 from fluxseg.errors import ConfigError
 from fluxseg.formats.pick import NO_PICK, Pick
 from fluxseg.io.files import write_json
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 
 def evaluate(
@@ -45,7 +41,7 @@ def evaluate(
     if workdir and str(pick):
         raise ConfigError(f"a run reads what its own data.pick says, not {pick}; use --model")
     if workdir is None:
-        return _evaluate_model(console, model or pretrained.NAME, data, output, pick)
+        return _evaluate_model(model or pretrained.NAME, data, output, pick)
     from fluxseg import job
 
     with progress_bars(console, ("Preparing", "recordings")) as (progress,):
@@ -54,16 +50,14 @@ def evaluate(
     return 0
 
 
-def _evaluate_model(
-    console: "Console", name: str, data: str, output: Path | None, pick: Pick
-) -> int:
+def _evaluate_model(name: str, data: str, output: Path | None, pick: Pick) -> int:
     from fluxseg.formats.sources import format_unused, open_source, unused_files
     from fluxseg.inference.field_scores import format_fields, score_readable, summarise_fields
     from fluxseg.inference.run_model import load_model
 
     if not data:
         raise ConfigError("--data is missing: the folder of labelled recordings to score on")
-    model = load_model(name)
+    model, console = load_model(name), create_console()
     source = open_source(Config(data=DataConfig(source=data, pick=str(pick))))
     with progress_bars(console, ("Scoring", "recordings")) as (progress,):
         rows, failed = score_readable(model, source, progress)

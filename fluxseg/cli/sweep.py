@@ -2,16 +2,10 @@
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from fluxseg.arguments import read_config_file, read_sweep_file
 from fluxseg.config import Config
 from fluxseg.console import open_console
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from fluxseg.report.sweep import Table
 
 
 def sweep(
@@ -36,6 +30,9 @@ def sweep(
         random: Run so many of the combinations, drawn at random; 0: all.
         random_seed: Another seed draws others.
     """
+    from rich.table import Table
+    from rich.text import Text
+
     from fluxseg.job import train_and_evaluate
     from fluxseg.report.sweep import collect_table, write_table
     from fluxseg.training.lock import claim_workdir
@@ -55,16 +52,7 @@ def sweep(
         failures = run_sweep(members, output, train_and_evaluate)
         table = collect_table(members, output, failures)
         page = write_table(table, output)
-    _show(console, table)
-    console.print(f"Report: {page}")
-    return 1 if failures else 0
-
-
-def _show(console: "Console", table: "Table") -> None:
-    from rich.table import Table as Shown
-    from rich.text import Text
-
-    shown = Shown(title=f"Best by {table.monitor} first; test figures chose nothing")
+    shown = Table(title=f"Best by {table.monitor} first; test figures chose nothing")
     for title in (*table.settings, table.monitor, "test neuron IoU", "test F1", "state"):
         shown.add_column(Text(title), overflow="fold")
     for row in table.rows:
@@ -74,3 +62,5 @@ def _show(console: "Console", table: "Table") -> None:
         state = "failed" if row.failure else "done"
         shown.add_row(*(Text(text) for text in (*settings, *figures, state)))
     console.print(shown)
+    console.print(f"Report: {page}")
+    return 1 if failures else 0

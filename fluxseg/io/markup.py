@@ -4,12 +4,9 @@ import base64
 import functools
 import io
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from jinja2 import Template
 
 MAX_TEXT = 200  # characters that are shown of a value
 MAX_SIDE = 320  # longest side of a thumbnail, px
@@ -30,7 +27,7 @@ _TABLE = """\
 
 
 @functools.cache
-def _template() -> "Template":
+def _template() -> Any:
     from jinja2 import Environment
 
     return Environment(autoescape=True).from_string(_TABLE)
