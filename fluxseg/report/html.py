@@ -44,15 +44,15 @@ Figures = Mapping[str, Sequence[Mapping[str, Any]]]
 `width`, `height`, `alt`."""
 
 
-def write_report(workdir: str | Path, *, versions: Mapping[str, str] | None = None) -> Path:
+def write_report(workdir: str | Path) -> Path:
     """Write `report.html` and the folder `figures` of a run, or of an evaluation on other data.
 
     Scores, data summary and examples may be missing: the report then does without them.
 
+    The versions are those that the run was trained with (`versions.json`), else of this process.
+
     Args:
         workdir: folder of the run.
-        versions: names and versions to show; None: those that the run was trained with
-            (`versions.json`), else those of this process.
 
     Returns:
         Path of the page. It needs no other file, no script and no network.
@@ -63,9 +63,8 @@ def write_report(workdir: str | Path, *, versions: Mapping[str, str] | None = No
     """
     run = read_run(Path(workdir).resolve())
     figures = write_figures(run)
-    if versions is None:
-        recorded = run.workdir / "versions.json"
-        versions = read_json(recorded) if recorded.exists() else collect_versions()
+    recorded = run.workdir / "versions.json"
+    versions = read_json(recorded) if recorded.exists() else collect_versions()
     path = Path(workdir) / "report.html"
     write_text(path, render_page(run, figures, versions))
     return path

@@ -29,7 +29,8 @@ def page_of(workdir):
 
 
 def whole_page_of(workdir):
-    return write_report(workdir, versions=VERSIONS).read_text(encoding="utf-8")
+    (workdir / "versions.json").write_text(json.dumps(VERSIONS), encoding="utf-8")
+    return write_report(workdir).read_text(encoding="utf-8")
 
 
 def test_the_verdict_names_the_scores_the_interval_and_how_the_checkpoint_was_chosen(workdir):
