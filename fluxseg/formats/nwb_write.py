@@ -50,9 +50,7 @@ def write_nwb(
 
 
 def _create_file(recording: Recording, remarks: list[str]) -> Any:
-    from pynwb import NWBFile
-    from pynwb.base import Images
-    from pynwb.image import GrayscaleImage
+    import pynwb
 
     metadata = clean_metadata(recording.metadata)
     quality = roi_quality(recording) if recording.masks is not None else None
@@ -61,7 +59,7 @@ def _create_file(recording: Recording, remarks: list[str]) -> Any:
     notes: dict[str, Any] = {"id": recording.id, "metadata": metadata, GROUP_FIELD: recording.group}
     notes["annotated"] = recording.masks is not None
     digest = hashlib.sha256(json.dumps(notes).encode() + recording.image.tobytes()).hexdigest()
-    file = NWBFile(
+    file = pynwb.NWBFile(
         session_description=_text(metadata.get("session_type") or "Two-photon calcium imaging"),
         identifier=f"fluxseg-{digest[:32]}",
         session_start_time=_start_time(metadata, remarks),
@@ -76,12 +74,13 @@ def _create_file(recording: Recording, remarks: list[str]) -> Any:
     if image.dtype == bool:
         image = image.astype(np.uint8)
         remarks.append("the image is boolean: written as 0 and 1")
-    projection = GrayscaleImage(
+    projection = pynwb.image.GrayscaleImage(
         name="max_projection",
         data=np.ascontiguousarray(image.T),
         description="(Maximum) projection of the movie over time",
     )
-    module.add(Images(name="projections", images=[projection], description="Projections over time"))
+    text = "Projections over time"
+    module.add(pynwb.base.Images(name="projections", images=[projection], description=text))
     if recording.masks is not None and not len(recording.masks):
         remarks.append("there are no ROIs: written without a PlaneSegmentation, which needs some")
     elif recording.masks is not None:
@@ -195,7 +194,6 @@ def _add_traces(module: Any, traces: Mapping[str, np.ndarray], rate: float) -> N
     from pynwb.ophys import DfOverF, Fluorescence, RoiResponseSeries
 
     table = module["ImageSegmentation"]["PlaneSegmentation"]
-
     fluorescence, change = Fluorescence(name="Fluorescence"), DfOverF(name="DfOverF")
     module.add(fluorescence)
     module.add(change)

@@ -109,10 +109,10 @@ def read_suite2p_weights(path: Path, *, plane: str = "") -> tuple[Recording, lis
         for number, mask in zip(np.flatnonzero(chosen), annotated_masks(recording), strict=True):
             entry = stat[number]
             lam = np.asarray(entry.get("lam"))
-            if lam.dtype.kind not in "iuf" or lam.shape != np.shape(entry["ypix"]):
-                raise RecordingError(f"entry {number}, lam", "must be numbers, one for each pixel")
-            if not (np.isfinite(lam).all() and (lam >= 0).all()):
-                raise RecordingError(f"entry {number}, lam", "must be 0 or more")
+            fits = lam.dtype.kind in "iuf" and lam.shape == np.shape(entry["ypix"])
+            if not fits or not (np.isfinite(lam) & (lam >= 0)).all():
+                reason = "must be numbers of 0 or more, one for each pixel"
+                raise RecordingError(f"entry {number}, lam", reason)
             image[entry["ypix"], entry["xpix"]] = lam
             weights.append(image[mask])
     return recording, weights
