@@ -66,17 +66,6 @@ def test_bad_movies_do_not_stop_the_others(movie, tmp_path):
     np.testing.assert_array_equal(tifffile.imread(out / "series_max.tif"), MOVIE[:5].max(0).T)
 
 
-def test_a_folder_of_frames_is_one_movie_and_its_size_is_told(tmp_path):
-    for number, frame in enumerate(MOVIE[:7]):
-        tifffile.imwrite(tmp_path / f"fr_{number:03d}.tif", frame)
-    text = project(tmp_path, "--output", tmp_path / "out")
-    for words in ("6 more files, one movie", "7 frames of 24 x 30 px (uint16)", "fr_max.tif"):
-        assert words in text
-    np.testing.assert_array_equal(
-        tifffile.imread(tmp_path / "out" / "fr_max.tif"), MOVIE[:7].max(0)
-    )
-
-
 def test_images_beside_movies_in_a_folder_are_not_projected(movie, tmp_path):
     out = movie.parent
     assert "1 movies projected" in project(movie.parent, "--output", out)

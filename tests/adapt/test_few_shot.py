@@ -28,7 +28,6 @@ from fluxseg.inference.predict import create_predictor
 from fluxseg.inference.run_model import load_model, model_of_run
 from fluxseg.job import evaluate
 from fluxseg.report.html import write_report
-from fluxseg.report.workdir import read_picture
 from fluxseg.simulation.sessions import SimulatedSource
 from fluxseg.training.state import create_train_state
 from tests.conftest import TINY
@@ -279,13 +278,3 @@ def test_a_tuning_keeps_its_scores_before_and_after(tuned):
     with pytest.raises(WorkdirError, match=r"is a fine-tuning.*--data FOLDER"):
         evaluate(run)
     assert (run / "scores.json").read_bytes() == scores
-
-
-def test_damaged_pictures_of_a_tuning_are_named(tmp_path):
-    with pytest.raises(WorkdirError, match=r"before_after\.npz: cannot be read"):
-        read_picture(tmp_path / "before_after.npz", 0)
-    with (tmp_path / "before_after.npz").open("wb") as file:
-        np.savez(file, **{f"{p}_0": np.zeros((4, 4)) for p in ("image", "label", "before")},
-                 after_0=np.zeros((4, 5)))  # fmt: skip
-    with pytest.raises(WorkdirError, match="one size"):
-        read_picture(tmp_path / "before_after.npz", 0)

@@ -16,7 +16,6 @@ from fluxseg.adapt.review.disagreements import (
     keep_surest,
 )
 from fluxseg.adapt.review.files import COLUMNS, create_rows, judge_model, select
-from fluxseg.config import SimulatorConfig
 from fluxseg.data.recording import Recording
 from fluxseg.errors import ConfigError, FluxsegError, RecordingError
 from fluxseg.formats.imagej import write_imagej
@@ -25,7 +24,6 @@ from fluxseg.formats.npz import read_npz, write_npz
 from fluxseg.formats.pixels import read_pixels, write_image_tiff
 from fluxseg.inference.objects.rois import find_rois
 from fluxseg.report.review import write_review_page
-from fluxseg.simulation.sessions import SimulatedSource
 from tests.data.fields import disc
 
 
@@ -97,42 +95,6 @@ def test_all_kinds_agree_with_brute_force_on_random_fields(seed):
             np.testing.assert_array_equal(whole, rois.labels == one.rois[0] + 1)
     confidences = [one.confidence for one in found]
     assert confidences == sorted(confidences, reverse=True)
-
-
-def test_most_of_the_cells_taken_out_of_the_labels_are_found_and_hardly_any_other():
-    rng = np.random.default_rng(0)
-    source = SimulatedSource(SimulatorConfig(containers=2, sessions=1, size=256))
-    taken, right, listed = 0, 0, 0
-    for key in source.keys():  # noqa: SIM118
-        masks = source.read(key).masks
-        out = rng.random(len(masks)) < 0.2
-        probability = np.clip(soft(masks) + 0.02 * rng.standard_normal(masks.shape[1:]), 0, 1)
-        for one in find(masks[~out], probability):
-            if one.kind != "missed":
-                continue
-            listed += 1
-            right += any(
-                (one.full_mask(mask.shape) & mask).sum()
-                >= 0.5 * (one.full_mask(mask.shape) | mask).sum()
-                for mask in masks[out]
-            )
-        # One that lies beneath others has no place of its own to be missed in.
-        others = masks[~out].any(0)
-        taken += sum((mask & others).sum() <= 0.1 * mask.sum() for mask in masks[out])
-    assert taken >= 10
-    assert right >= 0.85 * taken
-    assert right >= 0.9 * listed
-
-
-def test_each_kind_is_named_as_it_is():
-    a, b, d = (cell(place, 6) for place in ((12, 12), (12, 45), (45, 45)))
-    masks = np.array([a, d, np.zeros_like(a)])
-    found = find(masks, soft(np.array([a, b])))
-    assert [one.labels for one in found if one.kind == "doubtful"] == [(1,)]
-    missed = [one for one in found if one.kind == "missed"]
-    assert len(missed) == 1
-    assert np.hypot(missed[0].centre[0] - 12, missed[0].centre[1] - 45) < 0.5
-    assert missed[0].quality > 0.7
 
 
 def test_what_lies_outside_of_the_field_is_neither_missed_nor_doubtful():

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from fluxseg.data.checks import (
     MAX_ROIS,
-    check_recording,
     check_source,
     inspect_image,
     inspect_masks,
@@ -111,18 +110,6 @@ def test_more_processes_give_the_same_report():
 def test_a_fault_of_the_reader_is_not_hidden(workers):
     with pytest.raises(KeyError, match="zz-broken"):
         check_source(Scenes(broken=True), workers=workers)
-
-
-def test_what_the_reader_remarked_comes_first_and_once():
-    @dataclasses.dataclass(frozen=True)
-    class One(Scenes):
-        def read(self, key):
-            masks = np.zeros((3, *RAMP.shape), bool)
-            return Recording(
-                "x", RAMP, masks, ("0", "1", "2"), remarks=("3 of 3 ROIs are all-zero",)
-            )
-
-    assert check_recording(One(), "x").row.reasons == ("3 of 3 ROIs are all-zero",)
 
 
 @pytest.mark.parametrize(

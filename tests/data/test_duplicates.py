@@ -40,21 +40,6 @@ def random_fingerprints(rng, count):
     ]
 
 
-def plant(original, rng, shift=(0, 0), share=0.5):
-    """A fingerprint that shares part of its content with another one."""
-    noise = random_fingerprints(rng, 1)[0]
-    moved = np.zeros((THUMBNAIL, THUMBNAIL))
-    inner = original.thumbnail[MAX_SHIFT:-MAX_SHIFT, MAX_SHIFT:-MAX_SHIFT]
-    side = THUMBNAIL - 2 * MAX_SHIFT
-    top, left = MAX_SHIFT + shift[0], MAX_SHIFT + shift[1]
-    moved[top : top + side, left : left + side] = inner
-    mix = [
-        (share * a + (1 - share) * b).round().astype(np.int8)
-        for a, b in ((original.spectrum, noise.spectrum), (moved, noise.thumbnail))
-    ]
-    return Fingerprint(*mix)
-
-
 def all_similarities(fingerprints):
     """Correlation of all pairs at the best of all shifts, by products of shifted pictures."""
     pictures = np.stack([f.thumbnail for f in fingerprints]).astype(np.float32)
@@ -99,18 +84,6 @@ def test_few_candidates_are_the_most_similar_spectra():
         expected |= {tuple(sorted((row, int(other)))) for other in np.argsort(-values)[:7]}
     found = near_duplicates(fingerprints, threshold=-1, candidates=7)
     assert {(pair.first, pair.second) for pair in found} == expected
-
-
-def test_planted_pairs_are_found_among_hundreds():
-    rng = np.random.default_rng(1)
-    originals = random_fingerprints(rng, 400)
-    fingerprints = list(originals)
-    shifts = [(0, 0), (8, -8), (-3, 5), (-8, 0), (1, 1)]
-    for number, shift in enumerate(shifts):
-        fingerprints.insert(50 * number, plant(originals[200 + number], rng, shift))
-    planted = {(50 * number, 205 + number) for number in range(5)}
-    found = near_duplicates(fingerprints)
-    assert {(pair.first, pair.second) for pair in found} == planted
 
 
 def test_sessions_of_a_field_pair_up_and_others_do_not(sessions):

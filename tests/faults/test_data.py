@@ -72,33 +72,6 @@ def check_scores(workdir):
     assert check_whole(workdir)
 
 
-def test_values_that_are_not_finite_are_left_out_and_listed(tmp_path):
-    rng = np.random.default_rng(0)
-    folder = write_folder(tmp_path / "data")
-    for name, value in (("nan", np.nan), ("inf", np.inf), ("minus", -np.inf)):
-        image, masks = create_fields(rng)
-        image[rng.random(image.shape) < 0.05] = value
-        write_recording(folder / f"{name}.npy", image, masks)
-    image, masks = create_fields(rng)
-    write_recording(folder / "nothing.npy", np.full_like(image, np.nan), masks)
-    write_recording(folder / "huge.npy", image.astype(np.float64) * 1e300, masks)
-    image, masks = create_fields(rng)
-    weights = np.where(masks, 1, 0).astype(np.float32)
-    weights[0, 3, 4:9] = (np.nan, np.inf, -np.inf, -1, 1e-40)
-    write_recording(folder / "masks.npy", image, weights)
-    workdir = tmp_path / "run"
-    train_network(with_data(SHORT, source=str(folder)), workdir)
-    data = read_json(workdir / "data.json")
-    told = {row["key"]: row["reason"] for row in data["left_out"]}
-    for row in data["remarks"]:
-        told[row["key"]] = told.get(row["key"], "") + row["remark"]
-    for name in ("nan", "inf", "minus"):
-        assert "NaN or infinite" in told[f"{name}.npy"]
-    assert "no finite pixel" in told["nothing.npy"]
-    assert "masks.npy" in told, "masks with NaN are not remarked on"
-    check_scores(workdir)
-
-
 @pytest.mark.parametrize(
     ("name", "value", "at"), [("grad_norm", np.nan, 5), ("loss_sum", np.inf, 15)]
 )

@@ -153,11 +153,3 @@ def test_neurofinder_in_either_order_and_from_frames(tmp_path):
     (tmp_path / "n" / "regions" / "regions.json").write_text(json.dumps([region]))
     with pytest.raises(RecordingError, match=r"outside of 20 x 30 px; must be \(row, column\)"):
         read_neurofinder(tmp_path / "n")
-
-
-def test_rois_without_their_image_ask_for_it(tmp_path):
-    write_recording(tmp_path / "x.json", field())
-    (tmp_path / "x.tif").rename(tmp_path / "other.tif")
-    with pytest.raises(RecordingError, match="--image"):
-        read_recording(tmp_path / "x.json")
-    assert len(read_recording(tmp_path / "x.json", tmp_path / "other.tif").masks) == 4

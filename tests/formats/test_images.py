@@ -268,12 +268,6 @@ def test_compressed_bombs_are_not_unpacked(tmp_path):
         read_pixels(path)
 
 
-def test_jpeg_images_are_remarked_on(tmp_path):
-    found = read_image(save(tmp_path / "a.jpg", GRAY8, quality=95))
-    assert found.image.dtype == np.uint8
-    assert any("JPEG" in remark for remark in found.remarks)
-
-
 @pytest.mark.parametrize(
     ("resolution", "unit", "metadata", "expected"),
     [

@@ -204,16 +204,6 @@ def test_what_suite2p_judges_to_be_no_cell_is_left_out_with_a_remark(tmp_path):
     assert "2 of 4 ROIs are no neurons (iscell): left out" in found.remarks
 
 
-def test_the_order_of_the_schema_is_the_default(tmp_path):
-    for rois in (pixels(MASKS), [{"image_mask": mask.T.astype("f4")} for mask in MASKS]):
-        path = build(tmp_path / "a.nwb", {"max": IMAGE.T}, rois, spacing=[0.8e-6] * 2, unit="m")
-        found = read_nwb(path)
-        np.testing.assert_array_equal(found.image, IMAGE)
-        np.testing.assert_array_equal(found.masks, MASKS)
-        assert found.metadata["um_per_px"] == 0.8
-        assert (found.id, found.metadata["targeted_structure"]) == ("session 7", "V1")
-
-
 @pytest.mark.parametrize("order", ["xy", "yx"])
 @pytest.mark.parametrize("image_order", ["xy", "yx"])
 @pytest.mark.parametrize("kind", ["pixel", "image"])

@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import io
 import pickle
+import random
 import re
 import time
 import zoneinfo
@@ -17,10 +18,12 @@ from hypothesis.extra import numpy as hnp
 
 from fluxseg.errors import RecordingError, UnsafeFileError
 from fluxseg.formats import pickled
+from fluxseg.formats.metadata import clean_metadata
 from fluxseg.formats.npy import read_npy, read_npy_stream
 from fluxseg.formats.pickled import load_pickle
 from tests.formats import malicious
 from tests.formats.refusal import refused
+from tests.fuzz.mutations import mutate_bytes
 
 PROTOCOLS = st.sampled_from((2, 3, 4, 5))
 ZONES = st.sampled_from(
@@ -233,6 +236,21 @@ VALID = {
     "roi_mask_array": np.ones((2, 6, 8), bool),
     "objects": np.array(["a", None, 3.5], object),
 }
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_damage_is_an_error_or_harmless(protocol):
+    data = malicious.npy(pickle.dumps(np.array(VALID, object), protocol))
+    rng = random.Random(protocol)  # noqa: S311
+    read = refused_ones = 0
+    for _ in range(600):
+        damaged = mutate_bytes(data, rng)
+        try:
+            clean_metadata({"found": read_npy_stream(io.BytesIO(damaged), len(damaged))})
+            read += 1
+        except RecordingError:
+            refused_ones += 1
+    assert min(read, refused_ones) > 20
 
 
 @pytest.mark.parametrize("protocol", [2, 5])

@@ -10,7 +10,7 @@ import tifffile
 from PIL import Image
 
 from fluxseg.config import Config, DataConfig
-from fluxseg.errors import ConfigError, RecordingError, UnsafeFileError
+from fluxseg.errors import ConfigError, RecordingError
 from fluxseg.formats.allen import write_allen_npy
 from fluxseg.formats.convert import read_recording
 from fluxseg.formats.npz import write_npz
@@ -123,13 +123,6 @@ def test_other_content_is_said(tmp_path, content, reason):
     path.write_bytes(content)
     with refused(path, re.escape(reason)):
         read_recording(path)
-
-
-def test_unsafe_files_keep_their_kind(folder):
-    with pytest.raises(UnsafeFileError):
-        read_recording(folder / "evil.npy")
-    with pytest.raises(RecordingError, match="is a folder"):
-        read_recording(folder)
 
 
 def test_one_file_is_a_source_too(folder):

@@ -1,12 +1,10 @@
 import dataclasses
-import json
 
 import jax
 import numpy as np
 import pytest
 
 from fluxseg.config import ModelConfig, reference_model
-from fluxseg.data.transforms import normalize_image
 from fluxseg.inference.model_file import write_model
 from fluxseg.inference.predict import Predictor
 from fluxseg.inference.stablehlo import describe_program, export_program, write_stablehlo
@@ -78,17 +76,6 @@ def test_every_architecture_can_be_exported(config):
     np.testing.assert_allclose(program.call(image), expected, atol=1e-5)
     with pytest.raises(ValueError, match=r"divi|multiple|height"):
         program.call(image[:, :33])
-
-
-def test_facts_are_those_of_the_model():
-    model = tiny_model(threshold=0.41, um_per_px=0.8, diameter_px=14.0)
-    facts = describe_program(model)
-    assert json.loads(json.dumps(facts)) == facts
-    assert (facts["threshold"], facts["um_per_px"], facts["diameter_px"]) == (0.41, 0.8, 14.0)
-    image = np.zeros((100, 100))
-    image[0, :2], image[1:3] = (-1e9, 1e9), 1
-    normalised = normalize_image(image, facts["low_percentile"], facts["high_percentile"])
-    assert [normalised.min(), normalised.max()] == facts["clip"]
 
 
 def test_the_verb_writes_both_files(tmp_path):

@@ -44,16 +44,6 @@ def test_other_settings_start_at_random_or_are_refused_by_name(caplog):
     assert load_start(dry) is not None
 
 
-def test_a_run_starts_from_a_model_file(tmp_path):
-    path = tmp_path / "own.safetensors"
-    state = create_train_state(with_train(TINY, seed=7), np.ones(2), 1)
-    write_model(path, create_predictor(state, TINY))
-    config = with_train(TINY, start=str(path))
-    jax.tree.map(np.testing.assert_array_equal, load_start(config), state.params)
-    with pytest.raises(FluxsegError, match="absent"):
-        load_start(with_train(TINY, start=str(tmp_path / "absent.safetensors")))
-
-
 def test_a_random_start_and_an_encoder_with_its_own_file_read_no_model(monkeypatch):
     monkeypatch.setattr("fluxseg.inference.start.load_model", None)
     model = dataclasses.replace(Config().model, encoder_kind="resnet18")
@@ -72,5 +62,7 @@ def test_the_main_job_begins_there_and_a_resumed_one_does_not(tmp_path):
     same = functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-20)
     jax.tree.map(same, first.state.params, state.params)
     path.unlink()
+    with pytest.raises(FluxsegError, match="own"):
+        load_start(still)
     again = train_and_evaluate(with_train(still, epochs=2), tmp_path / "run")
     jax.tree.map(same, again.state.params, state.params)

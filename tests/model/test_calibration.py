@@ -13,8 +13,6 @@ from fluxseg.model.calibration import (
     calibration_scores,
     fit_temperature,
     log_odds_histogram,
-    probability_edges,
-    reliability_curve,
     sum_reliability,
 )
 
@@ -128,18 +126,6 @@ def test_batches_and_groups_add_up():
     added = sums.weighted(np.ones(len(each)))
     for name in ("pixels", "neurons", "probability", "squares", "nll"):
         np.testing.assert_allclose(getattr(added, name), getattr(total, name), rtol=1e-12)
-
-
-def test_a_curve_has_a_row_for_each_bin():
-    histogram = np.zeros((2, LEVELS), np.int64)
-    middle = np.searchsorted(probability_edges(), 0.7, side="right") - 1
-    histogram[:, middle] = (30, 70)
-    curve = reliability_curve(sum_reliability(histogram))
-    assert [row["pixels"] for row in curve] == [0] * 10 + [100] + [0] * 4
-    assert curve[10]["share"] == pytest.approx(0.7)
-    assert curve[10]["confidence"] == pytest.approx(0.7, abs=2e-3)
-    assert curve[9]["share"] is None
-    assert (curve[10]["low"], curve[10]["high"]) == (10 / 15, 11 / 15)
 
 
 def test_intervals_hold_what_resampled_groups_give():

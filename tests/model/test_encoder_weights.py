@@ -144,13 +144,6 @@ def test_a_weight_of_another_shape_or_type_is_named(name):
             encoder_weights("resnet34", {**tensors, name: wrong}, EXPECTED)
 
 
-def test_only_the_first_kernel_may_have_three_channels():
-    tensors = resnet()
-    tensors["layer2.0.conv3.weight"] = np.zeros((6, 3, 1, 1), np.float32)
-    with pytest.raises(FluxsegError, match=r"weight layer2\.0\.conv3\.weight is"):
-        encoder_weights("resnet34", tensors, EXPECTED)
-
-
 @pytest.mark.parametrize("value", [np.nan, np.inf, -0.5])
 def test_values_that_no_training_gives_are_refused(value):
     tensors = resnet()

@@ -47,15 +47,6 @@ def test_confusion_is_that_of_scikit_learn(classes):
     assert pooled.sum() == valid.sum()
 
 
-def test_labels_of_invalid_pixels_do_not_matter():
-    label, prediction, valid = _batch(2)
-    other = np.where(valid, label, 255)
-    np.testing.assert_array_equal(
-        confusion_matrix(*map(jnp.asarray, (other, prediction, valid))),
-        confusion_matrix(*map(jnp.asarray, (label, prediction, valid))),
-    )
-
-
 def test_more_pixels_than_int32_counts_are_refused():
     def run(pixels):
         spec = jax.ShapeDtypeStruct((1, 1, pixels), jnp.uint8)

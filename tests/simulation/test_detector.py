@@ -3,10 +3,7 @@ import pytest
 from scipy.special import ndtri
 
 from fluxseg.simulation.detector import collapse, digitise, spoil_borders
-from fluxseg.simulation.optics import Window, draw_illumination
 from fluxseg.simulation.ranges import DEFAULT, draw_parameters
-
-ALL = (True, True, True, True)
 
 
 def drawn(**changes):
@@ -35,14 +32,6 @@ def test_a_projection_is_like_that_of_a_movie_drawn_frame_by_frame(mode):
     image = collapse(np.random.default_rng(2), light, values)
     assert image.mean() == pytest.approx(expected.mean(), rel=0.06)
     assert image.std() == pytest.approx(expected.std(), rel=0.35)
-
-
-def test_a_maximum_is_biased_to_the_bright_side_and_has_a_heavy_tail():
-    values = drawn(mode="maximum", photons=1.0, tail_scale=0.14, tail_shape=0.18)
-    image = collapse(np.random.default_rng(0), np.ones((256, 256), np.float32), values)
-    assert image.min() > 1
-    low, middle, high = np.percentile(image, (0.1, 50, 99.9))
-    assert high - middle > 3 * (middle - low)
 
 
 def test_digits_stay_in_their_type_and_the_brightest_saturate():
@@ -75,13 +64,3 @@ def test_only_the_fields_borders_are_spoiled(mode):
     assert changed[:3].all()
     assert changed[:, -3:].all()
     assert not changed[12:, :68].any()
-
-
-def test_parts_of_a_field_are_lit_as_the_whole_is():
-    values = drawn()
-    whole = draw_illumination(np.random.default_rng(0), Window((64, 64), (64, 64)), values)
-    part = draw_illumination(np.random.default_rng(0), Window((32, 32), (64, 64), (32, 0)), values)
-    np.testing.assert_allclose(part, whole[32:, :32], rtol=1e-5)
-    assert whole.min() > 0
-    assert Window((32, 32), (64, 64), (32, 0)).edges() == (False, True, True, False)
-    assert Window((64, 64), (64, 64)).edges() == ALL

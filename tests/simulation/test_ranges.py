@@ -40,14 +40,6 @@ def test_families_and_modes_are_drawn_by_their_weights():
         assert share == pytest.approx(family.weight / whole, abs=0.04)
 
 
-def test_a_logarithmic_range_draws_small_and_large_values_alike():
-    wide = Range(0.01, 100.0, log=True)
-    drawn = np.array([wide.draw(np.random.default_rng(i)) for i in range(1000)])
-    assert 0.45 < (drawn < 1).mean() < 0.55
-    assert drawn.min() >= 0.01
-    assert drawn.max() <= 100
-
-
 @pytest.mark.parametrize(
     "part", [MESOSCOPE, AVERAGES, MODERATE], ids=["mesoscope", "averages", "moderate"]
 )

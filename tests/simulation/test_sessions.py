@@ -13,7 +13,6 @@ from fluxseg.simulation.sessions import (
     MOST_ZOOM,
     RECORDED,
     SimulatedSource,
-    margin_of,
     simulate_recording,
     simulate_session,
 )
@@ -140,19 +139,6 @@ def test_a_drift_moves_light_and_places_alike():
     still = Drift()
     assert still.show(light) is light
     np.testing.assert_array_equal(still.move(place, light.shape), place)
-
-
-@pytest.mark.parametrize("size", [32, 512, 2000])
-def test_the_margin_holds_every_drift(size):
-    margin = margin_of((size, size))
-    last = size - 1.0
-    for shift in (-MOST_SHIFT_PX, MOST_SHIFT_PX):
-        for zoom in (1 - MOST_ZOOM, 1 + MOST_ZOOM):
-            drift = Drift((shift, -shift), zoom, margin)
-            ends = np.array([[0.0, 0.0], [last + 2 * margin] * 2])
-            low, high = drift.move(ends, (size, size))
-            assert (low <= 0.2).all()
-            assert (high >= last - 0.2).all()
 
 
 def test_metadata_name_the_container_and_its_mouse(recordings):

@@ -52,14 +52,6 @@ def test_a_cut_through_the_middle_is_a_ring_with_a_dim_nucleus():
     assert (middle(patches.outline[0]) < 1).sum() in (13, 14)
 
 
-def test_a_cut_through_the_top_is_a_small_disc():
-    whole = draw_cells(one_cell(), ONE, 1.0)
-    top = draw_cells(one_cell(depth=8.0), ONE, 1.0)
-    line = middle(top.light[0])
-    assert line.argmax() == len(line) // 2
-    assert (top.outline < 1).sum() < 0.7 * (whole.outline < 1).sum()
-
-
 def test_the_outline_is_the_half_height_of_the_body_whatever_the_depth():
     for depth in (0.0, 3.0, -6.0, 8.0):
         patches = draw_cells(one_cell(depth=depth), (6.0, 6.0), 1.5)

@@ -5,7 +5,7 @@ import fluxseg
 from fluxseg.errors import RecordingError
 from fluxseg.formats.suite2p_stat import create_stat
 from fluxseg.traces.masks import create_cell_matrix, create_footprints, create_neuropil_matrix
-from fluxseg.traces.signals import deconvolve, find_baseline
+from fluxseg.traces.signals import find_baseline
 from tests.traces.suite2p_reference import PATH, RATE, SHAPE, TAU, create_case
 
 
@@ -78,13 +78,3 @@ def test_rois_of_every_kind_are_the_same_rois():
 def test_rois_that_do_not_fit_are_refused(rois, words):
     with pytest.raises(RecordingError, match=words):
         create_footprints(rois, (30, 40))
-
-
-def test_spikes_of_a_noiseless_trace_come_back():
-    spikes = np.zeros((2, 300), np.float32)
-    spikes[0, [40, 41, 200]] = 1, 2, 3
-    spikes[1, 100] = 5
-    trace = np.zeros_like(spikes)
-    for frame in range(300):
-        trace[:, frame] = trace[:, frame - 1] * np.exp(-1 / 10) + spikes[:, frame]
-    np.testing.assert_allclose(deconvolve(trace, 10.0, 1.0), spikes, atol=1e-5)

@@ -14,8 +14,7 @@ from fluxseg.config import ModelConfig
 from fluxseg.errors import ConfigError, FluxsegError
 from fluxseg.inference.features import layer_features
 from fluxseg.inference.model_file import read_model, write_model
-from fluxseg.inference.predict import Predictor, create_predictor
-from fluxseg.inference.stablehlo import export_program
+from fluxseg.inference.predict import create_predictor
 from fluxseg.model.encoder_weights import load_encoder
 from fluxseg.model.unet import create_unet, encoder_name
 from fluxseg.training.encoder_weights import check_encoder_start, start_encoder
@@ -158,14 +157,3 @@ def test_a_model_file_and_the_layers_of_a_network_know_its_encoder(tmp_path, sta
     assert features["encoder_resnet18/layer4_1/conv2"].shape == (2, 2, 512)
     assert "encoder_resnet18" not in features
     assert features["head"].shape == (32, 32, 8)
-
-
-def test_an_encoder_can_be_exported_for_images_of_any_size():
-    model = dataclasses.replace(MODEL, encoder_kind="efficientnet_lite0")
-    image = jax.ShapeDtypeStruct((1, 32, 32, 1), np.float32)
-    shapes = jax.eval_shape(create_unet(model).init, jax.random.key(0), image)["params"]
-    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
-    program = export_program(Predictor(model, params), platforms=("cuda",))
-    sides = jax.export.deserialize(bytearray(program)).in_avals[0].shape
-    assert len(sides) == 3
-    assert "height" in str(sides[1])

@@ -12,7 +12,6 @@ from fluxseg.training.sharding import (
     replicate,
 )
 from fluxseg.training.state import create_train_state
-from fluxseg.training.steps import add_gradients, sum_gradients, zero_gradients
 
 
 def create_config(dropout=0.3, **train):
@@ -59,25 +58,6 @@ def test_micro_batches_add_up_to_the_whole(count):
     ):
         scale = max(float(np.abs(theirs).max()), 1e-12)
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5 * scale)
-
-
-def test_dropout_is_there_in_micro_batches_and_differs_between_rows():
-    # Six equal rows: only dropout tells them from one another.
-    batch = {name: np.repeat(array[:1], 6, axis=0) for name, array in create_batch().items()}
-    losses = []
-    for dropout in (0.0, 0.3):
-        config = create_config(dropout)
-        state = replicate(create_train_state(config, np.array([1.0, 3.0]), 10), make_mesh())
-        sums, rows = zero_gradients(state.params), []
-        for row in range(6):
-            piece = {name: batch[name][row : row + 1] for name in ("image", "label", "valid")}
-            piece["row"] = np.array([row], np.int32)
-            rows.append(float(sum_gradients(state, piece, micro_batches=6)[1].loss_sum))
-            sums = add_gradients(state, sums, piece, micro_batches=6)
-        assert float(sums[1].loss_sum) == pytest.approx(sum(rows), rel=1e-5)
-        losses.append(rows)
-    np.testing.assert_allclose(losses[0], losses[0][0], rtol=1e-6)
-    assert len(set(losses[1])) > 3
 
 
 def test_by_default_all_devices_take_the_step_and_other_batches_may_follow():
