@@ -1,6 +1,7 @@
 """Shared by all tests: small settings, and where real data may lie."""
 
 import dataclasses
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -102,6 +103,12 @@ def write_simulated(folder: Path, containers: int, seed: int = 0) -> Path:
     for key in source.keys():  # noqa: SIM118
         write_allen_npy(folder / f"{key}.npy", source.read(key))
     return folder
+
+
+def read_history(workdir: Path) -> list[dict[str, Any]]:
+    """Return the rows of `metrics.jsonl` without the time they took."""
+    lines = (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
 
 
 def train_network(

@@ -20,7 +20,7 @@ from fluxseg.io.files import read_json
 from fluxseg.training.checkpoints import arrays_of, open_checkpoints, restore_checkpoint
 from fluxseg.training.sharding import make_mesh, replicate
 from fluxseg.training.state import TrainState, create_train_state
-from tests.conftest import TINY, as_arguments, with_train
+from tests.conftest import TINY, as_arguments, read_history, with_train
 
 SMALL = with_train(TINY, epochs=6, batch_size=2)
 """Each phase takes long enough to be hit, and the whole a few seconds."""
@@ -160,13 +160,6 @@ def read_bits(workdir: Path) -> dict[str, list[bytes]]:
     finally:
         checkpoints.close()
     return bits
-
-
-def read_history(workdir: Path) -> list[dict[str, Any]]:
-    """Return the rows of `metrics.jsonl` without the time they took."""
-    lines = (Path(workdir) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines]
-    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
 
 
 def read_outcome(workdir: Path) -> dict[str, Any]:

@@ -149,6 +149,8 @@ def test_neurofinder_in_either_order_and_from_frames(tmp_path):
     assert found.masks[0, 1, 25]
     assert found.masks.sum() == 2
     assert found.metadata["um_per_px"] == 0.8
+    (tmp_path / "n" / "info.json").unlink()
+    assert "um_per_px" not in read_neurofinder(tmp_path / "n").metadata
     region = {"coordinates": [[25, 1]]}
     (tmp_path / "n" / "regions" / "regions.json").write_text(json.dumps([region]))
     with pytest.raises(RecordingError, match=r"outside of 20 x 30 px; must be \(row, column\)"):

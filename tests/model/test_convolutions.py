@@ -49,20 +49,6 @@ def test_output_and_gradients_are_those_of_the_plain_form(batch, height, width, 
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5 * scale)
 
 
-def test_the_compiler_keeps_the_barriers_of_a_step():
-    def gradient(x, kernel):
-        def total(kernel):
-            return convolve_fast((jax.nn.relu(x * 2),), kernel).sum()
-
-        return jax.grad(total)(kernel)
-
-    arguments = (jnp.ones((1, 64, 64, 4)), jnp.ones((3, 3, 4, 4)))
-    with_options = jax.jit(gradient, compiler_options=compiler_options())
-    text = with_options.lower(*arguments).compile().as_text()
-    assert "opt-barrier" in text
-    np.testing.assert_allclose(with_options(*arguments), jax.jit(gradient)(*arguments), rtol=1e-6)
-
-
 def test_an_xla_without_the_pass_is_told_nothing(monkeypatch):
     def fail(*_, **__):
         raise jax.errors.JaxRuntimeError("UNIMPLEMENTED")

@@ -171,18 +171,6 @@ def test_examples_of_a_batch_do_not_mix():
     np.testing.assert_allclose(_logits(config, params, image), single, rtol=1e-4, atol=1e-5)
 
 
-def test_auto_takes_the_form_of_the_platform(monkeypatch):
-    def count(formulation):
-        unet = create_unet(dataclasses.replace(TINY, dtype="float32"), formulation=formulation)
-        params = _params(TINY)
-        jaxpr = str(jax.make_jaxpr(lambda i: unet.apply({"params": params}, i))(_image(0, 1, 8, 8)))
-        return jaxpr.count("reduce_window_max")
-
-    assert (count("auto"), count("fast"), count("plain")) == (0, 0, 2)
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert count("auto") == 2
-
-
 def test_auto_dtype_is_bfloat16_off_the_cpu(monkeypatch):
     params, image = _params(TINY), _image(0, 1, 16, 16)
     exact = _logits(TINY, params, image)

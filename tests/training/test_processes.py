@@ -8,7 +8,7 @@ import pytest
 from fluxseg.config import Config
 from fluxseg.inference.evaluate import load_run
 from tests.commands import run
-from tests.conftest import TINY, as_arguments, with_train
+from tests.conftest import TINY, as_arguments, read_history, with_train
 from tests.together import finish_together, run_together, start_together
 
 # Long enough that a signal arrives while it trains.
@@ -21,11 +21,8 @@ def main(config: Config, workdir):
 
 def figures(workdir):
     """The history, the scores and the parameters of a run."""
-    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    for row in rows:
-        del row["seconds"]
     scores = json.loads((workdir / "scores.json").read_text())["splits"]
-    return rows, scores, load_run(workdir).state.params
+    return read_history(workdir), scores, load_run(workdir).state.params
 
 
 def assert_close(found, expected):

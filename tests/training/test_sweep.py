@@ -1,5 +1,4 @@
 import dataclasses
-import json
 import subprocess
 import sys
 import time
@@ -8,7 +7,7 @@ import pytest
 
 from fluxseg.training.sweep import Sweep, plan_sweep, run_folder, run_sweep
 from tests.commands import run as run_verb
-from tests.conftest import TINY, train_network, with_train
+from tests.conftest import TINY, read_history, train_network, with_train
 
 BASE = with_train(TINY, epochs=2)
 
@@ -16,11 +15,6 @@ BASE = with_train(TINY, epochs=2)
 def train(config, workdir):
     train_network(config, workdir)
     (workdir / "report.html").write_text("")
-
-
-def history(workdir):
-    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
 
 
 @pytest.fixture(scope="module")
@@ -45,14 +39,14 @@ def test_finished_runs_are_skipped_and_longer_ones_go_on(swept):
     touched = []
     assert run_sweep(members, folder, lambda config, workdir: touched.append(workdir)) == {}
     assert touched == []
-    before = {member.name: history(run_folder(folder, member)) for member in members}
+    before = {member.name: read_history(run_folder(folder, member)) for member in members}
     longer = [
         dataclasses.replace(member, config=with_train(member.config, epochs=3))
         for member in members
     ]
     assert run_sweep(longer, folder, train) == {}
     for member in longer:
-        rows = history(run_folder(folder, member))
+        rows = read_history(run_folder(folder, member))
         assert [row["epoch"] for row in rows] == [1, 2, 3]
         assert rows[:2] == before[member.name]
 
@@ -63,7 +57,7 @@ def test_a_member_that_diverges_leaves_the_others_alone(tmp_path):
     failures = run_sweep(members, tmp_path, train)
     assert list(failures) == [members[0].name]
     assert "is not finite" in failures[members[0].name]
-    assert len(history(run_folder(tmp_path, members[1]))) == 2
+    assert len(read_history(run_folder(tmp_path, members[1]))) == 2
     assert not (run_folder(tmp_path, members[0]) / "report.html").exists()
 
 
@@ -96,6 +90,6 @@ def test_a_killed_sweep_goes_on_and_ends_as_one_that_was_not(tmp_path):
     assert "2 of 2 runs are finished already" in output
     run_verb(*arguments, "--output", tmp_path / "whole")
     for name in ("seed=0", "seed=1"):
-        one, other = (history(tmp_path / f / "runs" / name) for f in ("killed", "whole"))
+        one, other = (read_history(tmp_path / f / "runs" / name) for f in ("killed", "whole"))
         assert len(one) == 12
         assert one == other
