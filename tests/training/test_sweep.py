@@ -17,12 +17,22 @@ def train(config, workdir):
     (workdir / "report.html").write_text("")
 
 
+CONFIG = """
+from tests.conftest import TINY, with_train
+def get_config():
+    return with_train(TINY, epochs={})
+"""
+
+
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweep")
-    members = plan_sweep(Sweep(BASE, {"train.seed": (0, 1)}))
-    assert run_sweep(members, folder, train) == {}
-    return members, folder
+    config, output = folder / "config.py", folder / "out"
+    config.write_text(CONFIG.format(BASE.train.epochs))
+    said = run_verb("sweep", "--config", config, "--vary", "train.seed=0,1", "--output", output)
+    assert "seed=1" in said
+    assert (output / "sweep.html").exists()
+    return plan_sweep(Sweep(BASE, {"train.seed": (0, 1)})), output
 
 
 def test_the_workdirs_are_ordinary_and_share_the_crops(swept):
@@ -61,17 +71,9 @@ def test_a_member_that_diverges_leaves_the_others_alone(tmp_path):
     assert not (run_folder(tmp_path, members[0]) / "report.html").exists()
 
 
-CONFIG = """
-import dataclasses
-from tests.conftest import TINY, train_network, with_train
-def get_config():
-    return with_train(TINY, epochs=12)
-"""
-
-
 @pytest.mark.slow
 def test_a_killed_sweep_goes_on_and_ends_as_one_that_was_not(tmp_path):
-    (tmp_path / "config.py").write_text(CONFIG)
+    (tmp_path / "config.py").write_text(CONFIG.format(12))
     arguments = ["sweep", "--config", str(tmp_path / "config.py"), "--vary", "train.seed=0,1"]
     command = [sys.executable, "-m", "fluxseg", *arguments, "--output", str(tmp_path / "killed")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
