@@ -1,6 +1,8 @@
 """The job is one: a notebook's call and the command leave the same, and evaluation agrees."""
 
 import json
+import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -46,8 +48,8 @@ def test_the_result_is_what_the_files_say(finished):
     assert "<table" in result._repr_html_()
 
 
-def test_evaluation_gives_the_scores_of_the_job(finished):
-    workdir, result = finished
+def test_evaluation_gives_the_scores_of_the_job(finished, tmp_path):
+    workdir, result = Path(shutil.copytree(finished[0], tmp_path / "run")), finished[1]
     scores, page = evaluate(workdir)
     assert page == workdir / "report.html"
     assert scores["operating_point"] == result.scores["operating_point"]

@@ -21,7 +21,6 @@ from fluxseg.config import DataConfig
 from fluxseg.data.cache import INDEX_NAME, find_damage, read_index
 from fluxseg.data.pipeline import CropSource
 from fluxseg.data.prepare import prepare_cache, repair_cache
-from fluxseg.data.recording import Recording
 from fluxseg.errors import WorkdirError
 from fluxseg.formats.allen import write_allen_npy
 from fluxseg.main import main as train
@@ -325,20 +324,3 @@ def test_keys_that_differ_only_in_case_stay_apart(tmp_path):
     names = [path.name.lower() for path in tmp_path.iterdir()]
     assert len(set(names)) == len(names)
     assert max(map(len, names)) < 64
-
-
-def test_a_single_recording_and_recordings_without_neurons(tmp_path):
-    assert len(prepare_cache(Cells(1), tmp_path / "one", CONFIG).entries) == 1
-    image = np.random.default_rng(0).integers(0, 900, (3, 40, 40)).astype(np.uint16)
-    none = np.zeros((0, 40, 40), bool)
-    empty = np.zeros((2, 40, 40), bool)
-    source = Given(
-        {
-            "none": Recording("none", image[0], none, (), "a"),
-            "empty": Recording("empty", image[1], empty, ("1", "2"), "b"),
-        }
-    )
-    index = prepare_cache(source, tmp_path / "none", CONFIG)
-    assert [sum(entry.neuron_pixels) for entry in index.entries] == [0, 0]
-    assert "all-zero" in index.entries[0].remarks[0]
-    assert "without any ROI" in index.entries[1].remarks[0]

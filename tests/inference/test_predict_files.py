@@ -105,24 +105,6 @@ def test_outputs_fit_together_and_keep_the_scale(model, tmp_path):
     assert json.loads((out / "predictions.json").read_text())["min_confidence"] == cut
 
 
-def test_a_bad_file_does_not_stop_the_others(model, tmp_path):
-    for name in ("a.npy", "c.npy"):
-        np.save(tmp_path / name, IMAGE)
-    whole = (tmp_path / "a.npy").read_bytes()
-    (tmp_path / "b.npy").write_bytes(whole[:500])
-    (tmp_path / "d.tif").write_bytes(b"II*\x00\xff\xff\xff\x00")
-    seen = []
-    jobs = plan_jobs([str(tmp_path)])[0]
-    outcomes = predict_files(
-        model, jobs, tmp_path / "out", ["mask"], progress=lambda *done: seen.append(done)
-    )
-    assert [bool(outcome.error) for outcome in outcomes] == [False, True, False, True]
-    assert seen == [(n, 4) for n in (1, 2, 3, 4)]
-    rows = json.loads((tmp_path / "out" / "predictions.json").read_text())["images"]
-    assert "truncated" in rows[1]["error"]
-    assert rows[1]["files"] == []
-
-
 @pytest.mark.parametrize(
     "wrong", [{"threshold": 0.0}, {"threshold": 2.0}, {"formats": ["svg"]}, {"formats": []}]
 )

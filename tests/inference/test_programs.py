@@ -8,15 +8,14 @@ from fluxseg.config import ModelConfig
 from fluxseg.inference.predict import Predictor
 from fluxseg.inference.programs import network_probability
 from fluxseg.model.unet import create_unet
+from tests.inference.models import random_params
 
 CONFIG = ModelConfig(features=(4, 8), convs=1, stem=1)
 
 
 @pytest.fixture
 def params():
-    return create_unet(CONFIG).init(jax.random.key(0), np.zeros((1, 32, 32, 1), np.float32))[
-        "params"
-    ]
+    return random_params(CONFIG)
 
 
 @pytest.fixture

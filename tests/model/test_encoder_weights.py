@@ -94,22 +94,6 @@ def test_both_names_of_an_efficientnet_are_known(style):
         np.testing.assert_allclose(found[path], wanted, rtol=1e-6)
 
 
-def test_classifiers_and_counters_are_left_out_and_other_types_converted():
-    tensors = resnet()
-    wanted = encoder_weights("resnet18", tensors, EXPECTED)
-    more = {
-        "fc.weight": np.zeros((10, 6), np.float32),
-        "fc.bias": np.zeros(10, np.float32),
-        "bn1.num_batches_tracked": np.array(3),
-        "layer2.0.bn3.num_batches_tracked": np.array(3),
-    }
-    doubles = {name: tensor.astype(np.float64) for name, tensor in tensors.items()}
-    found = encoder_weights("resnet18", {**more, **doubles}, EXPECTED)
-    for path, values in wanted.items():
-        assert found[path].dtype == np.float32
-        np.testing.assert_allclose(found[path], values, rtol=1e-6)
-
-
 def test_a_first_kernel_for_one_channel_is_taken_as_it_is():
     tensors = resnet()
     tensors["conv1.weight"] = tensors["conv1.weight"][:, :1]
