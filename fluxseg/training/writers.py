@@ -1,6 +1,7 @@
 """Figures of a run as JSON lines, CSV, TensorBoard events and one line of text; its versions."""
 
 import contextlib
+import functools
 import importlib.metadata
 import json
 import logging
@@ -62,19 +63,23 @@ class RunLog:
     def __init__(
         self, workdir: Path, history: Sequence[Mapping[str, Any]], step: int, writes: bool
     ):
-        self._workdir, self._folder, self._board = workdir, workdir / "tensorboard", None
-        if not writes:
-            return
+        self._workdir, self._folder = workdir, workdir / "tensorboard"
+        self._step, self._writes = step, writes
+        if writes:
+            write_history(workdir, history)
+
+    @functools.cached_property
+    def _board(self) -> Any:
+        # Imported only now that the device is at work: it imports PyTorch too where that is there.
         from tensorboardX import SummaryWriter
 
-        write_history(workdir, history)
         with naming(self._folder, "cannot be written"):
             # The queue has no limit: after a failed write nothing would empty it.
-            self._board = SummaryWriter(str(self._folder), purge_step=step + 1, max_queue=0)
+            return SummaryWriter(str(self._folder), purge_step=self._step + 1, max_queue=0)
 
     def write_step(self, step: int, values: Mapping[str, float]) -> None:
         """Write figures of one training step."""
-        if self._board:
+        if self._writes:
             for name, value in values.items():
                 self._board.add_scalar(f"step/{name}", value, step)
 
@@ -82,7 +87,7 @@ class RunLog:
         """Write the history; log and write the epoch that has just ended, of so many."""
         row = history[-1]
         logger.info(format_epoch(row, epochs))
-        if not self._board:
+        if not self._writes:
             return
         write_history(self._workdir, history)
         with naming(self._folder, "cannot be written"):
@@ -94,7 +99,7 @@ class RunLog:
 
     def close(self) -> None:
         """Flush and close the files."""
-        if self._board:
+        if "_board" in vars(self):
             with naming(self._folder, "cannot be written"):
                 self._board.close()
 

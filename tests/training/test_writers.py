@@ -73,6 +73,7 @@ def test_tensorboard_gets_every_figure(tmp_path):
 
 def test_what_an_interrupted_run_wrote_beyond_its_checkpoint_is_hidden(tmp_path):
     log = RunLog(tmp_path, [ROW], 320, writes=True)
+    log.write_step(321, {"loss": 0.5})
     log.close()
     (start,) = [
         event
