@@ -172,8 +172,10 @@ class ModelConfig:
     """Up-sampling to the channels of the skip connection: 1x1 convolution and pixel shuffle, or
     2x2 transposed convolution. reference: as that protocol has it, 4x4 transposed convolution that
     keeps the channels; the encoder then pools behind the convolutions of a level, not before."""
-    norm: Literal["none", "group"] = "group"
-    """Normalisation after each convolution."""
+    norm: Literal["none", "group", "weights"] = "group"
+    """What keeps the size of activations. group: each convolution is followed by group
+    normalisation. weights: the weights of each are standardised (Brock et al. 2021), which costs
+    less and learns faster from random weights."""
     dropout: float = 0.1
     """Probability that a channel is dropped in training."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from fluxseg.config import ModelConfig
-from fluxseg.model.layers import MAX_GROUPS
+from fluxseg.model.layers import EPSILON, MAX_GROUPS, RELU_GAIN
 
 
 class TorchUNet(nn.Module):
@@ -61,7 +61,8 @@ class TorchUNet(nn.Module):
         parts: list[nn.Module] = []
         for _ in range(convs):
             norm = self.config.norm == "group"
-            parts.append(nn.Conv2d(channels, width, 3, padding=1, bias=not norm))
+            kind = StandardisedConv2d if self.config.norm == "weights" else nn.Conv2d
+            parts.append(kind(channels, width, 3, padding=1, bias=not norm))
             if norm:
                 groups = max(g for g in range(1, MAX_GROUPS + 1) if width % g == 0)
                 parts.append(nn.GroupNorm(groups, width, eps=1e-6))
@@ -76,6 +77,21 @@ class TorchUNet(nn.Module):
             size = 4 if self.config.up == "reference" else 2
             return nn.ConvTranspose2d(channels, width, size, stride=2, padding=(size - 2) // 2)
         return nn.Sequential(nn.Conv2d(channels, 4 * width, 1), nn.PixelShuffle(2))
+
+
+class StandardisedConv2d(nn.Conv2d):
+    """Convolution with standardised weights, see `fluxseg.model.layers.standardise_weights`."""
+
+    def __init__(self, channels: int, width: int, size: int, **settings: Any) -> None:
+        super().__init__(channels, width, size, **settings)
+        self.gain = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map `[B, channels, H, W]` to `[B, width, H, W]`."""
+        variance, mean = torch.var_mean(self.weight, (1, 2, 3), unbiased=False, keepdim=True)
+        scale = RELU_GAIN / torch.sqrt((variance + EPSILON) * self.weight[0].numel())
+        weight = (self.weight - mean) * scale * self.gain[:, None, None, None]
+        return nn.functional.conv2d(x, weight, self.bias, padding=self.padding)
 
 
 def to_torch(image: np.ndarray, layout: Any = torch.channels_last) -> torch.Tensor:
@@ -147,6 +163,8 @@ def _copy_conv(conv: nn.Module, values: Mapping[str, Any], shuffled: int = 1) ->
     assert isinstance(conv, nn.Conv2d)
     kernel = np.asarray(values["kernel"]).transpose(3, 2, 0, 1)
     conv.weight.copy_(_tensor(_reorder(kernel, shuffled)))
+    if isinstance(conv, StandardisedConv2d):
+        conv.gain.copy_(_tensor(values["gain"]))
     if conv.bias is not None:
         conv.bias.copy_(_tensor(_reorder(np.asarray(values["bias"]), shuffled)))
 

@@ -21,7 +21,7 @@ import dataclasses
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 import numpy as np
@@ -47,18 +47,19 @@ from fluxseg.training.checkpoints import open_checkpoints, restore_newest, save_
 from fluxseg.training.sharding import count_micro_batches, make_mesh, make_train_step, replicate
 from fluxseg.training.state import create_train_state
 
+Norm = Literal["group", "weights"]
 DIAMETER_PX = 14.0
 """What other images are resampled to: the median diameter of outlines, bodies being 14 px then."""
 SAVE_EVERY = 250
 
 
-def pretrained_config(rate: float = 1e-3, seed: int = 1) -> Config:
+def pretrained_config(rate: float = 1e-3, seed: int = 1, norm: Norm = "group") -> Config:
     """Return the settings; the number of steps and the data are given elsewhere."""
     return Config(
         # A second thread would take the cores from the steps by turns: 0.62 s a step, not 0.57.
         data=DataConfig(tile=256, threads=1),
         augment=AugmentConfig(gain=0.3, offset=0.1, gamma=0.2, noise=0.05, blur=1.8),
-        model=ModelConfig(features=(16, 32, 64, 112, 160), local_px=28.0, dropout=0.05),
+        model=ModelConfig(norm=norm, local_px=28.0, dropout=0.05),
         loss=LossConfig(dice=1.0),
         train=TrainConfig(
             batch_size=8, learning_rate=rate, warmup_steps=100, ema_decay=0.999, seed=seed
@@ -162,12 +163,13 @@ def main() -> None:
     parser.add_argument("--crops", type=int, default=1200, help="number of different crops")
     parser.add_argument("--start", type=Path, help="model file to start from")
     parser.add_argument("--seed", type=int, default=1, help="of the crops and all that is random")
+    parser.add_argument("--norm", choices=get_args(Norm), default="group")
     parser.add_argument("--rate", type=float, default=1e-3, help="largest learning rate")
     arguments = parser.parse_args()
     tune_allocator()
     enable_compilation_cache()
     with contextlib.suppress(KeyboardInterrupt):
-        config = pretrained_config(arguments.rate, arguments.seed)
+        config = pretrained_config(arguments.rate, arguments.seed, arguments.norm)
         train(
             arguments.workdir, config, arguments.steps,
             arguments.pool, arguments.crops, arguments.start,

@@ -125,35 +125,15 @@ class Network(nn.Module):
             at = f"{name}_conv_{index}"
             if v.separable and level < v.fine and name + str(index) != "encoder_00":
                 x = Separable(width, compute, name=at)(*inputs)
-            elif v.scaled and not norm:
-                x = Scaled(width, compute, name=at)(*inputs)
             else:
-                x = layers.Conv(width, compute=compute, use_bias=not norm, name=at)(*inputs)
+                scaled = v.scaled and not norm
+                conv = layers.Conv(
+                    width, compute=compute, use_bias=not norm, standardise=scaled, name=at
+                )
+                x = conv(*inputs)
             x = layers.GroupNorm(name=f"{name}_norm_{index}")(x) if norm else x
             inputs = (nn.relu(x),)
         return layers.Dropout(self.dropout, name=f"{name}_dropout")(inputs[0], train, rows)
-
-
-class Scaled(nn.Module):
-    """3x3 convolution whose weights have mean 0 and one variance for each output, and a gain."""
-
-    features: int
-    compute: layers.Compute
-
-    @nn.compact
-    def __call__(self, *inputs: jax.Array) -> jax.Array:
-        """Map inputs `[B, H, W, C_n]` to `[B, H, W, features]`."""
-        channels = sum(x.shape[-1] for x in inputs)
-        shape = (3, 3, channels, self.features)
-        init = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
-        kernel = layers.parameter(self, "kernel", init, shape)
-        gain = layers.parameter(self, "gain", nn.initializers.ones, (self.features,))
-        bias = layers.parameter(self, "bias", nn.initializers.zeros, (self.features,))
-        centred = kernel - kernel.mean((0, 1, 2))
-        spread = jnp.sqrt((centred**2).mean((0, 1, 2)) + 1e-6)
-        # 1.71 restores the variance that a ReLU takes from a normal input.
-        kernel = centred / spread * gain * (1.71 / np.sqrt(9 * channels))
-        return layers.convolve(inputs, kernel, self.compute.fast) + bias
 
 
 class Separable(nn.Module):

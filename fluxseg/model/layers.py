@@ -6,6 +6,7 @@ convolutions and reshapes. The parameters are those of `flax.linen.Conv` and
 `flax.linen.ConvTranspose` either way, so that a checkpoint does not depend on the form.
 """
 
+import math
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -17,7 +18,9 @@ from fluxseg.model.convolutions import convolve_fast, convolve_plain
 
 MAX_GROUPS = 8
 EPSILON = 1e-6
-"""Added to the variance of a group."""
+"""Added to the variance of a group, or of a kernel's weights."""
+RELU_GAIN = math.sqrt(2 / (1 - 1 / math.pi))
+"""Restores the variance that a ReLU leaves of a normal input."""
 
 
 class Compute(NamedTuple):
@@ -151,6 +154,18 @@ def normalise_groups(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Arr
     return (x - mean) * slope + bias[None, None, None]
 
 
+def standardise_weights(kernel: jax.Array, gain: jax.Array) -> jax.Array:
+    """Give the weights of each output mean 0 and one variance, such that ReLUs keep theirs.
+
+    Brock et al., "Characterizing signal propagation to close the performance gap in unnormalized
+    ResNets", ICLR 2021. Float32, the kernel and the result `[K, K, C, D]`, gain `[D]`.
+    """
+    centred = kernel - kernel.mean((0, 1, 2))
+    variance = jnp.square(centred).mean((0, 1, 2))
+    fan_in = kernel[..., 0].size
+    return centred * (gain * RELU_GAIN * jax.lax.rsqrt((variance + EPSILON) * fan_in))
+
+
 def parameter(
     module: nn.Module, name: str, init: nn.initializers.Initializer, shape: tuple[int, ...]
 ) -> jax.Array:
@@ -176,6 +191,7 @@ class Conv(nn.Module):
     # al., ICCV 2015).
     scale: float = 2.0
     use_bias: bool = True  # a normalisation that follows brings its own
+    standardise: bool = False  # the weights, see `standardise_weights`
 
     @nn.compact
     def __call__(self, *inputs: jax.Array) -> jax.Array:
@@ -183,6 +199,9 @@ class Conv(nn.Module):
         init = nn.initializers.variance_scaling(self.scale, "fan_in", "uniform")
         channels = sum(x.shape[-1] for x in inputs)
         kernel = parameter(self, "kernel", init, (self.size, self.size, channels, self.features))
+        if self.standardise:
+            gain = parameter(self, "gain", nn.initializers.ones, (self.features,))
+            kernel = standardise_weights(kernel, gain)
         cast = tuple(x.astype(self.compute.dtype) for x in inputs)
         y = convolve(cast, kernel.astype(self.compute.dtype), self.compute.fast)
         if not self.use_bias:

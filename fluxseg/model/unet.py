@@ -183,7 +183,8 @@ class ConvBlock(nn.Module):
             conv = layers.Conv(
                 self.features,
                 compute=compute,
-                use_bias=config.norm == "none",
+                use_bias=config.norm != "group",
+                standardise=config.norm == "weights",
                 name=f"{self.name}_conv_{index}",
             )
             x = conv(*inputs)

@@ -92,6 +92,21 @@ def test_group_norm_is_flax_group_norm(channels, groups):
     _assert_like_flax(layers.GroupNorm(), theirs, _normal(0, 2, 4, 5, channels) * 2 + 1)
 
 
+def test_standardised_weights_keep_the_variance_through_many_layers():
+    kernel, gain = 3 + 0.2 * _normal(0, 3, 3, 64, 64), _normal(1, 64)
+    made = np.asarray(layers.standardise_weights(kernel, gain))
+    for output in range(64):
+        one = np.asarray(kernel, np.float64)[..., output]
+        expected = (one - one.mean()) / np.sqrt(one.var() + 1e-6) * gain[output]
+        expected *= np.sqrt(2 / (1 - 1 / np.pi) / one.size)
+        np.testing.assert_allclose(made[..., output], expected, rtol=1e-4, atol=1e-5)
+    x = _normal(2, 1, 32, 32, 64)
+    for seed in range(8):
+        conv = layers.Conv(64, standardise=True)
+        x = nn.relu(conv.apply(conv.init(jax.random.key(seed), x), x))
+    assert 0.3 < np.var(x[:, 9:-9, 9:-9]) < 3, "zeros at the border take some"
+
+
 def test_group_norm_keeps_its_digits_far_from_zero():
     x = _normal(0, 1, 32, 32, 16)
     out = layers.GroupNorm().apply(

@@ -70,7 +70,7 @@ def test_reference_has_the_hand_counted_parameters():
 
 def test_default_has_the_hand_counted_parameters():
     def block(inputs, features):
-        # Convolutions without bias, each with scale and bias of its normalisation.
+        # Convolutions, each with a gain and a bias of its outputs.
         return 9 * inputs * features + 9 * features * features + 4 * features
 
     features = (16, 32, 64, 112, 160)
@@ -83,7 +83,8 @@ def test_default_has_the_hand_counted_parameters():
 
 @pytest.mark.parametrize(
     "config",
-    [TINY, ModelConfig(features=(4, 6)), dataclasses.replace(TINY, up="transposed"),
+    [TINY, ModelConfig(features=(4, 6)), ModelConfig(features=(4, 6), norm="group"),
+     dataclasses.replace(TINY, up="transposed"),
      pytest.param(dataclasses.replace(reference_model(), features=(3, 4, 5, 6, 7)),
                   marks=pytest.mark.slow)],
 )  # fmt: skip
@@ -114,7 +115,7 @@ OPTIONS = {
     "stem": (1, 2),
     "bottleneck_convs": (0, 1),
     "up": ("shuffle", "transposed", "reference"),
-    "norm": ("none", "group"),
+    "norm": ("none", "group", "weights"),
 }
 
 
