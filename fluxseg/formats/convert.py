@@ -208,7 +208,7 @@ def write_recording(
 
 def _write_pair(path: Path, recording: Recording, word: str) -> tuple[str, ...]:
     """Write a recording as `NAME.tif` and `NAME_WORD.tif`; Cellpose trains on such, with masks."""
-    if path.suffix not in (".tif", ".tiff") or is_label_name(path):
+    if path.suffix not in (".tif", ".tiff") or (word == "masks" and is_label_name(path)):
         raise WorkdirError(f"{path}: must be named as an image: NAME.tif, not as masks")
     if recording.masks is None and word == "labels":
         return (*write_image(path, recording), "it is not annotated: there is no label image")

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from fluxseg.formats.convert import read_recording
 from fluxseg.formats.npy import naming_file
 from fluxseg.formats.own import is_prediction
 from fluxseg.formats.pairs import sort_folder
@@ -116,6 +115,9 @@ def read_input(
         image, metadata = read_pixels(path, pick=pick)
         remarks = tuple(metadata.get("remarks", ()))
     else:
+        # Imported only here: images need neither HDF5 nor the formats of other tools.
+        from fluxseg.formats.convert import read_recording
+
         recording = read_recording(path, pick=pick)
         image, metadata = recording.image, dict(recording.metadata)
     scale = metadata.get("um_per_px")

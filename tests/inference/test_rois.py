@@ -152,6 +152,13 @@ def test_measures_are_those_of_loops(seed):
         np.testing.assert_allclose(rois.quality[number - 1], expected)
 
 
+def test_more_objects_than_16_bits_can_number_have_wide_labels():
+    specks = np.zeros((520, 520), np.float32)
+    specks[::2, ::2] = 1
+    labels = find_rois(specks, min_area=0).labels
+    assert (labels.dtype, labels.max()) == (np.uint32, 67_600)
+
+
 @pytest.mark.parametrize(
     ("probability", "words"),
     [
