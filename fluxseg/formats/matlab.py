@@ -51,16 +51,19 @@ def read_mat(path: Path, pick: Pick = NO_PICK) -> Recording:
             name = plane_name(path.parent) if path.stem == "Fall" else path.stem
             return recording_from_suite2p(values["ops"], stat, iscell, name)
         arrays: dict[str, tuple[tuple[int, ...], Callable[[], Any]]] = {}
+        inner = arrays.copy()
         for name, (shape, kind) in known.items():
             if kind == "struct":
                 fields = _load(path, name)[name]
                 for field, value in fields.items() if isinstance(fields, dict) else ():
-                    array = np.asarray(value)
-                    if array.ndim > 1 and array.dtype.kind in "biuf":
-                        arrays[f"{name}/{field}"] = array.shape, array.view
+                    # Cells are lists here, of values of any shape.
+                    numbers = isinstance(value, np.ndarray) and value.dtype.kind in "biuf"
+                    if numbers and value.ndim > 1:
+                        inner[f"{name}/{field}"] = value.shape, value.view
             elif len(shape) >= 2 and kind not in ("cell", "object", "char", "opaque"):
                 arrays[name] = shape, functools.partial(lambda n: _load(path, n)[n], name)
-        return recording_from_arrays(arrays, path.stem, pick)
+        # Of two arrays of a usual name the one outside of a struct counts.
+        return recording_from_arrays({**arrays, **inner}, path.stem, pick)
 
 
 def recording_from_arrays(arrays: Arrays, name: str, pick: Pick) -> Recording:

@@ -75,10 +75,15 @@ def test_images_and_rois_of_every_form(tmp_path, save, form):
 
 def test_arrays_in_a_struct_are_found(tmp_path):
     path = tmp_path / "a.mat"
-    io.savemat(path, {"data": {"meanImg": IMAGE, "masks": LABELS, "name": "m"}})
+    inner = {"meanImg": IMAGE, "masks": LABELS, "name": "m", "cell": np.empty(2, object)}
+    # A cell with a struct is read as a list, here of values that make no array.
+    inner["cell"][:] = [{"a": 1}, np.arange(3.0)]
+    io.savemat(path, {"data": inner})
     found = read_recording(path)
     np.testing.assert_array_equal(found.image, IMAGE)
     np.testing.assert_array_equal(found.masks, MASKS)
+    io.savemat(path, {"data": inner, "meanImg": IMAGE + 1})
+    np.testing.assert_array_equal(read_recording(path).image, IMAGE + 1)
 
 
 def test_fall_mat_is_a_suite2p_folder(tmp_path):
