@@ -215,7 +215,9 @@ def _write_pair(path: Path, recording: Recording, word: str) -> tuple[str, ...]:
     labels, remarks = label_image(annotated_masks(recording), recording.roi_ids)
     changes = write_image(path, recording)
     beside = path.with_name(f"{path.stem}_{word}{path.suffix}")
-    pixels.write_image_tiff(beside, close_gaps(labels)[0], compress=True)
+    # Cellpose wants no gaps; else label k stays the k-th ROI, to which traces belong.
+    labels = close_gaps(labels)[0] if word == "masks" else labels
+    pixels.write_image_tiff(beside, labels, compress=True)
     return (*changes, *remarks, "ROI ids, group and metadata have no place in a pair of images")
 
 

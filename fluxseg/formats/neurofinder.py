@@ -52,7 +52,7 @@ def read_neurofinder(path: Path, image: Path | None = None, pick: Pick = NO_PICK
     metadata = clean_metadata(info)
     per_um = info.get(SCALE)
     if isinstance(per_um, int | float) and not isinstance(per_um, bool) and 0 < per_um < 1e6:
-        metadata.setdefault("um_per_px", 1 / per_um)
+        metadata["um_per_px"] = pixel_size(metadata) or 1 / per_um
     return create_recording(info, path.stem, pixels, masks, names, metadata)
 
 

@@ -155,10 +155,12 @@ def _apply_palette(image: np.ndarray, table: np.ndarray) -> np.ndarray:
 
 
 def _open_picture(path: Path, kind: str) -> Any:
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         return Image.open(path, formats=(kind,))
+    except UnidentifiedImageError as error:
+        raise RecordingError("", f"is damaged: it begins as {kind} does, but is none") from error
     except Image.DecompressionBombError as error:
         raise RecordingError("", f"declares more than the limit of {MAX_PIXELS} pixels") from error
 

@@ -82,6 +82,17 @@ def test_what_labels_cannot_hold_is_said(tmp_path, name):
     assert any("several ROIs" in remark for remark in remarks)
 
 
+@pytest.mark.parametrize(("name", "numbers"), [("labels", [1, 3, 4]), ("cellpose-pair", [1, 2, 3])])
+def test_labels_keep_the_numbers_of_rois_but_for_cellpose(tmp_path, name, numbers):
+    recording = field(apart=True)
+    # Of twins the second one loses all of its pixels.
+    recording.masks[1] = recording.masks[0]
+    write_recording(tmp_path / "x.tif", recording, name)
+    word = "labels" if name == "labels" else "masks"
+    labels = tifffile.imread(tmp_path / f"x_{word}.tif")
+    assert np.unique(labels).tolist() == [0, *numbers]
+
+
 @settings(max_examples=60, deadline=None)
 @given(MASK)
 def test_run_lengths_are_those_of_pycocotools(mask):
@@ -149,6 +160,9 @@ def test_neurofinder_in_either_order_and_from_frames(tmp_path):
     assert found.masks[0, 1, 25]
     assert found.masks.sum() == 2
     assert found.metadata["um_per_px"] == 0.8
+    told = {"pixels-per-micron": 1.25, "um_per_px": None}
+    (tmp_path / "n" / "info.json").write_text(json.dumps(told))
+    assert read_neurofinder(tmp_path / "n").metadata["um_per_px"] == 0.8
     (tmp_path / "n" / "info.json").unlink()
     assert "um_per_px" not in read_neurofinder(tmp_path / "n").metadata
     region = {"coordinates": [[25, 1]]}

@@ -243,6 +243,7 @@ def test_what_is_not_one_image_is_said(tmp_path):
         ("empty.png", b"", "is empty"),
         ("text.png", b"hello", "is no image file"),
         ("colour16.png", png_with_header(6, 6, 16, 2), "is damaged"),
+        ("begun.png", png_with_header(6, 6)[:8] + bytes(50), "it begins as PNG does, but is none"),
         ("large.png", png_with_header(2**20, 2**20), "declares more than the limit"),
         ("medium.png", png_with_header(8193, 8192), "8192 x 8193 px large, the limit"),
         ("thin.png", png_with_header(4096, 4096), "too short for 4096 x 4096 px"),
