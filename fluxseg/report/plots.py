@@ -148,8 +148,10 @@ def plot_example(
     errors = plot.error_colors(image, label == 1, probability > 0.5, valid)
     plot.picture(errors, panels[3]).set_title("Errors")
     plot.draw_error_legend(panels[3], valid)
+    # In widths of a panel, so that the bar is as high as the legend beside it, which has its room.
+    low, high = (part * image.shape[1] / image.shape[0] for part in (-0.042, 0.022))
     figure.colorbar(
-        panels[2].images[0], cax=panels[2].inset_axes((0.15, -0.08, 0.7, 0.035)),
+        panels[2].images[0], cax=panels[2].inset_axes((0.15, low, 0.7, high)),
         orientation="horizontal", ticks=[0, 0.5, 1],
     )  # fmt: skip
     entitle(figure, title)
@@ -168,6 +170,8 @@ def create_panels(
         panel.set_axis_off()
     for panel in panels:
         panel.spines[:].set_visible(False)
+        # Room that is left goes below, where legends are.
+        panel.set_anchor("N")
     return figure, panels[:count]
 
 

@@ -107,6 +107,17 @@ def test_error_colours_agree_with_a_look_at_each_pixel():
         np.testing.assert_allclose(shown[y, x], expected, atol=1)
 
 
+@pytest.mark.parametrize("shape", [(64, 64), (20, 60), (60, 20), (10, 80), (80, 10)])
+def test_nothing_of_an_example_is_cut_off(shape):
+    figure = plot_example(*field(shape), "Best")
+    drawn(figure)
+    for axes in (*figure.axes, *figure.axes[2].child_axes):
+        box = axes.get_tightbbox()
+        assert min(box.x0, box.y0) >= 0
+        assert box.x1 <= figure.bbox.x1
+        assert box.y1 <= figure.bbox.y1
+
+
 def test_an_example_shows_every_array_and_hides_what_is_not_scored():
     image, label, probability, valid = field()
     image[3, 3] = np.nan
