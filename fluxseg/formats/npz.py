@@ -2,11 +2,13 @@
 
 `image` can stand for `max_projection`, `masks` for `roi_mask_array`, and see `_NAMES`; instead
 of the masks there may be `masks_packed`, the bits of `numpy.packbits` over all of them, and
-`masks_shape` `[3]`. `metadata` is JSON as text.
+`masks_shape` `[3]`. `metadata` is text: JSON, or a dict as Python writes it.
 """
 
+import ast
 import contextlib
 import dataclasses
+import itertools
 import json
 import math
 import zipfile
@@ -29,6 +31,8 @@ from fluxseg.io.files import atomic_path
 MAX_BYTES = 2**31
 """Bytes that the fields of a file may take in memory; a few compressed ones can declare any."""
 MAX_JSON = 2**24  # characters of metadata as JSON
+MAX_LITERAL = 100_000
+"""Characters of metadata as Python writes them, whose parser takes much more memory."""
 _NAMES = dict.fromkeys(("image", "img", "max_proj", "meanImg", "mean_image"), "max_projection")
 _NAMES |= dict.fromkeys(("masks", "labels", "label", "rois", "mask"), "roi_mask_array")
 _FIELDS = (
@@ -116,13 +120,29 @@ def _read_field(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Any:
 
 
 def _parse_metadata(text: str) -> Mapping[Any, Any] | str:
-    """Return the dict that a JSON text stands for, or the text."""
-    if len(text) > MAX_JSON:
+    """Return the dict that a text stands for, or the text."""
+    if len(text) > MAX_JSON or _depth(text) > 64:
         return text
     with contextlib.suppress(ValueError, RecursionError):
         value = json.loads(text)
         return value if isinstance(value, dict) else text
+    # A chain of operators nests without brackets; no number needs more signs than these.
+    if (
+        len(text) > MAX_LITERAL
+        or any(sign * 3 in text.replace(" ", "") for sign in "+-~")
+        or text.count("+") > 100
+    ):
+        return text
+    with contextlib.suppress(ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        value = ast.literal_eval(text)
+        return value if isinstance(value, dict) else text
     return text
+
+
+def _depth(text: str) -> int:
+    """Return the largest depth of brackets, which the parsers would follow by recursion."""
+    steps = ((character in "([{") - (character in ")]}") for character in text)
+    return max(itertools.accumulate(steps), default=0)
 
 
 def _unpack(packed: np.ndarray, shape: Any) -> np.ndarray:

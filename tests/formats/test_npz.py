@@ -58,7 +58,7 @@ def test_what_is_written_is_read(recording, tmp_path_factory):
 @pytest.mark.parametrize("image", ["image", "max_projection"])
 @pytest.mark.parametrize("identity", ["s", np.array(5), np.array([5]), b"s"])
 def test_every_spelling_of_the_fields_is_known(tmp_path, masks, image, identity):
-    path = save(tmp_path / "a.npz", id=identity, metadata='{"donor_name": "m"}', **masks,
+    path = save(tmp_path / "a.npz", id=identity, metadata="{'donor_name': 'm'}", **masks,
                 **{image: IMAGE}, roi_ids=np.arange(3), other=np.zeros(3))  # fmt: skip
     found = read_npz(path)
     np.testing.assert_array_equal(found.masks, MASKS)
@@ -71,7 +71,7 @@ def test_every_spelling_of_the_fields_is_known(tmp_path, masks, image, identity)
     ("metadata", "expected"),
     [
         ('{"a": 1, "b": [true, null]}', {"a": 1, "b": [True, None]}),
-        ("{'a': 1, 'b': (True, None)}", None),
+        ("{'a': 1, 'b': (True, None)}", {"a": 1, "b": [True, None]}),
         ('{"a": NaN}', {"a": "nan"}), ("{'at': datetime.datetime(2020, 1, 1)}", None),
         ("__import__('os').system('true')", None), ("[1]", None), ("", None),
         ("{" * 50_000, None), ("[" * 50 + "]" * 50, None), ("-" * 90_000 + "1", None),
@@ -80,7 +80,7 @@ def test_every_spelling_of_the_fields_is_known(tmp_path, masks, image, identity)
         (np.array(3), None), (np.array({"a": 1}, object), {"a": 1}),
     ],
 )  # fmt: skip
-def test_metadata_is_json(tmp_path, metadata, expected):
+def test_metadata_is_json_or_a_dict_as_text(tmp_path, metadata, expected):
     path = save(tmp_path / "a.npz", image=IMAGE, metadata=metadata)
     found = {}
     # The stack of a thread is smaller.
