@@ -143,7 +143,7 @@ def _create_index(
 
 def _remove_stale(directory: Path, names: set[str]) -> None:
     for path in sorted(directory.iterdir()):
-        ours = path.name.startswith(("crops-", f"{TEMPORARY}")) and path.name != cache.INDEX_NAME
+        ours = path.name.startswith(("crops-", TEMPORARY)) and path.name != cache.INDEX_NAME
         if ours and path.name.split(".")[0] not in names:
             path.unlink(missing_ok=True)
 

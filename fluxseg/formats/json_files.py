@@ -46,19 +46,22 @@ def look_into(path: Path) -> tuple[str, tuple[str, ...]]:
     """
     try:
         return _look_once(path, stamp_file(path))
-    except (OSError, RecordingError):
+    except OSError:
         return "", ()
 
 
 @functools.lru_cache(4096)
 def _look_once(path: Path, _stamp: str) -> tuple[str, tuple[str, ...]]:
-    # A COCO file may be large, and is asked for at each of its images.
-    values = read_json_file(path)
-    entries = values["images"] if kind_of(values) == "coco" else ()
+    # A COCO file may be large, and is asked for at each of its images; so is one that is broken.
+    try:
+        values = read_json_file(path)
+    except RecordingError:
+        return "", ()
+    kind = kind_of(values) if values else ""
+    entries = values["images"] if kind == "coco" else ()
     entries = entries if isinstance(entries, list) else ()
     names = [entry.get("file_name") for entry in entries if isinstance(entry, dict)]
-    listed = tuple(re.split(r"[\\/]", name)[-1] for name in names if isinstance(name, str))
-    return kind_of(values) if values else "", listed
+    return kind, tuple(re.split(r"[\\/]", name)[-1] for name in names if isinstance(name, str))
 
 
 def read_image_for(

@@ -14,6 +14,7 @@ from PIL import Image
 
 from fluxseg.data.checks import check_source
 from fluxseg.errors import RecordingError
+from fluxseg.formats import json_files
 from fluxseg.formats.convert import read_recording, write_recording
 from fluxseg.formats.imagej import write_imagej
 from fluxseg.formats.movies import read_movie_facts
@@ -344,3 +345,11 @@ def test_copies_of_images_count_once_their_labels_are_corrected(tmp_path):
     values = {"masks": (LABELS == 1).astype(np.uint16), "filename": "a.tif"}
     np.save(tmp_path / "a_seg.npy", np.array(values, dtype=object), allow_pickle=True)
     assert annotated(source) == {"a.tif": 1, "b.tif": None}
+
+
+def test_a_broken_json_file_is_parsed_once_for_all_images(tmp_path, monkeypatch):
+    path, read, parsed = tmp_path / "coco.json", json_files.read_json_file, []
+    path.write_text('{"images": [')
+    monkeypatch.setattr(json_files, "read_json_file", lambda p: (parsed.append(p), read(p))[1])
+    assert [json_files.look_into(path) for _ in range(3)] == [("", ())] * 3
+    assert parsed == [path]
