@@ -67,14 +67,14 @@ def predict(
     from fluxseg.formats.sources import format_unused
     from fluxseg.inference.ensemble import load_models
     from fluxseg.inference.inputs import plan_jobs
-    from fluxseg.inference.predict_files import predict_files
+    from fluxseg.inference.predict_files import predict_files, read_names
     from fluxseg.report.predictions import write_predictions_page
 
     with joined(processes) as console:
         if not inputs:
             raise ConfigError("predict: give at least one image, folder or pattern")
         loaded = load_models(model)
-        jobs, unused = plan_jobs(inputs, pick)
+        jobs, unused = plan_jobs(inputs, pick, read_names(output))
         with progress_bars(console, ("Predicting", "images")) as (progress,):
             outcomes = predict_files(
                 loaded,

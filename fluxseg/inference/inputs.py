@@ -4,8 +4,9 @@ import collections
 import contextlib
 import dataclasses
 import glob
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -29,13 +30,18 @@ class Job:
     pick: Pick = NO_PICK  # which channel, plane or array is read, if there are several
 
 
-def plan_jobs(inputs: Sequence[str], pick: Pick = NO_PICK) -> tuple[list[Job], dict[Path, str]]:
+def plan_jobs(
+    inputs: Sequence[str],
+    pick: Pick = NO_PICK,
+    names: Mapping[Path, str] = MappingProxyType({}),
+) -> tuple[list[Job], dict[Path, str]]:
     """Find the images that files, folders and patterns (`*`, `?`, `[...]`, `**`) name, each once.
 
     Of folders, and of what a pattern finds, labels and other files that are no images are left out,
-    as `fluxseg.formats.pairs` tells. Returns the jobs, in the order of the inputs, and the files
-    that are not used, with the reason. An input that names nothing gives a job with an error, and
-    so do labels without an image.
+    as `fluxseg.formats.pairs` tells. Images (whole paths) keep their `names`, which no other image
+    gets: their results are there already. Returns the jobs, in the order of the inputs, and the
+    files that are not used, with the reason. An input that names nothing gives a job with an error,
+    and so do labels without an image.
     """
     found: list[tuple[Path, str]] = []
     unused: dict[Path, str] = {}
@@ -57,12 +63,14 @@ def plan_jobs(inputs: Sequence[str], pick: Pick = NO_PICK) -> tuple[list[Job], d
     unused |= others
     jobs: list[Job] = []
     seen: set[Path] = set()
-    taken: set[str] = set()
+    taken = {name.casefold() for name in names.values()}
     for path, error in found:
-        if path.resolve() in seen:
+        whole = path.resolve()
+        if whole in seen:
             continue
-        seen.add(path.resolve())
-        jobs.append(Job(path, distinct_name(safe_name(path.stem), taken), error, pick))
+        seen.add(whole)
+        name = names.get(whole) or distinct_name(safe_name(path.stem), taken)
+        jobs.append(Job(path, name, error, pick))
     return jobs, unused
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import logging
+import os
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,7 @@ from fluxseg.inference.outputs import Prediction, write_prediction
 from fluxseg.inference.predict import Predictor
 from fluxseg.inference.shown import find_doubts
 from fluxseg.io.files import read_json, stamp_file, write_json
+from fluxseg.io.names import safe_name
 from fluxseg.io.progress import Progressed
 from fluxseg.io.schema import from_plain
 from fluxseg.processes import current_process, gather_values, run_in_all, run_in_first, share_of
@@ -99,11 +101,15 @@ def predict_files(
     if good := sum(not job.error and not _find_earlier(job, output, earlier) for job in jobs):
         what = "1 image" if good == 1 else f"{good} images"
         logger.info("Predicting %s; the first takes longer than the others", what)
+    kept = read_names(output)
 
     def save(outcomes: Sequence[Outcome]) -> None:
         # A name that is not UTF-8 cannot stand in a file that is.
         rows = [dataclasses.asdict(one) | {"input": _plain(one.input)} for one in outcomes]
-        write_json(output / SUMMARY, {**settings, "images": rows})
+        done = {Path(one.input).resolve(): one.name for one in outcomes if not one.error}
+        named = {_plain(os.path.relpath(path, output.resolve())): name
+                 for path, name in (kept | done).items()}  # fmt: skip
+        write_json(output / SUMMARY, {**settings, "images": rows, "names": named})
 
     def predict() -> list[Outcome]:
         outcomes: list[Outcome] = []
@@ -140,6 +146,20 @@ def predict_files(
     ]
     run_in_first(lambda: save(outcomes), f"writing {SUMMARY}")
     return outcomes
+
+
+def read_names(output: Path) -> dict[Path, str]:
+    """Return the names of results in a folder by the whole paths of their images, if still there.
+
+    So an image keeps its name in later calls, and another of that name does not replace it.
+    """
+    try:
+        named = from_plain(read_json(output / SUMMARY)["names"], dict[str, str])
+        found = {(output / path).resolve(strict=True): name for path, name in named.items()
+                 if (output / path).exists()}  # fmt: skip
+    except (FluxsegError, KeyError, TypeError, ValueError, OSError):
+        return {}
+    return {path: name for path, name in found.items() if safe_name(name) == name}
 
 
 def _check_settings(settings: Mapping[str, Any], trained_px: float | None) -> None:

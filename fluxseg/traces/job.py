@@ -12,12 +12,13 @@ from fluxseg.errors import FluxsegError, RecordingError
 from fluxseg.formats.formats import TracesFormat
 from fluxseg.formats.movie_files import Movie
 from fluxseg.formats.movies import read_movie_facts
+from fluxseg.formats.npy import read_npy
 from fluxseg.formats.pick import NO_PICK, Pick
 from fluxseg.io.files import TEMPORARY, read_json, stamp_file, write_json
 from fluxseg.io.progress import Progressed
 from fluxseg.traces.extract import RATE_HZ, Traces, create_traces
 from fluxseg.traces.find import Found, read_rois
-from fluxseg.traces.outputs import check_formats, write_traces
+from fluxseg.traces.outputs import SUITE2P, check_formats, write_traces
 from fluxseg.traces.passes import Projections, project_movie, sum_movie
 from fluxseg.traces.sums import create_matrix
 
@@ -55,7 +56,7 @@ def extract_movie(
         progress: for each of both passes a function to call with (frames done, frames in all).
 
     Raises:
-        RecordingError: naming the file at fault.
+        RecordingError: naming the file at fault, or if the folder holds what must be kept.
         WorkdirError: if the folder cannot be written, or holds results of Suite2p itself.
     """
     facts = read_movie_facts(movie.paths, pick)
@@ -67,6 +68,8 @@ def extract_movie(
     if earlier is not None:
         return earlier
     check_formats(folder, formats)
+    if not overwrite:
+        _check_kept(folder, movie.paths[0])
     work = folder / _WORK
     # Before the first pass, as it takes long: a file that cannot be used is told at once.
     given = read_rois(find, facts.shape, pick.plane, work) if isinstance(find, Path) else None
@@ -114,6 +117,21 @@ def stamp_of(path: Path) -> str:
 
 def _stamp(path: Path) -> str:
     return f"{path} {stamp_file(path)}".encode("utf-8", "replace").decode()
+
+
+def _check_kept(folder: Path, path: Path) -> None:
+    """Raise if a folder holds the traces of another movie, or somebody has chosen cells in it."""
+    told, other, cells = "", path, np.ones((0, 2))
+    with contextlib.suppress(FluxsegError, LookupError, TypeError, AttributeError, OSError):
+        other = Path(read_json(folder / RECORD)["movie"][0].rpartition(" ")[0])
+    with contextlib.suppress(FluxsegError):
+        cells = read_npy(folder / SUITE2P / "iscell.npy")
+    if other.exists() and not other.samefile(path):
+        told = f"holds the traces of another movie, {other}"
+    elif not cells[..., :1].all():
+        told = "holds traces of which somebody has said that some are no cells (iscell.npy)"
+    if told:
+        raise RecordingError(str(path), f"{folder} {told}: give another --output, or --overwrite")
 
 
 def _read_earlier(folder: Path, settings: dict[str, Any]) -> list[str] | None:

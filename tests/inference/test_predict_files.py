@@ -13,7 +13,7 @@ from fluxseg.formats.sources import FolderSource
 from fluxseg.inference.inputs import plan_jobs, read_input
 from fluxseg.inference.objects.rois import find_rois
 from fluxseg.inference.predict import Predictor
-from fluxseg.inference.predict_files import predict_files
+from fluxseg.inference.predict_files import predict_files, read_names
 from fluxseg.inference.shown import find_doubts
 from tests.data.fields import disc
 from tests.inference.models import random_params
@@ -51,6 +51,22 @@ def test_files_folders_and_patterns_name_each_image_once(data):
         ("data/sub/A.png", "A"),
         ("data/a.png", "a_2"),
     ]
+
+
+def test_an_image_of_a_later_call_does_not_replace_results_of_another(data, model, tmp_path):
+    out = tmp_path / "out"
+    calls = (["data/sub"], ["data/a.png"], ["data/sub"], ["data/a.png", "data/sub/A.png", "data"])
+    for texts, expected in zip(calls, (["A"], ["a_2"], ["A"], ["a_2", "A", "b"]), strict=True):
+        jobs = plan_jobs(texts, names=read_names(out))[0]
+        assert [job.name for job in jobs] == expected
+        predict_files(model, jobs, out, ["table"])
+    assert {path.stem for path in out.glob("*.csv")} == {"A_neurons", "a_2_neurons", "b_neurons"}
+    (data / "sub" / "A.png").unlink()
+    assert "A" not in read_names(out).values()  # Its image is gone: the name is free.
+    row = json.loads((out / "predictions.json").read_text())
+    row["names"] = {"../data/a.png": "../a"}
+    (out / "predictions.json").write_text(json.dumps(row))
+    assert read_names(out) == {}
 
 
 def test_inputs_that_name_nothing_are_told(data, tmp_path):

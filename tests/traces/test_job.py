@@ -269,6 +269,28 @@ def test_two_channels_of_which_one_is_picked_and_nan_and_three_frames(tmp_path):
     assert np.isfinite(np.load(tmp_path / "few/suite2p/plane0/F.npy")).all()
 
 
+def test_traces_of_another_movie_of_the_name_are_kept(path, tmp_path):
+    extract(path, tmp_path / "out" / "movie")
+    before = files(tmp_path / "out")
+    other = tmp_path / "day2" / "movie.tif"
+    other.parent.mkdir()
+    tifffile.imwrite(other, MOVIE[::-1], photometric="minisblack")
+    with pytest.raises(RecordingError, match=f"another movie, {path}: give another --output"):
+        extract(other, tmp_path / "out" / "movie")
+    assert files(tmp_path / "out") == before
+    extract(other, tmp_path / "out" / "movie", overwrite=True)
+    extract(path, tmp_path / "out" / "movie", overwrite=True)
+    other.rename(tmp_path / "moved.tif")
+    extract(path, tmp_path / "out" / "movie", rate=20.0)
+    # Suite2p's GUI writes what people choose there.
+    chosen = tmp_path / "out" / "movie" / "suite2p" / "plane0" / "iscell.npy"
+    np.save(chosen, np.load(chosen) * [[0, 1], [1, 1], [1, 1]])
+    extract(path, tmp_path / "out" / "movie", rate=20.0)
+    with pytest.raises(RecordingError, match=r"some are no cells .*--overwrite"):
+        extract(path, tmp_path / "out" / "movie", rate=25.0)
+    assert not np.load(chosen)[0, 0]
+
+
 def test_the_command_finds_and_extracts(tmp_path):
     y, x = np.mgrid[:64, :64]
     cells = [(15, 15), (15, 45), (45, 20), (46, 48)]
