@@ -71,8 +71,9 @@ def load_run(workdir: str | Path) -> TrainedRun:
 
 def run_index(run: TrainedRun) -> CacheIndex:
     """Open the prepared crops that a run was trained on; `WorkdirError` if they are gone."""
-    cache = run.config.data.cache
-    return open_index(Path(cache) if cache else run.workdir / "cache")
+    cache, own = run.config.data.cache, run.workdir / "cache"
+    # The setting may be relative to a folder that only the training was started in.
+    return open_index(own if own.exists() or not cache else Path(cache))
 
 
 def open_index(cache: Path) -> CacheIndex:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -167,6 +168,13 @@ def test_other_recordings_are_scored_at_the_magnification_of_the_run(tuned, tmp_
     (row,) = scores["splits"]["external"]["recordings"]
     zoom = 8 / median_diameter(read_discs(9, diameter=32).masks)
     assert np.sum(row["confusion"]) == round(NATIVE[0] * zoom) * round(NATIVE[1] * zoom)
+    # A run that was moved, or made with a relative path, still has its crops.
+    moved = tmp_path / "moved"
+    shutil.copytree(folder / "run", moved)
+    config = json.loads((moved / "config.json").read_text())
+    config["data"]["cache"] = "run/cache"
+    (moved / "config.json").write_text(json.dumps(config))
+    assert evaluate_data(load_run(moved), str(tmp_path / "data"), tmp_path / "again") == scores
 
 
 def test_a_folder_belongs_to_one_starting_point(tmp_path):
