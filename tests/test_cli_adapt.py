@@ -117,6 +117,17 @@ def test_review_lists_pictures_and_reads_corrections_back(model, tmp_path):
     for row in saved["recordings"]:
         added = read_npz(tmp_path / "new" / f"{row['name']}.npz")
         assert len(added.masks) == row["labels"] + row["missed"]
+    again = ("review", model, "--data", data, "--output", folder, "--min-confidence", 0)
+    run(*again)
+    # What somebody has corrected is not written over.
+    corrected = next(iter(folder.glob("*_missed.zip")))
+    corrected.write_bytes(b"corrected")
+    assert f"{corrected}: was corrected since an earlier review: merge" in run(*again, code=2)
+    assert corrected.read_bytes() == b"corrected"
+    corrected.unlink()
+    for path in data.iterdir():
+        path.write_bytes(b"")
+    assert "no recording can be read" in run(*again, code=2)
 
 
 def test_without_a_run_the_network_that_ships_reviews(tmp_path):

@@ -147,6 +147,8 @@ def review(
     plan = plan_review(path, data, all_, pick)
     with progress_bars(console, ("Reviewing", "recordings")) as (progress,):
         reviewed, left_out = review_recordings(plan, folder, min_confidence, progress)
+    if not reviewed:
+        raise ConfigError("no recording can be read; if they were moved, give --data FOLDER")
     rows = write_review(plan, reviewed, left_out, folder)
     remarks = [*plan.remarks, *judge_model(reviewed)]
     page = write_review_page(reviewed, rows, remarks, folder)

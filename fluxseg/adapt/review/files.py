@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,19 +22,20 @@ from fluxseg.adapt.review.disagreements import (
 from fluxseg.adapt.review.plan import ReviewPlan
 from fluxseg.data.recording import Recording, annotated_masks
 from fluxseg.data.transforms import normalize_image, to_uint8
-from fluxseg.errors import RecordingError
+from fluxseg.errors import ConfigError, FluxsegError, RecordingError
 from fluxseg.formats.export import write_gray_image
 from fluxseg.formats.imagej import write_imagej
 from fluxseg.formats.labels import merge_labels
 from fluxseg.formats.pixels import write_image_tiff
 from fluxseg.inference.field_scores import find_in_field
-from fluxseg.io.files import write_json
+from fluxseg.io.files import naming, read_json, write_json
 from fluxseg.io.names import distinct_name, safe_name
 from fluxseg.io.progress import Progressed, tracked
 from fluxseg.io.tables import write_csv
 
 logger = logging.getLogger(__name__)
 
+RECORD = "review.json"
 UNSUITED = 0.4  # share of doubtful labels from which on the model itself is in doubt
 COLUMNS = (
     "kind", "rank", "confidence", "quality", "recording", "key", "row", "column", "area_px",
@@ -52,8 +54,10 @@ def review_recordings(
     The output folder gets for each recording `NAME_missed.zip` and `NAME_doubtful.zip`, ROI sets of
     ImageJ, and `NAME_missed_labels.tif` and `NAME_doubtful_labels.tif`, numbered by falling
     confidence; no file where nothing was found. `NAME_image.png` is the image to open them with.
-    Returns the reviewed recordings, and (key, reason) of those left out.
+    Returns the reviewed recordings, and (key, reason) of those left out. Raises `ConfigError` if
+    the folder holds an earlier review of which somebody has corrected a file.
     """
+    _make_room(output)
     reviewed, left_out, taken = list[ReviewedRecording](), list[tuple[str, str]](), set[str]()
     for key in tracked(plan.keys, progress):
         try:
@@ -80,6 +84,27 @@ def review_recordings(
             left_out.append((key, str(error)))
             logger.warning("left out: %s: %s", key, error)
     return reviewed, left_out
+
+
+def _make_room(output: Path) -> None:
+    path = output / RECORD
+    try:
+        written = dict(read_json(path)["written"])
+    except (FluxsegError, KeyError, TypeError, ValueError):
+        return
+    for file, checksum in written.items():
+        if (output / file).is_file() and _sum_bytes(output / file) != checksum:
+            raise ConfigError(
+                f"{output / file}: was corrected since an earlier review: merge it first "
+                f"(fluxseg review --apply {output}), or give another --output"
+            )
+    # Until this review is done there is none to apply.
+    path.unlink()
+
+
+def _sum_bytes(path: Path) -> int:
+    with naming(path, "cannot be read"):
+        return zlib.crc32(path.read_bytes())
 
 
 def select(found: Sequence[Disagreement], kind: str, recording: Recording) -> Recording:
@@ -142,8 +167,10 @@ def write_review(
             for one in reviewed
         ],
         "disagreements": rows,
+        # By these it is known whether somebody has corrected them.
+        "written": {file: _sum_bytes(output / file) for one in reviewed for file in one.files},
     }
-    write_json(output / "review.json", review)
+    write_json(output / RECORD, review)
     write_csv(output / "review.csv", COLUMNS, rows)
     return rows
 
