@@ -26,6 +26,17 @@ def test_one_file_is_converted_with_remarks(tmp_path):
     assert "no such" in run("convert", tmp_path / "none", tmp_path / "x.npz", code=2).lower()
 
 
+def test_a_label_image_is_converted_with_its_image(tmp_path):
+    fluxseg.write_recording(tmp_path / "made" / "a.tif", recording("a"))
+    labels = tmp_path / "alone.tif"
+    (tmp_path / "made" / "a_labels.tif").rename(labels)
+    assert f"{labels}: holds no ROIs" in run("convert", labels, tmp_path / "x.zip", code=2)
+    run("convert", labels, tmp_path / "x.npz", "--image", tmp_path / "made" / "a.tif")
+    again = fluxseg.read_recording(tmp_path / "x.npz")
+    np.testing.assert_array_equal(again.masks.any(0), recording("a").masks.any(0))
+    np.testing.assert_array_equal(again.image, recording("a").image)
+
+
 def test_a_folder_is_converted_past_bad_files(tmp_path):
     (tmp_path / "in").mkdir()
     for name in ("a", "b"):

@@ -6,11 +6,13 @@ import tyro
 
 from fluxseg.arguments import PickOptions
 from fluxseg.console import create_console, open_console, progress_bars
-from fluxseg.errors import FluxsegError
+from fluxseg.errors import FluxsegError, RecordingError
 from fluxseg.formats.formats import Format
 from fluxseg.formats.pick import NO_PICK, Pick
 from fluxseg.io.names import distinct_name, safe_name
 from fluxseg.io.progress import tracked
+
+WITHOUT_ROIS = ("labels", "npz", "nwb")  # formats that an image can be written in
 
 
 def convert(
@@ -45,6 +47,9 @@ def convert(
         return _convert_folder(source, target, format, overwrite, pick)
     kind = format or guess_format(target)
     recording = read_recording(source, image, pick)
+    if recording.masks is None and kind not in WITHOUT_ROIS:
+        what = "holds no ROIs; if it is a label image, give the image of it with --image"
+        raise RecordingError(str(source), what)
     remarks = write_recording(target, recording, kind, overwrite=overwrite)
     for remark in (*recording.remarks, *remarks):
         console.print(f"remark: {remark}")

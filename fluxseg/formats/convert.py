@@ -109,7 +109,8 @@ def read_recording(
         path: `.npy` (a dict as Allen's, or Cellpose's `_seg.npy`), `.npz`, TIFF, PNG or JPEG file
             (its labels are looked for, see `fluxseg.formats.pairs`), NWB file, Suite2p or
             Neurofinder folder, ImageJ ROI set, COCO file with an image beside it.
-        image: the image of a file that holds ROIs only; None looks beside the file.
+        image: the image of a file that holds ROIs only, as a label image does; None looks beside
+            the file.
         pick: which channel, plane or array is read, if there are several.
 
     Returns:
@@ -152,7 +153,9 @@ def _read_labelled(path: Path, pick: Pick) -> Recording:
 
 
 _READERS: dict[str, Callable[[Path, Path | None, Pick], Recording]] = {
-    "image": lambda path, _, pick: _read_labelled(path, pick),
+    "image": lambda path, image, pick: (
+        read_image(image, [path], pick) if image else _read_labelled(path, pick)
+    ),
     "allen": lambda path, *_: _read_plain(path) or read_allen_npy(path),
     "npz": lambda path, _, pick: read_npz(path, pick),
     "mat": lambda path, _, pick: matlab.read_mat(path, pick),
