@@ -65,7 +65,7 @@ class Predictor:
     """
 
     config: ModelConfig
-    params: Any
+    params: Any = dataclasses.field(repr=False)
     low_percentile: float = 1.0
     high_percentile: float = 99.5
     threshold: float = 0.5

@@ -42,6 +42,7 @@ def test_rois_show_their_measures_and_how_many_more_there_are():
 
 def test_a_model_shows_its_size_threshold_and_scores():
     page = tiny_model(threshold=0.375, info={"scores": {"test": {"neuron_iou": 0.625}}})
+    assert len(repr(page)) < 1000
     assert "0.375" in page._repr_html_()
     assert "0.625" in page._repr_html_()
 
