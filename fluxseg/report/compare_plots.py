@@ -45,6 +45,8 @@ def plot_overlaid_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -
 def _draw(panel: Axes, rows: Sequence[Mapping[str, Any]], name: str, **style: Any) -> None:
     # A run without the figure still stands in the legend.
     known = [row for row in rows if row.get(name) is not None]
+    # One epoch makes no line.
+    style = style if len(known) > 1 else {"marker": "o", **style}
     panel.plot([row["epoch"] for row in known], [row[name] for row in known], **style)
 
 

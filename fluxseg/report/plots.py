@@ -91,7 +91,8 @@ def embed_figure(figure: Figure, alt: str, path: Path | None = None) -> dict[str
 
 
 def entitle(figure: Figure, title: str) -> None:
-    """Write a title at the top left of a figure, and leave room for it."""
+    """Write a title at the top left of a figure, which becomes higher by it."""
+    figure.set_figheight(figure.get_figheight() + 0.5)
     figure.suptitle(printable(title), x=0.006, ha="left", weight="bold", size=13)
     figure.set_layout_engine("constrained", rect=(0, 0, 1, 1 - 0.3 / figure.get_figheight()))
 
@@ -164,7 +165,7 @@ def create_panels(
     """Create a figure, `width` inches wide, with panels in rows for fields `[H, W]` of a shape."""
     rows = -(-count // columns)
     height = width / columns * min(max(shape[0] / shape[1], 0.3), 3) + 0.35
-    figure = create_figure(width, rows * height + 0.9)
+    figure = create_figure(width, rows * height + 0.4)
     panels = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
     for panel in panels[count:]:
         panel.set_axis_off()

@@ -15,6 +15,7 @@ from fluxseg.report.compare import (
     render_comparison,
     write_comparison,
 )
+from fluxseg.report.compare_plots import plot_overlaid_curves
 from fluxseg.report.workdir import read_run
 from tests.report.pages import text_of
 from tests.report.workdirs import change, create_workdir, scores_of
@@ -159,6 +160,13 @@ def test_one_group_gives_no_verdict(first, second):
     assert "below 5 groups no verdict is possible" in text
     splits = [read_run(folder).splits[-1] for folder in (first, second)]
     assert compare_recordings(*splits)["scores"]["neuron_iou"]["interval"] is None
+
+
+def test_runs_of_one_epoch_have_a_point_where_others_have_a_line():
+    rows = [{"epoch": 1, "train_loss": 0.5, "val_loss": None}, {"epoch": 2, "train_loss": 0.4}]
+    for count, marker in ((1, "o"), (2, "None")):
+        panel = plot_overlaid_curves({"a": rows[:count]}).axes[0]
+        assert panel.lines[0].get_marker() == marker
 
 
 def test_settings_and_versions_that_differ_are_listed(first, second):
