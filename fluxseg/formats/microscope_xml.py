@@ -100,7 +100,7 @@ def _read_folder(folder: Path, _time: int) -> tuple[Recorded, ...]:
     found = []
     files = sorted(folder.iterdir())
     for path in files:
-        if path.suffix.lower() == ".xml":
+        if path.suffix.lower() == ".xml" and not path.name.startswith("."):
             try:
                 tags = _read_tags(path)
                 roots = {"ThorImageExperiment": _read_thor, "PVScan": _read_prairie}

@@ -152,6 +152,8 @@ class FolderSource:
                 reasons: dict[Path, str] = {**found.wrong}
                 if not self._is_one() and (found.frames or recorded_in(path.parent)):
                     movies, parts = set_aside(found.labels, found.frames, self.pick)
+                    # There is no line above here that tells of the movie.
+                    parts = {one: text.removesuffix(", see above") for one, text in parts.items()}
                     reasons |= movies | parts
                 if path in reasons:
                     raise RecordingError("", reasons[path])

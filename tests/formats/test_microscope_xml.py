@@ -123,6 +123,11 @@ def test_the_channels_of_one_image_are_one_recording(tmp_path, write):
     np.testing.assert_array_equal(source.read(key).image, FIVE[0, 0, 1])
     (job,), _ = plan_jobs([str(folder)], pick)
     assert (job.path, job.error) == (tmp_path / key, "")
+    # What systems hide beside a file tells nothing.
+    (settings,) = folder.glob("*.xml")
+    hidden = settings.rename(settings.with_name(f".{settings.name}"))
+    assert len(FolderSource(str(tmp_path)).keys()) > 1
+    hidden.rename(settings)
     # What is labelled is the channel of the neurons.
     stem = key.removesuffix(".tif").removesuffix(".ome")
     tifffile.imwrite(tmp_path / f"{stem}_masks.tif", np.eye(40, 36, dtype=np.uint8))

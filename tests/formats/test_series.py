@@ -59,6 +59,8 @@ def test_frames_of_one_movie_get_one_hint(tmp_path, name):
     assert len(source.keys()) == 1
     with pytest.raises(RecordingError, match="frames of one movie"):
         source.read(source.keys()[0])
+    with pytest.raises(RecordingError, match=r"frames or parts of a movie$"):
+        source.read(next(iter(unused)).name)
     # One of them by its name is an image, and so are all if the user says so.
     one = str(next(folder.iterdir()))
     assert not plan_jobs([one])[0][0].error
