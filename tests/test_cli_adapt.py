@@ -36,6 +36,9 @@ def tuned(model, tmp_path_factory):
 def test_finetune_writes_a_model_scores_and_a_curve(model, tuned):
     folder, _, text = tuned
     assert "before -> after" in text
+    again = ("finetune", "--data", folder / "data", "--output", folder / "no", "--curve")
+    assert "--folds must be 2 or more, got 1" in run(*again, "--folds", 1, code=2)
+    assert not (folder / "no").exists()
     assert "field(s) held out (Neurons: F1 " in text
     before, after = read_model(model), read_model(folder / "run" / "model.safetensors")
     assert after.config == before.config

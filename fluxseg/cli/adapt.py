@@ -8,6 +8,7 @@ import tyro
 from fluxseg import pretrained
 from fluxseg.arguments import PickOptions
 from fluxseg.console import open_console, progress_bars
+from fluxseg.errors import ConfigError
 from fluxseg.formats.pick import NO_PICK
 
 
@@ -58,6 +59,8 @@ def finetune(
     from fluxseg.training.progress import Callbacks
 
     console = open_console()
+    if curve and folds < 2:
+        raise ConfigError(f"--folds must be 2 or more, got {folds}")
     settings = few_shot.FewShot(
         encoder=encoder,
         steps=steps,
@@ -120,8 +123,6 @@ def review(
         from_tiff: With --apply, read the label images NAME_missed_labels.tif instead of the ROI
             sets.
     """
-    from fluxseg.errors import ConfigError
-
     console = open_console()
     if apply is not None:
         if run or output is None:
