@@ -169,6 +169,8 @@ class FolderSource:
             if path.is_dir():
                 parts = [path / name for name in _DATASET_FILES if (path / name).is_file()]
                 return "+".join(f"{part.name}:{stamp_file(part)}" for part in parts)
+            if path.is_symlink() and not path.exists():
+                return "a link to nothing"  # Reading says so, of this file alone.
             stamps = [stamp_file(path)]
             try:
                 image = find_image(path) if path.suffix.lower() not in IMAGE_SUFFIXES else None

@@ -156,6 +156,8 @@ def test_links_that_go_round_are_followed_once(tmp_path):
     assert keys == FolderSource(str(tmp_path / "data")).keys()
     with pytest.raises(RecordingError, match=r"gone\.tif: cannot be read"):
         source.read("gone.tif")
+    # A link to nothing is no reason to train on none of the others.
+    assert all(source.stamp(key) for key in keys)
 
 
 def test_stamps_change_with_the_file_and_its_masks(folder):
