@@ -118,12 +118,15 @@ def near_duplicates(
 def _remark_equal_ids(kept: Sequence[Entry], remarks: dict[str, list[str]]) -> None:
     by_id = sorted(kept, key=lambda entry: (entry.id, entry.key))
     for name, same in groupby(by_id, key=lambda entry: entry.id):
-        keys = [entry.key for entry in same]
+        entries = list(same)
+        keys = [entry.key for entry in entries]
+        one = len({entry.group for entry in entries}) == 1 and entries[0].group == name
+        told = ": they count as one tissue; if it is not, rename the files" if one else ""
         for key in keys if len(keys) > 1 else ():
             # Not all others: every recording may have the same id.
             others = [other for other in keys[: _NAMED + 1] if other != key]
             named = _list_keys(others, len(keys) - 1)
-            remarks.setdefault(key, []).append(f"the id {name!r} is also that of {named}")
+            remarks.setdefault(key, []).append(f"the id {name!r} is also that of {named}{told}")
 
 
 def _remark_unknown_kinship(pairs: Sequence[NearDuplicate], remarks: dict[str, list[str]]) -> None:

@@ -131,6 +131,11 @@ def test_resolution(sessions):
     assert all(SIMILARITY_THRESHOLD <= p.similarity < 1 for p in resolved.near_duplicates)
     assert set(resolved.remarks) == {"a", "d", "e", "h"}
     assert resolved.remarks["d"] == ("the id 'twice' is also that of e",)
+    same = [
+        entry(key, mark, name="mean", group="mean")
+        for key, mark in zip("xy", sessions[0][::3], strict=False)
+    ]
+    assert "count as one tissue" in resolve_duplicates(same[:2]).remarks["x"][0]
     assert "as h" in resolved.remarks["a"][0]
     assert "give them the same group" in resolved.remarks["h"][0]
 
