@@ -14,7 +14,8 @@ Output: `scores.json`, `index.html` with tables and overlays (label green, found
     and the networks' probabilities, so that a second run takes seconds.
 Hardware: 2 CPU cores, about a minute for a model.
 Command: python -m experiments.pretrained.real_fields --data FOLDER --output runs/real
-    --model first=FILE today=FILE ... [--fields 2] [--views 4] [--zooms 1 0.5]
+    --model first=FILE today=FILE ... [--fields 2] [--views 4] [--zooms 1 0.5] [--magnify 2]
+    [--one-field]
 """
 
 import argparse
@@ -31,7 +32,7 @@ from PIL import Image
 from experiments.pretrained.ranking import compare_objects, score_ranking
 from fluxseg import pretrained
 from fluxseg.data.recording import Recording, outline_masks
-from fluxseg.data.resample import median_diameter
+from fluxseg.data.resample import median_diameter, resample_image, zoomed_shape
 from fluxseg.data.transforms import normalize_image
 from fluxseg.formats.sources import FolderSource
 from fluxseg.inference import probability, scale
@@ -65,12 +66,14 @@ class LabelledField:
         key: name of the field in it.
         recording: image and masks.
         visibility: `[N]` of the labels, see `label_visibility`.
+        more: other images `[H, W]` of the same field.
     """
 
     source: str
     key: str
     recording: Recording
     visibility: np.ndarray
+    more: tuple[np.ndarray, ...] = ()
 
     @property
     def row(self) -> str:
@@ -89,6 +92,21 @@ def read_fields(folder: Path) -> list[LabelledField]:
                 seen = label_visibility(recording.image, recording.masks)
                 fields.append(LabelledField(source.name, Path(key).stem, recording, seen))
     return fields
+
+
+def join_fields(fields: Sequence[LabelledField]) -> list[LabelledField]:
+    """Join the images of one field, `0200_max` and `0200_mean`; those with one image are left out.
+
+    The maximum comes first: it tells the size of the cells.
+    """
+    joined: dict[tuple[str, str], LabelledField] = {}
+    for field in fields:
+        place = (field.source, field.key.split("_")[0])
+        first = joined.setdefault(place, field)
+        if first is not field:
+            more = (*first.more, field.recording.image)
+            joined[place] = dataclasses.replace(first, more=more)
+    return [field for field in joined.values() if field.more]
 
 
 def label_visibility(image: np.ndarray, masks: np.ndarray) -> np.ndarray:
@@ -114,22 +132,32 @@ def label_visibility(image: np.ndarray, masks: np.ndarray) -> np.ndarray:
     return measure_visibility(image.astype(np.float32), index, light, outline, bodies, radius)[0]
 
 
-def cache_name(place: str, tta: bool) -> str:
+def cache_name(place: str, tta: bool, magnify: float = 1.0) -> str:
     """Return what the predictions of a model file, as it is used now, are stored under."""
     path = pretrained.PATH if place == pretrained.NAME else Path(place)
     zooms = "_".join(map(str, scale.ZOOMS))
     views = probability.VIEWS if tta else 1
-    return f"{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}-{views}-{zooms}"
+    return f"{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}-{views}-{zooms}-{magnify}"
 
 
 def predict_field(
-    model: Predictor, digest: str, field: LabelledField, cache: Path
+    model: Predictor, digest: str, field: LabelledField, cache: Path, magnify: float = 1.0
 ) -> tuple[np.ndarray, float | None]:
-    """Return the probability `[H, W]` and the diameter, px, at default settings, from the cache."""
-    path = cache / digest / field.source / f"{field.key}.npz"
+    """Return the probability `[H, W]` and the diameter, px, at default settings, from the cache.
+
+    The model sees the image magnified by `magnify`; what it finds is brought back.
+    """
+    path = cache / digest / field.source / f"{field.key}{'+' * len(field.more)}.npz"
     if not path.exists():
-        diameter = model.find_diameter(field.recording.image)
-        probability = model.predict(field.recording.image, diameter=diameter)
+        height, width = field.recording.image.shape
+        images = [
+            resample_image(one.astype(np.float32), zoomed_shape((height, width), magnify))
+            for one in (field.recording.image, *field.more)
+        ]
+        diameter = model.find_diameter(images[0])
+        probability = model.predict(images, diameter=diameter)
+        probability = resample_image(probability, (height, width))
+        diameter = diameter and diameter / magnify
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{field.key}.tmp.npz")
         np.savez(temporary, probability=probability, diameter=diameter or np.nan)
@@ -265,10 +293,13 @@ def main() -> None:
     )
     parser.add_argument("--views", type=int, help="flips averaged over; default the model's own")
     parser.add_argument("--zooms", type=float, nargs="+", default=scale.ZOOMS, help="looked at")
+    parser.add_argument("--magnify", type=float, default=1.0, help="the images, before all else")
+    parser.add_argument("--one-field", action="store_true", help="all images of a field together")
     arguments = parser.parse_args()
     probability.VIEWS = arguments.views or probability.VIEWS
     scale.ZOOMS = tuple(arguments.zooms)
     fields = read_fields(arguments.data)
+    fields = join_fields(fields) if arguments.one_field else fields
     tables: dict[str, str] = {}
     scores: dict[str, Any] = {}
     pictures: list[Path] = []
@@ -277,10 +308,12 @@ def main() -> None:
         model = load_model(place)
         if arguments.views:
             model = dataclasses.replace(model, tta=arguments.views > 1)
-        digest = cache_name(place, model.tta)
+        digest = cache_name(place, model.tta, arguments.magnify)
         rows, drawn = [], dict.fromkeys((field.row for field in fields), 0)
         for field in fields:
-            found = predict_field(model, digest, field, arguments.output / "cache")
+            found = predict_field(
+                model, digest, field, arguments.output / "cache", arguments.magnify
+            )
             rows.append((field, score_field(model, field, *found)))
             if drawn[field.row] < arguments.fields:
                 drawn[field.row] += 1

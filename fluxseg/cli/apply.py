@@ -22,6 +22,7 @@ def predict(
     model: tuple[str, ...] = (pretrained.NAME,),
     format: tuple[PredictFormat, ...] = ("labels", "overlay", "table", "probability"),
     pick: PickOptions = NO_PICK,
+    one_field: bool = False,
     diameter: float | None = None,
     tta: bool = False,
     threshold: float | None = None,
@@ -52,6 +53,9 @@ def predict(
             measures of each neuron in NAME_prediction.npz; suite2p (a folder, NAME_suite2p),
             cellpose (NAME_seg.npy), imagej (NAME_rois.zip), nwb, neurofinder, coco: the
             neurons for that tool.
+        one_field: All images show one field, such as its maximum and its mean over time: they give
+            one result, in which a neuron counts that any of them shows. The first one tells the
+            size of the cells and is shown.
         diameter: Typical diameter of the cells, px, for the model that comes with fluxseg; by
             default it is estimated from each image.
         tta: Average over the 8 flips and turns of each image: eight times slower, hardly better.
@@ -74,7 +78,7 @@ def predict(
         if not inputs:
             raise ConfigError("predict: give at least one image, folder or pattern")
         loaded = load_models(model)
-        jobs, unused = plan_jobs(inputs, pick, read_names(output))
+        jobs, unused = plan_jobs(inputs, pick, read_names(output), one_field=one_field)
         with progress_bars(console, ("Predicting", "images")) as (progress,):
             outcomes = predict_files(
                 loaded,

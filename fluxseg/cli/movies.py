@@ -122,7 +122,7 @@ def extract(
     """Extract the traces of neurons from registered movies, as Suite2p does.
 
     Each MOVIE gets a folder, OUTPUT/NAME; open extract.html in it. The neurons are found by the
-    network in the maximum projection, or given with --rois. An interrupted command goes on where
+    network in the maximum and the mean, or given with --rois. An interrupted command goes on where
     it was. Goes on after a movie that cannot be used; exit code 1 if there was any. Several
     processes share out the movies.
 

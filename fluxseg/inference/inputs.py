@@ -28,12 +28,15 @@ class Job:
     name: str  # begin of the names of its outputs, unlike that of any other job
     error: str = ""  # why it cannot be read, if that is known already
     pick: Pick = NO_PICK  # which channel, plane or array is read, if there are several
+    more: tuple[Path, ...] = ()  # other images of the same field
 
 
 def plan_jobs(
     inputs: Sequence[str],
     pick: Pick = NO_PICK,
     names: Mapping[Path, str] = MappingProxyType({}),
+    *,
+    one_field: bool = False,
 ) -> tuple[list[Job], dict[Path, str]]:
     """Find the images that files, folders and patterns (`*`, `?`, `[...]`, `**`) name, each once.
 
@@ -41,7 +44,8 @@ def plan_jobs(
     as `fluxseg.formats.pairs` tells. Images (whole paths) keep their `names`, which no other image
     gets: their results are there already. Returns the jobs, in the order of the inputs, and the
     files that are not used, with the reason. An input that names nothing gives a job with an error,
-    and so do labels without an image.
+    and so do labels without an image. With `one_field` all images show one field: they make one
+    job.
     """
     found: list[tuple[Path, str]] = []
     unused: dict[Path, str] = {}
@@ -71,6 +75,10 @@ def plan_jobs(
         seen.add(whole)
         name = names.get(whole) or distinct_name(safe_name(path.stem), taken)
         jobs.append(Job(path, name, error, pick))
+    if one_field and jobs:
+        wrong = [dataclasses.replace(job, name=jobs[0].name) for job in jobs if job.error]
+        more = tuple(job.path for job in jobs[1:])
+        jobs = wrong[:1] or [dataclasses.replace(jobs[0], more=more)]
     return jobs, unused
 
 

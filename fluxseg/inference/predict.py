@@ -13,7 +13,7 @@ from fluxseg.config import Config, ModelConfig
 from fluxseg.data.recording import check_image
 from fluxseg.data.resample import choose_zoom, resample_image, zoomed_shape
 from fluxseg.data.transforms import normalize_image
-from fluxseg.errors import ConfigError
+from fluxseg.errors import ConfigError, RecordingError
 from fluxseg.inference.probability import BUCKET, ApplyFn, predict_probability
 from fluxseg.inference.programs import apply_of, network_probability
 from fluxseg.io.markup import render_table
@@ -129,7 +129,9 @@ class Predictor:
 
         Args:
             image: `[H, W]`, any real dtype and size, in any units: it is normalised by its
-                percentiles. Pixels that are not finite are taken as dark.
+                percentiles. Pixels that are not finite are taken as dark. Or a list of images
+                of one field, such as its maximum and its mean over time: the largest of their
+                probabilities counts, and the first one tells the size of the cells.
             tta: average over the 8 flips and rotations of the image (test-time augmentation); None
                 for the model's own `tta`.
             tile: images with a longer side are predicted in overlapping tiles of this side, px;
@@ -142,7 +144,7 @@ class Predictor:
             `[H, W]` float32, probability of "neuron", 0 to 1.
 
         Raises:
-            RecordingError: if it is not a 2-D array of real numbers.
+            RecordingError: if it is not a 2-D array of real numbers, or several differ in shape.
             ConfigError: if tile and overlap do not fit together, or the diameter is of no use.
         """
         if self.diameter_px is None and diameter is not None:
@@ -150,16 +152,15 @@ class Predictor:
                 "diameter is of no use to this model: it does not know the size of the cells that "
                 "it was trained on, and takes images as they are"
             )
-        normal, zoom = self.normalize(image), 1.0
-        shape = (normal.shape[0], normal.shape[1])
+        normal, zoom = [self.normalize(one) for one in list_images(image)], 1.0
+        shape = (normal[0].shape[0], normal[0].shape[1])
         if self.diameter_px is not None:
-            found = self._estimate(normal, self.diameter_px) if diameter is None else diameter
+            found = self._estimate(normal[0], self.diameter_px) if diameter is None else diameter
             zoom = choose_zoom(found, self.diameter_px)
-        probability = self._probability(
-            resample_image(normal, zoomed_shape(shape, zoom)),
-            tta=self.tta if tta is None else tta,
-            tile=tile,
-            overlap=overlap,
+        settings = {"tta": self.tta if tta is None else tta, "tile": tile, "overlap": overlap}
+        zoomed = (resample_image(one, zoomed_shape(shape, zoom)) for one in normal)
+        probability = functools.reduce(
+            np.maximum, (self._probability(one, **settings) for one in zoomed)
         )
         return probability if zoom == 1 else resample_image(probability, shape)
 
@@ -191,7 +192,7 @@ class Predictor:
             The neurons; see `find_rois`.
 
         Raises:
-            RecordingError: if the image is not a 2-D array of real numbers.
+            RecordingError: see `predict`.
             ConfigError: naming the setting that is out of its range.
         """
         chosen = (threshold, min_confidence, um_per_px, diameter)
@@ -210,11 +211,12 @@ class Predictor:
         # Imported here, as separating cells takes long to import and training needs none of it.
         from fluxseg.inference.objects.rois import find_rois
 
-        diameter = self.find_diameter(image) if diameter is None else diameter
+        images = list_images(image)
+        diameter = self.find_diameter(images[0]) if diameter is None else diameter
         maps = self.predict_maps(image, diameter=diameter, **settings)
         rois = find_rois(
             # Pixels that are not finite lie outside of the field: no neuron is found there.
-            np.where(np.isfinite(image), maps["probability"], np.float32(np.nan)),
+            np.where(np.isfinite(images).any(0), maps["probability"], np.float32(np.nan)),
             threshold=self.threshold if threshold is None else threshold,
             min_confidence=self.min_confidence if min_confidence is None else min_confidence,
             um_per_px=um_per_px or self.um_per_px,
@@ -292,3 +294,16 @@ def create_predictor(
 def pooling_stride(config: ModelConfig) -> int:
     """Pixels of the image beneath one pixel of the coarsest level of the network."""
     return config.stem * 2 ** (len(config.features) - 1)
+
+
+def list_images(image: Any) -> list[np.ndarray]:
+    """Return one image, or a list of images of one field, as a list of arrays.
+
+    Raises `RecordingError` if they differ in shape.
+    """
+    several = isinstance(image, list | tuple) and bool(image) and np.ndim(image[0]) == 2
+    images = [np.asarray(one) for one in (image if several else [image])]
+    if len({one.shape for one in images}) > 1:
+        shapes = ", ".join(" x ".join(map(str, one.shape)) for one in images)
+        raise RecordingError("image", f"images of one field must be of one shape, got {shapes} px")
+    return images

@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 class Outcome:
     """What became of a job, a row of `predictions.json`."""
 
-    input: str  # path of the image
+    input: str  # path of the image, of several of one field the first
     pick: str  # which channel, plane or array of it was read
     name: str  # begin of the names of its files
     files: tuple[str, ...] = ()  # names of the files that were written
@@ -47,6 +47,7 @@ class Outcome:
     warnings: tuple[str, ...] = ()  # what makes the result doubtful
     error: str | None = None  # why it failed; None if it did not
     stamp: str = ""  # size and time of change of the input; empty if it has none
+    more: tuple[str, ...] = ()  # paths of the other images of the field
 
 
 def predict_files(
@@ -105,7 +106,7 @@ def predict_files(
 
     def save(outcomes: Sequence[Outcome]) -> None:
         # A name that is not UTF-8 cannot stand in a file that is.
-        rows = [dataclasses.asdict(one) | {"input": _plain(one.input)} for one in outcomes]
+        rows = [dataclasses.asdict(one) | _paths(one) for one in outcomes]
         done = {Path(one.input).resolve(): one.name for one in outcomes if not one.error}
         named = {_plain(os.path.relpath(path, output.resolve())): name
                  for path, name in (kept | done).items()}  # fmt: skip
@@ -142,7 +143,8 @@ def predict_files(
     # The processes have dealt out the jobs in turn.
     rows = [parts[number % len(parts)][number // len(parts)] for number in range(len(jobs))]
     outcomes = [
-        Outcome(**row | {name: tuple(row[name]) for name in ("files", "warnings")}) for row in rows
+        Outcome(**row | {name: tuple(row[name]) for name in ("files", "warnings", "more")})
+        for row in rows
     ]
     run_in_first(lambda: save(outcomes), f"writing {SUMMARY}")
     return outcomes
@@ -179,6 +181,10 @@ def _plain(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
+def _paths(outcome: Outcome) -> dict[str, Any]:
+    return {"input": _plain(outcome.input), "more": tuple(map(_plain, outcome.more))}
+
+
 def _tell(outcome: Outcome, *, given: bool) -> None:
     if outcome.error:
         logger.warning("failed: %s: %s", outcome.input, outcome.error)
@@ -193,7 +199,7 @@ def _tell(outcome: Outcome, *, given: bool) -> None:
 
 
 def _begin(job: Job) -> Outcome:
-    return Outcome(str(job.path), str(job.pick), job.name)
+    return Outcome(str(job.path), str(job.pick), job.name, more=tuple(map(str, job.more)))
 
 
 def _predict_job(model: Predictor, job: Job, output: Path, settings: Mapping[str, Any]) -> Outcome:
@@ -204,8 +210,11 @@ def _predict_job(model: Predictor, job: Job, output: Path, settings: Mapping[str
     chosen = ("threshold", "min_confidence", "tta", "tile", "diameter")
     try:
         image, scale, remarks = read_input(job.path, job.pick)
+        more = [_read_same(path, job, image.shape) for path in job.more]
         found = model.find_neurons(
-            image, um_per_px=scale, **{name: settings[name] for name in chosen}
+            [image, *more] if more else image,
+            um_per_px=scale,
+            **{name: settings[name] for name in chosen},
         )
     except RecordingError as error:
         # The line that tells of it names the file already.
@@ -232,9 +241,18 @@ def _predict_job(model: Predictor, job: Job, output: Path, settings: Mapping[str
     )
 
 
+def _read_same(path: Path, job: Job, shape: tuple[int, ...]) -> np.ndarray:
+    image, _, _ = read_input(path, job.pick)
+    if image.shape != shape:
+        sizes = [" x ".join(map(str, size)) for size in (image.shape, shape)]
+        why = f"has {sizes[0]} px, {job.path.name} has {sizes[1]}: no image of the same field"
+        raise RecordingError(str(path), why)
+    return image
+
+
 def _stamp(job: Job) -> str:
     try:
-        return stamp_file(job.path)
+        return " ".join(stamp_file(path) for path in (job.path, *job.more))
     except OSError:
         return ""
 
@@ -248,24 +266,27 @@ def _read_earlier(output: Path, settings: Mapping[str, Any]) -> dict[tuple[str, 
         rows = from_plain(summary["images"], list[Outcome])
     except (FluxsegError, KeyError, TypeError):
         return {}
-    return {(row.input, row.pick, row.name): row for row in rows if not row.error and row.stamp}
+    done = (row for row in rows if not row.error and row.stamp)
+    return {(row.input, row.pick, row.name, *row.more): row for row in done}
 
 
 def _find_earlier(
     job: Job, output: Path, earlier: Mapping[tuple[str, ...], Outcome]
 ) -> Outcome | None:
     own = _begin(job)
-    found = earlier.get((_plain(own.input), own.pick, own.name))
-    if found is None or found.stamp != _stamp(job) or job.path.is_dir():
+    found = earlier.get((_plain(own.input), own.pick, own.name, *map(_plain, own.more)))
+    if found is None or found.stamp != _stamp(job):
+        return None
+    if any(path.is_dir() for path in (job.path, *job.more)):
         return None
     if not all((output / file).exists() for file in found.files):
         return None
-    return dataclasses.replace(found, input=own.input)
+    return dataclasses.replace(found, input=own.input, more=own.more)
 
 
 def _check_agreement(jobs: Sequence[Job]) -> None:
     """Raise in every process if they are about to predict different images."""
-    text = "\n".join(f"{job.path} {job.name} {job.error}" for job in jobs)
+    text = "\n".join(f"{job.path} {job.more} {job.name} {job.error}" for job in jobs)
     digest = hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
     everyone = gather_values([digest, len(jobs)], "listing the images")
     for number, (other, count) in enumerate(everyone):

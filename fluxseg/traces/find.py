@@ -33,20 +33,20 @@ class Found:
 
 def find_in_image(
     model: "Predictor",
-    image: np.ndarray,
+    image: np.ndarray | list[np.ndarray],
     *,
     min_confidence: float | None = None,
     diameter: float | None = None,
 ) -> Found:
-    """Find neurons in a projection `[H, W]` of any real dtype, as `fluxseg predict` does.
+    """Find neurons in projections `[H, W]` of any real dtype, as `fluxseg predict` does.
 
     None is the model's own least confidence, and a diameter (px) that is estimated. `ConfigError`
     if a setting is out of its range.
     """
     rois = model.find_neurons(image, min_confidence=min_confidence, diameter=diameter).rois
     names = tuple(str(number) for number in range(1, len(rois) + 1))
-    shape = (image.shape[0], image.shape[1])
-    return Found(create_footprints(rois, shape), names, rois.confidence)
+    height, width = rois.labels.shape
+    return Found(create_footprints(rois, (height, width)), names, rois.confidence)
 
 
 def read_rois(path: Path, shape: tuple[int, int], plane: str, folder: Path) -> Found:

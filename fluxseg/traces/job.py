@@ -29,7 +29,7 @@ _WORK = f"{TEMPORARY}extract"
 def extract_movie(
     movie: Movie,
     folder: Path,
-    find: Callable[[np.ndarray], Found] | Path,
+    find: Callable[[list[np.ndarray]], Found] | Path,
     *,
     formats: Sequence[TracesFormat],
     write_page: Callable[[Path, str, Projections, Found, Traces, Sequence[str]], Path],
@@ -45,7 +45,7 @@ def extract_movie(
     Args:
         movie: its files.
         folder: to write to; it also holds what an interrupted call goes on with.
-        find: finds the ROIs in the maximum projection `[H, W]`; or the file that holds them.
+        find: finds the ROIs in the maximum and the mean `[H, W]`; or the file that holds them.
         formats: what to write.
         write_page: writes the page of a movie.
         settings: plain values that identify what `find` does; with others all is done again.
@@ -74,7 +74,7 @@ def extract_movie(
     # Before the first pass, as it takes long: a file that cannot be used is told at once.
     given = read_rois(find, facts.shape, pick.plane, work) if isinstance(find, Path) else None
     images = project_movie(movie.paths, pick, facts, work, progress[0])
-    found = given or find(images.largest)  # type: ignore[operator]
+    found = given or find([images.largest, images.mean])  # type: ignore[operator]
     if not len(found.footprints):
         if given:
             raise RecordingError(str(find), "holds no ROI")

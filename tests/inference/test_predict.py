@@ -144,6 +144,32 @@ def test_segmenting_is_predicting_and_finding(predictor):
     np.testing.assert_array_equal(found.labels, expected.labels)
 
 
+def test_of_several_images_of_a_field_the_largest_probability_counts(predictor):
+    image = RNG.random((64, 72))
+    images = [image, image[::-1], image**2]
+    each = [predictor.predict(image) for image in images]
+    np.testing.assert_array_equal(predictor.predict(images), np.max(each, axis=0))
+    np.testing.assert_array_equal(predictor.predict(images[:1]), each[0])
+    rois = predictor.segment(images, threshold=0.5)
+    np.testing.assert_array_equal(
+        rois.labels, find_rois(np.max(each, 0), threshold=0.5, um_per_px=0.8).labels
+    )
+    # A nested list of numbers is one image.
+    np.testing.assert_array_equal(predictor.predict(image.tolist()), each[0])
+    with pytest.raises(RecordingError, match="must be of one shape, got"):
+        predictor.predict([image, image[1:]])
+
+
+def test_outside_of_a_field_is_what_no_image_of_it_shows(predictor):
+    first, second = RNG.random((2, 64, 72))
+    first[:20], second[:10] = np.nan, np.nan
+    always = dataclasses.replace(predictor, threshold=1e-6)
+    assert not always.segment(first).labels[:20].any()
+    found = always.segment([first, second]).labels
+    assert found[10:20].any()
+    assert not found[:10].any()
+
+
 def test_a_large_image_needs_few_tiles_in_memory(predictor):
     sizes = []
 

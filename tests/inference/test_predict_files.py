@@ -314,3 +314,30 @@ def test_a_diameter_that_the_cells_do_not_have_is_told():
     assert "the cells found are about 14 px across, not 30" in doubt
     assert find_doubts(image, find_rois(0 * mask), None, 16.0) == ["no neuron was found"]
     assert any("far from cells of 4 to 64 px" in d for d in find_doubts(image, rois, 70.0, 16.0))
+
+
+def test_images_of_one_field_give_one_result(model, tmp_path):
+    for name, image in (("max", IMAGE), ("mean", IMAGE[::-1]), ("other", IMAGE[1:])):
+        tifffile.imwrite(tmp_path / f"{name}.tif", image)
+    both = [str(tmp_path / "max.tif"), str(tmp_path / "mean.tif")]
+    jobs, _ = plan_jobs(both, one_field=True)
+    output = tmp_path / "output"
+    (outcome,) = predict_files(model, jobs, output, ["probability"])
+    assert (outcome.name, outcome.more) == ("max", (both[1],))
+    found = tifffile.imread(output / "max_probability.tif")
+    np.testing.assert_array_equal(found, model.predict([IMAGE, IMAGE[::-1]]))
+    # It is done; with one image only, or another second one, it is not.
+    written = (output / "max_probability.tif").stat().st_mtime_ns
+    assert predict_files(model, jobs, output, ["probability"]) == [outcome]
+    assert (output / "max_probability.tif").stat().st_mtime_ns == written
+    tifffile.imwrite(both[1], IMAGE)
+    predict_files(model, jobs, output, ["probability"])
+    found = tifffile.imread(output / "max_probability.tif")
+    np.testing.assert_array_equal(found, model.predict(IMAGE))
+    # Those that cannot be of one field are told.
+    jobs, _ = plan_jobs([both[0], str(tmp_path / "other.tif")], one_field=True)
+    (outcome,) = predict_files(model, jobs, output, ["probability"])
+    assert "other.tif: has 39 x 50 px, max.tif has 40 x 50" in outcome.error
+    (job,) = plan_jobs([*both, "absent.tif"], one_field=True)[0]
+    assert job.path.name == "absent.tif"
+    assert "no such file" in job.error

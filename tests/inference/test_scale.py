@@ -47,3 +47,16 @@ def test_a_few_grains_do_not_pass_for_cells(grains, found):
     image[:120, :120] = discs(14, side=120, count=4, seed=2)
     wanted = found if found is None else pytest.approx(found, rel=0.2)
     assert estimate_diameter(only_trained_sizes, image, TRAINED) == wanted
+
+
+def test_a_few_sure_cells_beat_many_fair_ones():
+    """As seen at the magnification of the image, its large cells fall into pieces."""
+    pieces = 0.7 * discs(TRAINED, count=120)
+    cells = 0.95 * discs(TRAINED, side=256, count=20)
+    by_side = {512: pieces, 256: cells}
+
+    def probability(image):
+        return by_side.get(image.shape[0], np.zeros_like(image)) + 0.05
+
+    image = np.zeros((512, 512), np.float32)
+    assert estimate_diameter(probability, image, TRAINED) == pytest.approx(2 * TRAINED, rel=0.1)

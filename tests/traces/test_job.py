@@ -31,9 +31,9 @@ def silent(done, total):
     """Show no progress."""
 
 
-def find(image):
+def find(images):
     names = tuple("abc")
-    return Found(create_footprints(MASKS, image.shape), names, np.array([0.9, 0.5, 0.25]))
+    return Found(create_footprints(MASKS, images[0].shape), names, np.array([0.9, 0.5, 0.25]))
 
 
 def extract(path, folder, rois=find, *, formats=("suite2p", "npz"), progress=silent, **settings):
@@ -54,6 +54,14 @@ def path(tmp_path):
 def files(folder):
     found = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
     return {name: path.read_bytes() for name, path in found.items() if name != "extract.json"}
+
+
+def test_neurons_are_looked_for_in_the_maximum_and_the_mean(path, tmp_path):
+    seen = []
+    extract(path, tmp_path / "out", lambda images: seen.extend(images) or find(images))
+    largest, mean = seen
+    np.testing.assert_array_equal(largest, MOVIE.max(0))
+    np.testing.assert_allclose(mean, MOVIE.mean(0), rtol=1e-5)
 
 
 def test_a_folder_of_suite2p_with_real_traces(path, tmp_path):
