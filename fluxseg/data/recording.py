@@ -91,6 +91,19 @@ def check_image(image: Any, field: str = "image") -> None:
         raise RecordingError(field, f"must hold real numbers, got dtype {image.dtype}")
 
 
+def list_images(image: Any) -> list[np.ndarray]:
+    """Return one image, or a list of images of one field, as a list of arrays.
+
+    Raises `RecordingError` if they differ in shape.
+    """
+    several = isinstance(image, list | tuple) and bool(image) and np.ndim(image[0]) == 2
+    images = [np.asarray(one) for one in (image if several else [image])]
+    if len({one.shape for one in images}) > 1:
+        shapes = ", ".join(" x ".join(map(str, one.shape)) for one in images)
+        raise RecordingError("image", f"images of one field must be of one shape, got {shapes} px")
+    return images
+
+
 def check_masks(masks: Any, image_shape: Sequence[int], field: str = "masks") -> None:
     """Raise `RecordingError` unless `masks` is a bool array `[N, H, W]` that fits the image."""
     _check_axes(masks, "[N, H, W]", field)

@@ -10,10 +10,10 @@ import jax
 import numpy as np
 
 from fluxseg.config import Config, ModelConfig
-from fluxseg.data.recording import check_image
+from fluxseg.data.recording import check_image, list_images
 from fluxseg.data.resample import choose_zoom, resample_image, zoomed_shape
 from fluxseg.data.transforms import normalize_image
-from fluxseg.errors import ConfigError, RecordingError
+from fluxseg.errors import ConfigError
 from fluxseg.inference.probability import BUCKET, ApplyFn, predict_probability
 from fluxseg.inference.programs import apply_of, network_probability
 from fluxseg.io.markup import render_table
@@ -294,16 +294,3 @@ def create_predictor(
 def pooling_stride(config: ModelConfig) -> int:
     """Pixels of the image beneath one pixel of the coarsest level of the network."""
     return config.stem * 2 ** (len(config.features) - 1)
-
-
-def list_images(image: Any) -> list[np.ndarray]:
-    """Return one image, or a list of images of one field, as a list of arrays.
-
-    Raises `RecordingError` if they differ in shape.
-    """
-    several = isinstance(image, list | tuple) and bool(image) and np.ndim(image[0]) == 2
-    images = [np.asarray(one) for one in (image if several else [image])]
-    if len({one.shape for one in images}) > 1:
-        shapes = ", ".join(" x ".join(map(str, one.shape)) for one in images)
-        raise RecordingError("image", f"images of one field must be of one shape, got {shapes} px")
-    return images
