@@ -88,7 +88,8 @@ def name_movies(inputs: Sequence[Path], pick: Pick, verb: str) -> list[Movie]:
     folded = [movie.name.casefold() for movie in movies]
     twice = sorted({movie.name for movie in movies if folded.count(movie.name.casefold()) > 1})
     if twice:
-        raise ConfigError(f"{verb}: several movies are named {twice[0]}; {verb} them apart")
+        how = f"{verb} them apart, each to an --output of its own"
+        raise ConfigError(f"{verb}: several movies are named {twice[0]}; {how}")
     return movies
 
 

@@ -111,7 +111,9 @@ def _in_folder(folder: Path, unused: dict[Path, str], pick: Pick) -> list[tuple[
         return [(folder, f"{error.filename} cannot be read: {error.strerror}")]
     unused |= found.unused
     paths = [(path, "") for path in found.recordings] + list(found.wrong.items())
-    return sorted(paths) or [(folder, "holds no image or recording")]
+    # Those of the folder itself first: if it is the output too, labels beside them must be theirs.
+    paths.sort(key=lambda one: (len(one[0].parts), one))
+    return paths or [(folder, "holds no image or recording")]
 
 
 def read_input(

@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -46,6 +47,9 @@ def test_files_folders_and_patterns_name_each_image_once(data):
     assert names(plan_jobs(["data"])[0]) == expected
     assert names(plan_jobs(["data", "data/a.png", "data/*.png"])[0]) == expected
     assert names(plan_jobs(["data/*.png"])[0]) == expected[:2]
+    (data / "0").mkdir()
+    shutil.copy(data / "b.png", data / "0")
+    assert names(plan_jobs(["data"])[0]) == [*expected[:2], ("data/0/b.png", "b_2"), expected[2]]
     # The order of the inputs decides which of two gets the plain name.
     assert names(plan_jobs(["data/sub/A.png", "data/**/a.png"])[0]) == [
         ("data/sub/A.png", "A"),
