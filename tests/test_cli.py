@@ -104,6 +104,7 @@ def test_training_on_files_tells_what_was_left_out(trained):
     page = (workdir / "report.html").read_text()
     assert "truncated.npy" in page
     assert list((workdir / "examples").glob("*.npz"))
+    assert "no recordings" in run("check", workdir / "examples", code=2)
 
 
 def test_evaluate_other_data_and_notice_what_was_trained_on(trained, folder, tmp_path):

@@ -74,6 +74,7 @@ def test_the_curve_holds_whole_groups_out_and_its_subsets_are_nested(tuned):
     row = curve["rows"][1]["neuron_iou"]
     values = [p["scores"]["neuron_iou"] for p in curve["parts"] if p["n"] == 1]
     assert row["mean"] == pytest.approx(np.mean(values))
+    assert "no recordings" in run("check", folder / "run", code=2)
     png = (folder / "run" / "curve.png").read_bytes()
     assert png.startswith(b"\x89PNG")
 
@@ -115,6 +116,8 @@ def test_review_lists_pictures_and_reads_corrections_back(model, tmp_path):
     page = (folder / "review.html").read_text()
     assert "<script" not in page
     assert page.count("<img") == len(list(folder.glob("sheet-*.png"))) >= 1
+    # Nothing of it is a recording.
+    assert "no recordings" in run("check", folder, code=2)
     text = run("review", "--apply", folder, "--output", tmp_path / "new")
     assert "2 recordings in" in text
     for row in saved["recordings"]:

@@ -16,6 +16,7 @@ from fluxseg.data.cache import CacheIndex
 from fluxseg.data.recording import annotated_masks
 from fluxseg.errors import ConfigError, WorkdirError
 from fluxseg.formats.labels import merge_labels
+from fluxseg.formats.own import MARK
 from fluxseg.formats.sources import open_source
 from fluxseg.inference import field_scores
 from fluxseg.inference.model_file import MODEL_NAME, TUNING_NAME, write_model
@@ -173,7 +174,7 @@ def _compare(
     """Score both models on whole fields, and keep pictures of the first ones."""
     source = open_source(config)
     rows: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
-    kept: dict[str, np.ndarray] = {}
+    kept: dict[str, np.ndarray] = {MARK: np.array(1)}
     for number, key in enumerate(keys):
         recording = source.read(key)
         shown = {"image": model.normalize(recording.image)}

@@ -9,6 +9,7 @@ import numpy as np
 
 from fluxseg.data.cache import CacheEntry, CacheIndex, read_crops
 from fluxseg.data.tiles import join_grid
+from fluxseg.formats.own import MARK
 from fluxseg.inference.probability import neuron_probability
 from fluxseg.io.files import atomic_path, write_json
 from fluxseg.training.state import TrainState
@@ -63,7 +64,8 @@ def write_examples(
     for split in list(scores["splits"])[-1:]:
         for rank, recording in choose_examples(scores["splits"][split]["recordings"]):
             entry = entries[recording["key"]]
-            arrays: dict[str, Any] = dict(stitch_recording(state, index, entry, temperature))
+            arrays: dict[str, Any] = {MARK: np.array(1)}  # So that it is never taken for an input.
+            arrays |= stitch_recording(state, index, entry, temperature)
             filename = f"{len(rows):03d}.npz"
             with atomic_path(folder / filename) as temporary, temporary.open("wb") as file:
                 np.savez_compressed(file, **arrays)

@@ -48,7 +48,7 @@ def draw_overlay(image: np.ndarray, labels: np.ndarray, numbers: bool = False) -
 
 
 def write_overlay(path: Path, picture: np.ndarray) -> None:
-    """Write a picture `[H, W, 3]` uint8 as PNG that `is_prediction` knows."""
+    """Write a picture `[H, W, 3]` or `[H, W]` uint8 as PNG that `is_prediction` knows."""
     from PIL import Image, PngImagePlugin
 
     facts = PngImagePlugin.PngInfo()

@@ -23,11 +23,12 @@ from fluxseg.adapt.review.plan import ReviewPlan
 from fluxseg.data.recording import Recording, annotated_masks
 from fluxseg.data.transforms import normalize_image, to_uint8
 from fluxseg.errors import ConfigError, FluxsegError, RecordingError
-from fluxseg.formats.export import write_gray_image
 from fluxseg.formats.imagej import write_imagej
 from fluxseg.formats.labels import merge_labels
+from fluxseg.formats.own import MARK
 from fluxseg.formats.pixels import write_image_tiff
 from fluxseg.inference.field_scores import find_in_field
+from fluxseg.inference.shown import write_overlay
 from fluxseg.io.files import naming, read_json, write_json
 from fluxseg.io.names import distinct_name, safe_name
 from fluxseg.io.progress import Progressed, tracked
@@ -75,7 +76,7 @@ def review_recordings(
             ]
             if files:
                 gray = to_uint8(normalize_image(recording.image))
-                write_gray_image(output / f"{name}_image.png", gray, "png")
+                write_overlay(output / f"{name}_image.png", gray)
             patches = cut_patches(recording, found)
             ids = (recording.id, recording.roi_ids)
             reviewed.append(ReviewedRecording(name, key, *ids, tuple(found), tuple(files), patches))
@@ -131,8 +132,9 @@ def _write_rois(output: Path, name: str, chosen: Recording, kind: str) -> list[s
         old.unlink(missing_ok=True)
     if chosen.masks is None or not len(chosen.masks):
         return []
-    write_image_tiff(tiff, merge_labels(chosen.masks), compress=True)
-    write_imagej(archive, chosen)
+    write_image_tiff(tiff, merge_labels(chosen.masks), compress=True, software=MARK)
+    # Neither these nor the image are recordings: cells that were missed are not all that there are.
+    write_imagej(archive, dataclasses.replace(chosen, metadata={"made_by": MARK}))
     return [archive.name, tiff.name]
 
 
