@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+import fluxseg
 from fluxseg.errors import FluxsegError, RecordingError
 from fluxseg.formats.formats import TracesFormat
 from fluxseg.formats.movie_files import Movie
@@ -62,7 +63,7 @@ def extract_movie(
     facts = read_movie_facts(movie.paths, pick)
     settings = settings | {
         "movie": [_stamp(path) for path in movie.paths], "pick": str(pick), "rate": rate,
-        "tau": tau, "formats": list(formats),
+        "tau": tau, "formats": list(formats), "version": fluxseg.__version__,
     }  # fmt: skip
     earlier = None if overwrite else _read_earlier(folder, settings)
     if earlier is not None:
