@@ -194,7 +194,8 @@ def _tell(outcome: Outcome, *, given: bool) -> None:
     if outcome.diameter_px is not None:
         how = "given" if given else "estimated"
         text = f"{text}, diameter {outcome.diameter_px:.1f} px ({how})"
-    logger.info("%s: %s", outcome.input, text)
+    more = f" and {len(outcome.more)} more of one field" if outcome.more else ""
+    logger.info("%s%s: %s", outcome.input, more, text)
     for warning in outcome.warnings:
         logger.warning("%s: %s", Path(outcome.input).name, warning)
 

@@ -323,7 +323,8 @@ def test_a_diameter_that_the_cells_do_not_have_is_told():
     assert any("far from cells of 4 to 64 px" in d for d in find_doubts(image, rois, 70.0, 16.0))
 
 
-def test_images_of_one_field_give_one_result(model, tmp_path):
+def test_images_of_one_field_give_one_result(model, tmp_path, caplog):
+    caplog.set_level("INFO", "fluxseg")
     for name, image in (("max", IMAGE), ("mean", IMAGE[::-1]), ("other", IMAGE[1:])):
         tifffile.imwrite(tmp_path / f"{name}.tif", image)
     both = [str(tmp_path / "max.tif"), str(tmp_path / "mean.tif")]
@@ -331,6 +332,7 @@ def test_images_of_one_field_give_one_result(model, tmp_path):
     output = tmp_path / "output"
     (outcome,) = predict_files(model, jobs, output, ["probability"])
     assert (outcome.name, outcome.more) == ("max", (both[1],))
+    assert f"{both[0]} and 1 more of one field: " in caplog.text
     found = tifffile.imread(output / "max_probability.tif")
     np.testing.assert_array_equal(found, model.predict([IMAGE, IMAGE[::-1]]))
     # It is done; with one image only, or another second one, it is not.
