@@ -1,6 +1,7 @@
 """Recordings as plain image and mask files, the way the reference protocol stores them."""
 
 import functools
+import logging
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -17,6 +18,9 @@ from fluxseg.io.names import distinct_name, safe_name
 
 ImageFormat = Literal["png", "jpg"]
 JPEG_QUALITY = 95
+_KEPT = "kept"  # what becomes of a recording whose files are there
+
+logger = logging.getLogger(__name__)
 
 
 def write_gray_image(path: Path, image: np.ndarray, image_format: ImageFormat) -> None:
@@ -50,12 +54,16 @@ def export_images(
     items = [(key, distinct_name(_flat_name(key), taken)) for key in source.keys()]  # noqa: SIM118
     forms = (image_format, mask_format)
     export = functools.partial(_export_one, source, output, data, forms, quarters)
-    left_out = []
+    left_out, kept = [], 0
     for number, ((key, _), why) in enumerate(map_in_processes(export, items, data.workers), 1):
-        if why:
+        kept += why == _KEPT
+        if why not in ("", _KEPT):
             left_out.append((key, why))
         if progress:
             progress(number, len(items))
+    if kept:
+        text = "%d recordings are in %s already: kept as they are; delete them to write them anew"
+        logger.warning(text, kept, output)
     return len(items) - len(left_out), tuple(left_out)
 
 
@@ -73,13 +81,13 @@ def _export_one(
     quarters: bool,
     item: tuple[str, str],
 ) -> str:
-    """Write one recording; return why it is left out, if it is."""
+    """Write one recording; return why it is left out, if it is, or `_KEPT`."""
     key, name = item
     names = [f"{name}_{number}" for number in range(4)] if quarters else [name]
     image_paths = [output / "images" / f"{name}.{forms[0]}" for name in names]
     mask_paths = [output / "masks" / f"{name}.{forms[1]}" for name in names]
     if all(path.exists() for path in (*image_paths, *mask_paths)):
-        return ""
+        return _KEPT
     try:
         recording = source.read(key)
     except RecordingError as error:

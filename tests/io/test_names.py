@@ -167,11 +167,15 @@ def test_a_corrected_review_is_written_into_the_folder_only(output, tmp_path):
 
 
 @pytest.mark.parametrize("quarters", [False, True])
-def test_images_are_exported_into_the_folder_only(output, quarters):
+def test_images_are_exported_into_the_folder_only(output, quarters, caplog):
     keys = Strange().keys()
     count, left_out = export_images(Strange(), output, DataConfig(workers=1), quarters=quarters)
     assert (count, left_out) == (len(keys), ())
     assert len(tree(output)) == len(keys) * (8 if quarters else 2)
+    assert "already" not in caplog.text
+    again = export_images(Strange(), output, DataConfig(workers=1), quarters=quarters)
+    assert again == (count, left_out)
+    assert f"{len(keys)} recordings are in {output} already: kept" in caplog.text
 
 
 def test_projections_are_written_into_the_folder_only(output, tmp_path):
