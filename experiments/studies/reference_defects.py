@@ -12,8 +12,8 @@ What: the reference protocol (its U-Net at an eighth of the width, its weighted 
     "Reported" is what the protocol says with the defect; "right" the score of the same network
     for true masks of mice that are not in training. Macro IoU, pooled over pixels, at 0.5.
     The learning rate is 1e-3: a narrow network and 200 steps learn too little at 1e-4.
-Result: `docs/figures/reference_defects.md`, one seed.
-Hardware: 2 CPU cores, about 2 minutes for each of the four trainings of a seed.
+Result: `docs/figures/reference_defects.md`.
+Hardware: 2 CPU cores, 1 to 2 minutes for each of the four trainings of a seed.
 Command: python -m experiments.studies.reference_defects --data FOLDER --workdir runs/defects
     Run again, it goes on where it stopped, and writes `docs/figures/reference_defects.md`.
 """
