@@ -34,10 +34,14 @@ logger = logging.getLogger(__name__)
 HEAVIER = AugmentConfig(gain=0.3, offset=0.15, gamma=0.3, noise=0.07, blur=1.0)
 """With a handful of fields the network would soon know each pixel of them."""
 AVERAGED = 0.98  # decay of the averaged parameters: good at any length, with no schedule to plan
-BLENDED = 0.5
-"""Share of the tuned parameters in the result; the rest are those that the tuning began from. Half
-way between, a network keeps what it knew of other fields (Wortsman et al. 2022, "Robust fine-tuning
-of zero-shot models"); measured by `experiments/studies/few_labels.py`."""
+STEPS = (150, 400)
+"""Least and most optimiser steps, unless they are given."""
+STEPS_PER_FIELD = 45
+LEAST_SHARE = 0.5
+"""Share of the tuned parameters in the result, with few fields; the rest are those that the tuning
+began from: so the network keeps what it knew of other fields (Wortsman et al. 2022, "Robust
+fine-tuning of zero-shot models"). Measured by `experiments/studies/few_labels.py`."""
+ALL_TUNED = 10  # fields from which on the tuned parameters are the result
 PICTURES = "before_after.npz"  # file with pictures of held-out fields, before and after
 PICTURED = 3  # fields of which there are such pictures
 
@@ -47,7 +51,7 @@ class FewShot:
     """Settings of a fine-tuning; the defaults suit 1 to 20 fields of 512 x 512 px and two cores."""
 
     encoder: Literal["free", "discounted", "frozen"] = "free"  # see `TrainConfig.encoder`
-    steps: int = 150  # optimiser steps in all, about; whatever the number of fields
+    steps: int = 0  # optimiser steps in all, about; 0: 45 for each field, see `STEPS`
     batch_size: int = 4  # crops of a step
     learning_rate: float = 5e-4  # peak, a fraction of that of training from scratch
     held_out: float = 0.25  # share of the groups that only score; 0 learns from all of them
@@ -57,14 +61,17 @@ class FewShot:
     pick: str = ""  # see `DataConfig.pick`
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ConfigError(f"steps must be 1 or more, got {self.steps}")
+        if self.steps < 0:
+            raise ConfigError(f"steps must be 0 or more, got {self.steps}")
         if not 0 <= self.held_out < 1:
             raise ConfigError(f"held_out must be 0 or more and below 1, got {self.held_out}")
 
 
 def create_config(model: Predictor, data: str, output: Path, settings: FewShot) -> Config:
-    """Create the config of a fine-tuning, which is one epoch; see `finetune` for the arguments."""
+    """Create the config of a fine-tuning, which is one epoch; see `finetune` for the arguments.
+
+    Without `settings.steps` its length is that of `set_length`.
+    """
     return Config(
         data=DataConfig(
             source=data,
@@ -87,12 +94,25 @@ def create_config(model: Predictor, data: str, output: Path, settings: FewShot) 
             batch_size=settings.batch_size,
             learning_rate=settings.learning_rate,
             schedule="constant",
-            warmup_steps=min(20, settings.steps // 5),
+            warmup_steps=min(20, settings.steps // 5) if settings.steps else 20,
             ema_decay=AVERAGED,
             encoder=settings.encoder,
             seed=settings.seed,
         ),
     )
+
+
+def set_length(config: Config, fields: int) -> Config:
+    """Give a fine-tuning that learns from so many fields its length, unless it has one."""
+    if config.train.steps:
+        return config
+    steps = int(np.clip(STEPS_PER_FIELD * fields, *STEPS))
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, steps=steps))
+
+
+def tuned_share(fields: int) -> float:
+    """Return the share of the tuned parameters where so many fields were learnt from."""
+    return min(max(fields / ALL_TUNED, LEAST_SHARE), 1.0)
 
 
 def field_units(index: CacheIndex, split_by: str) -> dict[str, str]:
@@ -106,7 +126,7 @@ def train_on(
     """Fine-tune in a workdir by what `create_config` gave, or go on there.
 
     Returns what training returned, and the model: its parameters blended with the old ones (see
-    `BLENDED`), and all else as it was. The threshold stays, as the best one on fields held out
+    `tuned_share`), and all else as it was. The threshold stays, as the best one on fields held out
     hardly moves, and fields that a network was tuned on would choose one that suits them alone (see
     `experiments/studies/few_labels.py`).
     """
@@ -117,7 +137,8 @@ def train_on(
     scale = training_pixel_size(dataset.index, dataset.crops("train"))
     # A model that brings images to a size of its own says nothing about their pixels.
     scale = None if model.diameter_px else scale or model.um_per_px
-    params = optax.incremental_update(result.state.eval_params, model.params, BLENDED)
+    share = tuned_share(len({key for key, _ in result.dataset.crops("train")}))
+    params = optax.incremental_update(result.state.eval_params, model.params, share)
     return result, dataclasses.replace(model, params=params, um_per_px=scale)
 
 
@@ -218,6 +239,7 @@ def plan_finetuning(
         )
     for remark in remarks:
         logger.warning("%s", remark)
+    config = set_length(config, round(len(index.entries) * config.data.train_fraction))
     return config, remarks, len(set(units.values())) >= FEWEST_GROUPS
 
 

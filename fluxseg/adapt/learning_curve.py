@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fluxseg.adapt.few_shot import FewShot, create_config, field_units, train_on
+from fluxseg.adapt.few_shot import FewShot, create_config, field_units, set_length, train_on
 from fluxseg.adapt.fields import FEWEST_GROUPS, curve_sizes, group_folds, order_fields
 from fluxseg.config import Config, config_to_dict
 from fluxseg.data.cache import CacheIndex
@@ -112,7 +112,7 @@ def tune_part(
     manifest = Manifest(config.data.split_by, 1.0, 0.0, config.data.split_seed, chosen)
     path = folder / "manifest.json"
     data = dataclasses.replace(config.data, manifest=str(path))
-    config = dataclasses.replace(config, data=data)
+    config = set_length(dataclasses.replace(config, data=data), len(keys))
     done = folder / "held_out.json"
     digests = {key: items[key].digest for key in held}
     wanted = {"config": config_to_dict(config), "hash": manifest.content_hash, "held_out": digests}

@@ -17,7 +17,7 @@ def finetune(
     output: Path,
     model: str = pretrained.NAME,
     encoder: Literal["free", "discounted", "frozen"] = "free",
-    steps: int = 150,
+    steps: int = 0,
     learning_rate: float = 5e-4,
     held_out: float = 0.25,
     split_by: Literal["group", "recording"] = "group",
@@ -37,8 +37,8 @@ def finetune(
             default the model that comes with fluxseg.
         encoder: How the encoder learns. free: like the rest; discounted: at a tenth of its
             learning rate; frozen: not at all.
-        steps: Steps of the optimiser, whatever the number of fields; 150 take about a minute on
-            two cores.
+        steps: Steps of the optimiser. 0: 45 for each field, at least 150 and at most 400, which
+            take one to two minutes on two cores.
         learning_rate: Peak learning rate.
         held_out: Share of the groups of recordings that only score; 0 learns from all fields and
             gives no scores.

@@ -16,6 +16,8 @@ LOOKED_AT = 512  # side of the part of a magnified image that is looked at, px
 POWER = 8
 """Cells count by their area times this power of their quality: few sure ones beat many fair ones,
 as clumps of much reduced cells and parts of much magnified ones are."""
+SMALLER, LARGER = 0.45, 2.0
+"""Deviation of the logarithm of cells' diameters in the images that people have, to either side."""
 FEW = 5  # with fewer cells than this nothing is known of their size
 MAGNIFIED = 0.0035
 """Least share of the image that cells cover once they are magnified: in a noisy field with hardly a
@@ -34,9 +36,9 @@ def estimate_diameter(
 
     The image is magnified in turn by each of `ZOOMS`. Cells that a network finds are convincing
     (sure inside, not so around, of about the size it was trained on) at the right magnification
-    only. Where the surest ones cover most (see `POWER`), their median diameter counts. Where it is
-    far from that of the training (`trained_px`), the smallest or largest cells were not convincing:
-    it is looked again at that magnification.
+    only. Where the surest ones cover most (see `POWER`), their median diameter counts; the further
+    it is from that of the training (`trained_px`), the more they must cover. Where it is far from
+    it, the smallest or largest cells were not convincing: it is looked again at that magnification.
 
     `probability` gives that of "neuron", `[h, w]`, of an image `[h, w]` float32. A threshold below
     `SURE` is raised to it. Returns None if there are too few convincing cells.
@@ -47,7 +49,7 @@ def estimate_diameter(
         seen = [view for view in pool.map(look, ZOOMS) if view is not None]
     if not seen:
         return None
-    diameter, covered = max(seen, key=lambda view: view[1])
+    diameter, covered = max(seen, key=lambda view: view[1] * _usual(view[0] / trained_px))
     for _ in range(LOOKS):
         again = look(trained_px / diameter) if choose_zoom(diameter, trained_px) != 1 else None
         if again is None or again[1] < covered:
@@ -71,3 +73,8 @@ def _look(
     if len(area) < FEW or (zoom > 1 and (area * quality).sum() < MAGNIFIED):
         return None
     return float(np.median(sizes[right]) / zoom), float((area * quality**POWER).sum())
+
+
+def _usual(ratio: float) -> float:
+    apart = np.log(ratio)
+    return float(np.exp(-0.5 * (apart / (SMALLER if apart < 0 else LARGER)) ** 2))

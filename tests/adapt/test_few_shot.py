@@ -9,7 +9,14 @@ import jax
 import numpy as np
 import pytest
 
-from fluxseg.adapt.few_shot import FewShot, claim_folder, create_config, finetune
+from fluxseg.adapt.few_shot import (
+    FewShot,
+    claim_folder,
+    create_config,
+    finetune,
+    set_length,
+    tuned_share,
+)
 from fluxseg.adapt.learning_curve import format_curve, judge_curve, plan_curve, summarise_curve
 from fluxseg.adapt.verdict import judge
 from fluxseg.config import SimulatorConfig
@@ -79,6 +86,16 @@ def read_discs(seed, diameter=20):
     metadata = {"donor_name": f"m{seed}", "um_per_px": 0.5}
     names = tuple(map(str, range(len(masks))))
     return Recording(f"r{seed}", image, masks, names, group_of(metadata, ""), metadata)
+
+
+def test_more_fields_are_learnt_longer_and_count_more(model, tmp_path):
+    def steps_of(fields, **settings):
+        config = create_config(model, "simulator", tmp_path, FewShot(**settings))
+        return set_length(config, fields).train.steps
+
+    assert [steps_of(fields) for fields in (1, 3, 4, 6, 9, 50)] == [150, 150, 180, 270, 400, 400]
+    assert steps_of(9, steps=7) == 7
+    assert [tuned_share(fields) for fields in (0, 1, 5, 6, 10, 50)] == [0.5, 0.5, 0.5, 0.6, 1, 1]
 
 
 @pytest.fixture(scope="module")
