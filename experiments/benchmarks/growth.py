@@ -8,6 +8,7 @@ Command: python -m experiments.benchmarks.growth
 Takes: 3 minutes.
 """
 
+import functools
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -42,9 +43,8 @@ def time_fields() -> dict[float, float]:
     for side in SIDES:
         image = np.tile(field, (side // 512, side // 512))
         model.segment(image, diameter=model.diameter_px)
-        times[side**2 / 1e6] = cpu_seconds(
-            lambda image=image: model.segment(image, diameter=model.diameter_px)
-        )
+        segment = functools.partial(model.segment, image, diameter=model.diameter_px)
+        times[side**2 / 1e6] = cpu_seconds(segment)
     return times
 
 
@@ -57,9 +57,9 @@ def time_recordings(folder: Path) -> tuple[dict[float, float], dict[float, float
         if number + 1 in COUNTS:
             source = FolderSource(str(folder))
             cache, settings = str(folder.parent / f"cache{number}"), DataConfig(workers=1, tile=64)
-            checked[number + 1.0] = cpu_seconds(lambda s=source: check_source(s, workers=1))
+            checked[number + 1.0] = cpu_seconds(functools.partial(check_source, source))
             prepared[number + 1.0] = cpu_seconds(
-                lambda s=source, c=cache, d=settings: prepare_cache(s, c, d)
+                functools.partial(prepare_cache, source, cache, settings)
             )
     return checked, prepared
 

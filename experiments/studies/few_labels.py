@@ -34,7 +34,7 @@ from fluxseg.io.files import read_json, write_json
 FIGURES = Path(__file__).parents[2] / "docs" / "figures"
 ACROSS = ("allen_275", "princeton", "janelia_02", "janelia_00", "columbia_03")
 """Folders of labelled fields, each of another laboratory or data set."""
-ACROSS_STEPS = 500
+ACROSS_STEPS, ACROSS_SHARE = 500, 0.5
 SIZES = {"allen_275": (1, 3, 6, 9), "princeton": (1, 4), "janelia_02": (1, 2)}
 """Numbers of fields to learn from; at least a mouse is left over to score."""
 JOBS = (
@@ -104,7 +104,9 @@ def run_job(
         held = [key for key in groups if key.split("/")[0] == source]
         learnt = [key for key in groups if key not in held]
     began = time.process_time()
-    rows = tune_part(model, config, index, learnt, held, workdir / "parts" / path.stem)
+    rows = tune_part(
+        model, config, index, learnt, held, workdir / "parts" / path.stem, settings.share
+    )
     seconds = time.process_time() - began
     known = cache / "before.json"
     before: dict[str, Any] = read_json(known) if known.exists() else {}
@@ -206,7 +208,7 @@ def main() -> None:
     workdir, figures = arguments.workdir, arguments.figures
     settings, jobs, sizes = FewShot(), JOBS, SIZES
     if arguments.across:
-        settings = FewShot(steps=ACROSS_STEPS)
+        settings = FewShot(steps=ACROSS_STEPS, share=ACROSS_SHARE)
         jobs, sizes = tuple((name, 0, 0) for name in ACROSS), dict.fromkeys(ACROSS, (0,))
     if not arguments.report:
         tune_allocator()

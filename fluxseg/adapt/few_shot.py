@@ -41,7 +41,7 @@ LEAST_SHARE = 0.5
 """Share of the tuned parameters in the result, with few fields; the rest are those that the tuning
 began from: so the network keeps what it knew of other fields (Wortsman et al. 2022, "Robust
 fine-tuning of zero-shot models"). Measured by `experiments/studies/few_labels.py`."""
-ALL_TUNED = 10  # fields from which on the tuned parameters are the result
+ALL_TUNED = 8  # fields from which on the tuned parameters are the result
 PICTURES = "before_after.npz"  # file with pictures of held-out fields, before and after
 PICTURED = 3  # fields of which there are such pictures
 
@@ -57,6 +57,7 @@ class FewShot:
     held_out: float = 0.25  # share of the groups that only score; 0 learns from all of them
     # "recording" holds out sessions of tissue that is learnt from, which leaks.
     split_by: Literal["group", "recording"] = "group"
+    share: float = 0.0  # of the tuned parameters in the result; 0: by the number of fields
     seed: int = 0  # seed of split, order, augmentation and dropout
     pick: str = ""  # see `DataConfig.pick`
 
@@ -65,6 +66,8 @@ class FewShot:
             raise ConfigError(f"steps must be 0 or more, got {self.steps}")
         if not 0 <= self.held_out < 1:
             raise ConfigError(f"held_out must be 0 or more and below 1, got {self.held_out}")
+        if not 0 <= self.share <= 1:
+            raise ConfigError(f"share must be 0 to 1, got {self.share}")
 
 
 def create_config(model: Predictor, data: str, output: Path, settings: FewShot) -> Config:
@@ -121,14 +124,18 @@ def field_units(index: CacheIndex, split_by: str) -> dict[str, str]:
 
 
 def train_on(
-    model: Predictor, config: Config, workdir: Path, callbacks: Callbacks | None = None
+    model: Predictor,
+    config: Config,
+    workdir: Path,
+    callbacks: Callbacks | None = None,
+    share: float = 0.0,
 ) -> tuple[TrainResult, Predictor]:
     """Fine-tune in a workdir by what `create_config` gave, or go on there.
 
-    Returns what training returned, and the model: its parameters blended with the old ones (see
-    `tuned_share`), and all else as it was. The threshold stays, as the best one on fields held out
-    hardly moves, and fields that a network was tuned on would choose one that suits them alone (see
-    `experiments/studies/few_labels.py`).
+    Returns what training returned, and the model: its parameters blended with the old ones (`share`
+    of them the new ones; 0: see `tuned_share`), and all else as it was. The threshold stays, as the
+    best one on fields held out hardly moves, and fields that a network was tuned on would choose
+    one that suits them alone (see `experiments/studies/few_labels.py`).
     """
     callbacks = callbacks or Callbacks()
     with open_run(config, workdir, init=True) as checkpoints:
@@ -137,7 +144,7 @@ def train_on(
     scale = training_pixel_size(dataset.index, dataset.crops("train"))
     # A model that brings images to a size of its own says nothing about their pixels.
     scale = None if model.diameter_px else scale or model.um_per_px
-    share = tuned_share(len({key for key, _ in result.dataset.crops("train")}))
+    share = share or tuned_share(len({key for key, _ in result.dataset.crops("train")}))
     params = optax.incremental_update(result.state.eval_params, model.params, share)
     return result, dataclasses.replace(model, params=params, um_per_px=scale)
 
@@ -167,7 +174,7 @@ def finetune(
     origin = describe_origin(model, name)
     claim_folder(output, origin)
     config, remarks, enough = plan_finetuning(model, data, output, settings, callbacks.on_prepare)
-    result, tuned = train_on(model, config, output, callbacks)
+    result, tuned = train_on(model, config, output, callbacks, settings.share)
     held = sorted({key for key, _ in result.dataset.crops("test")})
     before, after = _compare(model, tuned, config, held, output / PICTURES)
     better, verdict = judge(before, after, name)

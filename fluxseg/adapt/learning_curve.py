@@ -79,7 +79,7 @@ def compute_curve(
     for fold, size in tracked(both, progress):
         held, keys = plan.held_out[fold], list(plan.pools[fold][:size])
         folder = output / "curve" / f"fold{fold + 1}-fields{size}"
-        rows = tune_part(model, config, index, keys, held, folder)
+        rows = tune_part(model, config, index, keys, held, folder, settings.share)
         n_groups = len({groups[key] for key in keys})
         part = {"fold": fold + 1, "n": size, "n_groups": n_groups, "scores": pool_scores(rows)}
         parts.append({**part, "learnt_from": keys, "held_out": list(held)})
@@ -95,12 +95,14 @@ def tune_part(
     keys: Sequence[str],
     held: Sequence[str],
     folder: Path,
+    share: float = 0.0,
 ) -> list[dict[str, Any]]:
     """Tune a model on some of the fields and score it on others, or read what that gave.
 
     Learns from the fields `keys` of the index (none: the model is scored as it came) with the
-    config of `create_config`, and returns a row of `score_field` for each of the fields `held`. The
-    folder gets `held_out.json`; the states of the training are not kept.
+    config of `create_config` and `share` (see `train_on`), and returns a row of `score_field` for
+    each of the fields `held`. The folder gets `held_out.json`; the states of the training are not
+    kept.
     """
     items = {entry.key: entry.split_item for entry in index.entries}
     chosen = {
@@ -115,7 +117,10 @@ def tune_part(
     config = set_length(dataclasses.replace(config, data=data), len(keys))
     done = folder / "held_out.json"
     digests = {key: items[key].digest for key in held}
-    wanted = {"config": config_to_dict(config), "hash": manifest.content_hash, "held_out": digests}
+    wanted = {
+        "config": config_to_dict(config), "hash": manifest.content_hash, "held_out": digests,
+        "share": share,
+    }  # fmt: skip
     if done.exists() and (saved := read_json(done)).get("made_with") == wanted:
         return list(saved["rows"])
     tuned = model
@@ -126,7 +131,7 @@ def tune_part(
         before = training.level
         training.setLevel(logging.ERROR)
         try:
-            tuned = train_on(model, config, folder)[1]
+            tuned = train_on(model, config, folder, share=share)[1]
         finally:
             training.setLevel(before)
     rows = score_fields(tuned, open_source(config), held)

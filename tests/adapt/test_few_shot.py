@@ -73,6 +73,8 @@ def test_normalisation_and_architecture_are_those_of_the_model(model, tmp_path):
     assert config.train.encoder == "frozen"
     with pytest.raises(ConfigError, match="held_out"):
         FewShot(held_out=1)
+    with pytest.raises(ConfigError, match="share must be 0 to 1"):
+        FewShot(share=1.5)
 
 
 NATIVE = (128, 140)
@@ -95,7 +97,7 @@ def test_more_fields_are_learnt_longer_and_count_more(model, tmp_path):
 
     assert [steps_of(fields) for fields in (1, 3, 4, 6, 9, 50)] == [150, 150, 180, 270, 400, 400]
     assert steps_of(9, steps=7) == 7
-    assert [tuned_share(fields) for fields in (0, 1, 5, 6, 10, 50)] == [0.5, 0.5, 0.5, 0.6, 1, 1]
+    assert [tuned_share(fields) for fields in (0, 1, 4, 6, 8, 50)] == [0.5, 0.5, 0.5, 0.75, 1, 1]
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +110,18 @@ def tuned(model, tmp_path_factory):
     settings = FewShot(steps=4)
     result, entry = finetune(start, "start", str(folder / "data"), folder / "run", settings)
     return folder, start, result, entry
+
+
+def test_the_share_of_the_tuned_parameters_can_be_given(tuned, tmp_path):
+    folder, start, result, _ = tuned
+    shutil.copytree(folder / "run", tmp_path / "run")
+    settings = FewShot(steps=4, share=1.0)
+    finetune(start, "start", str(folder / "data"), tmp_path / "run", settings)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        load_model(tmp_path / "run").params,
+        result.state.eval_params,
+    )
 
 
 def test_a_model_is_tuned_at_the_magnification_that_it_predicts_at(tuned):
