@@ -6,6 +6,8 @@ Importing it imports nothing heavy: each public name is fetched when it is first
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from fluxseg.version import __version__
+
 if TYPE_CHECKING:
     from fluxseg import plot
     from fluxseg.config import (
@@ -38,7 +40,6 @@ if TYPE_CHECKING:
     from fluxseg.training.state import create_train_state
     from fluxseg.training.steps import eval_step, train_step
 
-__version__ = "0.1.0"
 
 _NAMES = {
     "config": "AugmentConfig Config DataConfig LossConfig ModelConfig SimulatorConfig TrainConfig",

@@ -12,7 +12,7 @@ from tests.commands import run_python
 
 ROOT = Path(fluxseg.__file__).parent
 FLOORS = (
-    ("errors", "config", "io", "allocator", "compilation", "processes"),
+    ("errors", "version", "config", "io", "allocator", "compilation", "processes"),
     ("data",),
     ("simulation",),
     ("formats",),
@@ -68,6 +68,9 @@ def test_imports_form_a_dag_and_never_point_to_a_later_floor():
     for name, targets in graph.items():
         for target in targets:
             assert floor(target) <= floor(name), f"{name} imports {target}"
+        # The package imports its parts.
+        source = known[name].read_text(encoding="utf-8")
+        assert not re.search(r"^\s*import fluxseg$", source, re.M), name
 
 
 @pytest.mark.parametrize("package", ["data", "simulation", "formats"])

@@ -13,7 +13,7 @@ from typing import Any, get_args
 import jax
 import numpy as np
 
-import fluxseg
+from fluxseg import version
 from fluxseg.data.resample import choose_zoom
 from fluxseg.errors import ConfigError, FluxsegError, RecordingError, WorkdirError
 from fluxseg.formats.formats import PredictFormat
@@ -91,7 +91,7 @@ def predict_files(
     be written.
     """
     settings: dict[str, Any] = {
-        "made_by": MARK, "version": fluxseg.__version__, "model": model.digest,
+        "made_by": MARK, "version": version.__version__, "model": model.digest,
         "threshold": model.threshold if threshold is None else threshold,
         "min_confidence": model.min_confidence if min_confidence is None else min_confidence,
         "tta": model.tta if tta is None else tta, "tile": tile, "diameter": diameter,

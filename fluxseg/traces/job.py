@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-import fluxseg
+from fluxseg import version
 from fluxseg.errors import FluxsegError, RecordingError
 from fluxseg.formats.formats import TracesFormat
 from fluxseg.formats.movie_files import Movie
@@ -63,7 +63,7 @@ def extract_movie(
     facts = read_movie_facts(movie.paths, pick)
     settings = settings | {
         "movie": [_stamp(path) for path in movie.paths], "pick": str(pick), "rate": rate,
-        "tau": tau, "formats": list(formats), "version": fluxseg.__version__,
+        "tau": tau, "formats": list(formats), "version": version.__version__,
     }  # fmt: skip
     earlier = None if overwrite else _read_earlier(folder, settings)
     if earlier is not None:

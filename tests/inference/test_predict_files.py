@@ -249,7 +249,7 @@ def test_what_is_done_is_not_done_again(fixed, tmp_path, caplog, monkeypatch):
     assert run(overwrite=True) == (first, 3)
     assert run(threshold=0.6)[1] == 3
     # Another version may find other neurons.
-    monkeypatch.setattr("fluxseg.__version__", "0.0.1")
+    monkeypatch.setattr("fluxseg.version.__version__", "0.0.1")
     assert run(threshold=0.6)[1] == 3
     assert run(threshold=0.6)[1] == 0
     np.save(tmp_path / "b.npy", np.zeros((50, 60), np.uint16))

@@ -6,6 +6,7 @@ import pytest
 import tifffile
 
 import fluxseg
+from fluxseg import version
 from fluxseg.errors import FluxsegError, RecordingError, WorkdirError
 from fluxseg.formats import movies as movies_module
 from fluxseg.formats.movie_files import Movie, find_movies
@@ -143,7 +144,7 @@ def test_what_is_done_is_kept_and_a_stopped_call_goes_on_with_the_same_bits(
     read.clear()
     again = extract(path, stopped, progress=note)
     assert again[0].endswith("(done before)")
-    monkeypatch.setattr(fluxseg, "__version__", "0.0.1")
+    monkeypatch.setattr(version, "__version__", "0.0.1")
     assert not extract(path, stopped, progress=note)[0].endswith("(done before)")
     extract(path, stopped, progress=note, overwrite=True)
     assert read[0] == 7
