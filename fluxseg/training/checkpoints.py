@@ -66,10 +66,11 @@ def open_checkpoints(workdir: Path, *, tidy: bool = False) -> Checkpoints:
 
     try:
         return Checkpoints(open_one("last", KEEP_LAST), open_one("best", 1))
-    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+    except Exception as error:
         reason = f"cannot be used: {_first_line(error)}"
         if not isinstance(error, OSError):
-            # The library reads the notes of all steps here; no bit that flips leaves them JSON.
+            # The library reads the notes of all steps here; no bit that flips leaves them JSON, and
+            # what they lead to has no common type.
             reason = (
                 f"the notes of a step are not those of a checkpoint ({_first_line(error)}); delete "
                 "the folder of that step"

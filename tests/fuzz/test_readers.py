@@ -161,7 +161,11 @@ def test_what_the_fuzzer_found_in_caches_is_refused(run, tmp_path, path, value):
         read_index(tmp_path)
 
 
-@pytest.mark.parametrize("notes", ['"x"', "[1]", '{"commit_timestamp_nsecs": {}}'])
+@pytest.mark.parametrize(
+    "notes",
+    ['"x"', "[1]", '{"commit_timestamp_nsecs": {}}', f'{{"commit_timestamp_nsecs": {10**400}}}'],
+    ids=["text", "list", "object", "huge"],
+)
 def test_what_the_fuzzer_found_in_checkpoints_is_refused(run, tmp_path, notes):
     (files,) = READERS["checkpoint"].create_seeds(run)
     name = next(name for name in files if name.endswith("_CHECKPOINT_METADATA"))
