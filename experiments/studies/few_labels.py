@@ -11,7 +11,7 @@ What: `fluxseg finetune` with its defaults, from the network that comes with flu
 Result: `docs/figures/few_labels.md` and docs/results-labels.md: on other mice of Allen 275 um F1
     .770 to .772 after 1 field, .771 to .792 after 9. The threshold stays that of the first network:
     other ones gained nothing on fields held out (trial of a script that was not kept). `--across`
-    (three of five sources): docs/howto-public-labels.md.
+    (each of five sources): docs/howto-public-labels.md.
 Hardware: one CPU core; 1 to 3 minutes for each model, `JOBS` in their order.
 Command: python -m experiments.studies.few_labels --data FOLDER --workdir runs/few_labels
     [--across] FOLDER holds a folder for each source. Run again, it goes on where it stopped;
