@@ -18,7 +18,7 @@ def finetune(
     model: str = pretrained.NAME,
     encoder: Literal["free", "discounted", "frozen"] = "free",
     steps: int = 0,
-    share: float | None = None,
+    share: float = 0.0,
     learning_rate: float = 5e-4,
     held_out: float = 0.25,
     split_by: Literal["group", "recording"] = "group",
@@ -41,8 +41,8 @@ def finetune(
         steps: Steps of the optimiser. 0: 45 for each field, at least 150 and at most 400, which
             take one to two minutes on two cores.
         share: Share of the tuned weights in the result; the rest are those of the model that the
-            tuning began from, which keep what it knew of other fields. By default half with up
-            to four fields, and all with eight or more.
+            tuning began from, which keep what it knew of other fields. 0: half with up to four
+            fields, and all with eight or more.
         learning_rate: Peak learning rate.
         held_out: Share of the groups of recordings that only score; 0 learns from all fields and
             gives no scores.
@@ -68,7 +68,7 @@ def finetune(
     settings = few_shot.FewShot(
         encoder=encoder,
         steps=steps,
-        share=share or 0.0,
+        share=share,
         learning_rate=learning_rate,
         held_out=held_out,
         split_by=split_by,
